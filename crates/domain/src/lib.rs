@@ -1,1 +1,16 @@
 #![doc = include_str!("../README.md")]
+
+pub mod ids;
+pub mod labels;
+pub mod naming;
+pub mod planner;
+pub mod resources;
+pub mod state;
+
+pub use ids::{
+    AllocationId, InstallationId, RepositoryFullName, RepositoryId, RunnerId, SlurmJobId,
+    SlurmUser, WorkflowJobId,
+};
+pub use labels::{LabelPolicy, LabelSet, NotOurs};
+pub use resources::ResourceRequest;
+pub use state::{AllocationState, RunnerState, WorkflowJobState};

@@ -1,0 +1,373 @@
+//! Which workflow jobs are ours, and what their labels ask for.
+//!
+//! GitHub gives a workflow job to a runner that has *all* its labels, ignoring case (GitHub docs, "Using self-hosted
+//! runners in a workflow"). So we take a workflow job only if we know every one of its labels, and only if at least
+//! one of them selects us: `runs-on: [self-hosted]` alone may be meant for somebody else's runner.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::resources::ResourceRequest;
+
+/// Longest label GitHub accepts.
+pub const MAX_LABEL_LENGTH: usize = 256;
+/// Most labels GitHub accepts for a runner (REST: generate-jitconfig, `labels` 1..100).
+pub const MAX_LABELS: usize = 100;
+
+/// Labels as GitHub compares them: lower case, without duplicates, sorted.
+#[derive(
+    Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(from = "Vec<String>", into = "Vec<String>")]
+pub struct LabelSet(BTreeSet<String>);
+
+impl LabelSet {
+    /// The labels, sorted.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
+    /// Whether there is no label.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a runner with our labels may be given a workflow job with these.
+    pub fn serves(&self, wanted: &LabelSet) -> bool {
+        wanted.0.is_subset(&self.0)
+    }
+
+    /// The labels as a list, sorted.
+    pub fn to_vec(&self) -> Vec<String> {
+        self.0.iter().cloned().collect()
+    }
+}
+
+impl<S: AsRef<str>> FromIterator<S> for LabelSet {
+    fn from_iter<I: IntoIterator<Item = S>>(labels: I) -> Self {
+        Self(
+            labels
+                .into_iter()
+                .map(|l| l.as_ref().trim().to_lowercase())
+                .collect(),
+        )
+    }
+}
+
+impl From<Vec<String>> for LabelSet {
+    fn from(labels: Vec<String>) -> Self {
+        labels.into_iter().collect()
+    }
+}
+
+impl From<LabelSet> for Vec<String> {
+    fn from(labels: LabelSet) -> Self {
+        labels.0.into_iter().collect()
+    }
+}
+
+impl fmt::Display for LabelSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut first = true;
+        for label in &self.0 {
+            if !first {
+                f.write_str(",")?;
+            }
+            f.write_str(label)?;
+            first = false;
+        }
+        Ok(())
+    }
+}
+
+/// What the site's settings say about labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelPolicy {
+    base: LabelSet,
+    profiles: BTreeMap<String, ResourceRequest>,
+    default_resources: ResourceRequest,
+}
+
+/// Why a workflow job is not ours. The text is shown to people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotOurs {
+    /// `runs-on` by group arrives without labels; an empty list must never match.
+    #[error("it names no label (a `runs-on: group` workflow job carries none)")]
+    NoLabels,
+    /// A label that neither the base labels, nor a profile, nor a parameter explains.
+    #[error("label `{0}` is not one of ours")]
+    UnknownLabel(String),
+    /// All labels are base labels: nothing selects us.
+    #[error("no label selects Slurm; add one of: {0}")]
+    NothingSelectsUs(String),
+    /// A parameter label whose value is wrong.
+    #[error("label `{label}`: {problem}")]
+    BadParameter {
+        /// The label as written, lower case.
+        label: String,
+        /// What is wrong and what is allowed.
+        problem: String,
+    },
+    /// Two labels ask for different things.
+    #[error("labels `{0}` and `{1}` contradict each other")]
+    Contradiction(String, String),
+}
+
+impl LabelPolicy {
+    /// Builds the policy. `base` are labels every runner has and none of which selects us (self-hosted, linux, x64);
+    /// `profiles` are labels that select us and say which resources.
+    pub fn new(
+        base: LabelSet,
+        profiles: BTreeMap<String, ResourceRequest>,
+        default_resources: ResourceRequest,
+    ) -> Self {
+        let profiles = profiles
+            .into_iter()
+            .map(|(label, resources)| (label.trim().to_lowercase(), resources))
+            .collect();
+        Self {
+            base,
+            profiles,
+            default_resources,
+        }
+    }
+
+    /// Labels every runner of ours gets besides those its workflow jobs ask for.
+    pub fn base(&self) -> &LabelSet {
+        &self.base
+    }
+
+    /// Decides whether a workflow job with these labels is ours and what it asks for.
+    pub fn classify<S: AsRef<str>>(&self, labels: &[S]) -> Result<ResourceRequest, NotOurs> {
+        let wanted: LabelSet = labels.iter().collect();
+        if wanted.is_empty() {
+            return Err(NotOurs::NoLabels);
+        }
+        let mut resources = self.default_resources.clone();
+        let mut profile: Option<&str> = None;
+        let mut parameters: BTreeMap<&'static str, String> = BTreeMap::new();
+        let mut asked = ResourceRequest::default();
+        for label in wanted.iter() {
+            if let Some((name, known)) = self.profiles.get_key_value(label) {
+                if let Some(other) = profile {
+                    return Err(NotOurs::Contradiction(other.to_owned(), label.to_owned()));
+                }
+                profile = Some(name);
+                resources = resources.overlaid_with(known.clone());
+            } else if self.base.0.contains(label) {
+                // known, selects nothing
+            } else if let Some(parameter) = Parameter::parse(label) {
+                let key = parameter.map_err(|problem| NotOurs::BadParameter {
+                    label: label.chars().take(MAX_LABEL_LENGTH).collect(),
+                    problem,
+                })?;
+                let name = key.name();
+                if let Some(other) = parameters.insert(name, label.to_owned()) {
+                    return Err(NotOurs::Contradiction(other, label.to_owned()));
+                }
+                key.apply(&mut asked);
+            } else {
+                return Err(NotOurs::UnknownLabel(
+                    label.chars().take(MAX_LABEL_LENGTH).collect(),
+                ));
+            }
+        }
+        if profile.is_none() && parameters.is_empty() {
+            let mut ways: Vec<&str> = self.profiles.keys().map(String::as_str).collect();
+            ways.push("slurm-cpus-N");
+            return Err(NotOurs::NothingSelectsUs(ways.join(", ")));
+        }
+        Ok(resources.overlaid_with(asked))
+    }
+}
+
+/// A label that carries a value, `slurm-<name>-<value>`.
+enum Parameter {
+    Cpus(u32),
+    MemoryMib(u64),
+    TimeMinutes(u32),
+}
+
+impl Parameter {
+    /// `None`: not a parameter label. `Some(Err(_))`: one with a wrong value.
+    fn parse(label: &str) -> Option<Result<Self, String>> {
+        if let Some(value) = label.strip_prefix("slurm-cpus-") {
+            return Some(whole(value, 1, 4096).map(|n| Self::Cpus(n as u32)));
+        }
+        if let Some(value) = label.strip_prefix("slurm-mem-") {
+            let (digits, unit) = match value.as_bytes().last() {
+                Some(b'g') => (value.trim_end_matches('g'), 1024),
+                Some(b't') => (value.trim_end_matches('t'), 1024 * 1024),
+                Some(b'm') => (value.trim_end_matches('m'), 1),
+                _ => {
+                    return Some(Err(
+                        "write a number and m, g or t, as in slurm-mem-32g".into()
+                    ));
+                }
+            };
+            return Some(whole(digits, 1, 1 << 20).map(|n| Self::MemoryMib(n * unit)));
+        }
+        if let Some(value) = label.strip_prefix("slurm-time-") {
+            let (digits, unit) = match value.as_bytes().last() {
+                Some(b'h') => (value.trim_end_matches('h'), 60),
+                Some(b'd') => (value.trim_end_matches('d'), 24 * 60),
+                Some(b'm') => (value.trim_end_matches('m'), 1),
+                _ => {
+                    return Some(Err(
+                        "write a number and m, h or d, as in slurm-time-4h".into()
+                    ));
+                }
+            };
+            return Some(whole(digits, 1, 100_000).map(|n| Self::TimeMinutes((n * unit) as u32)));
+        }
+        None
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Cpus(_) => "cpus",
+            Self::MemoryMib(_) => "mem",
+            Self::TimeMinutes(_) => "time",
+        }
+    }
+
+    fn apply(self, request: &mut ResourceRequest) {
+        match self {
+            Self::Cpus(n) => request.cpus = Some(n),
+            Self::MemoryMib(n) => request.memory_mib = Some(n),
+            Self::TimeMinutes(n) => request.time_minutes = Some(n),
+        }
+    }
+}
+
+fn whole(digits: &str, low: u64, high: u64) -> Result<u64, String> {
+    let canonical =
+        !digits.is_empty() && digits.len() <= 9 && digits.bytes().all(|b| b.is_ascii_digit());
+    match digits.parse::<u64>() {
+        Ok(n) if canonical && (low..=high).contains(&n) => Ok(n),
+        _ => Err(format!(
+            "the value must be a whole number from {low} to {high}"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn policy() -> LabelPolicy {
+        LabelPolicy::new(
+            ["self-hosted", "linux", "x64"].into_iter().collect(),
+            BTreeMap::from([
+                ("slurm".to_owned(), ResourceRequest::default()),
+                (
+                    "Slurm-Big".to_owned(),
+                    ResourceRequest {
+                        cpus: Some(32),
+                        ..Default::default()
+                    },
+                ),
+            ]),
+            ResourceRequest {
+                cpus: Some(1),
+                memory_mib: Some(2048),
+                ..Default::default()
+            },
+        )
+    }
+
+    #[test]
+    fn every_label_must_be_known_and_one_must_select_us() {
+        let p = policy();
+        assert_eq!(p.classify::<&str>(&[]), Err(NotOurs::NoLabels));
+        assert!(matches!(
+            p.classify(&["self-hosted", "Linux"]),
+            Err(NotOurs::NothingSelectsUs(_))
+        ));
+        assert_eq!(
+            p.classify(&["self-hosted", "slurm", "windows"]),
+            Err(NotOurs::UnknownLabel("windows".into()))
+        );
+        assert_eq!(
+            p.classify(&["ubuntu-latest"]),
+            Err(NotOurs::UnknownLabel("ubuntu-latest".into()))
+        );
+        let r = p.classify(&["Self-Hosted", "SLURM", "X64"]).unwrap();
+        assert_eq!((r.cpus, r.memory_mib), (Some(1), Some(2048)));
+    }
+
+    #[test]
+    fn profiles_and_parameters_say_which_resources() {
+        let p = policy();
+        assert_eq!(p.classify(&["slurm-big"]).unwrap().cpus, Some(32));
+        let r = p
+            .classify(&[
+                "slurm-big",
+                "slurm-cpus-8",
+                "slurm-mem-32g",
+                "slurm-time-4h",
+            ])
+            .unwrap();
+        assert_eq!(
+            (r.cpus, r.memory_mib, r.time_minutes),
+            (Some(8), Some(32 * 1024), Some(240))
+        );
+        assert!(matches!(
+            p.classify(&["slurm", "slurm-big"]),
+            Err(NotOurs::Contradiction(..))
+        ));
+        assert!(matches!(
+            p.classify(&["slurm-cpus-8", "slurm-cpus-9"]),
+            Err(NotOurs::Contradiction(..))
+        ));
+    }
+
+    #[test]
+    fn a_wrong_value_names_the_label_and_what_is_allowed() {
+        let error = policy()
+            .classify(&["slurm-cpus-0"])
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "label `slurm-cpus-0`: the value must be a whole number from 1 to 4096"
+        );
+        for label in [
+            "slurm-cpus-",
+            "slurm-cpus--1",
+            "slurm-cpus-$(reboot)",
+            "slurm-mem-5",
+            "slurm-mem-gg",
+            "slurm-time-4x",
+        ] {
+            assert!(
+                matches!(
+                    policy().classify(&[label]),
+                    Err(NotOurs::BadParameter { .. })
+                ),
+                "{label}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn case_and_order_never_matter(mut labels in proptest::collection::vec(
+            prop_oneof!["self-hosted", "linux", "slurm", "slurm-big", "slurm-cpus-[0-9]{1,3}", "\\PC{0,12}"], 0..6)) {
+            let one = policy().classify(&labels);
+            labels.reverse();
+            let shouted: Vec<String> = labels.iter().map(|l| if l.is_ascii() { l.to_uppercase() } else { l.clone() }).collect();
+            prop_assert_eq!(one.is_ok(), policy().classify(&shouted).is_ok());
+        }
+
+        #[test]
+        fn a_runner_serves_exactly_supersets(a in proptest::collection::vec("[a-c]", 0..4), b in proptest::collection::vec("[a-c]", 0..4)) {
+            let (a, b): (LabelSet, LabelSet) = (a.into_iter().collect(), b.into_iter().collect());
+            prop_assert_eq!(a.serves(&b), b.iter().all(|l| a.iter().any(|x| x == l)));
+        }
+    }
+}

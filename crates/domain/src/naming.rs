@@ -1,0 +1,54 @@
+//! Names derived from ids, so that a name can be recomputed and never collides with somebody else's.
+
+use crate::ids::AllocationId;
+
+/// Longest runner name GitHub accepts.
+pub const MAX_RUNNER_NAME_LENGTH: usize = 64;
+
+/// Whether a text can serve as the deployment's prefix of runner and Slurm job names: 1 to 24 lower-case letters,
+/// digits and hyphens, starting with a letter.
+pub fn is_valid_prefix(prefix: &str) -> bool {
+    (1..=24).contains(&prefix.len())
+        && prefix.starts_with(|c: char| c.is_ascii_lowercase())
+        && prefix
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// The unique name of an allocation's runner: prefix, deployment, short id and, from the second registration attempt
+/// on, the attempt (a name GitHub may still hold is never used twice).
+pub fn runner_name(
+    prefix: &str,
+    deployment: &str,
+    allocation: AllocationId,
+    mint_attempt: u32,
+) -> String {
+    let simple = allocation.0.simple().to_string();
+    // The tail of a version 7 UUID is random; its head is the time.
+    let short = simple.get(16..).unwrap_or(&simple);
+    if mint_attempt <= 1 {
+        format!("{prefix}-{deployment}-{short}")
+    } else {
+        format!("{prefix}-{deployment}-{short}-{mint_attempt}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_short_and_stable() {
+        let id: AllocationId = "0192f0c1-2345-7000-8123-456789abcdef".parse().unwrap();
+        assert_eq!(
+            runner_name("gha-slurm", "demo", id, 1),
+            "gha-slurm-demo-8123456789abcdef"
+        );
+        assert_eq!(
+            runner_name("gha-slurm", "demo", id, 2),
+            "gha-slurm-demo-8123456789abcdef-2"
+        );
+        let longest = runner_name(&"p".repeat(20), &"d".repeat(20), id, 999);
+        assert!(longest.len() <= MAX_RUNNER_NAME_LENGTH);
+    }
+}
