@@ -1,0 +1,91 @@
+//! Builds and their timelines, as the web page shows them.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// One workflow job and how far we are with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Build {
+    /// GitHub's id of the workflow job.
+    pub workflow_job_id: i64,
+    /// `https://github.com/owner/name`.
+    pub repository_url: String,
+    /// Slurm user whose allocation is spent, once mapped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slurm_user: Option<String>,
+    /// Name of the workflow job.
+    pub name: String,
+    /// Name of the workflow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow_name: Option<String>,
+    /// Its page at GitHub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub html_url: Option<String>,
+    /// Branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_branch: Option<String>,
+    /// The strings of `runs-on`.
+    pub labels: Vec<String>,
+    /// `waiting`, `queued`, `in_progress`, `completed`.
+    pub state: String,
+    /// GitHub's conclusion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conclusion: Option<String>,
+    /// `ours`, `not_ours`, `waiting_for_mapping`, `refused`.
+    pub verdict: String,
+    /// Why it waits or is left alone, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Runner that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner_name: Option<String>,
+    /// When GitHub queued it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued_at: Option<DateTime<Utc>>,
+    /// When it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<DateTime<Utc>>,
+    /// When we last learned something about it.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// Answer of `GET /api/builds/{workflowJobId}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildDetail {
+    /// The build.
+    pub build: Build,
+    /// What happened, oldest first: to the workflow job, and to the allocation and runner that served it (while none
+    /// has, to those of its runner class that are on the way).
+    pub timeline: Vec<TimelineEntry>,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TimelineEntry {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// `queued`, `planned`, `submitted`, `allocated`, `registered`, `listening`, `workflow_job_started`,
+    /// `in_progress`, `completed`, `withdrawn`, `failed`, …
+    pub kind: String,
+    /// For people.
+    pub detail: String,
+    /// The allocation it happened to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocation_id: Option<uuid::Uuid>,
+    /// The Slurm job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slurm_job_id: Option<String>,
+    /// The runner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner_name: Option<String>,
+    /// End of the job script's log, after a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_tail: Option<String>,
+}
