@@ -24,6 +24,10 @@ pub struct Event {
 }
 
 /// What GitHub said, by event.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every event is the large one"
+)]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", content = "payload", rename_all = "snake_case")]
 pub enum EventPayload {

@@ -1,1 +1,14 @@
 #![doc = include_str!("../README.md")]
+
+pub mod allocations;
+pub mod builds;
+pub mod pool;
+pub mod replan;
+pub mod repositories;
+pub mod runners;
+mod schema;
+pub mod timeline;
+pub mod workflow_jobs;
+
+pub use diesel_async::{AsyncConnection, AsyncPgConnection};
+pub use pool::{Database, StorageError, lock_scope, run_migrations};

@@ -1,0 +1,108 @@
+//! May a repository spend a Slurm user's allocation now? Asked when a workflow job is planned and again when its node
+//! calls back, because hours lie between.
+
+use crate::ids::SlurmUser;
+
+/// What is known about a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Slurm user it is mapped to.
+    pub mapped_to: Option<SlurmUser>,
+    /// GitHub says it is public, or has not said that it is not.
+    pub public: bool,
+    /// An administrator allowed this public repository.
+    pub public_allowed: bool,
+    /// The App's installation is suspended.
+    pub suspended: bool,
+    /// The App is installed on it.
+    pub installed: bool,
+}
+
+/// Why a repository may not use anything now. The text is shown to people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotAdmitted {
+    /// Nobody mapped it: its workflow jobs wait, and start as soon as somebody does.
+    #[error("no Slurm user has mapped this repository yet")]
+    Unmapped,
+    /// Rule 9: foreign code runs nowhere by default.
+    #[error(
+        "public repositories are refused until an administrator allows this one: anyone could run code on the cluster through a pull request"
+    )]
+    Public,
+    /// The account's owner suspended the App.
+    #[error("the App's installation is suspended at GitHub")]
+    Suspended,
+    /// The App was removed from it.
+    #[error("the App is no longer installed on this repository")]
+    NotInstalled,
+}
+
+/// The Slurm user whose allocation the repository may spend, or why not.
+pub fn admit(standing: &Standing) -> Result<SlurmUser, NotAdmitted> {
+    if !standing.installed {
+        return Err(NotAdmitted::NotInstalled);
+    }
+    if standing.suspended {
+        return Err(NotAdmitted::Suspended);
+    }
+    if standing.public && !standing.public_allowed {
+        return Err(NotAdmitted::Public);
+    }
+    standing.mapped_to.clone().ok_or(NotAdmitted::Unmapped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fine() -> Standing {
+        Standing {
+            mapped_to: Some("alice".parse().unwrap()),
+            public: false,
+            public_allowed: false,
+            suspended: false,
+            installed: true,
+        }
+    }
+
+    #[test]
+    fn each_obstacle_is_named() {
+        assert_eq!(admit(&fine()).unwrap().as_str(), "alice");
+        assert_eq!(
+            admit(&Standing {
+                public: true,
+                ..fine()
+            }),
+            Err(NotAdmitted::Public)
+        );
+        assert!(
+            admit(&Standing {
+                public: true,
+                public_allowed: true,
+                ..fine()
+            })
+            .is_ok()
+        );
+        assert_eq!(
+            admit(&Standing {
+                suspended: true,
+                ..fine()
+            }),
+            Err(NotAdmitted::Suspended)
+        );
+        assert_eq!(
+            admit(&Standing {
+                installed: false,
+                ..fine()
+            }),
+            Err(NotAdmitted::NotInstalled)
+        );
+        assert_eq!(
+            admit(&Standing {
+                mapped_to: None,
+                ..fine()
+            }),
+            Err(NotAdmitted::Unmapped)
+        );
+    }
+}

@@ -1,0 +1,10 @@
+DROP TABLE replan_requests;
+DROP TABLE timeline;
+DROP TABLE runners;
+DROP TABLE allocations;
+DROP TABLE workflow_jobs;
+DROP TABLE runner_classes;
+DROP TABLE repository_mappings;
+DROP TABLE mapping_lists;
+DROP TABLE repositories;
+DROP TABLE installations;

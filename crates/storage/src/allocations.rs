@@ -1,0 +1,543 @@
+//! Supply: allocations on the way, plans carried out, and the submission loop's leases.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::prelude::*;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use gha_slurm_domain::planner::{ClassView, Supply, SupplyStage};
+use gha_slurm_domain::{
+    AllocationId, LabelSet, RepositoryId, ResourceRequest, SlurmJobId, SlurmUser, WorkflowJobId,
+};
+
+use crate::pool::StorageError;
+use crate::schema::{allocations, repositories, runner_classes, runners, workflow_jobs};
+use crate::timeline::{self, Entry};
+use crate::workflow_jobs::ClassId;
+
+/// A runner class of a scope and how it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScopeClass {
+    /// Which class.
+    pub id: ClassId,
+    /// For the planner.
+    pub view: ClassView,
+    /// Its queued workflow jobs, oldest first, each with the trace of its webhook.
+    pub queued: Vec<(WorkflowJobId, Option<String>)>,
+    /// Workflow jobs that caused an allocation that still counts.
+    pub causes: Vec<WorkflowJobId>,
+    /// Why the last runner ended without a workflow job.
+    pub last_failure_reason: Option<String>,
+}
+
+type SupplyRow = (
+    uuid::Uuid,
+    i64,
+    i64,
+    String,
+    DateTime<Utc>,
+    Option<DateTime<Utc>>,
+    Option<String>,
+);
+
+type FailureRow = (i64, i32, Option<DateTime<Utc>>, Option<String>);
+
+/// Every class of a scope that has demand or supply.
+pub async fn scope_classes(
+    conn: &mut AsyncPgConnection,
+    repository: RepositoryId,
+) -> Result<Vec<ScopeClass>, StorageError> {
+    let demand: Vec<(i64, Option<i64>, Option<String>)> = workflow_jobs::table
+        .filter(workflow_jobs::repository_id.eq(repository.0))
+        .filter(workflow_jobs::state.eq("queued"))
+        .filter(workflow_jobs::verdict.eq("ours"))
+        .order((workflow_jobs::created_at, workflow_jobs::id))
+        .select((
+            workflow_jobs::id,
+            workflow_jobs::class_id,
+            workflow_jobs::traceparent,
+        ))
+        .load(conn)
+        .await?;
+    let supply: Vec<SupplyRow> = allocations::table
+        .left_join(runners::table)
+        .filter(allocations::repository_id.eq(repository.0))
+        .filter(allocations::in_supply.eq(true))
+        .select((
+            allocations::id,
+            allocations::class_id,
+            allocations::workflow_job_id,
+            allocations::state,
+            allocations::planned_at,
+            allocations::token_expires_at,
+            runners::state.nullable(),
+        ))
+        .load(conn)
+        .await?;
+    let mut classes: BTreeMap<i64, ScopeClass> = BTreeMap::new();
+    let entry = |id: i64| ScopeClass {
+        id: ClassId(id),
+        view: ClassView::default(),
+        queued: Vec::new(),
+        causes: Vec::new(),
+        last_failure_reason: None,
+    };
+    for (job, class, traceparent) in demand {
+        let Some(class) = class else { continue };
+        let class = classes.entry(class).or_insert_with(|| entry(class));
+        class.view.demand += 1;
+        class.queued.push((WorkflowJobId(job), traceparent));
+    }
+    for (id, class, cause, state, planned_at, token_expires_at, runner) in supply {
+        let stage = match (state.as_str(), runner.as_deref()) {
+            ("planned", _) => SupplyStage::Planned,
+            ("submitted", _) => SupplyStage::Submitted,
+            (_, Some("redeeming")) => SupplyStage::Redeeming,
+            _ => SupplyStage::Redeemed,
+        };
+        let class = classes.entry(class).or_insert_with(|| entry(class));
+        class.view.supply.push(Supply {
+            allocation: AllocationId(id),
+            stage,
+            planned_at,
+            token_expires_at,
+        });
+        class.causes.push(WorkflowJobId(cause));
+    }
+    let ids: Vec<i64> = classes.keys().copied().collect();
+    let failures: Vec<FailureRow> = runner_classes::table
+        .filter(runner_classes::id.eq_any(ids))
+        .select((
+            runner_classes::id,
+            runner_classes::failures,
+            runner_classes::last_failure_at,
+            runner_classes::last_failure_reason,
+        ))
+        .load(conn)
+        .await?;
+    for (id, count, at, reason) in failures {
+        if let Some(class) = classes.get_mut(&id) {
+            class.view.failures = count.max(0) as u32;
+            class.view.last_failure_at = at;
+            class.last_failure_reason = reason;
+        }
+    }
+    Ok(classes.into_values().collect())
+}
+
+/// One allocation to plan.
+#[derive(Debug, Clone)]
+pub struct NewAllocation {
+    /// Our id: also the idempotency key of the submission.
+    pub id: AllocationId,
+    /// Its class.
+    pub class: ClassId,
+    /// Its scope.
+    pub repository: RepositoryId,
+    /// The workflow job that caused it.
+    pub cause: WorkflowJobId,
+    /// Not to be submitted before.
+    pub not_before: DateTime<Utc>,
+    /// Look the demand up at GitHub first.
+    pub verify_demand: bool,
+    /// Trace to continue.
+    pub traceparent: Option<String>,
+}
+
+/// Writes planned allocations.
+pub async fn plan(
+    conn: &mut AsyncPgConnection,
+    new: &[NewAllocation],
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    if new.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<_> = new
+        .iter()
+        .map(|a| {
+            (
+                allocations::id.eq(a.id.0),
+                allocations::class_id.eq(a.class.0),
+                allocations::repository_id.eq(a.repository.0),
+                allocations::workflow_job_id.eq(a.cause.0),
+                allocations::state.eq("planned"),
+                allocations::planned_at.eq(now),
+                allocations::not_before.eq(a.not_before),
+                allocations::verify_demand.eq(a.verify_demand),
+                allocations::traceparent.eq(&a.traceparent),
+            )
+        })
+        .collect();
+    diesel::insert_into(allocations::table)
+        .values(rows)
+        .execute(conn)
+        .await?;
+    let entries: Vec<Entry> = new
+        .iter()
+        .map(|a| {
+            let wait = (a.not_before - now).num_seconds();
+            let detail = if wait > 0 {
+                format!("an allocation is planned, to be submitted in {wait} s")
+            } else {
+                "an allocation is planned".to_owned()
+            };
+            Entry::allocation(now, a.id, "planned", detail)
+        })
+        .collect();
+    timeline::append(conn, &entries).await
+}
+
+/// Withdraws allocations that have no runner yet. Their launch tokens answer 410 from now on: the row decides, never
+/// Slurm's state. Returns those that really were withdrawn.
+pub async fn withdraw(
+    conn: &mut AsyncPgConnection,
+    ids: &[AllocationId],
+    reason: &str,
+    now: DateTime<Utc>,
+) -> Result<Vec<AllocationId>, StorageError> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<uuid::Uuid> = ids.iter().map(|a| a.0).collect();
+    let redeeming: Vec<uuid::Uuid> = runners::table
+        .filter(runners::allocation_id.eq_any(&ids))
+        .filter(runners::state.eq("redeeming"))
+        .select(runners::allocation_id)
+        .load(conn)
+        .await?;
+    let gone: Vec<uuid::Uuid> = diesel::update(
+        allocations::table.filter(
+            allocations::id.eq_any(&ids).and(
+                allocations::state
+                    .eq_any(["planned", "submitted"])
+                    .or(allocations::id.eq_any(&redeeming)),
+            ),
+        ),
+    )
+    .set((
+        allocations::state.eq("withdrawn"),
+        allocations::in_supply.eq(false),
+        allocations::reason.eq(reason),
+        allocations::ended_at.eq(now),
+        allocations::lease_until.eq(None::<DateTime<Utc>>),
+    ))
+    .returning(allocations::id)
+    .get_results(conn)
+    .await?;
+    diesel::update(runners::table.filter(runners::allocation_id.eq_any(&gone)))
+        .set((
+            runners::state.eq("ended"),
+            runners::ended_at.eq(now),
+            runners::end_reason.eq(reason),
+        ))
+        .execute(conn)
+        .await?;
+    let entries: Vec<Entry> = gone
+        .iter()
+        .map(|id| Entry::allocation(now, AllocationId(*id), "withdrawn", reason))
+        .collect();
+    timeline::append(conn, &entries).await?;
+    Ok(gone.into_iter().map(AllocationId).collect())
+}
+
+/// A planned allocation the submission loop holds a lease on.
+#[derive(Debug, Clone)]
+pub struct Due {
+    /// Which.
+    pub id: AllocationId,
+    /// Its scope.
+    pub repository: RepositoryId,
+    /// Account of the repository.
+    pub owner: String,
+    /// Name of the repository.
+    pub name: String,
+    /// The workflow job that caused it.
+    pub cause: WorkflowJobId,
+    /// Its class.
+    pub class: ClassId,
+    /// Slurm user.
+    pub slurm_user: SlurmUser,
+    /// Labels of the class.
+    pub labels: LabelSet,
+    /// What to ask Slurm for.
+    pub resources: ResourceRequest,
+    /// Look the demand up first.
+    pub verify_demand: bool,
+    /// From 1.
+    pub attempt: u32,
+    /// Trace to continue.
+    pub traceparent: Option<String>,
+}
+
+/// Takes a lease on planned allocations that are due, oldest first. A lease that runs out (the process was killed) is
+/// taken again; the Slurm agent gives the first answer for the same allocation.
+pub async fn claim_due(
+    conn: &mut AsyncPgConnection,
+    now: DateTime<Utc>,
+    lease: TimeDelta,
+    limit: i64,
+) -> Result<Vec<Due>, StorageError> {
+    let rows = lease_rows(conn, now, lease, limit).await?;
+    rows.into_iter()
+        .map(|r| {
+            Ok(Due {
+                id: AllocationId(r.0),
+                repository: RepositoryId(r.1),
+                owner: r.2,
+                name: r.3,
+                cause: WorkflowJobId(r.4),
+                class: ClassId(r.5),
+                slurm_user: r
+                    .6
+                    .parse()
+                    .map_err(|_| StorageError::Unknown("runner_classes.slurm_user"))?,
+                labels: r.7.split(',').collect(),
+                resources: serde_json::from_value(r.8)
+                    .map_err(|_| StorageError::Unknown("runner_classes.resources"))?,
+                verify_demand: r.9,
+                attempt: r.10.max(1) as u32,
+                traceparent: r.11,
+            })
+        })
+        .collect()
+}
+
+type DueRow = (
+    uuid::Uuid,
+    i64,
+    String,
+    String,
+    i64,
+    i64,
+    String,
+    String,
+    serde_json::Value,
+    bool,
+    i32,
+    Option<String>,
+);
+
+async fn lease_rows(
+    conn: &mut AsyncPgConnection,
+    now: DateTime<Utc>,
+    lease: TimeDelta,
+    limit: i64,
+) -> Result<Vec<DueRow>, StorageError> {
+    use diesel_async::AsyncConnection;
+    conn.transaction::<_, StorageError, _>(async move |conn| {
+        let ids: Vec<uuid::Uuid> = allocations::table
+            .filter(allocations::state.eq("planned"))
+            .filter(allocations::not_before.le(now))
+            .filter(
+                allocations::lease_until
+                    .is_null()
+                    .or(allocations::lease_until.le(now)),
+            )
+            .order(allocations::planned_at)
+            .limit(limit)
+            .for_update()
+            .skip_locked()
+            .select(allocations::id)
+            .load(conn)
+            .await?;
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        diesel::update(allocations::table.filter(allocations::id.eq_any(&ids)))
+            .set((
+                allocations::lease_until.eq(now + lease),
+                allocations::submit_attempts.eq(allocations::submit_attempts + 1),
+            ))
+            .execute(conn)
+            .await?;
+        Ok(allocations::table
+            .inner_join(runner_classes::table)
+            .inner_join(repositories::table)
+            .filter(allocations::id.eq_any(&ids))
+            .order(allocations::planned_at)
+            .select((
+                allocations::id,
+                allocations::repository_id,
+                repositories::owner,
+                repositories::name,
+                allocations::workflow_job_id,
+                allocations::class_id,
+                runner_classes::slurm_user,
+                runner_classes::labels,
+                runner_classes::resources,
+                allocations::verify_demand,
+                allocations::submit_attempts,
+                allocations::traceparent,
+            ))
+            .load(conn)
+            .await?)
+    })
+    .await
+}
+
+/// When the next planned allocation becomes due, if any waits.
+pub async fn next_due_at(
+    conn: &mut AsyncPgConnection,
+) -> Result<Option<DateTime<Utc>>, StorageError> {
+    use diesel::dsl::min;
+    Ok(allocations::table
+        .filter(allocations::state.eq("planned"))
+        .select(min(allocations::not_before))
+        .first(conn)
+        .await?)
+}
+
+/// The demand was confirmed at GitHub: do not ask again for this allocation.
+pub async fn demand_verified(
+    conn: &mut AsyncPgConnection,
+    id: AllocationId,
+) -> Result<(), StorageError> {
+    diesel::update(allocations::table.find(id.0))
+        .set(allocations::verify_demand.eq(false))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// The Slurm side has it. A row that was withdrawn or redeemed meanwhile keeps that state and learns its Slurm job.
+pub async fn submitted(
+    conn: &mut AsyncPgConnection,
+    id: AllocationId,
+    cluster: &str,
+    slurm_job_id: Option<&SlurmJobId>,
+    token_expires_at: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    diesel::update(allocations::table.find(id.0))
+        .set((
+            allocations::cluster.eq(cluster),
+            allocations::slurm_job_id.eq(diesel::dsl::sql::<
+                diesel::sql_types::Nullable<diesel::sql_types::Text>,
+            >("COALESCE(slurm_job_id, ")
+            .bind::<diesel::sql_types::Nullable<diesel::sql_types::Text>, _>(
+                slurm_job_id.map(|s| s.as_str().to_owned()),
+            )
+            .sql(")")),
+            allocations::token_expires_at.eq(token_expires_at),
+            allocations::submitted_at.eq(now),
+            allocations::lease_until.eq(None::<DateTime<Utc>>),
+        ))
+        .execute(conn)
+        .await?;
+    diesel::update(
+        allocations::table
+            .find(id.0)
+            .filter(allocations::state.eq("planned")),
+    )
+    .set((
+        allocations::state.eq("submitted"),
+        allocations::reason.eq(None::<String>),
+    ))
+    .execute(conn)
+    .await?;
+    let detail = match slurm_job_id {
+        Some(job) => format!("submitted to {cluster} as Slurm job {job}"),
+        None => format!("submitted to {cluster}; its agent does not say which Slurm job"),
+    };
+    timeline::append(conn, &[Entry::allocation(now, id, "submitted", detail)]).await
+}
+
+/// The submission failed in a way that may pass; tried again at `next`. The reason is kept and shown once per change.
+pub async fn submission_delayed(
+    conn: &mut AsyncPgConnection,
+    id: AllocationId,
+    reason: &str,
+    next: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    let before: Option<Option<String>> = allocations::table
+        .find(id.0)
+        .select(allocations::reason)
+        .first(conn)
+        .await
+        .optional()?;
+    diesel::update(
+        allocations::table
+            .find(id.0)
+            .filter(allocations::state.eq("planned")),
+    )
+    .set((
+        allocations::reason.eq(reason),
+        allocations::not_before.eq(next),
+        allocations::lease_until.eq(None::<DateTime<Utc>>),
+    ))
+    .execute(conn)
+    .await?;
+    if before.flatten().as_deref() != Some(reason) {
+        timeline::append(conn, &[Entry::allocation(now, id, "delayed", reason)]).await?;
+    }
+    Ok(())
+}
+
+/// The Slurm side refused it for good.
+pub async fn refused(
+    conn: &mut AsyncPgConnection,
+    id: AllocationId,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    diesel::update(
+        allocations::table
+            .find(id.0)
+            .filter(allocations::state.eq("planned")),
+    )
+    .set((
+        allocations::state.eq("refused"),
+        allocations::in_supply.eq(false),
+        allocations::reason.eq(reason),
+        allocations::ended_at.eq(now),
+        allocations::lease_until.eq(None::<DateTime<Utc>>),
+    ))
+    .execute(conn)
+    .await?;
+    timeline::append(conn, &[Entry::allocation(now, id, "refused", reason)]).await
+}
+
+/// Attributes a workflow job to the runner of ours that GitHub names: the runner leaves supply in the transaction in
+/// which the workflow job leaves demand. Returns the class of the runner, whose failures are over.
+pub async fn attribute(
+    conn: &mut AsyncPgConnection,
+    runner_name: &str,
+    workflow_job: WorkflowJobId,
+    now: DateTime<Utc>,
+) -> Result<Option<ClassId>, StorageError> {
+    let allocation: Option<uuid::Uuid> = diesel::update(
+        runners::table
+            .filter(runners::name.eq(runner_name))
+            .filter(runners::workflow_job_id.is_null()),
+    )
+    .set(runners::workflow_job_id.eq(workflow_job.0))
+    .returning(runners::allocation_id)
+    .get_result(conn)
+    .await
+    .optional()?;
+    let Some(allocation) = allocation else {
+        return Ok(None);
+    };
+    let class: i64 = diesel::update(allocations::table.find(allocation))
+        .set(allocations::in_supply.eq(false))
+        .returning(allocations::class_id)
+        .get_result(conn)
+        .await?;
+    diesel::update(runner_classes::table.find(class))
+        .set(runner_classes::failures.eq(0))
+        .execute(conn)
+        .await?;
+    timeline::append(
+        conn,
+        &[Entry::allocation(
+            now,
+            AllocationId(allocation),
+            "attributed",
+            format!("GitHub gave workflow job {workflow_job} to runner {runner_name}"),
+        )],
+    )
+    .await?;
+    Ok(Some(ClassId(class)))
+}

@@ -1,0 +1,156 @@
+//! Requests to look at a scope again. token-broker and repo-mapping see no AMQP: they write what changed and a request;
+//! the launcher acts, at once through `NOTIFY` and at the latest at its next sweep.
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use gha_slurm_domain::RepositoryId;
+use secrecy::ExposeSecret;
+use tokio::sync::mpsc;
+
+use crate::pool::{Database, StorageError};
+use crate::schema::replan_requests;
+
+const CHANNEL: &str = "replan";
+
+/// Asks the launcher to look at a scope. `forgive`: policy or mapping changed, so what was refused or given up gets a
+/// fresh chance. The notification is sent when the surrounding transaction commits.
+pub async fn request(
+    conn: &mut AsyncPgConnection,
+    repository: RepositoryId,
+    forgive: bool,
+    reason: &str,
+) -> Result<(), StorageError> {
+    use diesel::upsert::excluded;
+    diesel::insert_into(replan_requests::table)
+        .values((
+            replan_requests::repository_id.eq(repository.0),
+            replan_requests::forgive.eq(forgive),
+            replan_requests::reason.eq(reason),
+        ))
+        .on_conflict(replan_requests::repository_id)
+        .do_update()
+        .set((
+            replan_requests::forgive
+                .eq(replan_requests::forgive.or(excluded(replan_requests::forgive))),
+            replan_requests::reason.eq(excluded(replan_requests::reason)),
+            replan_requests::requested_at.eq(diesel::dsl::now),
+        ))
+        .execute(conn)
+        .await?;
+    diesel::sql_query("SELECT pg_notify('replan', $1::text)")
+        .bind::<BigInt, _>(repository.0)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// A request taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Which scope.
+    pub repository: RepositoryId,
+    /// Whether refusals get a fresh chance.
+    pub forgive: bool,
+}
+
+/// Scopes with a request, oldest first. They stay until [`take`] is committed.
+pub async fn pending(
+    conn: &mut AsyncPgConnection,
+    limit: i64,
+) -> Result<Vec<RepositoryId>, StorageError> {
+    Ok(replan_requests::table
+        .order(replan_requests::requested_at)
+        .limit(limit)
+        .select(replan_requests::repository_id)
+        .load::<i64>(conn)
+        .await?
+        .into_iter()
+        .map(RepositoryId)
+        .collect())
+}
+
+/// Takes the request of one scope, in the transaction that acts on it.
+pub async fn take(
+    conn: &mut AsyncPgConnection,
+    repository: RepositoryId,
+) -> Result<Option<Request>, StorageError> {
+    let forgive = diesel::delete(replan_requests::table.find(repository.0))
+        .returning(replan_requests::forgive)
+        .get_result::<bool>(conn)
+        .await
+        .optional()?;
+    Ok(forgive.map(|forgive| Request {
+        repository,
+        forgive,
+    }))
+}
+
+/// Writes a request for every scope with open workflow jobs whose launch tokens expire before `deadline`, or whose
+/// backoff ended: things that change by the passing of time alone.
+pub async fn request_due(
+    conn: &mut AsyncPgConnection,
+    deadline: DateTime<Utc>,
+) -> Result<usize, StorageError> {
+    use crate::schema::allocations as a;
+    let scopes: Vec<i64> = a::table
+        .filter(a::in_supply.eq(true))
+        .filter(a::state.eq_any(["planned", "submitted"]))
+        .filter(a::token_expires_at.le(deadline))
+        .select(a::repository_id)
+        .distinct()
+        .load(conn)
+        .await?;
+    for scope in &scopes {
+        request(
+            conn,
+            RepositoryId(*scope),
+            false,
+            "a launch token is about to expire",
+        )
+        .await?;
+    }
+    Ok(scopes.len())
+}
+
+/// Listens for requests until the connection breaks, sending one unit per notification. Returns the reason it ended;
+/// the caller reconnects and sweeps, since notifications sent meanwhile are lost.
+pub async fn listen(database: &Database, wake: mpsc::Sender<()>) -> StorageError {
+    let unavailable = |e: tokio_postgres::Error| StorageError::Unavailable(e.to_string());
+    let (client, mut connection) = match tokio_postgres::connect(
+        database.url().expose_secret(),
+        tokio_postgres::NoTls,
+    )
+    .await
+    {
+        Ok(pair) => pair,
+        Err(e) => return unavailable(e),
+    };
+    let mut messages = futures_util::stream::poll_fn(move |cx| connection.poll_message(cx));
+    let command = format!("LISTEN {CHANNEL}");
+    let subscribe = client.batch_execute(&command);
+    tokio::pin!(subscribe);
+    let mut subscribed = false;
+    loop {
+        tokio::select! {
+            result = &mut subscribe, if !subscribed => match result {
+                Ok(()) => {
+                    subscribed = true;
+                    // What was asked before we listened.
+                    let _ = wake.try_send(());
+                }
+                Err(e) => return unavailable(e),
+            },
+            message = futures_util::StreamExt::next(&mut messages) => match message {
+                Some(Ok(tokio_postgres::AsyncMessage::Notification(_))) => {
+                    // A full channel already holds a wake-up that comes after this notification.
+                    let _ = wake.try_send(());
+                }
+                Some(Ok(_)) => {}
+                Some(Err(e)) => return unavailable(e),
+                None => return StorageError::Unavailable("the LISTEN connection was closed".into()),
+            },
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! Installations, repositories, and who mapped them.
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel::upsert::excluded;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use gha_slurm_domain::admission::Standing;
+use gha_slurm_domain::{InstallationId, RepositoryId, SlurmUser};
+
+use crate::pool::StorageError;
+use crate::schema::{installations, mapping_lists, repositories, repository_mappings};
+
+/// A repository as we know it.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
+#[diesel(table_name = repositories)]
+pub struct Repository {
+    /// GitHub's numeric id.
+    pub id: i64,
+    /// The installation that reaches it.
+    pub installation_id: Option<i64>,
+    /// Account it belongs to.
+    pub owner: String,
+    /// Name within its owner.
+    pub name: String,
+    /// Whether it is private or internal, where GitHub said.
+    pub private: Option<bool>,
+}
+
+/// Records what a webhook or REST says about a repository; `None` leaves what is known.
+pub async fn upsert(
+    conn: &mut AsyncPgConnection,
+    id: RepositoryId,
+    installation: Option<InstallationId>,
+    owner: &str,
+    name: &str,
+    private: Option<bool>,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    use diesel::dsl::sql;
+    use diesel::sql_types::{BigInt, Bool, Nullable};
+    if let Some(installation) = installation {
+        diesel::insert_into(installations::table)
+            .values((
+                installations::id.eq(installation.0),
+                installations::account.eq(owner),
+            ))
+            .on_conflict_do_nothing()
+            .execute(conn)
+            .await?;
+    }
+    diesel::insert_into(repositories::table)
+        .values((
+            repositories::id.eq(id.0),
+            repositories::installation_id.eq(installation.map(|i| i.0)),
+            repositories::owner.eq(owner),
+            repositories::name.eq(name),
+            repositories::private.eq(private),
+            repositories::updated_at.eq(now),
+        ))
+        .on_conflict(repositories::id)
+        .do_update()
+        .set((
+            repositories::installation_id.eq(sql::<Nullable<BigInt>>(
+                "COALESCE(excluded.installation_id, repositories.installation_id)",
+            )),
+            repositories::owner.eq(excluded(repositories::owner)),
+            repositories::name.eq(excluded(repositories::name)),
+            repositories::private.eq(sql::<Nullable<Bool>>(
+                "COALESCE(excluded.private, repositories.private)",
+            )),
+            repositories::reachable.eq(true),
+            repositories::updated_at.eq(excluded(repositories::updated_at)),
+        ))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// One repository.
+pub async fn find(
+    conn: &mut AsyncPgConnection,
+    id: RepositoryId,
+) -> Result<Option<Repository>, StorageError> {
+    Ok(repositories::table
+        .find(id.0)
+        .select(Repository::as_select())
+        .first(conn)
+        .await
+        .optional()?)
+}
+
+/// What the admission rules need to know of a repository. `None`: never heard of.
+pub async fn standing(
+    conn: &mut AsyncPgConnection,
+    id: RepositoryId,
+) -> Result<Option<Standing>, StorageError> {
+    type Row = (
+        Option<bool>,
+        bool,
+        Option<String>,
+        Option<bool>,
+        Option<bool>,
+        Option<String>,
+    );
+    let row: Option<Row> = repositories::table
+        .left_join(installations::table)
+        .left_join(repository_mappings::table)
+        .filter(repositories::id.eq(id.0))
+        .select((
+            repositories::private,
+            repositories::reachable,
+            repositories::public_allowed_reason,
+            installations::suspended.nullable(),
+            installations::deleted.nullable(),
+            repository_mappings::slurm_user.nullable(),
+        ))
+        .first(conn)
+        .await
+        .optional()?;
+    let Some((private, reachable, allowed, suspended, deleted, user)) = row else {
+        return Ok(None);
+    };
+    let mapped_to = user
+        .map(|u| u.parse::<SlurmUser>())
+        .transpose()
+        .map_err(|_| StorageError::Unknown("repository_mappings.slurm_user"))?;
+    Ok(Some(Standing {
+        mapped_to,
+        public: private != Some(true),
+        public_allowed: allowed.is_some(),
+        suspended: suspended.unwrap_or(false),
+        installed: reachable && !deleted.unwrap_or(false),
+    }))
+}
+
+/// Records an installation's state.
+pub async fn set_installation(
+    conn: &mut AsyncPgConnection,
+    id: InstallationId,
+    account: Option<&str>,
+    suspended: Option<bool>,
+    deleted: Option<bool>,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    diesel::insert_into(installations::table)
+        .values((
+            installations::id.eq(id.0),
+            installations::account.eq(account),
+            installations::suspended.eq(suspended.unwrap_or(false)),
+            installations::deleted.eq(deleted.unwrap_or(false)),
+            installations::updated_at.eq(now),
+        ))
+        .on_conflict(installations::id)
+        .do_update()
+        .set((
+            installations::account.eq(diesel::dsl::sql::<
+                diesel::sql_types::Nullable<diesel::sql_types::Text>,
+            >(
+                "COALESCE(excluded.account, installations.account)"
+            )),
+            installations::updated_at.eq(excluded(installations::updated_at)),
+        ))
+        .execute(conn)
+        .await?;
+    if let Some(suspended) = suspended {
+        diesel::update(installations::table.find(id.0))
+            .set(installations::suspended.eq(suspended))
+            .execute(conn)
+            .await?;
+    }
+    if let Some(deleted) = deleted {
+        diesel::update(installations::table.find(id.0))
+            .set(installations::deleted.eq(deleted))
+            .execute(conn)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Marks repositories as no longer (or again) reachable by the App.
+pub async fn set_reachable(
+    conn: &mut AsyncPgConnection,
+    ids: &[RepositoryId],
+    reachable: bool,
+) -> Result<(), StorageError> {
+    let ids: Vec<i64> = ids.iter().map(|r| r.0).collect();
+    diesel::update(repositories::table.filter(repositories::id.eq_any(ids)))
+        .set(repositories::reachable.eq(reachable))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Repositories of an installation.
+pub async fn of_installation(
+    conn: &mut AsyncPgConnection,
+    id: InstallationId,
+) -> Result<Vec<RepositoryId>, StorageError> {
+    Ok(repositories::table
+        .filter(repositories::installation_id.eq(id.0))
+        .select(repositories::id)
+        .load::<i64>(conn)
+        .await?
+        .into_iter()
+        .map(RepositoryId)
+        .collect())
+}
+
+/// Allows (with a reason) or refuses a public repository.
+pub async fn allow_public(
+    conn: &mut AsyncPgConnection,
+    id: RepositoryId,
+    reason: Option<&str>,
+) -> Result<bool, StorageError> {
+    let changed = diesel::update(repositories::table.find(id.0))
+        .set(repositories::public_allowed_reason.eq(reason))
+        .execute(conn)
+        .await?;
+    Ok(changed > 0)
+}
+
+/// A Slurm user's list of repositories and its version (0: never written).
+pub async fn mapping_list(
+    conn: &mut AsyncPgConnection,
+    user: &SlurmUser,
+) -> Result<(i64, Vec<Repository>), StorageError> {
+    let version = mapping_lists::table
+        .find(user.as_str())
+        .select(mapping_lists::version)
+        .first::<i64>(conn)
+        .await
+        .optional()?
+        .unwrap_or(0);
+    let list = repository_mappings::table
+        .inner_join(repositories::table)
+        .filter(repository_mappings::slurm_user.eq(user.as_str()))
+        .order(repository_mappings::position)
+        .select(Repository::as_select())
+        .load(conn)
+        .await?;
+    Ok((version, list))
+}
+
+/// What became of [`replace_mapping_list`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replaced {
+    /// The list is the new one; its version, and the scopes that changed.
+    Done {
+        /// New version.
+        version: i64,
+        /// Repositories that were added or removed.
+        changed: Vec<RepositoryId>,
+    },
+    /// The list is not at the expected version any more (If-Match).
+    VersionMismatch {
+        /// Where it is.
+        current: i64,
+    },
+    /// These repositories are mapped to another user; nothing was changed.
+    TakenByOthers(Vec<RepositoryId>),
+}
+
+/// Replaces a Slurm user's whole list, atomically. Run it in a transaction. `expected` is the version the caller saw.
+pub async fn replace_mapping_list(
+    conn: &mut AsyncPgConnection,
+    user: &SlurmUser,
+    list: &[RepositoryId],
+    expected: Option<i64>,
+    now: DateTime<Utc>,
+) -> Result<Replaced, StorageError> {
+    diesel::insert_into(mapping_lists::table)
+        .values((
+            mapping_lists::slurm_user.eq(user.as_str()),
+            mapping_lists::version.eq(0),
+        ))
+        .on_conflict_do_nothing()
+        .execute(conn)
+        .await?;
+    let current = mapping_lists::table
+        .find(user.as_str())
+        .select(mapping_lists::version)
+        .for_update()
+        .first::<i64>(conn)
+        .await?;
+    if expected.is_some_and(|e| e != current) {
+        return Ok(Replaced::VersionMismatch { current });
+    }
+    let ids: Vec<i64> = list.iter().map(|r| r.0).collect();
+    let taken: Vec<i64> = repository_mappings::table
+        .filter(repository_mappings::repository_id.eq_any(&ids))
+        .filter(repository_mappings::slurm_user.ne(user.as_str()))
+        .select(repository_mappings::repository_id)
+        .load(conn)
+        .await?;
+    if !taken.is_empty() {
+        return Ok(Replaced::TakenByOthers(
+            taken.into_iter().map(RepositoryId).collect(),
+        ));
+    }
+    let removed: Vec<i64> = diesel::delete(
+        repository_mappings::table
+            .filter(repository_mappings::slurm_user.eq(user.as_str()))
+            .filter(repository_mappings::repository_id.ne_all(&ids)),
+    )
+    .returning(repository_mappings::repository_id)
+    .get_results(conn)
+    .await?;
+    let kept: Vec<i64> = repository_mappings::table
+        .filter(repository_mappings::slurm_user.eq(user.as_str()))
+        .select(repository_mappings::repository_id)
+        .load(conn)
+        .await?;
+    let rows: Vec<_> = ids
+        .iter()
+        .enumerate()
+        .map(|(position, id)| {
+            (
+                repository_mappings::repository_id.eq(*id),
+                repository_mappings::slurm_user.eq(user.as_str()),
+                repository_mappings::position.eq(position as i32),
+                repository_mappings::created_at.eq(now),
+            )
+        })
+        .collect();
+    diesel::insert_into(repository_mappings::table)
+        .values(rows)
+        .on_conflict(repository_mappings::repository_id)
+        .do_update()
+        .set(repository_mappings::position.eq(excluded(repository_mappings::position)))
+        .execute(conn)
+        .await?;
+    let version = current + 1;
+    diesel::update(mapping_lists::table.find(user.as_str()))
+        .set(mapping_lists::version.eq(version))
+        .execute(conn)
+        .await?;
+    let changed = removed
+        .into_iter()
+        .chain(ids.into_iter().filter(|id| !kept.contains(id)))
+        .map(RepositoryId)
+        .collect();
+    Ok(Replaced::Done { version, changed })
+}

@@ -1,0 +1,626 @@
+//! Redemption, progress and release: what the node says, and what the broker may answer.
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use gha_slurm_domain::admission::admit;
+use gha_slurm_domain::planner::may_issue;
+use gha_slurm_domain::{AllocationId, LabelSet, RepositoryId, RunnerState};
+
+use crate::pool::{StorageError, lock_scope};
+use crate::replan;
+use crate::repositories::{self, Repository};
+use crate::schema::{allocations, runner_classes, runners, workflow_jobs};
+use crate::timeline::{self, Entry};
+use crate::workflow_jobs::{ClassId, count_failure};
+
+/// A runner as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
+#[diesel(table_name = runners)]
+pub struct Runner {
+    /// Our id.
+    pub id: uuid::Uuid,
+    /// Its allocation.
+    pub allocation_id: uuid::Uuid,
+    /// Its name at GitHub.
+    pub name: String,
+    /// [`RunnerState`] as text.
+    pub state: String,
+    /// `jit` or `registration`.
+    pub mode: String,
+    /// Slurm job that redeemed.
+    pub slurm_job_id: String,
+    /// `SLURM_RESTART_COUNT` then.
+    pub restart_count: i32,
+    /// Counts registrations made for it.
+    pub mint_attempt: i32,
+    /// GitHub's id, known at mint with JIT.
+    pub github_runner_id: Option<i64>,
+    /// Workflow job GitHub gave it.
+    pub workflow_job_id: Option<i64>,
+    /// Workflow run the node named.
+    pub run_id: Option<i64>,
+    /// Attempt of that run.
+    pub run_attempt: Option<i64>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// "Listening for Jobs".
+    pub listening_at: Option<DateTime<Utc>>,
+    /// When a workflow job started in it, by its node or by GitHub.
+    pub busy_at: Option<DateTime<Utc>>,
+}
+
+impl Runner {
+    /// The state.
+    pub fn state(&self) -> Result<RunnerState, StorageError> {
+        RunnerState::parse(&self.state).ok_or(StorageError::Unknown("runners.state"))
+    }
+}
+
+/// Who asks to redeem.
+#[derive(Debug, Clone)]
+pub struct Redeemer {
+    /// The launch token's subject.
+    pub allocation: AllocationId,
+    /// `SLURM_JOB_ID`; empty in the original contract, which does not say.
+    pub slurm_job_id: String,
+    /// `SLURM_RESTART_COUNT`.
+    pub restart_count: i32,
+    /// The node.
+    pub node: Option<String>,
+    /// `jit` or `registration`.
+    pub mode: &'static str,
+}
+
+/// What the broker shall do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Redemption {
+    /// Mint a runner token at GitHub, outside the lock, then call [`complete`].
+    Mint(Mint),
+    /// Nothing waits for it: 410.
+    Gone(String),
+    /// Somebody else has it, or it is closed: 409.
+    Conflict(String),
+}
+
+/// What to mint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mint {
+    /// For whom.
+    pub allocation: AllocationId,
+    /// Which attempt this is; only the newest may complete.
+    pub attempt: i32,
+    /// Name to register.
+    pub name: String,
+    /// Registration of an earlier attempt, to be deleted.
+    pub superseded: Option<i64>,
+    /// Where.
+    pub repository: Repository,
+    /// Exactly the class's labels.
+    pub labels: LabelSet,
+}
+
+/// Decides under the scope's lock whether this allocation still has demand, and binds it to the Slurm job that asks.
+/// Run it in a transaction. `name` gives the runner's name for a mint attempt.
+pub async fn begin(
+    conn: &mut AsyncPgConnection,
+    who: &Redeemer,
+    name: &(dyn Fn(u32) -> String + Sync),
+    now: DateTime<Utc>,
+) -> Result<Redemption, StorageError> {
+    let scope: Option<i64> = allocations::table
+        .find(who.allocation.0)
+        .select(allocations::repository_id)
+        .first(conn)
+        .await
+        .optional()?;
+    let Some(scope) = scope else {
+        return Ok(Redemption::Gone(
+            "this deployment knows no such allocation".into(),
+        ));
+    };
+    let scope = RepositoryId(scope);
+    lock_scope(conn, scope).await?;
+    let (state, reason, class, bound_job): (String, Option<String>, i64, Option<String>) =
+        allocations::table
+            .find(who.allocation.0)
+            .select((
+                allocations::state,
+                allocations::reason,
+                allocations::class_id,
+                allocations::slurm_job_id,
+            ))
+            .first(conn)
+            .await?;
+    let because = || reason.clone().unwrap_or_else(|| "it is over".to_owned());
+    match state.as_str() {
+        "withdrawn" | "refused" => return Ok(Redemption::Gone(because())),
+        "ended" => {
+            return Ok(Redemption::Gone(format!(
+                "the allocation is over: {}",
+                because()
+            )));
+        }
+        _ => {}
+    }
+    let existing: Option<Runner> = runners::table
+        .filter(runners::allocation_id.eq(who.allocation.0))
+        .select(Runner::as_select())
+        .first(conn)
+        .await
+        .optional()?;
+    if let Some(runner) = &existing {
+        if runner.slurm_job_id != who.slurm_job_id {
+            return Ok(Redemption::Conflict(format!(
+                "the launch token was redeemed by Slurm job {} already",
+                runner.slurm_job_id
+            )));
+        }
+        if who.restart_count > runner.restart_count {
+            let reason = "Slurm restarted the allocation after its runner token was given out";
+            end(conn, scope, runner, reason, None, now).await?;
+            return Ok(Redemption::Gone(reason.into()));
+        }
+        let repeatable = who.restart_count == runner.restart_count
+            && !who.slurm_job_id.is_empty()
+            && matches!(
+                runner.state()?,
+                RunnerState::Redeeming | RunnerState::Registered
+            );
+        if !repeatable {
+            return Ok(Redemption::Conflict(
+                "the runner of this allocation is registered already".into(),
+            ));
+        }
+    } else if let Some(bound) =
+        bound_job.filter(|b| !who.slurm_job_id.is_empty() && *b != who.slurm_job_id)
+    {
+        return Ok(Redemption::Conflict(format!(
+            "the allocation is Slurm job {bound}, not {}",
+            who.slurm_job_id
+        )));
+    }
+
+    let (labels, user): (String, String) = runner_classes::table
+        .find(class)
+        .select((runner_classes::labels, runner_classes::slurm_user))
+        .first(conn)
+        .await?;
+    let standing = repositories::standing(conn, scope)
+        .await?
+        .ok_or(StorageError::Unknown("allocations.repository_id"))?;
+    let refusal = match admit(&standing) {
+        Err(e) => Some(e.to_string()),
+        Ok(mapped) if mapped.as_str() != user => {
+            Some("the repository is mapped to another Slurm user now".to_owned())
+        }
+        Ok(_) => None,
+    };
+    let refusal = match refusal {
+        Some(refusal) => Some(refusal),
+        None if existing.is_none() => {
+            let demand = queued_in_class(conn, class).await?;
+            let given = allocations::table
+                .filter(allocations::class_id.eq(class))
+                .filter(allocations::in_supply.eq(true))
+                .filter(allocations::state.eq_any(["redeemed", "ended"]))
+                .count()
+                .get_result::<i64>(conn)
+                .await?;
+            (!may_issue(demand as usize, given as usize))
+                .then(|| "no queued workflow job waits for it any more".to_owned())
+        }
+        None => None,
+    };
+    if let Some(refusal) = refusal {
+        crate::allocations::withdraw(conn, &[who.allocation], &refusal, now).await?;
+        if let Some(runner) = &existing {
+            end(conn, scope, runner, &refusal, None, now).await?;
+        }
+        replan::request(conn, scope, false, "a launch token was turned away").await?;
+        return Ok(Redemption::Gone(refusal));
+    }
+
+    let repository = repositories::find(conn, scope)
+        .await?
+        .ok_or(StorageError::Unknown("allocations.repository_id"))?;
+    let attempt = existing.as_ref().map_or(1, |r| r.mint_attempt + 1);
+    let runner_name = name(attempt as u32);
+    if let Some(runner) = &existing {
+        diesel::update(runners::table.find(runner.id))
+            .set((
+                runners::state.eq("redeeming"),
+                runners::mint_attempt.eq(attempt),
+                runners::name.eq(&runner_name),
+                runners::mode.eq(who.mode),
+                runners::github_runner_id.eq(None::<i64>),
+                runners::progress_token_hash.eq(None::<Vec<u8>>),
+            ))
+            .execute(conn)
+            .await?;
+    } else {
+        diesel::insert_into(runners::table)
+            .values((
+                runners::id.eq(uuid::Uuid::now_v7()),
+                runners::allocation_id.eq(who.allocation.0),
+                runners::name.eq(&runner_name),
+                runners::state.eq("redeeming"),
+                runners::mode.eq(who.mode),
+                runners::slurm_job_id.eq(&who.slurm_job_id),
+                runners::restart_count.eq(who.restart_count),
+                runners::node.eq(&who.node),
+                runners::mint_attempt.eq(attempt),
+                runners::created_at.eq(now),
+            ))
+            .execute(conn)
+            .await?;
+        diesel::update(allocations::table.find(who.allocation.0))
+            .set((
+                allocations::state.eq("redeemed"),
+                allocations::redeemed_at.eq(now),
+                allocations::lease_until.eq(None::<DateTime<Utc>>),
+            ))
+            .execute(conn)
+            .await?;
+        if !who.slurm_job_id.is_empty() {
+            diesel::update(allocations::table.find(who.allocation.0))
+                .set(allocations::slurm_job_id.eq(&who.slurm_job_id))
+                .execute(conn)
+                .await?;
+        }
+        let node = who.node.as_deref().unwrap_or("an unnamed node");
+        let detail = format!(
+            "Slurm job {} runs on {node} and has called back",
+            who.slurm_job_id
+        );
+        timeline::append(
+            conn,
+            &[Entry::allocation(now, who.allocation, "allocated", detail)],
+        )
+        .await?;
+    }
+    Ok(Redemption::Mint(Mint {
+        allocation: who.allocation,
+        attempt,
+        name: runner_name,
+        superseded: existing.and_then(|r| r.github_runner_id),
+        repository,
+        labels: labels.split(',').collect(),
+    }))
+}
+
+async fn queued_in_class(conn: &mut AsyncPgConnection, class: i64) -> Result<i64, StorageError> {
+    Ok(workflow_jobs::table
+        .filter(workflow_jobs::class_id.eq(class))
+        .filter(workflow_jobs::state.eq("queued"))
+        .filter(workflow_jobs::verdict.eq("ours"))
+        .count()
+        .get_result(conn)
+        .await?)
+}
+
+/// Stores what was minted. `false`: the allocation was withdrawn, or a newer attempt runs: the caller deletes the
+/// registration at GitHub and answers 410. Run it in a transaction.
+pub async fn complete(
+    conn: &mut AsyncPgConnection,
+    mint: &Mint,
+    github_runner_id: Option<i64>,
+    progress_token_hash: &[u8],
+    now: DateTime<Utc>,
+) -> Result<bool, StorageError> {
+    lock_scope(conn, RepositoryId(mint.repository.id)).await?;
+    let changed = diesel::update(
+        runners::table
+            .filter(runners::allocation_id.eq(mint.allocation.0))
+            .filter(runners::mint_attempt.eq(mint.attempt))
+            .filter(runners::state.eq("redeeming")),
+    )
+    .set((
+        runners::state.eq("registered"),
+        runners::github_runner_id.eq(github_runner_id),
+        runners::progress_token_hash.eq(progress_token_hash),
+    ))
+    .execute(conn)
+    .await?;
+    if changed == 1 {
+        let detail = if github_runner_id.is_some() {
+            format!("runner {} is registered at GitHub", mint.name)
+        } else {
+            format!(
+                "a registration token was given out for runner {}",
+                mint.name
+            )
+        };
+        timeline::append(
+            conn,
+            &[Entry::allocation(
+                now,
+                mint.allocation,
+                "registered",
+                detail,
+            )],
+        )
+        .await?;
+    }
+    Ok(changed == 1)
+}
+
+/// A runner and its scope, by the hash of its progress token.
+pub async fn by_progress_token(
+    conn: &mut AsyncPgConnection,
+    hash: &[u8],
+) -> Result<Option<(Runner, RepositoryId)>, StorageError> {
+    let row: Option<(Runner, i64)> = runners::table
+        .inner_join(allocations::table)
+        .filter(runners::progress_token_hash.eq(hash))
+        .select((Runner::as_select(), allocations::repository_id))
+        .first(conn)
+        .await
+        .optional()?;
+    Ok(row.map(|(runner, scope)| (runner, RepositoryId(scope))))
+}
+
+/// A runner and its scope, by its allocation.
+pub async fn by_allocation(
+    conn: &mut AsyncPgConnection,
+    allocation: AllocationId,
+) -> Result<Option<(Runner, RepositoryId)>, StorageError> {
+    let row: Option<(Runner, i64)> = runners::table
+        .inner_join(allocations::table)
+        .filter(runners::allocation_id.eq(allocation.0))
+        .select((Runner::as_select(), allocations::repository_id))
+        .first(conn)
+        .await
+        .optional()?;
+    Ok(row.map(|(runner, scope)| (runner, RepositoryId(scope))))
+}
+
+/// "Listening for Jobs": redemption is closed. Forward-only.
+pub async fn listening(
+    conn: &mut AsyncPgConnection,
+    runner: &Runner,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    let changed = diesel::update(
+        runners::table
+            .find(runner.id)
+            .filter(runners::state.eq_any(["redeeming", "registered"])),
+    )
+    .set((
+        runners::state.eq("listening"),
+        runners::listening_at.eq(now),
+    ))
+    .execute(conn)
+    .await?;
+    if changed == 1 {
+        let entry = Entry::allocation(
+            now,
+            AllocationId(runner.allocation_id),
+            "listening",
+            format!("runner {} listens for workflow jobs", runner.name),
+        );
+        timeline::append(conn, &[entry]).await?;
+    }
+    Ok(())
+}
+
+/// A workflow job started in it. It stays supply until GitHub says which one.
+pub async fn busy(
+    conn: &mut AsyncPgConnection,
+    runner: &Runner,
+    run: Option<(i64, i64)>,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    let changed = diesel::update(
+        runners::table
+            .find(runner.id)
+            .filter(runners::busy_at.is_null())
+            .filter(runners::state.ne("ended")),
+    )
+    .set((
+        runners::state.eq("busy"),
+        runners::busy_at.eq(now),
+        runners::run_id.eq(run.map(|r| r.0)),
+        runners::run_attempt.eq(run.map(|r| r.1)),
+    ))
+    .execute(conn)
+    .await?;
+    if changed == 1 {
+        let detail = match run {
+            Some((id, _)) => format!(
+                "a workflow job of run {id} started in runner {}",
+                runner.name
+            ),
+            None => format!("a workflow job started in runner {}", runner.name),
+        };
+        let entry = Entry::allocation(
+            now,
+            AllocationId(runner.allocation_id),
+            "workflow_job_started",
+            detail,
+        );
+        timeline::append(conn, &[entry]).await?;
+    } else if let Some((id, attempt)) = run {
+        // The log line came first, the hook adds which run it is.
+        diesel::update(
+            runners::table
+                .find(runner.id)
+                .filter(runners::run_id.is_null()),
+        )
+        .set((runners::run_id.eq(id), runners::run_attempt.eq(attempt)))
+        .execute(conn)
+        .await?;
+    }
+    Ok(())
+}
+
+/// The runner is over. One that had no workflow job leaves supply now and is replaced while there is demand; one in
+/// which a workflow job started stays supply until that workflow job leaves demand. Run it in a transaction.
+pub async fn end(
+    conn: &mut AsyncPgConnection,
+    scope: RepositoryId,
+    runner: &Runner,
+    reason: &str,
+    log_tail: Option<String>,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    lock_scope(conn, scope).await?;
+    let ended: Option<(Option<DateTime<Utc>>, Option<i64>)> = diesel::update(
+        runners::table
+            .find(runner.id)
+            .filter(runners::state.ne("ended")),
+    )
+    .set((
+        runners::state.eq("ended"),
+        runners::ended_at.eq(now),
+        runners::end_reason.eq(reason),
+    ))
+    .returning((runners::busy_at, runners::workflow_job_id))
+    .get_result(conn)
+    .await
+    .optional()?;
+    let Some((busy_at, workflow_job)) = ended else {
+        return Ok(());
+    };
+    let worked = busy_at.is_some() || workflow_job.is_some();
+    let (class, in_supply): (i64, bool) =
+        diesel::update(allocations::table.find(runner.allocation_id))
+            .set((
+                allocations::state.eq("ended"),
+                allocations::ended_at.eq(now),
+                allocations::reason.eq(reason),
+            ))
+            .returning((allocations::class_id, allocations::in_supply))
+            .get_result(conn)
+            .await?;
+    if in_supply && !worked {
+        diesel::update(allocations::table.find(runner.allocation_id))
+            .set(allocations::in_supply.eq(false))
+            .execute(conn)
+            .await?;
+        if queued_in_class(conn, class).await? > 0 {
+            count_failure(conn, ClassId(class), reason, now).await?;
+        }
+    }
+    let kind = if worked {
+        "finished"
+    } else {
+        "ended_without_workflow_job"
+    };
+    let detail = format!("runner {} is over: {reason}", runner.name);
+    let entry = Entry::allocation(now, AllocationId(runner.allocation_id), kind, detail)
+        .log_tail(log_tail.filter(|_| !worked));
+    timeline::append(conn, &[entry]).await?;
+    replan::request(conn, scope, false, "a runner ended").await
+}
+
+/// An allocation that never got a runner ended on its node (the callback failed for good). Run it in a transaction.
+pub async fn allocation_ended(
+    conn: &mut AsyncPgConnection,
+    allocation: AllocationId,
+    reason: &str,
+    log_tail: Option<String>,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    let scope: Option<i64> = allocations::table
+        .find(allocation.0)
+        .select(allocations::repository_id)
+        .first(conn)
+        .await
+        .optional()?;
+    let Some(scope) = scope.map(RepositoryId) else {
+        return Ok(());
+    };
+    lock_scope(conn, scope).await?;
+    let class: Option<i64> = diesel::update(
+        allocations::table
+            .find(allocation.0)
+            .filter(allocations::state.eq_any(["planned", "submitted"])),
+    )
+    .set((
+        allocations::state.eq("ended"),
+        allocations::in_supply.eq(false),
+        allocations::reason.eq(reason),
+        allocations::ended_at.eq(now),
+    ))
+    .returning(allocations::class_id)
+    .get_result(conn)
+    .await
+    .optional()?;
+    let Some(class) = class else { return Ok(()) };
+    count_failure(conn, ClassId(class), reason, now).await?;
+    let detail = format!("the allocation is over: {reason}");
+    let entry =
+        Entry::allocation(now, allocation, "ended_without_workflow_job", detail).log_tail(log_tail);
+    timeline::append(conn, &[entry]).await?;
+    replan::request(conn, scope, false, "an allocation ended").await
+}
+
+/// Runners in which a workflow job started before `before`, but GitHub has not said which.
+pub async fn unattributed(
+    conn: &mut AsyncPgConnection,
+    before: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<(Runner, RepositoryId)>, StorageError> {
+    let rows: Vec<(Runner, i64)> = runners::table
+        .inner_join(allocations::table)
+        .filter(runners::workflow_job_id.is_null())
+        .filter(runners::busy_at.le(before))
+        .filter(allocations::in_supply.eq(true))
+        .order(runners::busy_at)
+        .limit(limit)
+        .select((Runner::as_select(), allocations::repository_id))
+        .load(conn)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(r, s)| (r, RepositoryId(s)))
+        .collect())
+}
+
+/// GitHub knows no workflow job that this runner took: it stops counting as supply.
+pub async fn forget_unattributed(
+    conn: &mut AsyncPgConnection,
+    scope: RepositoryId,
+    runner: &Runner,
+) -> Result<(), StorageError> {
+    lock_scope(conn, scope).await?;
+    diesel::update(allocations::table.find(runner.allocation_id))
+        .set(allocations::in_supply.eq(false))
+        .execute(conn)
+        .await?;
+    replan::request(
+        conn,
+        scope,
+        false,
+        "a runner's workflow job is unknown to GitHub",
+    )
+    .await
+}
+
+/// Runners that have been on the same step since before the given times: their node is probably dead.
+pub async fn overdue(
+    conn: &mut AsyncPgConnection,
+    created_before: DateTime<Utc>,
+    listening_before: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<(Runner, RepositoryId)>, StorageError> {
+    let rows: Vec<(Runner, i64)> = runners::table
+        .inner_join(allocations::table)
+        .filter(
+            runners::state
+                .eq_any(["redeeming", "registered"])
+                .and(runners::created_at.le(created_before))
+                .or(runners::state
+                    .eq("listening")
+                    .and(runners::listening_at.le(listening_before))),
+        )
+        .limit(limit)
+        .select((Runner::as_select(), allocations::repository_id))
+        .load(conn)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(r, s)| (r, RepositoryId(s)))
+        .collect())
+}

@@ -1,0 +1,169 @@
+//! Tables as diesel sees them; the migrations are the truth and a test compares the two.
+
+diesel::table! {
+    installations (id) {
+        id -> BigInt,
+        account -> Nullable<Text>,
+        suspended -> Bool,
+        deleted -> Bool,
+        updated_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    repositories (id) {
+        id -> BigInt,
+        installation_id -> Nullable<BigInt>,
+        owner -> Text,
+        name -> Text,
+        private -> Nullable<Bool>,
+        reachable -> Bool,
+        public_allowed_reason -> Nullable<Text>,
+        updated_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    mapping_lists (slurm_user) {
+        slurm_user -> Text,
+        version -> BigInt,
+    }
+}
+
+diesel::table! {
+    repository_mappings (repository_id) {
+        repository_id -> BigInt,
+        slurm_user -> Text,
+        position -> Integer,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    runner_classes (id) {
+        id -> BigInt,
+        repository_id -> BigInt,
+        slurm_user -> Text,
+        labels -> Text,
+        resources -> Jsonb,
+        failures -> Integer,
+        last_failure_at -> Nullable<Timestamptz>,
+        last_failure_reason -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    workflow_jobs (id) {
+        id -> BigInt,
+        repository_id -> BigInt,
+        installation_id -> Nullable<BigInt>,
+        run_id -> BigInt,
+        run_attempt -> BigInt,
+        name -> Text,
+        workflow_name -> Nullable<Text>,
+        html_url -> Nullable<Text>,
+        head_branch -> Nullable<Text>,
+        labels -> Array<Text>,
+        state -> Text,
+        conclusion -> Nullable<Text>,
+        verdict -> Text,
+        reason -> Nullable<Text>,
+        class_id -> Nullable<BigInt>,
+        runner_name -> Nullable<Text>,
+        queued_at -> Nullable<Timestamptz>,
+        started_at -> Nullable<Timestamptz>,
+        completed_at -> Nullable<Timestamptz>,
+        traceparent -> Nullable<Text>,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    allocations (id) {
+        id -> Uuid,
+        class_id -> BigInt,
+        repository_id -> BigInt,
+        workflow_job_id -> BigInt,
+        state -> Text,
+        in_supply -> Bool,
+        reason -> Nullable<Text>,
+        planned_at -> Timestamptz,
+        not_before -> Timestamptz,
+        verify_demand -> Bool,
+        submit_attempts -> Integer,
+        lease_until -> Nullable<Timestamptz>,
+        cluster -> Nullable<Text>,
+        slurm_job_id -> Nullable<Text>,
+        token_expires_at -> Nullable<Timestamptz>,
+        traceparent -> Nullable<Text>,
+        submitted_at -> Nullable<Timestamptz>,
+        redeemed_at -> Nullable<Timestamptz>,
+        ended_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    runners (id) {
+        id -> Uuid,
+        allocation_id -> Uuid,
+        name -> Text,
+        state -> Text,
+        mode -> Text,
+        slurm_job_id -> Text,
+        restart_count -> Integer,
+        node -> Nullable<Text>,
+        mint_attempt -> Integer,
+        github_runner_id -> Nullable<BigInt>,
+        progress_token_hash -> Nullable<Bytea>,
+        workflow_job_id -> Nullable<BigInt>,
+        run_id -> Nullable<BigInt>,
+        run_attempt -> Nullable<BigInt>,
+        created_at -> Timestamptz,
+        listening_at -> Nullable<Timestamptz>,
+        busy_at -> Nullable<Timestamptz>,
+        ended_at -> Nullable<Timestamptz>,
+        end_reason -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    timeline (id) {
+        id -> BigInt,
+        at -> Timestamptz,
+        kind -> Text,
+        detail -> Text,
+        workflow_job_id -> Nullable<BigInt>,
+        allocation_id -> Nullable<Uuid>,
+        log_tail -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    replan_requests (repository_id) {
+        repository_id -> BigInt,
+        forgive -> Bool,
+        reason -> Text,
+        requested_at -> Timestamptz,
+    }
+}
+
+diesel::joinable!(allocations -> runner_classes (class_id));
+diesel::joinable!(allocations -> repositories (repository_id));
+diesel::joinable!(runners -> allocations (allocation_id));
+diesel::joinable!(workflow_jobs -> repositories (repository_id));
+diesel::joinable!(workflow_jobs -> runner_classes (class_id));
+diesel::joinable!(repository_mappings -> repositories (repository_id));
+diesel::joinable!(repositories -> installations (installation_id));
+diesel::allow_tables_to_appear_in_same_query!(
+    installations,
+    repositories,
+    mapping_lists,
+    repository_mappings,
+    runner_classes,
+    workflow_jobs,
+    allocations,
+    runners,
+    timeline,
+    replan_requests,
+);
