@@ -1,1 +1,15 @@
 #![doc = include_str!("../README.md")]
+
+pub mod authentication;
+pub mod http;
+pub mod operations;
+pub mod problem;
+pub mod process;
+pub mod settings;
+
+pub use http::HttpService;
+pub use operations::{Operations, Readiness};
+pub use problem::ApiError;
+pub use process::{ServiceInfo, run};
+pub use settings::{Settings, SettingsError};
+pub use tokio_util::sync::CancellationToken;

@@ -32,7 +32,10 @@ pub struct LogSettings {
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { format: LogFormat::Human, filter: "info".into() }
+        Self {
+            format: LogFormat::Human,
+            filter: "info".into(),
+        }
     }
 }
 
@@ -71,7 +74,9 @@ impl Drop for Guard {
 pub fn init(service: &'static str, settings: &LogSettings) -> Result<Guard, TelemetryError> {
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
     let filter = EnvFilter::try_new(&settings.filter)?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(true);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(true);
     let lines = match settings.format {
         LogFormat::Human => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
@@ -88,21 +93,34 @@ pub fn init(service: &'static str, settings: &LogSettings) -> Result<Guard, Tele
     Ok(Guard { provider })
 }
 
-#[expect(clippy::disallowed_methods, reason = "the OTEL variables are a standard of their own, not settings of ours")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the OTEL variables are a standard of their own, not settings of ours"
+)]
 fn wants_otlp() -> bool {
     let set = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
-    let endpoint = set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT"));
+    let endpoint =
+        set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT"));
     let disabled = set("OTEL_SDK_DISABLED").is_some_and(|v| v.eq_ignore_ascii_case("true"));
     let other = set("OTEL_TRACES_EXPORTER").is_some_and(|v| v != "otlp");
     endpoint.is_some() && !disabled && !other
 }
 
 fn exporter(service: &'static str) -> Result<SdkTracerProvider, TelemetryError> {
-    let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().build()?;
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_http()
+        .build()?;
     // The detector of the builder reads OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES; ours is only the default.
     #[expect(clippy::disallowed_methods, reason = "a standard variable, see above")]
     let named = std::env::var("OTEL_SERVICE_NAME").is_ok();
     let resource = Resource::builder();
-    let resource = if named { resource } else { resource.with_service_name(service) };
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource.build()).build())
+    let resource = if named {
+        resource
+    } else {
+        resource.with_service_name(service)
+    };
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource.build())
+        .build())
 }

@@ -34,7 +34,8 @@ mod tests {
     #[test]
     fn a_trace_goes_through_one_string() {
         let tracer = opentelemetry_sdk::trace::SdkTracerProvider::default().tracer("test");
-        let subscriber = tracing_subscriber::registry().with(tracing_opentelemetry::layer().with_tracer(tracer));
+        let subscriber =
+            tracing_subscriber::registry().with(tracing_opentelemetry::layer().with_tracer(tracer));
         tracing::subscriber::with_default(subscriber, || {
             let remote = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
             let span = tracing::info_span!("here");
@@ -45,7 +46,10 @@ mod tests {
 
             let alone = tracing::info_span!("alone");
             set_parent(&alone, "garbage");
-            assert_ne!(alone.in_scope(current_traceparent).unwrap().get(..36), remote.get(..36));
+            assert_ne!(
+                alone.in_scope(current_traceparent).unwrap().get(..36),
+                remote.get(..36)
+            );
         });
     }
 }

@@ -1,0 +1,119 @@
+//! The operations port: `/health/live`, `/health/ready`, `/metrics`. Kept apart from the service's own port, so that it
+//! can stay inside.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::{App, HttpResponse, HttpServer, web};
+use gha_slurm_telemetry::Metrics;
+use tokio_util::sync::CancellationToken;
+
+use crate::settings::OperationsSettings;
+
+/// Named conditions that must all hold for the service to be ready. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness {
+    conditions: Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>,
+}
+
+impl Readiness {
+    /// A condition holds.
+    pub fn ready(&self, name: &'static str) {
+        self.set(name, Ok(()));
+    }
+
+    /// A condition does not hold.
+    pub fn not_ready(&self, name: &'static str, reason: impl Into<String>) {
+        self.set(name, Err(reason.into()));
+    }
+
+    fn set(&self, name: &'static str, value: Result<(), String>) {
+        self.conditions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name, value);
+    }
+
+    /// Those that do not hold, with their reasons.
+    pub fn obstacles(&self) -> BTreeMap<&'static str, String> {
+        self.conditions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter_map(|(name, value)| value.as_ref().err().map(|reason| (*name, reason.clone())))
+            .collect()
+    }
+}
+
+/// The server of the operations port.
+pub struct Operations {
+    server: actix_web::dev::Server,
+    port: u16,
+}
+
+impl Operations {
+    /// Binds the port.
+    pub fn bind(
+        settings: &OperationsSettings,
+        readiness: Readiness,
+        metrics: Metrics,
+    ) -> anyhow::Result<Self> {
+        let server = HttpServer::new(move || {
+            App::new()
+                .app_data(web::Data::new(readiness.clone()))
+                .app_data(web::Data::new(metrics.clone()))
+                .route("/health/live", web::get().to(live))
+                .route("/health/ready", web::get().to(ready))
+                .route("/metrics", web::get().to(text))
+                .default_service(web::to(crate::problem::not_found))
+        })
+        .workers(1)
+        .disable_signals()
+        .shutdown_timeout(1)
+        .bind(settings.listen)
+        .map_err(|e| anyhow::anyhow!("operations.listen: {}: {e}", settings.listen))?;
+        let port = server.addrs().first().map_or(0, std::net::SocketAddr::port);
+        Ok(Self {
+            server: server.run(),
+            port,
+        })
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Answers until `stopped`, which comes after the service itself has drained.
+    pub async fn run_until(self, stopped: CancellationToken) -> anyhow::Result<()> {
+        let handle = self.server.handle();
+        tokio::select! {
+            result = self.server => result.map_err(Into::into),
+            () = stopped.cancelled() => { handle.stop(true).await; Ok(()) }
+        }
+    }
+}
+
+async fn live() -> HttpResponse {
+    HttpResponse::Ok().json(serde_json::json!({"status": "live"}))
+}
+
+async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
+    let obstacles = readiness.obstacles();
+    if obstacles.is_empty() {
+        HttpResponse::Ok().json(serde_json::json!({"status": "ready"}))
+    } else {
+        HttpResponse::ServiceUnavailable()
+            .json(serde_json::json!({"status": "not ready", "because": obstacles}))
+    }
+}
+
+async fn text(metrics: web::Data<Metrics>) -> HttpResponse {
+    match metrics.text() {
+        Ok(text) => HttpResponse::Ok()
+            .insert_header((CONTENT_TYPE, "text/plain; version=0.0.4"))
+            .body(text),
+        Err(error) => HttpResponse::InternalServerError().body(error.to_string()),
+    }
+}

@@ -1,0 +1,173 @@
+//! Every HTTP error as a problem document (RFC 9457).
+
+use std::fmt;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use actix_web::{HttpResponse, ResponseError, web};
+use gha_slurm_contract::Problem;
+use gha_slurm_contract::problem::PROBLEM_JSON;
+
+/// An error a handler answers. Its cause, if any, is logged once and never returned.
+#[derive(Debug)]
+pub struct ApiError {
+    problem: Box<Problem>,
+    retry_after_s: Option<u64>,
+    header: Option<(&'static str, String)>,
+}
+
+impl ApiError {
+    /// An error with a stable code; see [`Problem::new`].
+    pub fn new(status: StatusCode, code: &str, title: &str) -> Self {
+        Self {
+            problem: Box::new(Problem::new(status.as_u16(), code, title)),
+            retry_after_s: None,
+            header: None,
+        }
+    }
+
+    /// With an explanation of this occurrence.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.problem.detail = Some(detail.into());
+        self
+    }
+
+    /// With the wrong parts of the input.
+    #[must_use]
+    pub fn errors(mut self, errors: Vec<gha_slurm_contract::problem::ProblemPart>) -> Self {
+        self.problem.errors = errors;
+        self
+    }
+
+    /// With `Retry-After` in seconds.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// With one more header.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.header = Some((name, value.into()));
+        self
+    }
+
+    /// 500; `cause` is logged here, once.
+    pub fn internal(cause: &dyn fmt::Display) -> Self {
+        tracing::error!(error = %cause, "a request failed");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Something is wrong on our side",
+        )
+        .detail("The service's log says what; try again later.")
+    }
+
+    /// 503 with Retry-After; `cause` is logged here, once.
+    pub fn unavailable(what: &str, cause: &dyn fmt::Display, retry_after_s: u64) -> Self {
+        tracing::warn!(error = %cause, "{what} is not available");
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            "Not available right now",
+        )
+        .detail(format!("{what} is not available; try again."))
+        .retry_after(retry_after_s)
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {}",
+            self.problem.code,
+            self.problem
+                .detail
+                .as_deref()
+                .unwrap_or(&self.problem.title)
+        )
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        response.insert_header((CONTENT_TYPE, PROBLEM_JSON));
+        if let Some(seconds) = self.retry_after_s {
+            response.insert_header((RETRY_AFTER, seconds));
+        }
+        if let Some((name, value)) = &self.header {
+            response.insert_header((*name, value.as_str()));
+        }
+        // Not `.json()`: it would set its own content type. A struct of texts and numbers always serialises.
+        response.body(serde_json::to_string(&*self.problem).unwrap_or_default())
+    }
+}
+
+/// Extractor errors as problem documents.
+pub fn configure(config: &mut web::ServiceConfig) {
+    config
+        .app_data(web::JsonConfig::default().error_handler(|e, _| json_error(&e).into()))
+        .app_data(web::QueryConfig::default().error_handler(|e, _| {
+            ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "query_invalid",
+                "The query string is wrong",
+            )
+            .detail(e.to_string())
+            .into()
+        }))
+        .app_data(web::PathConfig::default().error_handler(|e, _| {
+            ApiError::new(StatusCode::BAD_REQUEST, "path_invalid", "The path is wrong")
+                .detail(e.to_string())
+                .into()
+        }));
+}
+
+fn json_error(error: &actix_web::error::JsonPayloadError) -> ApiError {
+    use actix_web::error::JsonPayloadError as E;
+    match error {
+        E::OverflowKnownLength { .. } | E::Overflow { .. } => ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            "The body is too large",
+        )
+        .detail(error.to_string()),
+        E::ContentType => ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "content_type_unsupported",
+            "The content type is wrong",
+        )
+        .detail("Send application/json."),
+        _ => ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong")
+            .detail(error.to_string()),
+    }
+}
+
+/// The answer for a path nobody serves.
+pub async fn not_found(request: actix_web::HttpRequest) -> HttpResponse {
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", "There is nothing here")
+        .detail(request.path().to_owned())
+        .error_response()
+}
+
+/// The default route of a resource: what a method gets that it does not have. `allow` lists those it has.
+pub fn method_not_allowed(allow: &'static str) -> actix_web::Route {
+    web::to(move || async move {
+        ApiError::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "This method is not allowed here",
+        )
+        .detail(format!("Allowed: {allow}."))
+        .header("Allow", allow)
+        .error_response()
+    })
+}

@@ -1,0 +1,212 @@
+//! A small service over real HTTP.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use gha_slurm_contract::Problem;
+use gha_slurm_service_kit::settings::{HttpSettings, OperationsSettings};
+use gha_slurm_service_kit::{
+    ApiError, CancellationToken, HttpService, Operations, Readiness, authentication, problem,
+};
+use gha_slurm_telemetry::Metrics;
+use secrecy::SecretString;
+
+async fn echo(request: HttpRequest, body: web::Payload) -> Result<HttpResponse, ApiError> {
+    authentication::require_bearer(
+        &request,
+        &[SecretString::from("old"), SecretString::from("new")],
+    )?;
+    let body: Vec<String> =
+        serde_json::from_slice(&body.to_bytes().await.unwrap()).map_err(|e| {
+            ApiError::new(
+                actix_web::http::StatusCode::BAD_REQUEST,
+                "body_invalid",
+                "Bad",
+            )
+            .detail(e.to_string())
+        })?;
+    Ok(HttpResponse::Ok().json(body))
+}
+
+async fn typed(body: web::Json<Vec<String>>) -> HttpResponse {
+    HttpResponse::Ok().json(body.into_inner())
+}
+
+struct Service {
+    url: String,
+    operations_url: String,
+    readiness: Readiness,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+fn start() -> Service {
+    let any = "127.0.0.1:0".parse().unwrap();
+    let metrics = Metrics::default();
+    let readiness = Readiness::default();
+    let http = HttpService::bind(&HttpSettings { listen: any }, &metrics, |config| {
+        config
+            .service(
+                web::resource("/echo/{name}")
+                    .route(web::post().to(echo))
+                    .default_service(problem::method_not_allowed("POST")),
+            )
+            .route("/typed", web::post().to(typed));
+    })
+    .unwrap();
+    let operations = Operations::bind(
+        &OperationsSettings { listen: any },
+        readiness.clone(),
+        metrics,
+    )
+    .unwrap();
+    let stop = CancellationToken::new();
+    let url = format!("http://127.0.0.1:{}", http.port());
+    let operations_url = format!("http://127.0.0.1:{}", operations.port());
+    let task = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            let (a, b) = tokio::join!(
+                http.run_until_stopped(stop.clone()),
+                operations.run_until(stop)
+            );
+            a.and(b)
+        }
+    });
+    Service {
+        url,
+        operations_url,
+        readiness,
+        stop,
+        task,
+    }
+}
+
+fn client() -> reqwest::Client {
+    reqwest::Client::builder()
+        .timeout(std::time::Duration::from_secs(10))
+        .build()
+        .unwrap()
+}
+
+async fn problem_of(response: reqwest::Response, status: u16, code: &str) -> Problem {
+    assert_eq!(response.status().as_u16(), status);
+    assert_eq!(
+        response.headers()["content-type"],
+        "application/problem+json"
+    );
+    let problem: Problem = response.json().await.unwrap();
+    assert_eq!((problem.status, problem.code.as_str()), (status, code));
+    problem
+}
+
+#[tokio::test]
+async fn every_error_is_a_problem_document() {
+    let service = start();
+    let client = client();
+    let url = |path: &str| format!("{}{path}", service.url);
+    problem_of(
+        client.get(url("/nowhere")).send().await.unwrap(),
+        404,
+        "not_found",
+    )
+    .await;
+    let response = client.get(url("/echo/x")).send().await.unwrap();
+    assert_eq!(response.headers()["allow"], "POST");
+    problem_of(response, 405, "method_not_allowed").await;
+    let response = client
+        .post(url("/typed"))
+        .header("content-type", "application/json")
+        .body("{")
+        .send()
+        .await
+        .unwrap();
+    problem_of(response, 400, "body_invalid").await;
+    let response = client
+        .post(url("/typed"))
+        .header("content-type", "text/plain")
+        .body("[]")
+        .send()
+        .await
+        .unwrap();
+    problem_of(response, 415, "content_type_unsupported").await;
+}
+
+#[tokio::test]
+async fn authentication_fails_before_the_body_is_looked_at() {
+    let service = start();
+    let client = client();
+    let post = |token: Option<&str>, body: &'static str| {
+        let request = client.post(format!("{}/echo/x", service.url)).body(body);
+        match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    };
+    problem_of(
+        post(None, "garbage").send().await.unwrap(),
+        401,
+        "unauthorized",
+    )
+    .await;
+    problem_of(
+        post(Some("ol"), "garbage").send().await.unwrap(),
+        401,
+        "unauthorized",
+    )
+    .await;
+    problem_of(
+        post(Some("old"), "garbage").send().await.unwrap(),
+        400,
+        "body_invalid",
+    )
+    .await;
+    assert_eq!(
+        post(Some("new"), "[\"a\"]")
+            .send()
+            .await
+            .unwrap()
+            .status()
+            .as_u16(),
+        200
+    );
+}
+
+#[tokio::test]
+async fn readiness_metrics_and_a_graceful_stop() {
+    let service = start();
+    let client = client();
+    let get = |path: &str| client.get(format!("{}{path}", service.operations_url));
+    service.readiness.not_ready("broker", "no connection yet");
+    assert_eq!(
+        get("/health/live").send().await.unwrap().status().as_u16(),
+        200
+    );
+    let response = get("/health/ready").send().await.unwrap();
+    assert_eq!(response.status().as_u16(), 503);
+    assert!(response.text().await.unwrap().contains("no connection yet"));
+    service.readiness.ready("broker");
+    assert_eq!(
+        get("/health/ready").send().await.unwrap().status().as_u16(),
+        200
+    );
+
+    client
+        .get(format!("{}/echo/secret-name", service.url))
+        .send()
+        .await
+        .unwrap();
+    let metrics = get("/metrics").send().await.unwrap().text().await.unwrap();
+    assert!(
+        metrics.contains(r#"gha_slurm_http_request_seconds_count{method="GET",route="/echo/{name}",status="405"} 1"#),
+        "{metrics}"
+    );
+    assert!(!metrics.contains("secret-name"));
+
+    service.stop.cancel();
+    tokio::time::timeout(std::time::Duration::from_secs(10), service.task)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert!(get("/health/live").send().await.is_err());
+}
