@@ -1,1 +1,8 @@
 #![doc = include_str!("../README.md")]
+
+pub mod keys;
+pub mod token;
+pub mod webhook;
+
+pub use keys::{KeyFolder, KeySet, KeysError};
+pub use token::{Signer, TokenError, verify};

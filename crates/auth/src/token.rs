@@ -1,0 +1,329 @@
+//! Launch tokens: JWT signed with EdDSA. The algorithm is fixed by the key, never by the header.
+
+use gha_slurm_contract::LaunchClaims;
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation};
+use secrecy::SecretString;
+
+use crate::keys::{KeyFolder, KeySet, KeysError};
+
+/// Clocks of services (not of nodes: `nbf` allows for those) may differ by this.
+const LEEWAY_S: u64 = 5;
+
+/// How long before `iat` a token is valid: nodes' clocks are up to two minutes behind.
+pub const NOT_BEFORE_S: i64 = 120;
+
+/// How long a token is valid: GitHub fails what is queued for more than 24 h, and an hour on top.
+pub const DEFAULT_LIFETIME_S: i64 = 25 * 60 * 60;
+
+/// Longest token that is looked at.
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
+
+/// Signs launch tokens with the newest key of a folder.
+pub struct Signer {
+    kid: String,
+    key: EncodingKey,
+}
+
+impl Signer {
+    /// Loads the newest key.
+    pub fn load(folder: &KeyFolder) -> Result<Self, KeysError> {
+        let (kid, pem) = folder.newest()?;
+        let key = EncodingKey::from_ed_pem(pem.as_bytes())
+            .map_err(|_| KeysError::NotAKey(format!("{kid}.key.pem")))?;
+        Ok(Self { kid, key })
+    }
+
+    /// Signs.
+    pub fn sign(&self, claims: &LaunchClaims) -> Result<SecretString, TokenError> {
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(self.kid.clone());
+        jsonwebtoken::encode(&header, claims, &self.key)
+            .map(SecretString::from)
+            .map_err(|_| TokenError::Malformed)
+    }
+
+    /// The key's id.
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+}
+
+/// Why a launch token is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Not a launch token at all.
+    #[error("this is not a launch token")]
+    Malformed,
+    /// A key we do not know signed it, or an algorithm we do not use.
+    #[error("the launch token is signed with an unknown key")]
+    UnknownKey,
+    /// The signature is wrong.
+    #[error("the launch token's signature is wrong")]
+    BadSignature,
+    /// Its time is over.
+    #[error("the launch token has expired")]
+    Expired,
+    /// Its time has not come: a clock is wrong.
+    #[error("the launch token is not valid yet: check the clocks")]
+    NotYetValid,
+    /// It is meant for somebody else.
+    #[error("the launch token is meant for another audience or comes from another issuer")]
+    WrongParty,
+    /// A claim is missing.
+    #[error("the launch token lacks a claim: {0}")]
+    MissingClaim(String),
+}
+
+/// Verifies a launch token: signature by a known key, issuer, audience, times, and every claim present.
+pub fn verify(
+    token: &str,
+    keys: &KeySet,
+    audience: &str,
+    issuer: &str,
+) -> Result<LaunchClaims, TokenError> {
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(TokenError::Malformed);
+    }
+    let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Malformed)?;
+    let key = header
+        .kid
+        .as_deref()
+        .and_then(|kid| keys.decoding_key(kid))
+        .ok_or(TokenError::UnknownKey)?;
+    let mut validation = Validation::new(Algorithm::EdDSA);
+    validation.leeway = LEEWAY_S;
+    validation.validate_nbf = true;
+    validation.set_audience(&[audience]);
+    validation.set_issuer(&[issuer]);
+    // `set_audience` alone accepts a token without `aud`.
+    validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
+    let data =
+        jsonwebtoken::decode::<LaunchClaims>(token, &key, &validation).map_err(|e| {
+            match e.kind() {
+                ErrorKind::ExpiredSignature => TokenError::Expired,
+                ErrorKind::ImmatureSignature => TokenError::NotYetValid,
+                ErrorKind::InvalidSignature => TokenError::BadSignature,
+                ErrorKind::InvalidAlgorithm | ErrorKind::InvalidKeyFormat => TokenError::UnknownKey,
+                ErrorKind::InvalidAudience | ErrorKind::InvalidIssuer => TokenError::WrongParty,
+                ErrorKind::MissingRequiredClaim(claim) => TokenError::MissingClaim(claim.clone()),
+                ErrorKind::Json(e) if e.to_string().starts_with("missing field") => {
+                    TokenError::MissingClaim(e.to_string())
+                }
+                _ => TokenError::Malformed,
+            }
+        })?;
+    Ok(data.claims)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use gha_slurm_contract::launch::{AUDIENCE_AGENT, AUDIENCE_BROKER};
+    use proptest::prelude::*;
+    use secrecy::ExposeSecret;
+    use serde_json::{Value, json};
+
+    const ISSUER: &str = "test-deployment";
+
+    fn claims() -> LaunchClaims {
+        let iat = chrono::Utc::now().timestamp();
+        LaunchClaims {
+            iss: ISSUER.into(),
+            aud: vec![AUDIENCE_AGENT.into(), AUDIENCE_BROKER.into()],
+            sub: "0192f0c1-2345-7000-8123-456789abcdef".parse().unwrap(),
+            jti: uuid::Uuid::nil(),
+            iat,
+            nbf: iat - NOT_BEFORE_S,
+            exp: iat + DEFAULT_LIFETIME_S,
+            runner_name: "r".into(),
+            cluster: "main".into(),
+            token_url: "https://broker.example".into(),
+            owner: "acme".into(),
+            repository_name: "widgets".into(),
+            repository_url: "https://github.com/acme/widgets".into(),
+            repository_id: 1,
+            labels: "self-hosted,slurm".into(),
+            workflow_id: 7,
+            slurm_user: "alice".parse().unwrap(),
+            resources: gha_slurm_domain::ResourceRequest::default(),
+        }
+    }
+
+    fn keys() -> (tempfile::TempDir, KeyFolder) {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = KeyFolder::new(dir.path().join("keys"));
+        folder.generate(1).unwrap();
+        (dir, folder)
+    }
+
+    fn signed(folder: &KeyFolder, change: impl FnOnce(&mut Value)) -> String {
+        let (kid, pem) = folder.newest().unwrap();
+        let mut value = serde_json::to_value(claims()).unwrap();
+        change(&mut value);
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(kid);
+        jsonwebtoken::encode(
+            &header,
+            &value,
+            &EncodingKey::from_ed_pem(pem.as_bytes()).unwrap(),
+        )
+        .unwrap()
+    }
+
+    fn check(token: &str, folder: &KeyFolder) -> Result<LaunchClaims, TokenError> {
+        verify(token, &folder.key_set().unwrap(), AUDIENCE_AGENT, ISSUER)
+    }
+
+    #[test]
+    fn a_token_round_trips_and_carries_the_original_claims() {
+        let (_dir, folder) = keys();
+        let token = Signer::load(&folder).unwrap().sign(&claims()).unwrap();
+        assert_eq!(
+            check(token.expose_secret(), &folder).unwrap().sub,
+            claims().sub
+        );
+        let jwks = folder.key_set().unwrap().to_jwks().to_string();
+        assert_eq!(KeySet::from_jwks(&jwks).unwrap(), folder.key_set().unwrap());
+        let payload = token.expose_secret().split('.').nth(1).unwrap().to_owned();
+        let payload: Value =
+            serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
+        for claim in [
+            "owner",
+            "repositoryName",
+            "repositoryURL",
+            "labels",
+            "workflowId",
+            "iat",
+            "tokenURL",
+        ] {
+            assert!(payload.get(claim).is_some(), "{claim}");
+        }
+    }
+
+    #[test]
+    fn every_claim_is_required() {
+        let (_dir, folder) = keys();
+        let all: Vec<String> = serde_json::to_value(claims())
+            .unwrap()
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect();
+        for claim in all {
+            let token = signed(&folder, |v| {
+                v.as_object_mut().unwrap().remove(&claim);
+            });
+            assert!(
+                matches!(check(&token, &folder), Err(TokenError::MissingClaim(_))),
+                "{claim}: {:?}",
+                check(&token, &folder)
+            );
+        }
+    }
+
+    #[test]
+    fn times_and_parties_are_checked() {
+        let (_dir, folder) = keys();
+        let now = claims().iat;
+        let token = |key: &'static str, value: Value| signed(&folder, |v| v[key] = value);
+        assert_eq!(
+            check(&token("exp", json!(now - 30)), &folder),
+            Err(TokenError::Expired)
+        );
+        assert_eq!(
+            check(&token("nbf", json!(now + 30)), &folder),
+            Err(TokenError::NotYetValid)
+        );
+        assert_eq!(
+            check(&token("aud", json!(["other"])), &folder),
+            Err(TokenError::WrongParty)
+        );
+        assert_eq!(
+            check(&token("iss", json!("other")), &folder),
+            Err(TokenError::WrongParty)
+        );
+        // A node whose clock is 90 s behind.
+        assert!(check(&token("iat", json!(now + 90)), &folder).is_ok());
+    }
+
+    #[test]
+    fn the_header_decides_nothing() {
+        let (_dir, folder) = keys();
+        let (kid, _) = folder.newest().unwrap();
+        let good = signed(&folder, |_| {});
+        let (_, rest) = good.split_once('.').unwrap();
+        let with_header =
+            |header: Value| format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header.to_string()));
+        for header in [
+            json!({"alg": "none", "kid": kid}),
+            json!({"alg": "HS256", "kid": kid}),
+            json!({"alg": "RS256", "kid": kid}),
+            json!({"alg": "EdDSA", "kid": "../../other"}),
+            json!({"alg": "EdDSA"}),
+        ] {
+            let error = check(&with_header(header.clone()), &folder).unwrap_err();
+            assert!(
+                matches!(
+                    error,
+                    TokenError::UnknownKey | TokenError::Malformed | TokenError::BadSignature
+                ),
+                "{header}: {error}"
+            );
+        }
+        // Signed with the public key as an HMAC secret.
+        let public = folder.key_set().unwrap().to_jwks()["keys"][0]["x"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let mut header = Header::new(Algorithm::HS256);
+        header.kid = Some(kid);
+        let raw = URL_SAFE_NO_PAD.decode(public).unwrap();
+        let confused =
+            jsonwebtoken::encode(&header, &claims(), &EncodingKey::from_secret(&raw)).unwrap();
+        assert_eq!(check(&confused, &folder), Err(TokenError::UnknownKey));
+    }
+
+    #[test]
+    fn a_rotation_keeps_old_tokens_valid_until_the_old_key_goes() {
+        let (dir, folder) = keys();
+        let old = Signer::load(&folder).unwrap();
+        let token = old.sign(&claims()).unwrap();
+        let new = folder.generate(2).unwrap();
+        assert_eq!(Signer::load(&folder).unwrap().kid(), new);
+        assert!(check(token.expose_secret(), &folder).is_ok());
+        std::fs::remove_file(
+            dir.path()
+                .join("keys")
+                .join(format!("{}.pub.pem", old.kid())),
+        )
+        .unwrap();
+        assert_eq!(
+            check(token.expose_secret(), &folder),
+            Err(TokenError::UnknownKey)
+        );
+    }
+
+    #[test]
+    fn private_keys_are_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let (dir, folder) = keys();
+        let (kid, _) = folder.newest().unwrap();
+        let path = dir.path().join("keys").join(format!("{kid}.key.pem"));
+        assert_eq!(
+            std::fs::metadata(path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_verifies(text in "\\PC{0,200}") {
+            let (_dir, folder) = keys();
+            prop_assert!(check(&text, &folder).is_err());
+        }
+    }
+}
