@@ -1,1 +1,9 @@
 #![doc = include_str!("../README.md")]
+
+mod consumer;
+mod publisher;
+mod topology;
+
+pub use consumer::{Outcome, consume};
+pub use publisher::{PublishError, Publisher};
+pub use topology::{DEAD_QUEUE, EVENTS_EXCHANGE, LAUNCHER_QUEUE};

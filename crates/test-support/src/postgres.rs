@@ -125,7 +125,7 @@ async fn start_private() -> String {
         server.arg("-c").arg(setting);
     }
     let log = dir.path().join("log");
-    let supervised = Supervised::start(&server, &log, dir.path());
+    let supervised = Supervised::start(&server, "INT", &log, dir.path());
     let url = format!("postgres://postgres@127.0.0.1:{port}");
     let probe = format!("{url}/postgres");
     wait_until(

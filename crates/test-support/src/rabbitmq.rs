@@ -62,20 +62,16 @@ impl PrivateRabbitMq {
         broker
     }
 
-    /// Ends it as a crash would (the pipe closes, the server is interrupted and, at last, killed), keeping its data.
-    pub fn kill9(&self) {
-        let pid = fs::read_to_string(self.dir.path().join("pid")).expect("RabbitMQ's pid file");
-        let pid =
-            rustix::process::Pid::from_raw(pid.trim().parse().expect("a pid")).expect("a pid");
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill");
+    /// Stops it in an orderly way, keeping its data.
+    pub async fn stop(&self) {
+        self.ctl(&["shutdown"]).await;
     }
 
-    /// Starts it again after [`PrivateRabbitMq::kill9`].
+    /// Starts it again after [`PrivateRabbitMq::stop`].
     pub async fn restart(&self) {
         let old = self.server.lock().unwrap().take();
         if let Some(old) = old {
-            // Its shell removes the scratch folder it was told of, which is not the data.
-            drop(old);
+            old.stop_keeping_data();
         }
         self.boot().await;
     }
@@ -102,9 +98,13 @@ impl PrivateRabbitMq {
 
     async fn boot(&self) {
         let _ = fs::remove_file(self.dir.path().join("pid"));
-        let scratch = self.dir.path().join("scratch");
         let server = self.command("rabbitmq-server");
-        let supervised = Supervised::start(&server, &self.dir.path().join("log"), &scratch);
+        let supervised = Supervised::start(
+            &server,
+            "KILL",
+            &self.dir.path().join("log"),
+            self.dir.path(),
+        );
         *self.server.lock().unwrap() = Some(supervised);
         let address = format!("127.0.0.1:{}", self.port);
         let log = self.dir.path().join("log");
@@ -145,29 +145,13 @@ impl PrivateRabbitMq {
             .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
             .env("ERL_EPMD_PORT", self.epmd_port.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            // So that it can be ended before it has noticed that the broker is gone.
+            .env("ERL_EPMD_RELAXED_COMMAND_CHECK", "1")
             .env(
                 "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
-                "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1",
+                "-kernel inet_dist_use_interface {127,0,0,1}",
             );
         command
-    }
-}
-
-impl Drop for PrivateRabbitMq {
-    fn drop(&mut self) {
-        // The distribution's port mapper outlives the broker that started it.
-        let _ = self.command_epmd_kill();
-    }
-}
-
-impl PrivateRabbitMq {
-    fn command_epmd_kill(&self) -> std::io::Result<std::process::Output> {
-        self.server.lock().unwrap().take();
-        Command::new("epmd")
-            .arg("-kill")
-            .env("ERL_EPMD_PORT", self.epmd_port.to_string())
-            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
-            .output()
     }
 }
 
@@ -195,6 +179,15 @@ impl TestBroker {
     /// Its AMQP URL.
     pub fn amqp_url(&self) -> &str {
         &self.url
+    }
+
+    /// Deletes a queue, as an administrator by mistake would.
+    pub async fn delete_queue(&self, queue: &str) {
+        if let Some(broker) = BROKER.get() {
+            broker
+                .ctl(&["delete_queue", "-p", &self.vhost, queue])
+                .await;
+        }
     }
 
     /// How many messages are in a queue: ready and unacknowledged ones. `None`: no such queue.

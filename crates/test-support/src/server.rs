@@ -75,20 +75,25 @@ pub(crate) struct Supervised {
 impl Supervised {
     /// Starts `server` beside a shell that waits on a pipe to us. On end of file (we are gone) it ends the server and
     /// removes `scratch`.
-    pub(crate) fn start(server: &Command, log: &Path, scratch: &Path) -> Self {
+    pub(crate) fn start(server: &Command, signal: &str, log: &Path, scratch: &Path) -> Self {
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(
-            "log=$1 scratch=$2; shift 2\n\
-             \"$@\" </dev/null >\"$log\" 2>&1 &\n\
+            "log=$1 scratch=$2 signal=$3; shift 3\n\
+             setsid \"$@\" </dev/null >\"$log\" 2>&1 &\n\
              server=$!\n\
-             cat >/dev/null\n\
-             kill -INT \"$server\" 2>/dev/null; ( sleep 10; kill -KILL \"$server\" ) 2>/dev/null & killer=$!\n\
-             wait \"$server\" 2>/dev/null; kill \"$killer\" 2>/dev/null; rm -rf \"$scratch\"\n",
+             word=$(cat)\n\
+             kill -s \"$signal\" -- \"-$server\" 2>/dev/null\n\
+             ( sleep 10; kill -s KILL -- \"-$server\" ) >/dev/null 2>&1 & killer=$!\n\
+             wait \"$server\" 2>/dev/null; kill \"$killer\" 2>/dev/null\n\
+             # Erlang leaves its port mapper behind.\n\
+             [ -z \"$ERL_EPMD_PORT\" ] || epmd -kill >/dev/null 2>&1\n\
+             [ \"$word\" = keep ] || rm -rf \"$scratch\"\n",
         );
         shell
             .arg("sh")
             .arg(log)
             .arg(scratch)
+            .arg(signal)
             .arg(server.get_program())
             .args(server.get_args());
         for (key, value) in server.get_envs() {
@@ -104,6 +109,15 @@ impl Supervised {
             .spawn()
             .expect("sh");
         Self { shell }
+    }
+
+    /// Ends the server now, waits for it, and leaves its folder for the next start.
+    pub(crate) fn stop_keeping_data(mut self) {
+        use std::io::Write;
+        if let Some(pipe) = &mut self.shell.stdin {
+            let _ = pipe.write_all(b"keep");
+        }
+        self.stop();
     }
 
     /// Ends the server now and waits for it.

@@ -1,0 +1,178 @@
+//! The consumer: acknowledges what was handled, and nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use gha_slurm_contract::Event;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use secrecy::SecretString;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::topology::{LAUNCHER_QUEUE, backoff, open};
+
+/// Events in hand at once.
+const PREFETCH: u16 = 16;
+
+/// What became of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its effect is committed.
+    Ack,
+    /// Not now: give it back after a pause. Counts against the delivery limit.
+    Retry {
+        /// The pause.
+        after: Duration,
+    },
+    /// Never: a person shall look at it.
+    DeadLetter {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Consumes events until `stop`, then finishes those in hand. Reconnects for ever: RabbitMQ ends a stream with `None`
+/// and no error when the queue is deleted, so any end is a failure. `on_state` hears whether the broker is there.
+pub async fn consume<H, Fut>(
+    url: SecretString,
+    name: &'static str,
+    stop: CancellationToken,
+    on_state: impl Fn(Result<(), String>) + Send,
+    handler: H,
+) where
+    H: Fn(Event) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Outcome> + Send + 'static,
+{
+    let handler = Arc::new(handler);
+    let mut attempt = 0;
+    while !stop.is_cancelled() {
+        let result = session(&url, name, &stop, &on_state, &handler, &mut attempt).await;
+        if stop.is_cancelled() {
+            return;
+        }
+        let reason = match result {
+            Ok(()) => "RabbitMQ ended the subscription".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        on_state(Err(reason.clone()));
+        tracing::warn!(reason, attempt, "the subscription is lost");
+        tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(backoff(attempt)) => {} }
+        attempt += 1;
+    }
+}
+
+async fn session<H, Fut>(
+    url: &SecretString,
+    name: &'static str,
+    stop: &CancellationToken,
+    on_state: &(impl Fn(Result<(), String>) + Send),
+    handler: &Arc<H>,
+    attempt: &mut u32,
+) -> lapin::Result<()>
+where
+    H: Fn(Event) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Outcome> + Send + 'static,
+{
+    let (connection, channel) = open(url, name).await?;
+    channel
+        .basic_qos(PREFETCH, BasicQosOptions::default())
+        .await?;
+    let mut stream = channel
+        .basic_consume(
+            LAUNCHER_QUEUE.into(),
+            "".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        )
+        .await?;
+    *attempt = 0;
+    on_state(Ok(()));
+    let mut in_hand = JoinSet::new();
+    let result = loop {
+        tokio::select! {
+            () = stop.cancelled() => {
+                channel.basic_cancel(stream.tag(), BasicCancelOptions::default()).await?;
+                break Ok(());
+            }
+            delivery = stream.next() => match delivery {
+                Some(Ok(delivery)) => {
+                    let handler = Arc::clone(handler);
+                    let stop = stop.clone();
+                    in_hand.spawn(async move { handle(delivery, &*handler, &stop).await });
+                }
+                Some(Err(error)) => break Err(error),
+                None => break Ok(()),
+            },
+            Some(_) = in_hand.join_next() => {}
+        }
+    };
+    while in_hand.join_next().await.is_some() {}
+    if stop.is_cancelled() {
+        let _ = connection.close(200, "bye".into()).await;
+    }
+    result
+}
+
+async fn handle<H, Fut>(delivery: Delivery, handler: &H, stop: &CancellationToken)
+where
+    H: Fn(Event) -> Fut,
+    Fut: Future<Output = Outcome>,
+{
+    let outcome = match serde_json::from_slice::<Event>(&delivery.data) {
+        Ok(event) => {
+            let span = tracing::info_span!("event", event.name = event.name(), event.delivery = %event.delivery);
+            if let Some(parent) = traceparent(&delivery) {
+                gha_slurm_telemetry::set_parent(&span, &parent);
+            }
+            handler(event).instrument(span).await
+        }
+        Err(error) => Outcome::DeadLetter {
+            reason: format!("not an event of a version we know: {error}"),
+        },
+    };
+    let done = match outcome {
+        Outcome::Ack => delivery.ack(BasicAckOptions::default()).await,
+        Outcome::Retry { after } => {
+            tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(after) => {} }
+            delivery
+                .nack(BasicNackOptions {
+                    requeue: true,
+                    ..Default::default()
+                })
+                .await
+        }
+        Outcome::DeadLetter { reason } => {
+            tracing::error!(reason, "an event goes to the dead letters");
+            delivery
+                .nack(BasicNackOptions {
+                    requeue: false,
+                    ..Default::default()
+                })
+                .await
+        }
+    };
+    // A lost connection gives the event back by itself; handling it again changes nothing.
+    if let Err(error) = done {
+        tracing::debug!(%error, "the broker did not hear what became of an event");
+    }
+}
+
+fn traceparent(delivery: &Delivery) -> Option<String> {
+    match delivery
+        .properties
+        .headers()
+        .as_ref()?
+        .inner()
+        .get("traceparent")?
+    {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().map(str::to_owned),
+        AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
+        _ => None,
+    }
+}

@@ -1,0 +1,105 @@
+//! Exchanges and queues.
+
+use std::time::Duration;
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
+use secrecy::{ExposeSecret, SecretString};
+
+/// Topic exchange of the events; routing key `<event>.<action>`.
+pub const EVENTS_EXCHANGE: &str = "gha-slurm.events";
+/// Queue of the launcher.
+pub const LAUNCHER_QUEUE: &str = "launcher.events";
+/// Where events go that could not be handled, for a person to look at.
+pub const DEAD_QUEUE: &str = "launcher.events.dead";
+
+const DEAD_EXCHANGE: &str = "gha-slurm.dead";
+/// RabbitMQ docs, "Quorum queues", poison message handling.
+const DELIVERY_LIMIT: i32 = 20;
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Opens a connection and a channel, and declares everything.
+pub(crate) async fn open(url: &SecretString, name: &str) -> lapin::Result<(Connection, Channel)> {
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let attempt = async {
+        let connection = Connection::connect(url.expose_secret(), properties).await?;
+        let channel = connection.create_channel().await?;
+        declare(&channel).await?;
+        Ok((connection, channel))
+    };
+    match tokio::time::timeout(CONNECT_DEADLINE, attempt).await {
+        Ok(result) => result,
+        Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+    }
+}
+
+async fn declare(channel: &Channel) -> lapin::Result<()> {
+    let exchange = ExchangeDeclareOptions {
+        durable: true,
+        ..Default::default()
+    };
+    let queue = QueueDeclareOptions {
+        durable: true,
+        ..Default::default()
+    };
+    let none = FieldTable::default;
+    let text = |t: &str| AMQPValue::LongString(t.into());
+
+    channel
+        .exchange_declare(
+            EVENTS_EXCHANGE.into(),
+            ExchangeKind::Topic,
+            exchange,
+            none(),
+        )
+        .await?;
+    channel
+        .exchange_declare(DEAD_EXCHANGE.into(), ExchangeKind::Direct, exchange, none())
+        .await?;
+
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("quorum"));
+    channel
+        .queue_declare(DEAD_QUEUE.into(), queue, arguments)
+        .await?;
+    channel
+        .queue_bind(
+            DEAD_QUEUE.into(),
+            DEAD_EXCHANGE.into(),
+            LAUNCHER_QUEUE.into(),
+            QueueBindOptions::default(),
+            none(),
+        )
+        .await?;
+
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("quorum"));
+    arguments.insert(
+        "x-delivery-limit".into(),
+        AMQPValue::LongInt(DELIVERY_LIMIT),
+    );
+    arguments.insert("x-dead-letter-exchange".into(), text(DEAD_EXCHANGE));
+    arguments.insert("x-dead-letter-routing-key".into(), text(LAUNCHER_QUEUE));
+    // At-least-once dead-lettering needs reject-publish: a full queue refuses the publish instead of dropping.
+    arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+    arguments.insert("x-overflow".into(), text("reject-publish"));
+    channel
+        .queue_declare(LAUNCHER_QUEUE.into(), queue, arguments)
+        .await?;
+    channel
+        .queue_bind(
+            LAUNCHER_QUEUE.into(),
+            EVENTS_EXCHANGE.into(),
+            "#".into(),
+            QueueBindOptions::default(),
+            none(),
+        )
+        .await?;
+    Ok(())
+}
+
+/// Waits between attempts to reach the broker: doubled each time, for ever.
+pub(crate) fn backoff(attempt: u32) -> Duration {
+    Duration::from_millis(100 * (1 << attempt.min(6)))
+}

@@ -1,2 +1,0 @@
-//! The gha-slurm command.
-fn main() {}

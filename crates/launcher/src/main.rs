@@ -1,2 +1,0 @@
-//! Service: consumes events, plans allocations, submits them to the Slurm side, reconciles.
-fn main() {}

@@ -1,2 +1,0 @@
-//! gha-slurm-munge: the agent inside the MUNGE domain that submits to Slurm.
-fn main() {}

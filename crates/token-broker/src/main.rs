@@ -1,2 +1,0 @@
-//! Service: exchanges launch tokens for runner tokens and follows runners.
-fn main() {}

@@ -1,2 +1,0 @@
-//! Service: signed webhooks in, confirmed AMQP events out.
-fn main() {}
