@@ -1,0 +1,2 @@
+//! The gha-slurm command.
+fn main() {}

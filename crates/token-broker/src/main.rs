@@ -1,0 +1,2 @@
+//! Service: exchanges launch tokens for runner tokens and follows runners.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Service: signed webhooks in, confirmed AMQP events out.
+fn main() {}

@@ -1,0 +1,49 @@
+#![doc = include_str!("../README.md")]
+#![expect(clippy::print_stdout, reason = "commands answer on the terminal")]
+
+mod rooms;
+mod schemas;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// What developers run beside cargo.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write proto-schemas/ from the types.
+    Schemas {
+        /// Only compare, and fail when a file differs.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check the table of rooms in docs/architecture.md.
+    Rooms,
+}
+
+fn main() -> Result<()> {
+    let root = root();
+    match Cli::parse().command {
+        Command::Schemas { check: false } => schemas::write(&root),
+        Command::Schemas { check: true } => schemas::check(&root),
+        Command::Rooms => {
+            rooms::check(&root)?;
+            println!("the rooms are kept");
+            Ok(())
+        }
+    }
+}
+
+/// The root of the workspace this was built from.
+fn root() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).map_or(here.clone(), PathBuf::from)
+}
