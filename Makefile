@@ -1,18 +1,24 @@
 # Thin on purpose: what a person types. The work is in cargo and in scripts/.
-.PHONY: help test fmt lint packages
+.PHONY: help test fmt lint build packages schemas
 
 help: ## what can be done here
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-packages: ## install the Debian packages that the tests start privately, where root or sudo is there
+packages: ## install the Debian packages that are started privately, where root or sudo is there
 	@scripts/packages.sh
 
 lint: ## formatting and lints, as strict as CI
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-test: packages lint ## everything that proves the code
+# All targets at once, as the tests need them: the same features, so nothing is built twice.
+build: ## every binary and every test
+	cargo build --workspace --all-targets --locked
+
+test: packages lint build ## everything that proves the code
 	cargo test --workspace --locked
+	scripts/web-test.sh
+	if [ -x crates/simulator/github-contract/check.sh ]; then crates/simulator/github-contract/check.sh; fi
 
 fmt: ## format
 	cargo fmt --all
