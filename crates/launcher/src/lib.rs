@@ -1,1 +1,11 @@
 #![doc = include_str!("../README.md")]
+
+pub mod agent;
+mod application;
+pub mod events;
+pub mod planning;
+pub mod settings;
+pub mod submission;
+
+pub use application::Application;
+pub use settings::Settings;

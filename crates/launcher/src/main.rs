@@ -1,2 +1,24 @@
-//! Service: consumes events, plans allocations, submits them to the Slurm side, reconciles.
-fn main() {}
+//! The launcher's process.
+
+use std::process::ExitCode;
+
+use gha_slurm_launcher::{Application, Settings};
+use gha_slurm_service_kit::ServiceInfo;
+
+fn main() -> ExitCode {
+    let info = ServiceInfo {
+        name: "launcher",
+        about: "Consumes GitHub events, plans allocations and submits them to the Slurm side.",
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    gha_slurm_service_kit::run(
+        info,
+        |settings: &Settings| &settings.log,
+        |settings, stop| async move {
+            Application::build(settings)
+                .await?
+                .run_until_stopped(stop)
+                .await
+        },
+    )
+}

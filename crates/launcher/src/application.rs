@@ -1,0 +1,249 @@
+//! The service: three loops over one database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use chrono::{TimeDelta, Utc};
+use gha_slurm_amqp::Outcome;
+use gha_slurm_auth::{KeyFolder, Signer};
+use gha_slurm_contract::Event;
+use gha_slurm_service_kit::{Operations, Readiness};
+use gha_slurm_storage::{Database, StorageError, replan};
+use gha_slurm_telemetry::Metrics;
+use gha_slurm_telemetry::prometheus::IntCounterVec;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::Agent;
+use crate::events::{self, EventError};
+use crate::planning::Policy;
+use crate::settings::Settings;
+use crate::submission::{self, Submitter};
+
+/// Scopes are looked at again at least this often: notifications can be lost with a connection.
+const SWEEP: Duration = Duration::from_secs(5);
+/// An event is held while Postgres is away, so that it uses up no delivery; RabbitMQ itself gives up after 30 minutes.
+const HOLD: Duration = Duration::from_secs(10 * 60);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The launcher, built and bound.
+pub struct Application {
+    settings: Settings,
+    database: Database,
+    policy: Arc<Policy>,
+    submitter: Arc<Submitter>,
+    operations: Operations,
+    readiness: Readiness,
+    events: IntCounterVec,
+    port: u16,
+}
+
+impl Application {
+    /// Checks what can be checked, migrates the database and binds the operations port.
+    pub async fn build(settings: Settings) -> anyhow::Result<Self> {
+        let metrics = Metrics::default();
+        let readiness = Readiness::default();
+        readiness.not_ready("rabbitmq", "not connected yet");
+        let events = metrics.counter(
+            "gha_slurm_events_total",
+            "Events consumed, by what became of them",
+            &["outcome"],
+        )?;
+        let signer = Signer::load(&KeyFolder::new(&settings.keys.folder)).context("keys.folder")?;
+        let database = Database::new(
+            &settings.database.url,
+            "launcher",
+            settings.database.connections,
+        )?;
+        {
+            use secrecy::ExposeSecret;
+            gha_slurm_storage::run_migrations(settings.database.url.expose_secret())
+                .await
+                .context("database.url")?;
+        }
+        let policy = Arc::new(Policy {
+            labels: settings.labels.policy(),
+            limits: settings.planner.limits(),
+        });
+        let submitter = Arc::new(Submitter {
+            database: database.clone(),
+            agent: Agent::new(&settings.cluster.agent_url).context("cluster.agent_url")?,
+            signer,
+            deployment: settings.deployment.clone(),
+            cluster: settings.cluster.clone(),
+            lifetime_s: settings.keys.lifetime_s,
+            max_failures: settings.planner.max_failures,
+        });
+        let operations = Operations::bind(&settings.operations, readiness.clone(), metrics)?;
+        let port = operations.port();
+        Ok(Self {
+            settings,
+            database,
+            policy,
+            submitter,
+            operations,
+            readiness,
+            events,
+            port,
+        })
+    }
+
+    /// The operations port; the launcher has no other.
+    pub fn ops_port(&self) -> u16 {
+        self.port
+    }
+
+    /// Works until `stop`, then finishes the events and calls in hand.
+    pub async fn run_until_stopped(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let Self {
+            settings,
+            database,
+            policy,
+            submitter,
+            operations,
+            readiness,
+            events,
+            ..
+        } = self;
+        let wake = Arc::new(Notify::new());
+        let drained = CancellationToken::new();
+        let operations = tokio::spawn(operations.run_until(drained.clone()));
+
+        let handler = {
+            let (database, policy, wake, stop) = (
+                database.clone(),
+                Arc::clone(&policy),
+                Arc::clone(&wake),
+                stop.clone(),
+            );
+            move |event: Event| {
+                let (database, policy, wake, stop, events) = (
+                    database.clone(),
+                    Arc::clone(&policy),
+                    Arc::clone(&wake),
+                    stop.clone(),
+                    events.clone(),
+                );
+                async move {
+                    let outcome = handle(&database, &policy, &event, &stop).await;
+                    let label = match &outcome {
+                        Outcome::Ack => "applied",
+                        Outcome::Retry { .. } => "retried",
+                        Outcome::DeadLetter { .. } => "dead",
+                    };
+                    events.with_label_values(&[label]).inc();
+                    wake.notify_one();
+                    outcome
+                }
+            }
+        };
+        let broker_state = {
+            let readiness = readiness.clone();
+            move |state: Result<(), String>| match state {
+                Ok(()) => readiness.ready("rabbitmq"),
+                Err(reason) => readiness.not_ready("rabbitmq", reason),
+            }
+        };
+        let consumer = gha_slurm_amqp::consume(
+            settings.amqp.url.clone(),
+            "launcher",
+            stop.clone(),
+            broker_state,
+            handler,
+        );
+        let submissions = submission::run(submitter, Arc::clone(&wake), stop.clone());
+        let replans = replan_loop(database, policy, wake, stop.clone());
+        let not_ready = async {
+            stop.cancelled().await;
+            readiness.not_ready("running", "stopping");
+        };
+        tokio::join!(consumer, submissions, replans, not_ready);
+        drained.cancel();
+        operations.await?
+    }
+}
+
+async fn handle(
+    database: &Database,
+    policy: &Policy,
+    event: &Event,
+    stop: &CancellationToken,
+) -> Outcome {
+    let started = std::time::Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match events::apply(database, policy, event, Utc::now()).await {
+            Ok(()) => return Outcome::Ack,
+            Err(EventError::Storage(error)) if error.is_transient() && started.elapsed() < HOLD => {
+                tracing::warn!(%error, "an event is held until the database is back");
+                tokio::select! {
+                    () = stop.cancelled() => return Outcome::Retry { after: Duration::ZERO },
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(LAST_PAUSE),
+                }
+            }
+            Err(EventError::Storage(error)) => {
+                tracing::error!(%error, "an event could not be applied");
+                return Outcome::Retry { after: LAST_PAUSE };
+            }
+            Err(error @ EventError::Newer(_)) => {
+                return Outcome::DeadLetter {
+                    reason: error.to_string(),
+                };
+            }
+        }
+    }
+}
+
+/// Acts on replan requests: at once when notified, and by a sweep.
+async fn replan_loop(
+    database: Database,
+    policy: Arc<Policy>,
+    wake: Arc<Notify>,
+    stop: CancellationToken,
+) {
+    let (sender, mut notified) = mpsc::channel(1);
+    let listener = {
+        let (database, stop) = (database.clone(), stop.clone());
+        async move {
+            while !stop.is_cancelled() {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    error = replan::listen(&database, sender.clone()) => {
+                        tracing::warn!(%error, "no notifications of replan requests; sweeping meanwhile");
+                        tokio::time::sleep(FIRST_PAUSE * 5).await;
+                    }
+                }
+            }
+        }
+    };
+    let sweeper = async {
+        while !stop.is_cancelled() {
+            match sweep(&database, &policy).await {
+                Ok(0) => {}
+                Ok(_) => wake.notify_one(),
+                Err(error) => tracing::warn!(%error, "replan requests cannot be read"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                _ = notified.recv() => {}
+                () = tokio::time::sleep(SWEEP) => {}
+            }
+        }
+    };
+    tokio::join!(listener, sweeper);
+}
+
+async fn sweep(database: &Database, policy: &Policy) -> Result<usize, StorageError> {
+    let scopes = {
+        let mut conn = database.connection().await?;
+        let margin = policy.limits.token_margin;
+        replan::request_due(&mut conn, Utc::now() + margin - TimeDelta::seconds(1)).await?;
+        replan::pending(&mut conn, 100).await?
+    };
+    for scope in &scopes {
+        events::take_replan_request(database, policy, *scope, Utc::now()).await?;
+    }
+    Ok(scopes.len())
+}

@@ -1,0 +1,179 @@
+//! The launcher's settings; `deploy/config/launcher.toml` is a commented sample.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use chrono::TimeDelta;
+use gha_slurm_domain::planner::PlannerLimits;
+use gha_slurm_domain::{LabelPolicy, ResourceRequest};
+use gha_slurm_service_kit::settings::{AmqpSettings, DatabaseSettings, OperationsSettings};
+use gha_slurm_telemetry::LogSettings;
+use serde::{Deserialize, Deserializer};
+
+/// Everything the launcher can be told.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Logs.
+    #[serde(default)]
+    pub log: LogSettings,
+    /// Liveness, readiness, metrics.
+    #[serde(default = "default_operations")]
+    pub operations: OperationsSettings,
+    /// Postgres.
+    pub database: DatabaseSettings,
+    /// RabbitMQ.
+    pub amqp: AmqpSettings,
+    /// What this deployment is called.
+    pub deployment: DeploymentSettings,
+    /// Launch-token keys.
+    pub keys: KeySettings,
+    /// The cluster.
+    pub cluster: ClusterSettings,
+    /// Which workflow jobs are ours.
+    #[serde(default)]
+    pub labels: LabelSettings,
+    /// Bounds of the planner.
+    #[serde(default)]
+    pub planner: PlannerSettings,
+}
+
+impl gha_slurm_service_kit::Settings for Settings {
+    const PREFIX: &'static str = "LAUNCHER";
+    const SECRETS: &'static [&'static str] = &["database.url", "amqp.url"];
+}
+
+fn default_operations() -> OperationsSettings {
+    OperationsSettings {
+        listen: std::net::SocketAddr::from(([127, 0, 0, 1], 9002)),
+    }
+}
+
+/// `[deployment]`: names that others see.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeploymentSettings {
+    /// Short name; part of runner names and the issuer of launch tokens.
+    #[serde(deserialize_with = "short_name")]
+    pub name: String,
+    /// Prefix of runner names.
+    #[serde(default = "default_prefix", deserialize_with = "short_name")]
+    pub prefix: String,
+    /// GitHub's web pages, `https://github.com`.
+    #[serde(default = "default_web_url")]
+    pub web_url: String,
+}
+
+fn default_prefix() -> String {
+    "gha-slurm".into()
+}
+
+fn default_web_url() -> String {
+    "https://github.com".into()
+}
+
+fn short_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if gha_slurm_domain::naming::is_valid_prefix(&text) {
+        Ok(text)
+    } else {
+        Err(serde::de::Error::custom(
+            "write 1 to 24 lower-case letters, digits and hyphens, starting with a letter",
+        ))
+    }
+}
+
+/// `[keys]`: what signs launch tokens.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeySettings {
+    /// Folder made by `gha-slurm keys generate`.
+    pub folder: PathBuf,
+    /// Seconds a launch token is valid: GitHub's 24 h queue limit and an hour.
+    #[serde(default = "default_lifetime")]
+    pub lifetime_s: i64,
+}
+
+fn default_lifetime() -> i64 {
+    gha_slurm_auth::token::DEFAULT_LIFETIME_S
+}
+
+/// `[cluster]`: where Slurm jobs go.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterSettings {
+    /// Its name, in tokens and timelines.
+    pub name: String,
+    /// Base URL of its Slurm agent.
+    pub agent_url: String,
+    /// Base URL of token-broker as the compute nodes reach it.
+    pub token_url: String,
+}
+
+/// `[labels]`: which workflow jobs are ours.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LabelSettings {
+    /// Labels every runner has and none of which selects us.
+    pub base: Vec<String>,
+    /// Labels that select us, each with what it asks Slurm for.
+    pub profiles: BTreeMap<String, ResourceRequest>,
+    /// What is asked for where labels say nothing.
+    pub defaults: ResourceRequest,
+}
+
+impl Default for LabelSettings {
+    fn default() -> Self {
+        Self {
+            base: ["self-hosted", "linux", "x64"].map(str::to_owned).to_vec(),
+            profiles: BTreeMap::from([("slurm".to_owned(), ResourceRequest::default())]),
+            defaults: ResourceRequest::default(),
+        }
+    }
+}
+
+impl LabelSettings {
+    /// As the domain sees them.
+    pub fn policy(&self) -> LabelPolicy {
+        LabelPolicy::new(
+            self.base.iter().collect(),
+            self.profiles.clone(),
+            self.defaults.clone(),
+        )
+    }
+}
+
+/// `[planner]`: bounds, so that nothing is launched for ever in vain.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlannerSettings {
+    /// Runners in a row that may end without a workflow job before a class is given up.
+    pub max_failures: u32,
+    /// Seconds before the second attempt; doubled for each further one.
+    pub backoff_base_s: i64,
+    /// Longest seconds between attempts.
+    pub backoff_cap_s: i64,
+}
+
+impl Default for PlannerSettings {
+    fn default() -> Self {
+        let limits = PlannerLimits::default();
+        Self {
+            max_failures: limits.max_failures,
+            backoff_base_s: limits.backoff_base.num_seconds(),
+            backoff_cap_s: limits.backoff_cap.num_seconds(),
+        }
+    }
+}
+
+impl PlannerSettings {
+    /// As the domain sees them.
+    pub fn limits(&self) -> PlannerLimits {
+        PlannerLimits {
+            max_failures: self.max_failures,
+            backoff_base: TimeDelta::seconds(self.backoff_base_s),
+            backoff_cap: TimeDelta::seconds(self.backoff_cap_s),
+            ..PlannerLimits::default()
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The submission loop: leases planned allocations, signs launch tokens, calls the agent, keeps the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use gha_slurm_auth::{Signer, token};
+use gha_slurm_contract::LaunchClaims;
+use gha_slurm_contract::launch::{AUDIENCE_AGENT, AUDIENCE_BROKER, StartRequest};
+use gha_slurm_domain::naming::runner_name;
+use gha_slurm_storage::allocations::{self, Due};
+use gha_slurm_storage::{
+    AsyncConnection, Database, StorageError, lock_scope, replan, workflow_jobs,
+};
+use secrecy::ExposeSecret;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::agent::{Agent, Submission};
+use crate::settings::{ClusterSettings, DeploymentSettings};
+
+/// Longer than the agent's call may take; after it, another process may try.
+const LEASE: TimeDelta = TimeDelta::seconds(60);
+/// Calls to the agent at once.
+const CONCURRENCY: i64 = 16;
+/// Planned rows of other processes, and leases that ran out, are looked for this often.
+const SWEEP: Duration = Duration::from_secs(2);
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(60);
+
+/// What a submission needs.
+pub struct Submitter {
+    /// Where planned rows are.
+    pub database: Database,
+    /// Where they go.
+    pub agent: Agent,
+    /// Signs launch tokens.
+    pub signer: Signer,
+    /// Names.
+    pub deployment: DeploymentSettings,
+    /// The cluster.
+    pub cluster: ClusterSettings,
+    /// Seconds a launch token is valid.
+    pub lifetime_s: i64,
+    /// Failures after which a class is given up: a refusal gives it up at once.
+    pub max_failures: u32,
+}
+
+/// Submits planned allocations until `stop`, then finishes the calls in hand. `wake` is notified when something was
+/// planned.
+pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let claimed = match claim(&submitter.database).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                tracing::warn!(%error, "planned allocations cannot be read");
+                Vec::new()
+            }
+        };
+        if claimed.is_empty() {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = wake.notified() => {}
+                () = tokio::time::sleep(SWEEP) => {}
+            }
+            continue;
+        }
+        let mut calls = JoinSet::new();
+        for due in claimed {
+            let submitter = Arc::clone(&submitter);
+            let span = tracing::info_span!("submit", allocation.id = %due.id);
+            if let Some(parent) = &due.traceparent {
+                gha_slurm_telemetry::set_parent(&span, parent);
+            }
+            calls.spawn(
+                async move {
+                    if let Err(error) = submit(&submitter, &due).await {
+                        // The lease runs out and the row is tried again.
+                        tracing::warn!(%error, "a submission's answer could not be stored");
+                    }
+                }
+                .instrument(span),
+            );
+        }
+        while calls.join_next().await.is_some() {}
+    }
+}
+
+async fn claim(database: &Database) -> Result<Vec<Due>, StorageError> {
+    let mut conn = database.connection().await?;
+    allocations::claim_due(&mut conn, Utc::now(), LEASE, CONCURRENCY).await
+}
+
+/// The claims of an allocation's launch token, issued at `now`.
+pub fn claims(submitter: &Submitter, due: &Due, now: DateTime<Utc>) -> LaunchClaims {
+    let iat = now.timestamp();
+    let DeploymentSettings {
+        name,
+        prefix,
+        web_url,
+    } = &submitter.deployment;
+    LaunchClaims {
+        iss: name.clone(),
+        aud: vec![AUDIENCE_AGENT.into(), AUDIENCE_BROKER.into()],
+        sub: due.id,
+        jti: uuid::Uuid::new_v4(),
+        iat,
+        nbf: iat - token::NOT_BEFORE_S,
+        exp: iat + submitter.lifetime_s,
+        runner_name: runner_name(prefix, name, due.id, 1),
+        cluster: submitter.cluster.name.clone(),
+        token_url: submitter.cluster.token_url.clone(),
+        owner: due.owner.clone(),
+        repository_name: due.name.clone(),
+        repository_url: format!(
+            "{}/{}/{}",
+            web_url.trim_end_matches('/'),
+            due.owner,
+            due.name
+        ),
+        repository_id: due.repository.0,
+        labels: due.labels.to_string(),
+        workflow_id: due.cause.0,
+        slurm_user: due.slurm_user.clone(),
+        resources: due.resources.clone(),
+    }
+}
+
+async fn submit(submitter: &Submitter, due: &Due) -> Result<(), StorageError> {
+    let issued = Utc::now();
+    let claims = claims(submitter, due, issued);
+    let outcome = match submitter.signer.sign(&claims) {
+        Ok(token) => {
+            let request = StartRequest {
+                github_url: claims.repository_url.clone(),
+                launcher_token: token.expose_secret().to_owned(),
+                runner_labels: claims.labels.clone(),
+                token_url: claims.token_url.clone(),
+                runner_name: Some(claims.runner_name.clone()),
+            };
+            let traceparent = gha_slurm_telemetry::current_traceparent();
+            submitter
+                .agent
+                .start(&request, traceparent.as_deref())
+                .await
+        }
+        Err(error) => Submission::Delayed {
+            reason: format!("the launch token cannot be signed: {error}"),
+            retry_after: None,
+        },
+    };
+    let now = Utc::now();
+    let mut conn = submitter.database.connection().await?;
+    match outcome {
+        Submission::Accepted(slurm_job) => {
+            let expires = claims.expires_at().unwrap_or(now);
+            allocations::submitted(
+                &mut conn,
+                due.id,
+                &submitter.cluster.name,
+                slurm_job.as_ref(),
+                expires,
+                now,
+            )
+            .await
+        }
+        Submission::Delayed {
+            reason,
+            retry_after,
+        } => {
+            tracing::warn!(reason, attempt = due.attempt, "a submission is delayed");
+            let next =
+                now + TimeDelta::from_std(retry_delay(due.attempt, retry_after)).unwrap_or(LEASE);
+            allocations::submission_delayed(&mut conn, due.id, &reason, next, now).await
+        }
+        Submission::Refused(reason) => {
+            tracing::warn!(reason, "the Slurm side refused an allocation");
+            let given_up = submitter.max_failures as i32;
+            conn.transaction::<_, StorageError, _>(async |conn| {
+                lock_scope(conn, due.repository).await?;
+                allocations::refused(conn, due.id, &reason, now).await?;
+                workflow_jobs::count_failure(conn, due.class, &reason, now).await?;
+                // Final until policy or mapping changes: a change forgives.
+                workflow_jobs::set_failures(conn, due.class, given_up).await?;
+                replan::request(conn, due.repository, false, "the Slurm side refused").await
+            })
+            .await
+        }
+    }
+}
+
+fn retry_delay(attempt: u32, wished: Option<Duration>) -> Duration {
+    let doubled = FIRST_RETRY * (1 << attempt.saturating_sub(1).min(10));
+    wished.unwrap_or(doubled).clamp(FIRST_RETRY, LAST_RETRY)
+}

@@ -1,0 +1,163 @@
+use gha_slurm_contract::event::{EventPayload, InstallationEvent};
+use gha_slurm_test_support::TestDatabase;
+
+use crate::*;
+
+#[tokio::test]
+async fn the_same_delivery_twenty_times_plans_one_allocation() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    map(&pool).await;
+    let mut deliveries = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let pool = pool.clone();
+        deliveries.spawn(async move { apply(&pool, queued(1)).await });
+    }
+    deliveries.join_all().await;
+    assert_eq!(states(database.url()).await, [("planned".to_owned(), true)]);
+}
+
+#[tokio::test]
+async fn events_in_any_order_end_with_nothing_in_supply() {
+    let story = [
+        queued(1),
+        given_to("in_progress", 1, "somebody-else"),
+        given_to("completed", 1, "somebody-else"),
+    ];
+    for order in [
+        [0, 1, 2],
+        [0, 2, 1],
+        [1, 0, 2],
+        [1, 2, 0],
+        [2, 0, 1],
+        [2, 1, 0],
+    ] {
+        let database = TestDatabase::create().await;
+        let pool = database.pool();
+        map(&pool).await;
+        for step in order {
+            apply(&pool, story.get(step).unwrap().clone()).await;
+        }
+        let states = states(database.url()).await;
+        assert!(states.len() <= 1, "{order:?}: {states:?}");
+        assert_eq!(supply(&states), 0, "{order:?}: {states:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_unmapped_repository_waits_and_starts_when_it_is_mapped() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    apply(&pool, queued(1)).await;
+    assert_eq!(verdict(database.url(), 1).await.0, "waiting_for_mapping");
+    assert_eq!(states(database.url()).await, []);
+    map(&pool).await;
+    replan_now(&pool).await;
+    assert_eq!(verdict(database.url(), 1).await, ("ours".to_owned(), None));
+    assert_eq!(supply(&states(database.url()).await), 1);
+}
+
+#[tokio::test]
+async fn a_cancelled_workflow_job_withdraws_the_newest_pending_allocation() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    map(&pool).await;
+    for id in 1..=3 {
+        apply(&pool, queued(id)).await;
+    }
+    assert_eq!(supply(&states(database.url()).await), 3);
+    apply(&pool, cancelled(1)).await;
+    let after = states(database.url()).await;
+    assert_eq!(
+        supply(&after),
+        2,
+        "nothing binds an allocation to the workflow job that caused it"
+    );
+    assert_eq!(after.last().unwrap().0, "withdrawn", "{after:?}");
+}
+
+#[tokio::test]
+async fn others_workflow_jobs_are_recorded_with_the_reason_and_left_alone() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    map(&pool).await;
+    for (id, labels) in [
+        (1, vec!["ubuntu-latest"]),
+        (2, vec![]),
+        (3, vec!["self-hosted", "linux"]),
+        (4, vec!["slurm", "gpu"]),
+    ] {
+        apply(&pool, workflow_job("queued", facts(id, &labels))).await;
+        let (verdict, reason) = verdict(database.url(), id).await;
+        assert_eq!(verdict, "not_ours", "{labels:?}");
+        assert!(reason.is_some());
+    }
+    assert_eq!(states(database.url()).await, []);
+}
+
+#[tokio::test]
+async fn a_public_repository_is_refused() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    map(&pool).await;
+    let mut event = queued(1);
+    if let EventPayload::WorkflowJob(e) = &mut event.payload {
+        e.repository.private = Some(false);
+    }
+    apply(&pool, event).await;
+    let (verdict, reason) = verdict(database.url(), 1).await;
+    assert_eq!(verdict, "refused");
+    assert!(reason.unwrap().contains("public"));
+}
+
+#[tokio::test]
+async fn a_suspended_installation_withdraws_and_an_unsuspended_one_plans_again() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    map(&pool).await;
+    apply(&pool, queued(1)).await;
+    let installation = |action: &str| gha_slurm_contract::Event {
+        payload: EventPayload::Installation(InstallationEvent {
+            action: action.into(),
+            installation_id: 1,
+            account: Some("acme".into()),
+            repositories: vec![],
+        }),
+        ..queued(1)
+    };
+    apply(&pool, installation("suspend")).await;
+    replan_now(&pool).await;
+    assert_eq!(supply(&states(database.url()).await), 0);
+    assert_eq!(verdict(database.url(), 1).await.0, "refused");
+    apply(&pool, installation("unsuspend")).await;
+    replan_now(&pool).await;
+    assert_eq!(supply(&states(database.url()).await), 1);
+}
+
+#[tokio::test]
+async fn a_protected_environment_is_no_demand_until_it_is_approved() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    map(&pool).await;
+    // GitHub's published example #6: action `queued`, status `waiting`.
+    let held = WorkflowJobFacts {
+        status: "waiting".into(),
+        ..facts(1, &["slurm"])
+    };
+    apply(&pool, workflow_job("queued", held)).await;
+    assert_eq!(states(database.url()).await, []);
+    apply(&pool, workflow_job("queued", facts(1, &["slurm"]))).await;
+    assert_eq!(supply(&states(database.url()).await), 1);
+}
+
+#[tokio::test]
+async fn an_event_of_a_newer_version_is_not_applied() {
+    let database = TestDatabase::create().await;
+    let event = Event {
+        version: EVENT_VERSION + 1,
+        ..queued(1)
+    };
+    let result =
+        gha_slurm_launcher::events::apply(&database.pool(), &policy(), &event, now()).await;
+    assert!(result.unwrap_err().to_string().contains("newer"));
+}

@@ -1,0 +1,109 @@
+use std::time::Duration;
+
+use gha_slurm_amqp::Publisher;
+use gha_slurm_auth::KeyFolder;
+use gha_slurm_launcher::{Application, Settings};
+use gha_slurm_service_kit::settings::load;
+use gha_slurm_test_support::{TestBroker, TestDatabase, wait_until};
+use tokio_util::sync::CancellationToken;
+use wiremock::matchers::method;
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use crate::*;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+#[test]
+fn the_sample_file_is_right() {
+    let sample = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../deploy/config/launcher.toml"
+    );
+    let settings: Settings = load(Some(sample.as_ref()), []).unwrap();
+    assert_eq!(settings.labels.profiles.len(), 2);
+}
+
+#[test]
+fn wrong_names_are_named() {
+    let sample = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../deploy/config/launcher.toml"
+    );
+    let wrong = [(
+        "LAUNCHER__DEPLOYMENT__NAME".to_owned(),
+        "My Site!".to_owned(),
+    )];
+    let error = load::<Settings>(Some(sample.as_ref()), wrong).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("deployment.name (LAUNCHER__DEPLOYMENT__NAME): write 1 to 24"),
+        "{error}"
+    );
+}
+
+/// The way from the queue to the agent, and a mapping that arrives by NOTIFY.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_in_the_queue_becomes_a_submission() {
+    let (database, broker) = (TestDatabase::create().await, TestBroker::create().await);
+    let keys = tempfile::tempdir().unwrap();
+    KeyFolder::new(keys.path()).generate(1).unwrap();
+    let agent = MockServer::start().await;
+    Mock::given(method("POST"))
+        .respond_with(
+            ResponseTemplate::new(200)
+                .set_body_json(serde_json::json!({"status": "OK!", "slurmJobId": "1"})),
+        )
+        .mount(&agent)
+        .await;
+    let environment = [
+        ("OPERATIONS__LISTEN", "127.0.0.1:0"),
+        ("DATABASE__URL", database.url()),
+        ("AMQP__URL", broker.amqp_url()),
+        ("DEPLOYMENT__NAME", "test"),
+        ("KEYS__FOLDER", keys.path().to_str().unwrap()),
+        ("CLUSTER__NAME", "main"),
+        ("CLUSTER__AGENT_URL", &agent.uri()),
+        ("CLUSTER__TOKEN_URL", "http://127.0.0.1:1"),
+    ]
+    .map(|(key, value)| (format!("LAUNCHER__{key}"), value.to_owned()));
+    let application = Application::build(load::<Settings>(None, environment).unwrap())
+        .await
+        .unwrap();
+    let ready = format!("http://127.0.0.1:{}/health/ready", application.ops_port());
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(application.run_until_stopped(stop.clone()));
+    wait_until("the launcher is ready", DEADLINE, || async {
+        reqwest::get(&ready)
+            .await
+            .ok()
+            .filter(|r| r.status().is_success())
+            .map(drop)
+    })
+    .await;
+
+    let url = secrecy::SecretString::from(broker.amqp_url());
+    let publisher = Publisher::start(url, "test", DEADLINE, stop.clone(), |_| {});
+    publisher.publish(&queued(1)).await.unwrap();
+    wait_until("the workflow job waits for a mapping", DEADLINE, || async {
+        let pool = database.pool();
+        let mut conn = pool.connection().await.ok()?;
+        let job =
+            gha_slurm_storage::workflow_jobs::find(&mut conn, gha_slurm_domain::WorkflowJobId(1))
+                .await
+                .ok()??;
+        (job.verdict == "waiting_for_mapping").then_some(())
+    })
+    .await;
+    map(&database.pool()).await;
+    wait_until("it is submitted", DEADLINE, || async {
+        (states(database.url()).await == [("submitted".to_owned(), true)]).then_some(())
+    })
+    .await;
+    stop.cancel();
+    tokio::time::timeout(DEADLINE, task)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+}

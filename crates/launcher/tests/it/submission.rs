@@ -1,0 +1,181 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use gha_slurm_auth::{KeyFolder, Signer, verify};
+use gha_slurm_contract::launch::{AUDIENCE_AGENT, StartRequest};
+use gha_slurm_launcher::agent::Agent;
+use gha_slurm_launcher::settings::{ClusterSettings, DeploymentSettings};
+use gha_slurm_launcher::submission::{self, Submitter};
+use gha_slurm_test_support::{TestDatabase, wait_until};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use wiremock::matchers::{method, path};
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use crate::*;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct Loop {
+    _keys: tempfile::TempDir,
+    folder: KeyFolder,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+fn start(database: &Database, agent_url: &str) -> Loop {
+    let keys = tempfile::tempdir().unwrap();
+    let folder = KeyFolder::new(keys.path());
+    folder.generate(1).unwrap();
+    let submitter = Submitter {
+        database: database.clone(),
+        agent: Agent::new(agent_url).unwrap(),
+        signer: Signer::load(&folder).unwrap(),
+        deployment: DeploymentSettings {
+            name: "test".into(),
+            prefix: "gha-slurm".into(),
+            web_url: "https://github.com".into(),
+        },
+        cluster: ClusterSettings {
+            name: "main".into(),
+            agent_url: agent_url.into(),
+            token_url: "https://broker.example".into(),
+        },
+        lifetime_s: 90_000,
+        max_failures: policy().limits.max_failures,
+    };
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(submission::run(
+        Arc::new(submitter),
+        Arc::new(Notify::new()),
+        stop.clone(),
+    ));
+    Loop {
+        _keys: keys,
+        folder,
+        stop,
+        task,
+    }
+}
+
+async fn agent_answering(response: ResponseTemplate) -> MockServer {
+    let agent = MockServer::start().await;
+    Mock::given(method("POST"))
+        .and(path("/runner/start"))
+        .respond_with(response)
+        .mount(&agent)
+        .await;
+    agent
+}
+
+async fn until(database: &TestDatabase, state: &str) {
+    wait_until(&format!("the allocation is {state}"), DEADLINE, || async {
+        states(database.url())
+            .await
+            .iter()
+            .any(|(s, _)| s == state)
+            .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_planned_allocation_is_signed_and_submitted_once() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    map(&pool).await;
+    apply(&pool, queued(7)).await;
+    let answer = serde_json::json!({"status": "OK!", "slurmJobId": "17"});
+    let agent = agent_answering(ResponseTemplate::new(200).set_body_json(answer)).await;
+    let running = start(&pool, &agent.uri());
+    until(&database, "submitted").await;
+    running.stop.cancel();
+    running.task.await.unwrap();
+
+    let calls = agent.received_requests().await.unwrap();
+    assert_eq!(calls.len(), 1);
+    let request: StartRequest = serde_json::from_slice(&calls.first().unwrap().body).unwrap();
+    assert_eq!(request.github_url, "https://github.com/acme/widgets");
+    let claims = verify(
+        &request.launcher_token,
+        &running.folder.key_set().unwrap(),
+        AUDIENCE_AGENT,
+        "test",
+    )
+    .unwrap();
+    assert_eq!(
+        (claims.workflow_id, claims.slurm_user.as_str()),
+        (7, "alice")
+    );
+    assert_eq!(claims.labels, "self-hosted,slurm");
+    assert_eq!(
+        (claims.iat - claims.nbf, claims.exp - claims.iat),
+        (120, 90_000)
+    );
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_down_delays_and_the_reason_is_kept() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    map(&pool).await;
+    apply(&pool, queued(1)).await;
+    let agent = MockServer::start().await;
+    let problem = gha_slurm_contract::Problem::new(503, "slurm_unavailable", "Slurm is away")
+        .detail("slurmctld is down");
+    Mock::given(method("POST"))
+        .respond_with(ResponseTemplate::new(503).set_body_json(problem))
+        .up_to_n_times(1)
+        .mount(&agent)
+        .await;
+    Mock::given(method("POST"))
+        .respond_with(
+            ResponseTemplate::new(200).set_body_json(serde_json::json!({"status": "OK!"})),
+        )
+        .mount(&agent)
+        .await;
+    let running = start(&pool, &agent.uri());
+    until(&database, "submitted").await;
+    running.stop.cancel();
+    running.task.await.unwrap();
+    assert_eq!(agent.received_requests().await.unwrap().len(), 2);
+    let timeline = {
+        let mut conn = pool.connection().await.unwrap();
+        gha_slurm_storage::builds::timeline(&mut conn, gha_slurm_domain::WorkflowJobId(1))
+            .await
+            .unwrap()
+    };
+    let kinds: Vec<&str> = timeline.iter().map(|e| e.kind.as_str()).collect();
+    for kind in ["queued", "planned", "delayed", "submitted"] {
+        assert!(kinds.contains(&kind), "{kind} is missing in {kinds:?}");
+    }
+    assert!(timeline.iter().any(|e| e.detail == "slurmctld is down"));
+}
+
+#[tokio::test]
+async fn a_refusal_is_final_until_the_mapping_changes() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    map(&pool).await;
+    // The mapping's own request, so that the next one is the refusal's.
+    replan_now(&pool).await;
+    apply(&pool, queued(1)).await;
+    let problem = gha_slurm_contract::Problem::new(422, "partition_unknown", "Refused")
+        .detail("no such partition");
+    let agent = agent_answering(ResponseTemplate::new(422).set_body_json(problem)).await;
+    let running = start(&pool, &agent.uri());
+    until(&database, "refused").await;
+    replan_now(&pool).await;
+    assert_eq!(supply(&states(database.url()).await), 0);
+    let (_, reason) = verdict(database.url(), 1).await;
+    assert!(reason.unwrap().contains("no such partition"));
+    map(&pool).await;
+    replan_now(&pool).await;
+    assert_eq!(
+        states(database.url()).await.len(),
+        2,
+        "a change of mapping forgives"
+    );
+    running.stop.cancel();
+    running.task.await.unwrap();
+}
