@@ -1,1 +1,15 @@
 #![doc = include_str!("../README.md")]
+
+mod client;
+mod deliveries;
+mod error;
+mod repositories;
+mod runners;
+mod workflow_jobs;
+
+pub use client::{Github, Scope};
+pub use deliveries::Delivery;
+pub use error::GithubError;
+pub use repositories::Repository;
+pub use runners::{Deletion, JitRunner, RegistrationToken, Runner};
+pub use workflow_jobs::WorkflowJob;

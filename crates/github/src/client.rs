@@ -1,0 +1,325 @@
+//! Authentication, tokens, and the one place where a call is made.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use gha_slurm_domain::{InstallationId, RepositoryFullName, RepositoryId};
+use http::{Method, StatusCode};
+use moka::future::Cache;
+use octocrab::Octocrab;
+use octocrab::service::middleware::retry::RetryConfig;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::error::GithubError;
+use crate::runners::RegistrationToken;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Tokens of an installation live an hour (docs.github.com, "Generating an installation access token").
+const INSTALLATION_TOKEN_USE: Duration = Duration::from_secs(50 * 60);
+/// GitHub allows 100 concurrent requests over all programs of an App; this process keeps well below.
+const CONCURRENT_CALLS: usize = 40;
+
+/// A repository as the scope of runners.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    /// Installation that reaches it.
+    pub installation: InstallationId,
+    /// Its id: what installation tokens are narrowed to.
+    pub repository: RepositoryId,
+    /// Its name: what URLs contain.
+    pub name: RepositoryFullName,
+}
+
+/// What an installation token is for; each asks only for the permissions it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Purpose {
+    /// Runners: `administration: write`.
+    Runners,
+    /// Workflow jobs and runs: `actions: read`.
+    WorkflowJobs,
+    /// Names and visibility: `metadata: read`.
+    Metadata,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct TokenKey {
+    installation: InstallationId,
+    repository: Option<RepositoryId>,
+    purpose: Purpose,
+}
+
+/// A client of GitHub's REST API as our App. Clones share their caches.
+#[derive(Clone)]
+pub struct Github {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    app: Octocrab,
+    installations: Cache<TokenKey, Octocrab>,
+    pub(crate) registration_tokens: Cache<RepositoryId, RegistrationToken>,
+    calls: Semaphore,
+    /// No call before these, by installation (`None`: as the App).
+    pauses: Cache<Option<InstallationId>, Instant>,
+}
+
+/// An answer: its status and body, for statuses the caller named or 2xx.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    body: String,
+    call: &'static str,
+    link: Option<String>,
+}
+
+impl Answer {
+    /// The `cursor` of the next page, from the `Link` header.
+    pub(crate) fn next_cursor(&self) -> Option<String> {
+        let next = self
+            .link
+            .as_deref()?
+            .split(',')
+            .find(|link| link.contains("rel=\"next\""))?;
+        let (_, rest) = next.split_once('<')?;
+        let (target, _) = rest.split_once('>')?;
+        url::Url::parse(target)
+            .ok()?
+            .query_pairs()
+            .find_map(|(key, value)| (key == "cursor").then(|| value.into_owned()))
+    }
+
+    pub(crate) fn json<T: for<'de> Deserialize<'de>>(&self) -> Result<T, GithubError> {
+        serde_json::from_str(&self.body).map_err(|error| GithubError::Unexpected {
+            call: self.call,
+            detail: error.to_string(),
+        })
+    }
+}
+
+/// A call to be made.
+pub(crate) struct Call<'a> {
+    pub(crate) name: &'static str,
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) body: Option<&'a serde_json::Value>,
+    /// Statuses other than 2xx that are an answer and no error.
+    pub(crate) also: &'static [u16],
+}
+
+impl Call<'_> {
+    pub(crate) fn get(name: &'static str, path: String, also: &'static [u16]) -> Self {
+        Self {
+            name,
+            method: Method::GET,
+            path,
+            body: None,
+            also,
+        }
+    }
+}
+
+impl Github {
+    /// A client of the API at `api_url` (`https://api.github.com`, or `https://HOST/api/v3`), as App `app_id` with its
+    /// private key in PEM.
+    pub fn new(
+        api_url: &str,
+        app_id: u64,
+        private_key: &SecretString,
+    ) -> Result<Self, GithubError> {
+        let url = url::Url::parse(api_url)
+            .map_err(|e| GithubError::Setup(format!("github.api_url `{api_url}`: {e}")))?;
+        let setup = |error: octocrab::Error| GithubError::Setup(format!("github: {error}"));
+        let app = Octocrab::builder()
+            .base_uri(url.as_str().trim_end_matches('/').to_owned())
+            .map_err(setup)?
+            .app_from_rsa_pem(app_id.into(), private_key.expose_secret().as_bytes())
+            .map_err(|_| {
+                GithubError::Setup(
+                    "github.private_key is not an RSA private key in PEM, as GitHub gives it for an App".into(),
+                )
+            })?
+            .add_retry_config(RetryConfig::None)
+            .set_connect_timeout(Some(CONNECT_TIMEOUT))
+            .set_read_timeout(Some(ANSWER_TIMEOUT))
+            .set_write_timeout(Some(ANSWER_TIMEOUT))
+            .build()
+            .map_err(setup)?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                app,
+                installations: Cache::builder()
+                    .max_capacity(10_000)
+                    .time_to_live(INSTALLATION_TOKEN_USE)
+                    .build(),
+                registration_tokens: crate::runners::token_cache(),
+                calls: Semaphore::new(CONCURRENT_CALLS),
+                pauses: Cache::builder()
+                    .max_capacity(10_000)
+                    .time_to_live(Duration::from_secs(2 * 3600))
+                    .build(),
+            }),
+        })
+    }
+
+    pub(crate) fn registration_tokens(&self) -> &Cache<RepositoryId, RegistrationToken> {
+        &self.shared.registration_tokens
+    }
+
+    /// Calls as the App.
+    pub(crate) async fn as_app(&self, call: &Call<'_>) -> Result<Answer, GithubError> {
+        self.call(&self.shared.app, None, call).await
+    }
+
+    /// Calls as an installation, with a token for this purpose only, narrowed to `repository` where one is given.
+    pub(crate) async fn as_installation(
+        &self,
+        installation: InstallationId,
+        repository: Option<RepositoryId>,
+        purpose: Purpose,
+        call: &Call<'_>,
+    ) -> Result<Answer, GithubError> {
+        let key = TokenKey {
+            installation,
+            repository,
+            purpose,
+        };
+        let client = self.installation_client(key).await?;
+        let answer = self.call(&client, Some(installation), call).await;
+        if answer.as_ref().err().and_then(GithubError::status) != Some(401) {
+            return answer;
+        }
+        // The token was revoked, by a suspension and its end for example. 401 means that the call took no effect.
+        self.shared.installations.invalidate(&key).await;
+        let client = self.installation_client(key).await?;
+        self.call(&client, Some(installation), call).await
+    }
+
+    pub(crate) async fn as_scope(
+        &self,
+        scope: &Scope,
+        purpose: Purpose,
+        call: &Call<'_>,
+    ) -> Result<Answer, GithubError> {
+        self.as_installation(scope.installation, Some(scope.repository), purpose, call)
+            .await
+    }
+
+    async fn installation_client(&self, key: TokenKey) -> Result<Octocrab, GithubError> {
+        self.shared
+            .installations
+            .try_get_with(key, self.mint_installation_token(key))
+            .await
+            .map_err(|error| (*error).clone())
+    }
+
+    /// `POST /app/installations/{id}/access_tokens`.
+    async fn mint_installation_token(&self, key: TokenKey) -> Result<Octocrab, GithubError> {
+        #[derive(Serialize)]
+        struct Wanted {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            repository_ids: Option<[i64; 1]>,
+            permissions: serde_json::Value,
+        }
+        #[derive(Deserialize)]
+        struct Minted {
+            token: SecretString,
+        }
+        const CALL: &str = "create an installation access token";
+        let wanted = Wanted {
+            repository_ids: key.repository.map(|id| [id.0]),
+            permissions: match key.purpose {
+                Purpose::Runners => serde_json::json!({"administration": "write"}),
+                Purpose::WorkflowJobs => serde_json::json!({"actions": "read"}),
+                Purpose::Metadata => serde_json::json!({"metadata": "read"}),
+            },
+        };
+        let body = serde_json::to_value(wanted).map_err(|e| GithubError::Setup(e.to_string()))?;
+        let call = Call {
+            name: CALL,
+            method: Method::POST,
+            path: format!("/app/installations/{}/access_tokens", key.installation),
+            body: Some(&body),
+            also: &[],
+        };
+        let minted: Minted = self.as_app(&call).await?.json()?;
+        self.shared
+            .app
+            .user_access_token(minted.token)
+            .map_err(|e| GithubError::Setup(e.to_string()))
+    }
+
+    async fn call(
+        &self,
+        client: &Octocrab,
+        installation: Option<InstallationId>,
+        call: &Call<'_>,
+    ) -> Result<Answer, GithubError> {
+        let name = call.name;
+        if let Some(until) = self.shared.pauses.get(&installation).await {
+            let left = until.saturating_duration_since(Instant::now());
+            if !left.is_zero() {
+                return Err(GithubError::RateLimited {
+                    call: name,
+                    retry_after: left,
+                });
+            }
+        }
+        let trouble = |detail: String| GithubError::Unavailable { call: name, detail };
+        let _permit = self.shared.calls.acquire().await;
+        let sent = Box::pin(async {
+            let path = call.path.as_str();
+            let answer = match (&call.method, call.body) {
+                (&Method::GET, _) => client._get(path).await,
+                (&Method::DELETE, _) => client._delete(path, None::<&()>).await,
+                (_, body) => client._post(path, body).await,
+            }?;
+            let (status, headers) = (answer.status(), answer.headers().clone());
+            client
+                .body_to_string(answer)
+                .await
+                .map(|body| (status, headers, body))
+        });
+        // Over all of it: octocrab's own time-outs are per read.
+        let (status, headers, body) = tokio::time::timeout(CONNECT_TIMEOUT + ANSWER_TIMEOUT, sent)
+            .await
+            .map_err(|_| trouble("no answer in time".into()))?
+            .map_err(|error| trouble(innermost(&error)))?;
+        tracing::debug!(call = name, status = status.as_u16(), "asked GitHub");
+        if status.is_success() || call.also.contains(&status.as_u16()) {
+            let link = headers.get(http::header::LINK);
+            return Ok(Answer {
+                status,
+                body,
+                call: name,
+                link: link.and_then(|l| l.to_str().ok()).map(str::to_owned),
+            });
+        }
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_secs());
+        let error = GithubError::from_answer(name, status, &headers, &body, now);
+        if let GithubError::RateLimited { retry_after, .. } = error {
+            tracing::warn!(
+                call = name,
+                ?installation,
+                ?retry_after,
+                "rate limited by GitHub"
+            );
+            let until = Instant::now() + retry_after;
+            self.shared.pauses.insert(installation, until).await;
+        }
+        Err(error)
+    }
+}
+
+/// octocrab's own texts say "Service Error"; the cause says what happened.
+fn innermost(error: &octocrab::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

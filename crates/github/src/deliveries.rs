@@ -1,0 +1,67 @@
+//! Webhook deliveries: GitHub never repeats one by itself, so failed ones are asked for again.
+
+use chrono::{DateTime, Utc};
+use http::Method;
+use serde::Deserialize;
+
+use crate::client::{Call, Github};
+use crate::error::GithubError;
+use crate::repositories::PER_PAGE;
+
+/// One attempt to deliver an event.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Delivery {
+    /// Id of the attempt.
+    pub id: i64,
+    /// `X-GitHub-Delivery`, the same for every attempt of an event.
+    pub guid: String,
+    /// When.
+    pub delivered_at: DateTime<Utc>,
+    /// `OK` when it was answered with 2xx in time.
+    pub status: String,
+    /// The event.
+    pub event: String,
+}
+
+impl Delivery {
+    /// Whether it arrived.
+    pub fn succeeded(&self) -> bool {
+        self.status == "OK"
+    }
+}
+
+impl Github {
+    /// The attempts since a time, newest first, at most 1,000. `GET /app/hook/deliveries`.
+    pub async fn deliveries(&self, since: DateTime<Utc>) -> Result<Vec<Delivery>, GithubError> {
+        let mut all: Vec<Delivery> = Vec::new();
+        let mut cursor = String::new();
+        for _ in 0..10 {
+            let call = Call::get(
+                "list webhook deliveries",
+                format!("/app/hook/deliveries?per_page={PER_PAGE}{cursor}"),
+                &[],
+            );
+            let answer = self.as_app(&call).await?;
+            let page: Vec<Delivery> = answer.json()?;
+            let older = page.iter().any(|delivery| delivery.delivered_at < since);
+            all.extend(page.into_iter().filter(|d| d.delivered_at >= since));
+            match answer.next_cursor() {
+                Some(next) if !older => cursor = format!("&cursor={next}"),
+                _ => break,
+            }
+        }
+        Ok(all)
+    }
+
+    /// Asks for one more attempt. `POST /app/hook/deliveries/{id}/attempts`.
+    pub async fn redeliver(&self, id: i64) -> Result<(), GithubError> {
+        let call = Call {
+            name: "redeliver a webhook",
+            method: Method::POST,
+            path: format!("/app/hook/deliveries/{id}/attempts"),
+            body: None,
+            also: &[],
+        };
+        self.as_app(&call).await.map(|_| ())
+    }
+}

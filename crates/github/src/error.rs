@@ -1,0 +1,165 @@
+//! What can go wrong with a call, as its caller needs to know it.
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+
+/// How long to wait where GitHub is in trouble and does not say how long.
+const PAUSE_AFTER_TROUBLE: Duration = Duration::from_secs(5);
+/// How long to wait after a secondary rate limit without `retry-after`: at least a minute (docs.github.com, "Rate
+/// limits for the REST API").
+const PAUSE_AFTER_LIMIT: Duration = Duration::from_secs(60);
+
+/// A call to GitHub failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum GithubError {
+    /// A rate limit is used up: no call before this has passed.
+    #[error("{call}: GitHub's rate limit is used up for another {} s", .retry_after.as_secs())]
+    RateLimited {
+        /// Which call.
+        call: &'static str,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// No answer, or a 5xx: trying again can help. The call may have taken effect all the same.
+    #[error("{call}: GitHub is in trouble: {detail}")]
+    Unavailable {
+        /// Which call.
+        call: &'static str,
+        /// What happened.
+        detail: String,
+    },
+    /// GitHub answered no.
+    #[error("{call}: GitHub answered {status}: {message}")]
+    Refused {
+        /// Which call.
+        call: &'static str,
+        /// HTTP status.
+        status: u16,
+        /// GitHub's words.
+        message: String,
+    },
+    /// The answer is not what GitHub documents.
+    #[error("{call}: GitHub's answer is not understood: {detail}")]
+    Unexpected {
+        /// Which call.
+        call: &'static str,
+        /// What was not understood.
+        detail: String,
+    },
+    /// The App's private key or the API's address cannot be used.
+    #[error("{0}")]
+    Setup(String),
+}
+
+impl GithubError {
+    /// When to try again; `None`: trying again does not help.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after, .. } => Some(*retry_after),
+            Self::Unavailable { .. } => Some(PAUSE_AFTER_TROUBLE),
+            Self::Refused { .. } | Self::Unexpected { .. } | Self::Setup(_) => None,
+        }
+    }
+
+    /// The HTTP status of a refusal.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn from_answer(
+        call: &'static str,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: &str,
+        now_s: u64,
+    ) -> Self {
+        if let Some(retry_after) = rate_limit(status, headers, body, now_s) {
+            return Self::RateLimited { call, retry_after };
+        }
+        let message = message(body);
+        if status.is_server_error() {
+            return Self::Unavailable {
+                call,
+                detail: format!("{} {message}", status.as_u16()),
+            };
+        }
+        Self::Refused {
+            call,
+            status: status.as_u16(),
+            message,
+        }
+    }
+}
+
+/// The rules of docs.github.com, "Rate limits for the REST API": `retry-after`, else `x-ratelimit-reset` when nothing
+/// remains, else a minute for a secondary limit.
+fn rate_limit(status: StatusCode, headers: &HeaderMap, body: &str, now_s: u64) -> Option<Duration> {
+    if status != StatusCode::FORBIDDEN && status != StatusCode::TOO_MANY_REQUESTS {
+        return None;
+    }
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
+    if let Some(seconds) = number("retry-after") {
+        return Some(Duration::from_secs(seconds));
+    }
+    if number("x-ratelimit-remaining") == Some(0) {
+        let reset = number("x-ratelimit-reset").unwrap_or(now_s);
+        return Some(Duration::from_secs(reset.saturating_sub(now_s).max(1)));
+    }
+    let limited = status == StatusCode::TOO_MANY_REQUESTS || body.contains("secondary rate limit");
+    limited.then_some(PAUSE_AFTER_LIMIT)
+}
+
+fn message(body: &str) -> String {
+    #[derive(serde::Deserialize)]
+    struct Message {
+        message: String,
+    }
+    let text = serde_json::from_str::<Message>(body)
+        .map_or_else(|_| body.trim().to_owned(), |answer| answer.message);
+    text.chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).parse().unwrap(), value.parse().unwrap()))
+            .collect::<Vec<(http::HeaderName, http::HeaderValue)>>()
+            .into_iter()
+            .collect()
+    }
+
+    #[test]
+    fn rate_limits_are_told_from_refusals() {
+        let of = |status: u16, pairs: &[(&'static str, &str)], body: &str| {
+            let status = StatusCode::from_u16(status).unwrap();
+            GithubError::from_answer("test", status, &headers(pairs), body, 1_000)
+                .retry_after()
+                .map(|d| d.as_secs())
+        };
+        assert_eq!(of(403, &[("retry-after", "7")], ""), Some(7));
+        let exhausted = [
+            ("x-ratelimit-remaining", "0"),
+            ("x-ratelimit-reset", "1030"),
+        ];
+        assert_eq!(of(403, &exhausted, ""), Some(30));
+        assert_eq!(
+            of(403, &[], "You have exceeded a secondary rate limit"),
+            Some(60)
+        );
+        assert_eq!(of(429, &[], ""), Some(60));
+        assert_eq!(
+            of(403, &[("x-ratelimit-remaining", "12")], "no permission"),
+            None
+        );
+        assert_eq!(of(404, &[], "Not Found"), None);
+        assert_eq!(of(502, &[], "<html>"), Some(5));
+    }
+}

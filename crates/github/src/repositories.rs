@@ -1,0 +1,119 @@
+//! Repositories and the installations that reach them.
+
+use gha_slurm_domain::{InstallationId, RepositoryFullName, RepositoryId};
+use serde::Deserialize;
+
+use crate::client::{Call, Github, Purpose};
+use crate::error::GithubError;
+
+/// Entries per page, GitHub's maximum.
+pub(crate) const PER_PAGE: usize = 100;
+
+/// A repository as GitHub describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repository {
+    /// Its id, which survives renames.
+    pub id: RepositoryId,
+    /// Its name now.
+    pub name: RepositoryFullName,
+    /// Whether it is private or internal.
+    pub private: bool,
+}
+
+#[derive(Deserialize)]
+struct Facts {
+    id: i64,
+    full_name: RepositoryFullName,
+    private: bool,
+}
+
+impl From<Facts> for Repository {
+    fn from(facts: Facts) -> Self {
+        Self {
+            id: RepositoryId(facts.id),
+            name: facts.full_name,
+            private: facts.private,
+        }
+    }
+}
+
+impl Github {
+    /// The installation that reaches a repository; `None`: none does, or there is no such repository.
+    /// `GET /repos/{owner}/{repo}/installation`.
+    pub async fn installation_of(
+        &self,
+        name: &RepositoryFullName,
+    ) -> Result<Option<InstallationId>, GithubError> {
+        #[derive(Deserialize)]
+        struct Installation {
+            id: i64,
+        }
+        let call = Call::get(
+            "find the installation of a repository",
+            format!("/repos/{name}/installation"),
+            &[404],
+        );
+        let answer = self.as_app(&call).await?;
+        if answer.status == http::StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        Ok(Some(InstallationId(answer.json::<Installation>()?.id)))
+    }
+
+    /// A repository by its name; `None`: the installation cannot see it. `GET /repos/{owner}/{repo}`.
+    pub async fn repository(
+        &self,
+        installation: InstallationId,
+        name: &RepositoryFullName,
+    ) -> Result<Option<Repository>, GithubError> {
+        let call = Call::get("read a repository", format!("/repos/{name}"), &[404]);
+        let answer = self
+            .as_installation(installation, None, Purpose::Metadata, &call)
+            .await?;
+        if answer.status == http::StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        Ok(Some(answer.json::<Facts>()?.into()))
+    }
+
+    /// Every repository an installation reaches. `GET /installation/repositories`.
+    pub async fn installation_repositories(
+        &self,
+        installation: InstallationId,
+    ) -> Result<Vec<Repository>, GithubError> {
+        #[derive(Deserialize)]
+        struct Page {
+            repositories: Vec<Facts>,
+        }
+        let mut all = Vec::new();
+        for page in 1.. {
+            // By number: octocrab leaves the credential out when it follows `next` links of other hosts.
+            let call = Call::get(
+                "list the repositories of an installation",
+                format!("/installation/repositories?per_page={PER_PAGE}&page={page}"),
+                &[],
+            );
+            let answer = self
+                .as_installation(installation, None, Purpose::Metadata, &call)
+                .await?;
+            let found: Page = answer.json()?;
+            let last = found.repositories.len() < PER_PAGE;
+            all.extend(found.repositories.into_iter().map(Repository::from));
+            if last {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Where a person installs the App. `GET /app`.
+    pub async fn install_url(&self) -> Result<String, GithubError> {
+        #[derive(Deserialize)]
+        struct App {
+            html_url: String,
+        }
+        let call = Call::get("read the App", "/app".into(), &[]);
+        let app: App = self.as_app(&call).await?.json()?;
+        Ok(format!("{}/installations/new", app.html_url))
+    }
+}

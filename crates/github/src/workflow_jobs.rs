@@ -1,0 +1,143 @@
+//! Workflow jobs, for what webhooks did not say.
+
+use chrono::{DateTime, Utc};
+use gha_slurm_domain::WorkflowJobId;
+use serde::Deserialize;
+
+use crate::client::{Call, Github, Purpose, Scope};
+use crate::error::GithubError;
+use crate::repositories::PER_PAGE;
+
+/// Runs that can hold a queued workflow job: with a matrix or `needs:`, a run in progress has some too.
+const LIVE_RUNS: [&str; 2] = ["queued", "in_progress"];
+
+/// A workflow job as GitHub describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct WorkflowJob {
+    /// GitHub's id.
+    pub id: i64,
+    /// Its run.
+    pub run_id: i64,
+    /// Attempt of the run.
+    pub run_attempt: Option<i64>,
+    /// Its name.
+    pub name: String,
+    /// Its workflow.
+    pub workflow_name: Option<String>,
+    /// Branch.
+    pub head_branch: Option<String>,
+    /// Commit.
+    pub head_sha: Option<String>,
+    /// `queued`, `in_progress`, `completed`, `waiting`, `requested` or `pending`.
+    pub status: String,
+    /// How it ended.
+    pub conclusion: Option<String>,
+    /// The strings of `runs-on`.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// Runner that has it.
+    pub runner_id: Option<i64>,
+    /// Name of that runner.
+    pub runner_name: Option<String>,
+    /// Its page.
+    pub html_url: Option<String>,
+    /// When it was created.
+    pub created_at: Option<DateTime<Utc>>,
+    /// When it started; while queued, when it was created.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub completed_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Deserialize)]
+struct Jobs {
+    jobs: Vec<WorkflowJob>,
+}
+
+impl Github {
+    /// One workflow job; `None`: GitHub has forgotten it. `GET /repos/{owner}/{repo}/actions/jobs/{id}`.
+    pub async fn workflow_job(
+        &self,
+        scope: &Scope,
+        id: WorkflowJobId,
+    ) -> Result<Option<WorkflowJob>, GithubError> {
+        let call = Call::get(
+            "read a workflow job",
+            format!("/repos/{}/actions/jobs/{id}", scope.name),
+            &[404],
+        );
+        let answer = self.as_scope(scope, Purpose::WorkflowJobs, &call).await?;
+        if answer.status == http::StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        answer.json().map(Some)
+    }
+
+    /// The newest workflow jobs of a run. `GET /repos/{owner}/{repo}/actions/runs/{run_id}/jobs`.
+    pub async fn workflow_jobs_of_run(
+        &self,
+        scope: &Scope,
+        run_id: i64,
+    ) -> Result<Vec<WorkflowJob>, GithubError> {
+        let mut all = Vec::new();
+        for page in 1.. {
+            let call = Call::get(
+                "list the workflow jobs of a run",
+                format!(
+                    "/repos/{}/actions/runs/{run_id}/jobs?per_page={PER_PAGE}&page={page}",
+                    scope.name
+                ),
+                &[404],
+            );
+            let answer = self.as_scope(scope, Purpose::WorkflowJobs, &call).await?;
+            if answer.status == http::StatusCode::NOT_FOUND {
+                break;
+            }
+            let found: Jobs = answer.json()?;
+            let last = found.jobs.len() < PER_PAGE;
+            all.extend(found.jobs);
+            if last {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Ids of the runs of a repository that are queued or in progress.
+    /// `GET /repos/{owner}/{repo}/actions/runs?status=`.
+    pub async fn live_runs(&self, scope: &Scope) -> Result<Vec<i64>, GithubError> {
+        #[derive(Deserialize)]
+        struct Run {
+            id: i64,
+        }
+        #[derive(Deserialize)]
+        struct Runs {
+            workflow_runs: Vec<Run>,
+        }
+        let mut all = Vec::new();
+        for status in LIVE_RUNS {
+            for page in 1.. {
+                let call = Call::get(
+                    "list the runs of a repository",
+                    format!(
+                        "/repos/{}/actions/runs?status={status}&per_page={PER_PAGE}&page={page}",
+                        scope.name
+                    ),
+                    &[],
+                );
+                let found: Runs = self
+                    .as_scope(scope, Purpose::WorkflowJobs, &call)
+                    .await?
+                    .json()?;
+                let last = found.workflow_runs.len() < PER_PAGE;
+                all.extend(found.workflow_runs.into_iter().map(|run| run.id));
+                if last {
+                    break;
+                }
+            }
+        }
+        all.sort_unstable();
+        all.dedup();
+        Ok(all)
+    }
+}

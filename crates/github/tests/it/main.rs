@@ -1,0 +1,230 @@
+//! The client against single recorded-shape answers; the whole conversation is tested against the simulator.
+#![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+
+use std::time::Duration;
+
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::rsa::{KeyPair, KeySize};
+use base64::Engine;
+use chrono::{TimeDelta, Utc};
+use gha_slurm_domain::{InstallationId, LabelSet, RepositoryFullName, RepositoryId};
+use gha_slurm_github::{Deletion, Github, GithubError, Scope};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+use wiremock::matchers::{body_json, header, method, path, query_param};
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+fn private_key() -> SecretString {
+    let key = KeyPair::generate(KeySize::Rsa2048).unwrap();
+    let der = AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&key).unwrap();
+    let text = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
+    format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n").into()
+}
+
+async fn client() -> (MockServer, Github, Scope) {
+    let server = MockServer::start().await;
+    let github = Github::new(&server.uri(), 7, &private_key()).unwrap();
+    let scope = Scope {
+        installation: InstallationId(11),
+        repository: RepositoryId(42),
+        name: RepositoryFullName::new("acme", "widgets").unwrap(),
+    };
+    (server, github, scope)
+}
+
+async fn token(server: &MockServer, permissions: serde_json::Value, times: u64) {
+    Mock::given(method("POST"))
+        .and(path("/app/installations/11/access_tokens"))
+        .and(body_json(
+            json!({"repository_ids": [42], "permissions": permissions}),
+        ))
+        .respond_with(ResponseTemplate::new(201).set_body_json(
+            json!({"token": "ghs_narrow", "expires_at": Utc::now() + TimeDelta::hours(1)}),
+        ))
+        .expect(times)
+        .mount(server)
+        .await;
+}
+
+#[tokio::test]
+async fn a_registration_token_is_asked_for_once_with_a_narrowed_credential() {
+    let (server, github, scope) = client().await;
+    token(&server, json!({"administration": "write"}), 1).await;
+    Mock::given(method("POST"))
+        .and(path(
+            "/repos/acme/widgets/actions/runners/registration-token",
+        ))
+        .and(header("authorization", "Bearer ghs_narrow"))
+        .respond_with(
+            ResponseTemplate::new(201)
+                .set_delay(Duration::from_millis(50))
+                .set_body_json(
+                    json!({"token": "AAAA", "expires_at": Utc::now() + TimeDelta::hours(1)}),
+                ),
+        )
+        .expect(1)
+        .mount(&server)
+        .await;
+    let calls = (0..20).map(|_| {
+        let (github, scope) = (github.clone(), scope.clone());
+        tokio::spawn(async move { github.registration_token(&scope).await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        let token = call.await.unwrap().unwrap();
+        assert_eq!(token.token.expose_secret(), "AAAA");
+    }
+}
+
+#[tokio::test]
+async fn a_registration_token_near_its_end_is_not_reused() {
+    let (server, github, scope) = client().await;
+    token(&server, json!({"administration": "write"}), 1).await;
+    Mock::given(method("POST"))
+        .and(path(
+            "/repos/acme/widgets/actions/runners/registration-token",
+        ))
+        .respond_with(ResponseTemplate::new(201).set_body_json(
+            json!({"token": "AAAA", "expires_at": Utc::now() + TimeDelta::minutes(14)}),
+        ))
+        .expect(2)
+        .mount(&server)
+        .await;
+    github.registration_token(&scope).await.unwrap();
+    github.registration_token(&scope).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_jit_runner_is_one_call_and_a_500_is_not_repeated() {
+    let (server, github, scope) = client().await;
+    token(&server, json!({"administration": "write"}), 1).await;
+    let jit = "/repos/acme/widgets/actions/runners/generate-jitconfig";
+    Mock::given(method("POST"))
+        .and(path(jit))
+        .respond_with(ResponseTemplate::new(500))
+        .up_to_n_times(1)
+        .expect(1)
+        .mount(&server)
+        .await;
+    Mock::given(method("POST"))
+        .and(path(jit))
+        .and(body_json(json!({
+            "name": "r1", "runner_group_id": 1, "labels": ["gpu", "self-hosted"], "work_folder": "_work",
+        })))
+        .respond_with(ResponseTemplate::new(201).set_body_json(
+            json!({"runner": {"id": 5, "name": "r1"}, "encoded_jit_config": "e30="}),
+        ))
+        .expect(1)
+        .mount(&server)
+        .await;
+    let labels: LabelSet = ["self-hosted", "GPU"].into_iter().collect();
+    let error = github
+        .create_jit_runner(&scope, "r1", &labels)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, GithubError::Unavailable { .. }), "{error}");
+    let runner = github
+        .create_jit_runner(&scope, "r1", &labels)
+        .await
+        .unwrap();
+    assert_eq!(runner.id, 5);
+}
+
+#[tokio::test]
+async fn a_revoked_installation_token_is_replaced() {
+    let (server, github, scope) = client().await;
+    token(&server, json!({"administration": "write"}), 2).await;
+    let runner = "/repos/acme/widgets/actions/runners/5";
+    Mock::given(method("DELETE"))
+        .and(path(runner))
+        .respond_with(
+            ResponseTemplate::new(401).set_body_json(json!({"message": "Bad credentials"})),
+        )
+        .up_to_n_times(1)
+        .mount(&server)
+        .await;
+    Mock::given(method("DELETE"))
+        .and(path(runner))
+        .respond_with(ResponseTemplate::new(422))
+        .expect(1)
+        .mount(&server)
+        .await;
+    assert_eq!(
+        github.delete_runner(&scope, 5).await.unwrap(),
+        Deletion::Busy
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_asked_while_a_rate_limit_is_used_up() {
+    let (server, github, scope) = client().await;
+    token(&server, json!({"administration": "write"}), 1).await;
+    Mock::given(method("DELETE"))
+        .respond_with(ResponseTemplate::new(403).insert_header("retry-after", "30"))
+        .expect(1)
+        .mount(&server)
+        .await;
+    for _ in 0..3 {
+        let error = github.delete_runner(&scope, 5).await.unwrap_err();
+        let wait = error.retry_after().unwrap().as_secs();
+        assert!((28..=30).contains(&wait), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_dead_address_is_trouble_not_a_panic() {
+    let github = Github::new("http://127.0.0.1:9", 7, &private_key()).unwrap();
+    let name = RepositoryFullName::new("acme", "widgets").unwrap();
+    let error = github.installation_of(&name).await.unwrap_err();
+    assert!(matches!(error, GithubError::Unavailable { .. }), "{error}");
+    assert!(error.to_string().contains("refused"), "{error}");
+}
+
+#[tokio::test]
+async fn deliveries_are_read_page_by_page() {
+    let (server, github, _) = client().await;
+    let at = Utc::now();
+    let attempt = |id: i64, minutes: i64, status: &str| {
+        json!({"id": id, "guid": format!("g{id}"), "delivered_at": at - TimeDelta::minutes(minutes),
+               "status": status, "event": "workflow_job"})
+    };
+    Mock::given(method("GET"))
+        .and(path("/app/hook/deliveries"))
+        .and(query_param("cursor", "v1_2"))
+        .respond_with(
+            ResponseTemplate::new(200)
+                .set_body_json(json!([attempt(2, 2, "timed out"), attempt(1, 99, "OK")])),
+        )
+        .expect(1)
+        .mount(&server)
+        .await;
+    Mock::given(method("GET"))
+        .and(path("/app/hook/deliveries"))
+        .respond_with(
+            ResponseTemplate::new(200)
+                .insert_header(
+                    "link",
+                    "<https://api.github.com/app/hook/deliveries?per_page=100&cursor=v1_2>; rel=\"next\"",
+                )
+                .set_body_json(json!([attempt(4, 0, "OK"), attempt(3, 1, "Invalid HTTP Response: 503")])),
+        )
+        .mount(&server)
+        .await;
+    let found = github
+        .deliveries(at - TimeDelta::minutes(10))
+        .await
+        .unwrap();
+    let failed: Vec<i64> = found
+        .iter()
+        .filter(|d| !d.succeeded())
+        .map(|d| d.id)
+        .collect();
+    assert_eq!((found.len(), failed), (3, vec![3, 2]));
+}
+
+#[test]
+fn a_wrong_key_says_so() {
+    let Err(error) = Github::new("https://api.github.com", 7, &"nonsense".into()) else {
+        panic!("accepted");
+    };
+    assert!(error.to_string().contains("private_key"), "{error}");
+}
