@@ -3,6 +3,7 @@
 mod client;
 mod deliveries;
 mod error;
+pub mod payloads;
 mod repositories;
 mod runners;
 mod workflow_jobs;

@@ -6,12 +6,13 @@ use serde::Deserialize;
 
 use crate::client::{Call, Github, Purpose, Scope};
 use crate::error::GithubError;
+use crate::payloads::time;
 use crate::repositories::PER_PAGE;
 
 /// Runs that can hold a queued workflow job: with a matrix or `needs:`, a run in progress has some too.
 const LIVE_RUNS: [&str; 2] = ["queued", "in_progress"];
 
-/// A workflow job as GitHub describes it.
+/// A workflow job as GitHub describes it, in webhooks and in REST. What payloads of 2021 lack is optional.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct WorkflowJob {
     /// GitHub's id.
@@ -42,10 +43,13 @@ pub struct WorkflowJob {
     /// Its page.
     pub html_url: Option<String>,
     /// When it was created.
+    #[serde(default, deserialize_with = "time")]
     pub created_at: Option<DateTime<Utc>>,
     /// When it started; while queued, when it was created.
+    #[serde(default, deserialize_with = "time")]
     pub started_at: Option<DateTime<Utc>>,
     /// When it ended.
+    #[serde(default, deserialize_with = "time")]
     pub completed_at: Option<DateTime<Utc>>,
 }
 

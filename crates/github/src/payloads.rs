@@ -1,0 +1,232 @@
+//! Webhook payloads, reduced to the fields we use. Our own types, not octocrab's: those leave `workflow_job` untyped and
+//! refuse actions they do not know.
+//!
+//! What identifies something is required. What GitHub or an old Enterprise Server leaves out, or may reshape, is
+//! optional: a payload refused is a build lost.
+
+use chrono::{DateTime, Utc};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Deserializer};
+
+use crate::workflow_jobs::WorkflowJob;
+
+/// A payload of an event that we act upon.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Payload {
+    /// `workflow_job`.
+    WorkflowJob(Box<WorkflowJobPayload>),
+    /// `installation`.
+    Installation(InstallationPayload),
+    /// `installation_repositories`.
+    InstallationRepositories(InstallationRepositoriesPayload),
+    /// `github_app_authorization`.
+    GithubAppAuthorization(AuthorizationPayload),
+    /// `ping`: the hook was made. It asks for nothing.
+    Ping,
+}
+
+/// Why a payload cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {reason}")]
+pub struct PayloadError {
+    /// The field, such as `workflow_job.id`, or `payload` for the whole.
+    pub path: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl Payload {
+    /// Reads the payload of `event` (GitHub's word, `X-GitHub-Event`). `None`: not an event that we act upon.
+    pub fn parse(event: &str, json: &[u8]) -> Result<Option<Self>, PayloadError> {
+        let payload = match event {
+            "workflow_job" => Self::WorkflowJob(read(json)?),
+            "installation" => Self::Installation(read(json)?),
+            "installation_repositories" => Self::InstallationRepositories(read(json)?),
+            "github_app_authorization" => Self::GithubAppAuthorization(read(json)?),
+            "ping" => {
+                read::<serde_json::Map<String, serde_json::Value>>(json)?;
+                Self::Ping
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(payload))
+    }
+}
+
+fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, PayloadError> {
+    serde_json::from_slice(json).map_err(|error| {
+        // Keeping track of the path costs time, so it is done only once something is wrong.
+        let mut again = serde_json::Deserializer::from_slice(json);
+        match serde_path_to_error::deserialize::<_, T>(&mut again) {
+            Err(error) if error.path().iter().next().is_some() => PayloadError {
+                path: error.path().to_string(),
+                reason: error.into_inner().to_string(),
+            },
+            // The whole is wrong, or it is fine and what follows it is not.
+            _ => PayloadError {
+                path: "payload".to_owned(),
+                reason: error.to_string(),
+            },
+        }
+    })
+}
+
+/// A `workflow_job` webhook.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct WorkflowJobPayload {
+    /// `queued`, `in_progress`, `completed`, `waiting`, or one GitHub adds later.
+    pub action: String,
+    /// Present when sent to an App.
+    pub installation: Option<InstallationId>,
+    /// The base repository.
+    pub repository: Repository,
+    /// Who triggered it.
+    pub sender: Option<Account>,
+    /// The workflow job.
+    pub workflow_job: WorkflowJob,
+}
+
+/// A full `repository` object.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Repository {
+    /// Numeric id.
+    pub id: i64,
+    /// Name within its owner.
+    pub name: String,
+    /// Account it belongs to.
+    pub owner: Account,
+    /// Whether it is private or internal.
+    pub private: Option<bool>,
+}
+
+/// A user or an organization.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Account {
+    /// Numeric id.
+    pub id: i64,
+    /// Login.
+    pub login: String,
+}
+
+/// The `installation` object of events other than `installation`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct InstallationId {
+    /// Numeric id.
+    pub id: i64,
+}
+
+/// An `installation` webhook.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct InstallationPayload {
+    /// `created`, `deleted`, `suspend`, `unsuspend`, `new_permissions_accepted`, or one GitHub adds later.
+    pub action: String,
+    /// The installation.
+    pub installation: Installation,
+    /// Repositories it may use; absent for some actions, and for "all repositories" possibly incomplete.
+    #[serde(default, deserialize_with = "list")]
+    pub repositories: Vec<RepositoryName>,
+}
+
+/// The `installation` object of an `installation` or `installation_repositories` event.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Installation {
+    /// Numeric id.
+    pub id: i64,
+    /// Account it belongs to; an enterprise has no login.
+    pub account: Option<InstallationAccount>,
+}
+
+/// Where an App is installed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct InstallationAccount {
+    /// Login of a user or organization.
+    pub login: Option<String>,
+}
+
+/// An `installation_repositories` webhook.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct InstallationRepositoriesPayload {
+    /// `added`, `removed`, or one GitHub adds later.
+    pub action: String,
+    /// The installation.
+    pub installation: Installation,
+    /// Repositories added. A published `removed` example has both lists empty: they are hints.
+    #[serde(default, deserialize_with = "list")]
+    pub repositories_added: Vec<RepositoryName>,
+    /// Repositories removed.
+    #[serde(default, deserialize_with = "list")]
+    pub repositories_removed: Vec<RepositoryName>,
+}
+
+/// A repository as installation events name it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "RawRepositoryName")]
+pub struct RepositoryName {
+    /// Numeric id.
+    pub id: i64,
+    /// Account it belongs to.
+    pub owner: String,
+    /// Name within its owner.
+    pub name: String,
+    /// Whether it is private or internal.
+    pub private: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct RawRepositoryName {
+    id: i64,
+    full_name: String,
+    private: Option<bool>,
+}
+
+impl TryFrom<RawRepositoryName> for RepositoryName {
+    type Error = &'static str;
+
+    fn try_from(raw: RawRepositoryName) -> Result<Self, Self::Error> {
+        let (owner, name) = raw
+            .full_name
+            .split_once('/')
+            .ok_or("full_name is not owner/name")?;
+        Ok(Self {
+            id: raw.id,
+            owner: owner.to_owned(),
+            name: name.to_owned(),
+            private: raw.private,
+        })
+    }
+}
+
+/// A `github_app_authorization` webhook.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct AuthorizationPayload {
+    /// `revoked`.
+    pub action: String,
+    /// Who withdrew the App's authorisation.
+    pub sender: Account,
+}
+
+/// GitHub writes one field as text here and as Unix seconds there (`installation.created_at`). A time that cannot be
+/// read is no reason to lose a build.
+pub(crate) fn time<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<DateTime<Utc>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Time {
+        Text(DateTime<Utc>),
+        Seconds(i64),
+        Unreadable(IgnoredAny),
+    }
+    Ok(match Time::deserialize(deserializer)? {
+        Time::Text(time) => Some(time),
+        Time::Seconds(seconds) => DateTime::from_timestamp(seconds, 0),
+        Time::Unreadable(_) => None,
+    })
+}
+
+/// `null` is an empty list.
+fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
