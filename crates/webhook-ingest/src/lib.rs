@@ -1,1 +1,11 @@
 #![doc = include_str!("../README.md")]
+
+mod application;
+mod body;
+mod convert;
+mod delivery;
+mod refusal;
+pub mod settings;
+
+pub use application::Application;
+pub use settings::Settings;

@@ -1,0 +1,192 @@
+//! The way of one delivery.
+
+use std::time::Instant;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::Utc;
+use gha_slurm_amqp::{PublishError, Publisher};
+use gha_slurm_auth::webhook;
+use gha_slurm_contract::Event;
+use gha_slurm_github::payloads::Payload;
+use gha_slurm_telemetry::Metrics;
+use gha_slurm_telemetry::prometheus::{self, HistogramVec, IntCounterVec};
+use secrecy::SecretString;
+use serde::Serialize;
+use tracing::Span;
+use tracing::field::Empty;
+
+use crate::body::{BodyLimits, Encoding};
+use crate::convert;
+use crate::refusal::Refusal;
+
+/// A GUID has 36 characters.
+const MAX_GUID: usize = 64;
+/// Longer than the longest name of an event of GitHub's.
+const MAX_EVENT: usize = 64;
+/// The event of a delivery whose signature has not been seen to be right: a stranger invents no labels of metrics.
+const UNVERIFIED: &str = "unverified";
+
+/// What a delivery needs.
+pub(crate) struct Ingest {
+    pub(crate) secrets: Vec<SecretString>,
+    pub(crate) limits: BodyLimits,
+    pub(crate) publisher: Publisher,
+    pub(crate) metrics: IngestMetrics,
+}
+
+/// The service's own numbers.
+pub(crate) struct IngestMetrics {
+    deliveries: IntCounterVec,
+    publish_seconds: HistogramVec,
+}
+
+impl IngestMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> prometheus::Result<Self> {
+        Ok(Self {
+            deliveries: metrics.counter(
+                "gha_slurm_webhook_deliveries_total",
+                "Deliveries, by event and by what became of them",
+                &["event", "outcome"],
+            )?,
+            publish_seconds: metrics.seconds(
+                "gha_slurm_webhook_publish_seconds",
+                "Time from publishing an event to the broker's confirm, by outcome",
+                &["outcome"],
+            )?,
+        })
+    }
+}
+
+/// What became of an accepted delivery.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    Published,
+    /// Nothing here acts upon this event.
+    Ignored,
+    Pong,
+}
+
+/// The answer to an accepted delivery, which GitHub shows in the App's settings.
+#[derive(Debug, Serialize)]
+struct Answer<'a> {
+    delivery: &'a str,
+    outcome: Outcome,
+}
+
+/// A delivery whose signature is right.
+struct Verified<'a> {
+    /// `X-GitHub-Event`.
+    event: &'a str,
+    /// `X-GitHub-Delivery`.
+    guid: &'a str,
+}
+
+/// `POST /api/github/webhooks`.
+#[tracing::instrument(name = "delivery", skip_all, fields(delivery.guid = Empty, delivery.event = Empty))]
+pub(crate) async fn receive(
+    request: HttpRequest,
+    payload: web::Payload,
+    ingest: web::Data<Ingest>,
+) -> Result<HttpResponse, Refusal> {
+    let mut event = UNVERIFIED;
+    let result = ingest.accept(&request, payload, &mut event).await;
+    let outcome = match &result {
+        Ok((_, Outcome::Published)) => "published",
+        Ok((_, Outcome::Ignored)) => "ignored",
+        Ok((_, Outcome::Pong)) => "pong",
+        Err(refusal) => refusal.code(),
+    };
+    ingest
+        .metrics
+        .deliveries
+        .with_label_values(&[event, outcome])
+        .inc();
+    match result {
+        Ok((delivery, outcome)) => {
+            let mut response = match outcome {
+                Outcome::Pong => HttpResponse::Ok(),
+                Outcome::Published | Outcome::Ignored => HttpResponse::Accepted(),
+            };
+            Ok(response.json(Answer { delivery, outcome }))
+        }
+        Err(refusal) => {
+            match &refusal {
+                Refusal::Publish(error) => tracing::error!(%error, "a delivery is not published"),
+                other => tracing::info!(reason = %other, "a delivery is refused"),
+            }
+            Err(refusal)
+        }
+    }
+}
+
+impl Ingest {
+    /// `event` becomes the event's name as soon as it can be believed.
+    async fn accept<'r>(
+        &self,
+        request: &'r HttpRequest,
+        payload: web::Payload,
+        event: &mut &'r str,
+    ) -> Result<(&'r str, Outcome), Refusal> {
+        let encoding = Encoding::of(request)?;
+        self.limits.check_length(request)?;
+        let signature = header(request, "X-Hub-Signature-256").ok_or(Refusal::NoSignature)?;
+        let body = self.limits.read(payload).await?;
+        webhook::verify(&self.secrets, body.raw(), signature).map_err(Refusal::Signature)?;
+        let delivery = Verified::of(request)?;
+        *event = delivery.event;
+        let span = Span::current();
+        span.record("delivery.guid", delivery.guid);
+        span.record("delivery.event", delivery.event);
+        let payload =
+            Payload::parse(delivery.event, &body.json(encoding)?).map_err(Refusal::Payload)?;
+        // The event is small; the body need not wait for the broker.
+        drop(body);
+        let Some(payload) = payload else {
+            return Ok((delivery.guid, Outcome::Ignored));
+        };
+        let Some(event) = convert::event(payload, delivery.guid.to_owned(), Utc::now()) else {
+            return Ok((delivery.guid, Outcome::Pong));
+        };
+        self.publish(&event).await.map_err(Refusal::Publish)?;
+        Ok((delivery.guid, Outcome::Published))
+    }
+
+    async fn publish(&self, event: &Event) -> Result<(), PublishError> {
+        let start = Instant::now();
+        let result = self.publisher.publish(event).await;
+        let outcome = match &result {
+            Ok(()) => "confirmed",
+            Err(PublishError::Unavailable(_)) => "unavailable",
+            Err(PublishError::Unroutable(_)) => "unroutable",
+            Err(PublishError::Serialise(_)) => "failed",
+        };
+        self.metrics
+            .publish_seconds
+            .with_label_values(&[outcome])
+            .observe(start.elapsed().as_secs_f64());
+        result
+    }
+}
+
+impl<'r> Verified<'r> {
+    fn of(request: &'r HttpRequest) -> Result<Self, Refusal> {
+        let word = |name: &'static str, max: usize| {
+            header(request, name)
+                .filter(|v| !v.is_empty() && v.len() <= max)
+                .filter(|v| {
+                    v.bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                })
+                .ok_or(Refusal::Header(name))
+        };
+        Ok(Self {
+            event: word("X-GitHub-Event", MAX_EVENT)?,
+            guid: word("X-GitHub-Delivery", MAX_GUID)?,
+        })
+    }
+}
+
+fn header<'r>(request: &'r HttpRequest, name: &str) -> Option<&'r str> {
+    request.headers().get(name)?.to_str().ok()
+}
