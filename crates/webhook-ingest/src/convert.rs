@@ -6,7 +6,8 @@ use gha_slurm_contract::event::{
     AuthorizationEvent, EVENT_VERSION, EventPayload, InstallationEvent,
     InstallationRepositoriesEvent, RepositoryFacts, WorkflowJobEvent, WorkflowJobFacts,
 };
-use gha_slurm_github::payloads::{Payload, RepositoryName, WorkflowJob, WorkflowJobPayload};
+use gha_slurm_github::WorkflowJob;
+use gha_slurm_github::payloads::{Payload, RepositoryName, WorkflowJobPayload};
 
 /// The event of a delivery; none for a ping.
 pub(crate) fn event(
