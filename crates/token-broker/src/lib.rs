@@ -1,1 +1,12 @@
 #![doc = include_str!("../README.md")]
+
+mod application;
+mod keys;
+mod progress;
+mod redemption;
+mod routes;
+pub mod settings;
+
+pub use application::Application;
+pub use routes::openapi;
+pub use settings::Settings;

@@ -1,0 +1,121 @@
+//! The service, built and bound.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use gha_slurm_github::Github;
+use gha_slurm_service_kit::{HttpService, Operations, Readiness};
+use gha_slurm_storage::Database;
+use gha_slurm_telemetry::Metrics;
+use tokio_util::sync::CancellationToken;
+
+use crate::keys::Keys;
+use crate::redemption::Broker;
+use crate::routes::{self, State};
+use crate::settings::Settings;
+
+/// How often Postgres is asked whether it is there, for readiness.
+const PING: Duration = Duration::from_secs(5);
+
+/// token-broker, built and bound.
+pub struct Application {
+    http: HttpService,
+    operations: Operations,
+    readiness: Readiness,
+    database: Database,
+}
+
+impl Application {
+    /// Checks what can be checked, migrates the database and binds both ports.
+    pub async fn build(settings: Settings) -> anyhow::Result<Self> {
+        let metrics = Metrics::default();
+        let readiness = Readiness::default();
+        let redemptions = metrics.counter(
+            "gha_slurm_redemptions_total",
+            "Launch tokens that came back, by what became of them",
+            &["outcome"],
+        )?;
+        let keys = Keys::load(
+            settings.keys.folder.clone(),
+            settings.deployment.name.clone(),
+        )
+        .context("keys.folder")?;
+        let github = Github::new(
+            &settings.github.api_url,
+            settings.github.app_id,
+            &settings.github.private_key,
+        )?;
+        let database = Database::new(
+            &settings.database.url,
+            "token-broker",
+            settings.database.connections,
+        )?;
+        {
+            use secrecy::ExposeSecret;
+            gha_slurm_storage::run_migrations(settings.database.url.expose_secret())
+                .await
+                .context("database.url")?;
+        }
+        let state = State {
+            broker: Broker {
+                database: database.clone(),
+                github,
+                deployment: Arc::new(settings.deployment.clone()),
+                web_url: settings.github.web_url.as_str().into(),
+            },
+            keys,
+            original_contract: settings.runners.original_contract,
+            redemptions,
+        };
+        let http = HttpService::bind(&settings.http, &metrics, move |config| {
+            routes::configure(config, state.clone());
+        })?;
+        let operations = Operations::bind(&settings.operations, readiness.clone(), metrics)?;
+        Ok(Self {
+            http,
+            operations,
+            readiness,
+            database,
+        })
+    }
+
+    /// The port nodes call.
+    pub fn port(&self) -> u16 {
+        self.http.port()
+    }
+
+    /// The operations port.
+    pub fn ops_port(&self) -> u16 {
+        self.operations.port()
+    }
+
+    /// Answers until `stop`, then finishes what is in hand.
+    pub async fn run_until_stopped(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let Self {
+            http,
+            operations,
+            readiness,
+            database,
+        } = self;
+        let drained = CancellationToken::new();
+        let operations = tokio::spawn(operations.run_until(drained.clone()));
+        let watch = async {
+            while !stop.is_cancelled() {
+                match database.ping().await {
+                    Ok(()) => readiness.ready("postgres"),
+                    Err(error) => readiness.not_ready("postgres", error.to_string()),
+                }
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(PING) => {}
+                }
+            }
+            readiness.not_ready("running", "stopping");
+        };
+        let (answered, ()) = tokio::join!(http.run_until_stopped(stop.clone()), watch);
+        drained.cancel();
+        operations.await??;
+        answered
+    }
+}

@@ -1,0 +1,382 @@
+//! HTTP in, HTTP out.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::AUTHORIZATION;
+use actix_web::{HttpRequest, HttpResponse, web};
+use gha_slurm_auth::TokenError;
+use gha_slurm_contract::problem::Problem;
+use gha_slurm_contract::runner::{
+    OriginalRunnerAnswer, ProgressPhase, ProgressRequest, RunnerAnswer, RunnerMode, RunnerRequest,
+};
+use gha_slurm_domain::RepositoryFullName;
+use gha_slurm_service_kit::authentication::bearer;
+use gha_slurm_service_kit::{ApiError, problem};
+use gha_slurm_storage::runners::Redeemer;
+use gha_slurm_telemetry::prometheus::IntCounterVec;
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+
+use crate::keys::Keys;
+use crate::redemption::{Broker, Redeemed, RunnerToken, github_trouble};
+
+/// A body holds at most a log tail, escaped.
+const BODY_LIMIT: usize = 1 << 20;
+
+/// What handlers share.
+#[derive(Clone)]
+pub(crate) struct State {
+    pub(crate) broker: Broker,
+    pub(crate) keys: Keys,
+    pub(crate) original_contract: bool,
+    pub(crate) redemptions: IntCounterVec,
+}
+
+pub(crate) fn configure(config: &mut web::ServiceConfig, state: State) {
+    config
+        .app_data(web::Data::new(state))
+        .app_data(web::PayloadConfig::new(BODY_LIMIT))
+        .service(
+            web::resource("/gha/runner")
+                .route(web::post().to(redeem))
+                .route(problem::method_not_allowed("POST")),
+        )
+        .service(
+            web::resource("/gha/runner/progress")
+                .route(web::post().to(progress))
+                .route(problem::method_not_allowed("POST")),
+        )
+        .service(
+            web::resource("/gha/runner/release")
+                .route(web::post().to(release))
+                .route(problem::method_not_allowed("POST")),
+        )
+        .service(
+            web::resource("/gha/installations")
+                .route(web::get().to(installations))
+                .route(problem::method_not_allowed("GET")),
+        )
+        .service(
+            web::resource("/.well-known/jwks.json")
+                .route(web::get().to(jwks))
+                .route(problem::method_not_allowed("GET")),
+        );
+}
+
+fn launch_token_error(error: &TokenError) -> ApiError {
+    let code = match error {
+        TokenError::Expired => "launch_token_expired",
+        _ => "launch_token_invalid",
+    };
+    ApiError::new(
+        StatusCode::UNAUTHORIZED,
+        code,
+        "The launch token is not valid",
+    )
+    .detail(error.to_string())
+    .header("WWW-Authenticate", "Bearer")
+}
+
+fn no_token() -> ApiError {
+    ApiError::new(
+        StatusCode::UNAUTHORIZED,
+        "token_missing",
+        "A token is needed",
+    )
+    .detail("Send Authorization: Bearer <token>.")
+    .header("WWW-Authenticate", "Bearer")
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|e| {
+        ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong")
+            .detail(e.to_string())
+    })
+}
+
+/// Exchanges a launch token for a runner token. The raw token without `Bearer` and without a body is the original
+/// contract and is answered `{"token": …}`.
+#[utoipa::path(
+    post,
+    path = "/gha/runner",
+    operation_id = "redeemLaunchToken",
+    request_body = RunnerRequest,
+    responses(
+        (status = 200, description = "A fresh runner token", body = RunnerAnswer),
+        (status = 400, description = "The body is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "The launch token is bad or expired", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Redeemed by another Slurm job, or listening already", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "Nothing waits for this runner: give the node back", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("launchToken" = []))
+)]
+async fn redeem(
+    request: HttpRequest,
+    body: web::Bytes,
+    state: web::Data<State>,
+) -> Result<HttpResponse, ApiError> {
+    let answer = redeem_either(&request, &body, &state).await;
+    let outcome = match &answer {
+        Ok(_) => "answered",
+        Err(error) => match actix_web::ResponseError::status_code(error).as_u16() {
+            401 => "unauthorized",
+            409 => "conflict",
+            410 => "not_wanted",
+            503 => "unavailable",
+            _ => "failed",
+        },
+    };
+    state.redemptions.with_label_values(&[outcome]).inc();
+    answer
+}
+
+async fn redeem_either(
+    request: &HttpRequest,
+    body: &[u8],
+    state: &State,
+) -> Result<HttpResponse, ApiError> {
+    if let Some(token) = bearer(request) {
+        let claims = verified(state, token).await?;
+        let wanted: RunnerRequest = parse(body)?;
+        if wanted
+            .slurm_job_id
+            .parse::<gha_slurm_domain::SlurmJobId>()
+            .is_err()
+        {
+            return Err(ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "slurm_job_id_invalid",
+                "The body is wrong",
+            )
+            .detail("slurmJobId: write the value of SLURM_JOB_ID, digits only."));
+        }
+        let who = Redeemer {
+            allocation: claims.sub,
+            slurm_job_id: wanted.slurm_job_id,
+            restart_count: i32::try_from(wanted.restart_count).unwrap_or(i32::MAX),
+            node: Some(wanted.node.chars().take(255).collect()),
+            mode: wanted.mode.as_str(),
+        };
+        let redeemed = state.broker.clone().redeem(who, wanted.mode).await?;
+        return Ok(HttpResponse::Ok().json(answer(redeemed)));
+    }
+    let raw = request
+        .headers()
+        .get(AUTHORIZATION)
+        .and_then(|v| v.to_str().ok())
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+        .ok_or_else(no_token)?;
+    let claims = verified(state, raw).await?;
+    if !state.original_contract {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "original_contract_off",
+            "The original contract is not answered here",
+        )
+        .detail(
+            "Send Authorization: Bearer <token> and a body, or set runners.original_contract.",
+        ));
+    }
+    // The original contract names no Slurm job, so the token is good for one answer only.
+    let who = Redeemer {
+        allocation: claims.sub,
+        slurm_job_id: String::new(),
+        restart_count: 0,
+        node: None,
+        mode: RunnerMode::Registration.as_str(),
+    };
+    let redeemed = state
+        .broker
+        .clone()
+        .redeem(who, RunnerMode::Registration)
+        .await?;
+    let (RunnerToken::Jit(token) | RunnerToken::Registration(token)) = redeemed.secret;
+    Ok(HttpResponse::Ok().json(OriginalRunnerAnswer {
+        token: token.expose_secret().to_owned(),
+    }))
+}
+
+async fn verified(
+    state: &State,
+    token: &str,
+) -> Result<gha_slurm_contract::LaunchClaims, ApiError> {
+    state
+        .keys
+        .verify(token)
+        .await
+        .map_err(|e| launch_token_error(&e))
+}
+
+fn answer(redeemed: Redeemed) -> RunnerAnswer {
+    let (mode, jit, token) = match redeemed.secret {
+        RunnerToken::Jit(config) => (
+            RunnerMode::Jit,
+            Some(config.expose_secret().to_owned()),
+            None,
+        ),
+        RunnerToken::Registration(token) => (
+            RunnerMode::Registration,
+            None,
+            Some(token.expose_secret().to_owned()),
+        ),
+    };
+    RunnerAnswer {
+        mode,
+        encoded_jit_config: jit,
+        token,
+        expires_at: redeemed.expires_at,
+        url: redeemed.url,
+        name: redeemed.name,
+        labels: redeemed.labels,
+        progress_token: redeemed.progress_token,
+    }
+}
+
+/// Says how far the runner is. The launch token is accepted for `allocated`, `set_up` and `finished`, and can end only
+/// what never got a runner token.
+#[utoipa::path(
+    post,
+    path = "/gha/runner/progress",
+    operation_id = "reportProgress",
+    request_body = ProgressRequest,
+    responses(
+        (status = 204, description = "Noted; after `registered`: go"),
+        (status = 400, description = "The body is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "The token is bad", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "After `registered`: it was withdrawn, do not start the runner", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("progressToken" = []))
+)]
+async fn progress(
+    request: HttpRequest,
+    body: web::Bytes,
+    state: web::Data<State>,
+) -> Result<HttpResponse, ApiError> {
+    let token = bearer(&request).ok_or_else(no_token)?;
+    // A launch token is a JWT and has dots; a progress token has none.
+    if token.contains('.') {
+        let claims = verified(&state, token).await?;
+        let said: ProgressRequest = parse(&body)?;
+        state
+            .broker
+            .progress_before_redemption(&claims, &said)
+            .await?;
+    } else {
+        let (runner, scope) = state.broker.runner_of(token).await?;
+        let said: ProgressRequest = parse(&body)?;
+        state.broker.progress(&runner, scope, &said).await?;
+        if said.phase == ProgressPhase::Finished {
+            tracing::info!(
+                reason = said.reason,
+                exit_code = said.exit_code,
+                "a runner is over"
+            );
+        }
+    }
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Asks whether the runner may stop because no workflow job came.
+#[utoipa::path(
+    post,
+    path = "/gha/runner/release",
+    operation_id = "releaseRunner",
+    responses(
+        (status = 204, description = "Its registration is deleted: stop"),
+        (status = 401, description = "The token is bad", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It has a workflow job: keep it running", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("progressToken" = []))
+)]
+async fn release(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
+    let token = bearer(&request).ok_or_else(no_token)?.to_owned();
+    state.broker.release(&token).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+struct InstallationQuery {
+    /// `https://github.com/owner/name`, or `owner/name`.
+    url: String,
+}
+
+/// Whether the App is installed on a repository.
+#[utoipa::path(
+    get,
+    path = "/gha/installations",
+    operation_id = "isInstalled",
+    params(InstallationQuery),
+    responses(
+        (status = 200, description = "`true` or `false`", body = bool),
+        (status = 400, description = "Not a repository", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "GitHub is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn installations(
+    query: web::Query<InstallationQuery>,
+    state: web::Data<State>,
+) -> Result<HttpResponse, ApiError> {
+    let name = RepositoryFullName::parse(&query.url, &state.broker.web_url).map_err(|e| {
+        ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "repository_invalid",
+            "Not a repository",
+        )
+        .detail(e.to_string())
+    })?;
+    let found = state.broker.github.installation_of(&name).await;
+    let found = found.map_err(|e| github_trouble(&e).unwrap_or_else(|| ApiError::internal(&e)))?;
+    Ok(HttpResponse::Ok().json(found.is_some()))
+}
+
+/// The public launch-token keys (RFC 7517), for the Slurm side.
+#[utoipa::path(
+    get,
+    path = "/.well-known/jwks.json",
+    operation_id = "launchTokenKeys",
+    responses((status = 200, description = "A JWK set", body = serde_json::Value))
+)]
+async fn jwks(state: web::Data<State>) -> HttpResponse {
+    HttpResponse::Ok().json(state.keys.reread().await.to_jwks())
+}
+
+/// The two kinds of token.
+struct Security;
+
+impl utoipa::Modify for Security {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let components = openapi.components.get_or_insert_default();
+        for (name, what) in [
+            ("launchToken", "The launch token of the Slurm job."),
+            (
+                "progressToken",
+                "`progressToken` of the redemption's answer.",
+            ),
+        ] {
+            let scheme = HttpBuilder::new()
+                .scheme(HttpAuthScheme::Bearer)
+                .description(Some(what))
+                .build();
+            components.add_security_scheme(name, SecurityScheme::Http(scheme));
+        }
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "token-broker", description = "What compute nodes say to token-broker."),
+    paths(redeem, progress, release, installations, jwks),
+    components(schemas(OriginalRunnerAnswer)),
+    modifiers(&Security)
+)]
+struct Document;
+
+/// The OpenAPI document of the service's port.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    Document::openapi()
+}

@@ -1,0 +1,92 @@
+//! token-broker's settings; `deploy/config/token-broker.toml` is a commented sample.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use gha_slurm_service_kit::settings::{
+    DatabaseSettings, GithubSettings, HttpSettings, OperationsSettings,
+};
+use gha_slurm_telemetry::LogSettings;
+use serde::Deserialize;
+
+/// Everything token-broker can be told.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Logs.
+    #[serde(default)]
+    pub log: LogSettings,
+    /// Where nodes call.
+    #[serde(default = "default_http")]
+    pub http: HttpSettings,
+    /// Liveness, readiness, metrics.
+    #[serde(default = "default_operations")]
+    pub operations: OperationsSettings,
+    /// Postgres.
+    pub database: DatabaseSettings,
+    /// GitHub and the App.
+    pub github: GithubSettings,
+    /// What this deployment is called, as the launcher is told.
+    pub deployment: DeploymentSettings,
+    /// Launch-token keys.
+    pub keys: KeySettings,
+    /// Runner tokens.
+    #[serde(default)]
+    pub runners: RunnerSettings,
+}
+
+impl gha_slurm_service_kit::Settings for Settings {
+    const PREFIX: &'static str = "TOKEN_BROKER";
+    const SECRETS: &'static [&'static str] = &["database.url", "github.private_key"];
+}
+
+fn default_http() -> HttpSettings {
+    HttpSettings {
+        listen: SocketAddr::from(([127, 0, 0, 1], 8003)),
+    }
+}
+
+fn default_operations() -> OperationsSettings {
+    OperationsSettings {
+        listen: SocketAddr::from(([127, 0, 0, 1], 9003)),
+    }
+}
+
+/// `[deployment]`: must equal the launcher's.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeploymentSettings {
+    /// Issuer of launch tokens; part of runner names.
+    pub name: String,
+    /// Prefix of runner names.
+    #[serde(default = "default_prefix")]
+    pub prefix: String,
+}
+
+fn default_prefix() -> String {
+    "gha-slurm".into()
+}
+
+/// `[keys]`: what launch tokens are verified with.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeySettings {
+    /// Folder made by `gha-slurm keys generate`, or a copy of its `*.pub.pem` files.
+    pub folder: PathBuf,
+}
+
+/// `[runners]`: how runner tokens are given out.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunnerSettings {
+    /// Answer the original contract too: the raw launch token without a body gets a registration token, once.
+    pub original_contract: bool,
+}
+
+impl Default for RunnerSettings {
+    fn default() -> Self {
+        Self {
+            original_contract: true,
+        }
+    }
+}

@@ -1,0 +1,163 @@
+use serde_json::json;
+use wiremock::matchers::{method, path};
+use wiremock::{Mock, ResponseTemplate};
+
+use crate::support::Broker;
+
+async fn kinds(broker: &Broker) -> Vec<String> {
+    broker.query("SELECT kind FROM timeline ORDER BY id").await
+}
+
+async fn deletion(broker: &Broker, status: u16) {
+    Mock::given(method("DELETE"))
+        .and(path("/repos/acme/widgets/actions/runners/900"))
+        .respond_with(ResponseTemplate::new(status))
+        .expect(1)
+        .mount(&broker.github)
+        .await;
+}
+
+/// One redeemed runner and its progress token.
+async fn redeemed(broker: &Broker) -> String {
+    broker.github_registers().await;
+    let [allocation] = broker.submitted(1).await.try_into().unwrap();
+    let answer = broker.redeem(allocation, 77).await;
+    answer.body["progressToken"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_has_a_timeline() {
+    let broker = Broker::start().await;
+    let token = redeemed(&broker).await;
+    for body in [
+        json!({"phase": "allocated", "node": "n1"}),
+        json!({"phase": "set_up", "node": "n1"}),
+        json!({"phase": "listening"}),
+        json!({"phase": "listening"}),
+        json!({"phase": "workflow_job_started"}),
+        json!({"phase": "workflow_job_started", "runId": 101, "runAttempt": 1}),
+        json!({"phase": "finished", "reason": "completed", "exitCode": 0}),
+        json!({"phase": "finished", "reason": "completed", "exitCode": 0}),
+    ] {
+        let answer = broker.progress(&token, body).await;
+        assert_eq!(answer.status, 204, "{}", answer.body);
+    }
+    let wanted = [
+        "planned",
+        "submitted",
+        "allocated",
+        "registered",
+        "set_up",
+        "listening",
+        "workflow_job_started",
+        "finished",
+    ];
+    assert_eq!(kinds(&broker).await, wanted);
+    assert_eq!(broker.query("SELECT run_id FROM runners").await, ["101"]);
+    // It has worked, so it is supply until GitHub says that its workflow job left demand.
+    assert_eq!(
+        broker.query("SELECT in_supply FROM allocations").await,
+        ["t"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_runner_is_released() {
+    let broker = Broker::start().await;
+    let token = redeemed(&broker).await;
+    deletion(&broker, 204).await;
+    assert_eq!(broker.release(&token).await.status, 204);
+    assert_eq!(broker.release(&token).await.status, 204);
+    assert_eq!(
+        broker.query("SELECT in_supply FROM allocations").await,
+        ["f"]
+    );
+    let requests = broker.query("SELECT reason FROM replan_requests").await;
+    assert_eq!(requests, ["a runner ended"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_that_github_calls_busy_goes_on() {
+    let broker = Broker::start().await;
+    let token = redeemed(&broker).await;
+    deletion(&broker, 422).await;
+    let answer = broker.release(&token).await;
+    assert_eq!(
+        (answer.status, &answer.body["code"]),
+        (409, &json!("runner_busy"))
+    );
+    assert_eq!(
+        broker.query("SELECT in_supply FROM allocations").await,
+        ["t"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_with_a_workflow_job_is_not_even_asked_about() {
+    let broker = Broker::start().await;
+    let token = redeemed(&broker).await;
+    broker
+        .progress(&token, json!({"phase": "workflow_job_started"}))
+        .await;
+    assert_eq!(broker.release(&token).await.status, 409);
+    assert_eq!(broker.github_calls("DELETE", "runners").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_keeps_the_end_of_the_log() {
+    let broker = Broker::start().await;
+    let token = redeemed(&broker).await;
+    let body = json!({"phase": "finished", "reason": "runner_failed", "exitCode": 1,
+                      "logTail": "no space left\u{0} on device"});
+    assert_eq!(broker.progress(&token, body).await.status, 204);
+    let tails = broker
+        .query("SELECT log_tail FROM timeline WHERE kind = 'ended_without_workflow_job'")
+        .await;
+    assert_eq!(tails, ["no space left on device"]);
+    assert_eq!(
+        broker.query("SELECT failures FROM runner_classes").await,
+        ["1"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launch_token_ends_only_what_never_got_a_runner() {
+    let broker = Broker::start().await;
+    broker.github_registers().await;
+    let [never, redeemed] = broker.submitted(2).await.try_into().unwrap();
+    assert_eq!(broker.redeem(redeemed, 78).await.status, 200);
+    let finished = || json!({"phase": "finished", "reason": "the callback failed"});
+    for allocation in [never, redeemed] {
+        let answer = broker.progress(&broker.token(allocation), finished()).await;
+        assert_eq!(answer.status, 204, "{}", answer.body);
+    }
+    let state = |id| format!("SELECT state FROM allocations WHERE id = '{id}'");
+    assert_eq!(broker.query(&state(never)).await, ["ended"]);
+    assert_eq!(broker.query(&state(redeemed)).await, ["redeemed"]);
+    let answer = broker
+        .progress(&broker.token(redeemed), json!({"phase": "listening"}))
+        .await;
+    assert_eq!(answer.status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_401_and_garbage_is_400() {
+    let broker = Broker::start().await;
+    let token = redeemed(&broker).await;
+    let answer = broker
+        .progress("stranger", json!({"phase": "listening"}))
+        .await;
+    assert_eq!(
+        (answer.status, &answer.body["code"]),
+        (401, &json!("progress_token_invalid"))
+    );
+    assert_eq!(broker.release("stranger").await.status, 401);
+    let answer = broker.progress(&token, json!({"phase": "flying"})).await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.body["detail"].as_str().unwrap().contains("flying"));
+    let answer = broker.get("/gha/runner").await;
+    assert_eq!(
+        (answer.status, &answer.body["code"]),
+        (405, &json!("method_not_allowed"))
+    );
+}

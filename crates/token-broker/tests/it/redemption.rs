@@ -1,0 +1,373 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use gha_slurm_auth::KeyFolder;
+use gha_slurm_domain::AllocationId;
+use gha_slurm_storage::allocations;
+use gha_slurm_test_support::wait_until;
+use serde_json::json;
+use wiremock::matchers::{body_partial_json, method, path, path_regex, query_param};
+use wiremock::{Mock, ResponseTemplate};
+
+use crate::support::{Broker, JIT};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launch_token_becomes_a_runner_once() {
+    let broker = Broker::start().await;
+    broker.github_registers().await;
+    let [allocation] = broker.submitted(1).await.try_into().unwrap();
+
+    let first = broker.redeem(allocation, 77).await;
+    assert_eq!(first.status, 200, "{}", first.body);
+    assert_eq!(first.body["mode"], "jit");
+    assert_eq!(first.body["encodedJitConfig"], "jit-900");
+    assert_eq!(first.body["url"], "https://github.com/acme/widgets");
+    assert_eq!(first.body["labels"], json!(["self-hosted", "slurm"]));
+    assert!(first.body["token"].is_null());
+
+    // A workflow step that has read the launch token is another Slurm job, or too late.
+    let thief = broker.redeem(allocation, 78).await;
+    assert_eq!(
+        (thief.status, &thief.body["code"]),
+        (409, &json!("redeemed"))
+    );
+    let progress = first.body["progressToken"].as_str().unwrap();
+    let listening = broker
+        .progress(progress, json!({"phase": "listening"}))
+        .await;
+    assert_eq!(listening.status, 204, "{}", listening.body);
+    let late = broker.redeem(allocation, 77).await;
+    assert_eq!(late.status, 409, "{}", late.body);
+    assert_eq!(broker.github_calls("POST", "generate-jitconfig").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_slurm_job_may_ask_again_until_it_listens() {
+    let broker = Broker::start().await;
+    broker.github_registers().await;
+    Mock::given(method("DELETE"))
+        .and(path("/repos/acme/widgets/actions/runners/900"))
+        .respond_with(ResponseTemplate::new(204))
+        .expect(1)
+        .mount(&broker.github)
+        .await;
+    let [allocation] = broker.submitted(1).await.try_into().unwrap();
+    let first = broker.redeem(allocation, 77).await;
+    let again = broker.redeem(allocation, 77).await;
+    assert_eq!(again.body["encodedJitConfig"], "jit-901", "{}", again.body);
+    assert_ne!(first.body["name"], again.body["name"]);
+    // The earlier progress token is worth nothing now.
+    let old = first.body["progressToken"].as_str().unwrap();
+    let answer = broker.progress(old, json!({"phase": "listening"})).await;
+    assert_eq!(answer.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_nodes_call_back_for_one_workflow_job() {
+    let broker = Broker::start().await;
+    broker.github_registers().await;
+    let allocations = broker.submitted(10).await;
+    broker.cancel(1..=9).await;
+    let calls = allocations
+        .iter()
+        .enumerate()
+        .map(|(job, allocation)| broker.redeem(*allocation, 100 + job as u32));
+    let answers = futures_util::future::join_all(calls).await;
+    let mut statuses: BTreeMap<u16, usize> = BTreeMap::new();
+    for answer in &answers {
+        *statuses.entry(answer.status).or_default() += 1;
+    }
+    assert_eq!(statuses, BTreeMap::from([(200, 1), (410, 9)]));
+    assert_eq!(broker.github_calls("POST", "generate-jitconfig").await, 1);
+    let withdrawn = broker
+        .query("SELECT count(*) FROM allocations WHERE state = 'withdrawn' AND NOT in_supply")
+        .await;
+    assert_eq!(withdrawn, ["9"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_at_github_is_503_and_the_next_call_cleans_up() {
+    let broker = Broker::start().await;
+    Mock::given(method("POST"))
+        .and(path(JIT))
+        .respond_with(ResponseTemplate::new(502))
+        .up_to_n_times(1)
+        .mount(&broker.github)
+        .await;
+    broker.github_registers().await;
+    // The 502 came from a proxy: GitHub had made the runner all the same.
+    let [allocation] = broker.submitted(1).await.try_into().unwrap();
+    let name = gha_slurm_domain::naming::runner_name("gha-slurm", "test", allocation, 1);
+    Mock::given(method("GET"))
+        .and(path("/repos/acme/widgets/actions/runners"))
+        .and(query_param("name", &name))
+        .respond_with(ResponseTemplate::new(200).set_body_json(json!({
+            "total_count": 1,
+            "runners": [{"id": 55, "name": name, "busy": false, "status": "offline"}]
+        })))
+        .expect(1)
+        .mount(&broker.github)
+        .await;
+    Mock::given(method("DELETE"))
+        .and(path("/repos/acme/widgets/actions/runners/55"))
+        .respond_with(ResponseTemplate::new(204))
+        .expect(1)
+        .mount(&broker.github)
+        .await;
+    let first = broker.redeem(allocation, 77).await;
+    assert_eq!(first.status, 503, "{}", first.body);
+    assert!(first.retry_after.is_some());
+    let second = broker.redeem(allocation, 77).await;
+    assert_eq!(second.status, 200, "{}", second.body);
+    assert_eq!(second.body["name"], format!("{name}-2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_name_is_left_for_another() {
+    let broker = Broker::start().await;
+    let [allocation] = broker.submitted(1).await.try_into().unwrap();
+    let name = gha_slurm_domain::naming::runner_name("gha-slurm", "test", allocation, 1);
+    Mock::given(method("POST"))
+        .and(path(JIT))
+        .and(body_partial_json(json!({"name": name})))
+        .respond_with(
+            ResponseTemplate::new(409).set_body_json(json!({"message": "Already exists"})),
+        )
+        .expect(1)
+        .mount(&broker.github)
+        .await;
+    broker.github_registers().await;
+    Mock::given(method("GET"))
+        .and(path("/repos/acme/widgets/actions/runners"))
+        .respond_with(
+            ResponseTemplate::new(200).set_body_json(json!({"total_count": 0, "runners": []})),
+        )
+        .mount(&broker.github)
+        .await;
+    let answer = broker.redeem(allocation, 77).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.body["name"], format!("{name}-2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn withdrawn_while_registering_is_deleted_again() {
+    let broker = Broker::start().await;
+    Mock::given(method("POST"))
+        .and(path(JIT))
+        .respond_with(
+            ResponseTemplate::new(201)
+                .set_delay(Duration::from_secs(1))
+                .set_body_json(json!({"runner": {"id": 900}, "encoded_jit_config": "jit"})),
+        )
+        .mount(&broker.github)
+        .await;
+    Mock::given(method("DELETE"))
+        .and(path("/repos/acme/widgets/actions/runners/900"))
+        .respond_with(ResponseTemplate::new(204))
+        .expect(1)
+        .mount(&broker.github)
+        .await;
+    let [allocation] = broker.submitted(1).await.try_into().unwrap();
+    let withdraw = async {
+        wait_until(
+            "the runner is being registered",
+            Duration::from_secs(10),
+            || async {
+                let calls = broker.github_calls("POST", "generate-jitconfig").await;
+                (calls == 1).then_some(())
+            },
+        )
+        .await;
+        let mut conn = broker.database.connection().await.unwrap();
+        allocations::withdraw(&mut conn, &[allocation], "cancelled", Utc::now())
+            .await
+            .unwrap();
+    };
+    let (answer, ()) = tokio::join!(broker.redeem(allocation, 77), withdraw);
+    assert_eq!(answer.status, 410, "{}", answer.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_by_github_ends_the_runner_with_githubs_words() {
+    let broker = Broker::start().await;
+    Mock::given(method("POST"))
+        .and(path(JIT))
+        .respond_with(
+            ResponseTemplate::new(403)
+                .set_body_json(json!({"message": "Resource not accessible by integration"})),
+        )
+        .mount(&broker.github)
+        .await;
+    let [allocation] = broker.submitted(1).await.try_into().unwrap();
+    let answer = broker.redeem(allocation, 77).await;
+    assert_eq!(answer.status, 410);
+    let detail = answer.body["detail"].as_str().unwrap();
+    assert!(detail.contains("Resource not accessible"), "{detail}");
+    let states = broker
+        .query("SELECT state || ' ' || in_supply FROM allocations")
+        .await;
+    assert_eq!(states, ["ended false"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unmapped_or_suspended_repository_gets_nothing() {
+    let broker = Broker::start().await;
+    let [first, second] = broker.submitted(2).await.try_into().unwrap();
+    broker
+        .execute("UPDATE installations SET suspended = true")
+        .await;
+    let answer = broker.redeem(first, 77).await;
+    assert_eq!(answer.status, 410, "{}", answer.body);
+    broker
+        .execute("UPDATE installations SET suspended = false")
+        .await;
+    broker.execute("DELETE FROM repository_mappings").await;
+    let answer = broker.redeem(second, 78).await;
+    assert_eq!(answer.status, 410, "{}", answer.body);
+    let requests = broker
+        .query("SELECT repository_id FROM replan_requests")
+        .await;
+    assert_eq!(requests, ["4711"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_are_not_ours_are_401() {
+    let broker = Broker::start().await;
+    let [allocation] = broker.submitted(1).await.try_into().unwrap();
+    let body = || Some(json!({"slurmJobId": "1", "node": "n1"}));
+    let expired = Broker::claims(allocation, Utc::now() - TimeDelta::hours(2));
+    let mut elsewhere = Broker::claims(allocation, Utc::now());
+    elsewhere.iss = "another-deployment".into();
+    let mut other_audience = Broker::claims(allocation, Utc::now());
+    other_audience.aud = vec!["gha-slurm-munge".into()];
+    let strangers = tempfile::tempdir().unwrap();
+    KeyFolder::new(strangers.path()).generate(1).unwrap();
+    for (authorization, code) in [
+        (String::new(), "token_missing"),
+        ("Bearer nonsense".into(), "launch_token_invalid"),
+        ("Bearer a.b.c".into(), "launch_token_invalid"),
+        (
+            format!("Bearer {}", broker.sign(&expired)),
+            "launch_token_expired",
+        ),
+        (
+            format!("Bearer {}", broker.sign(&elsewhere)),
+            "launch_token_invalid",
+        ),
+        (
+            format!("Bearer {}", broker.sign(&other_audience)),
+            "launch_token_invalid",
+        ),
+    ] {
+        let answer = broker.post("/gha/runner", &authorization, body()).await;
+        assert_eq!((answer.status, &answer.body["code"]), (401, &json!(code)));
+    }
+    let unknown = broker.redeem(AllocationId(uuid::Uuid::now_v7()), 1).await;
+    assert_eq!(unknown.status, 410, "{}", unknown.body);
+    let wrong = broker
+        .redeem_as(allocation, json!({"slurmJobId": "1; reboot", "node": "n"}))
+        .await;
+    assert_eq!(
+        (wrong.status, &wrong.body["code"]),
+        (400, &json!("slurm_job_id_invalid"))
+    );
+    let unknown_field = broker
+        .redeem_as(allocation, json!({"slurmJobId": "1", "nodes": "n"}))
+        .await;
+    assert_eq!(unknown_field.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_key_is_known_without_a_restart() {
+    let broker = Broker::start().await;
+    broker.github_registers().await;
+    let [allocation] = broker.submitted(1).await.try_into().unwrap();
+    let kid = KeyFolder::new(broker.keys.path())
+        .generate(Utc::now().timestamp())
+        .unwrap();
+    let set = broker.get("/.well-known/jwks.json").await;
+    let kids: Vec<&str> = set.body["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|key| key["kid"].as_str().unwrap())
+        .collect();
+    assert!(kids.contains(&kid.as_str()), "{kids:?}");
+    assert_eq!(broker.redeem(allocation, 77).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_original_contract_is_answered_once() {
+    let broker = Broker::start().await;
+    Mock::given(method("POST"))
+        .and(path(
+            "/repos/acme/widgets/actions/runners/registration-token",
+        ))
+        .respond_with(ResponseTemplate::new(201).set_body_json(
+            json!({"token": "AAAA", "expires_at": Utc::now() + TimeDelta::hours(1)}),
+        ))
+        .expect(1)
+        .mount(&broker.github)
+        .await;
+    let [first, second] = broker.submitted(2).await.try_into().unwrap();
+    let raw = broker.token(first);
+    let answer = broker.post("/gha/runner", &raw, None).await;
+    assert_eq!(
+        (answer.status, answer.body),
+        (200, json!({"token": "AAAA"}))
+    );
+    assert_eq!(broker.post("/gha/runner", &raw, None).await.status, 409);
+    // Another runner of the repository: the token comes from the cache.
+    let body = json!({"slurmJobId": "8", "node": "n1", "mode": "registration"});
+    let answer = broker.redeem_as(second, body).await;
+    assert_eq!(answer.body["token"], "AAAA", "{}", answer.body);
+    assert!(answer.body["expiresAt"].is_string());
+    let go = answer.body["progressToken"].as_str().unwrap();
+    assert_eq!(
+        broker
+            .progress(go, json!({"phase": "registered"}))
+            .await
+            .status,
+        204
+    );
+    broker.execute("UPDATE runners SET state = 'ended'").await;
+    assert_eq!(
+        broker
+            .progress(go, json!({"phase": "registered"}))
+            .await
+            .status,
+        410
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn says_whether_the_app_is_installed() {
+    let broker = Broker::start().await;
+    Mock::given(method("GET"))
+        .and(path("/repos/acme/widgets/installation"))
+        .respond_with(ResponseTemplate::new(200).set_body_json(json!({"id": 11})))
+        .mount(&broker.github)
+        .await;
+    Mock::given(method("GET"))
+        .and(path_regex("^/repos/acme/gadgets/installation$"))
+        .respond_with(ResponseTemplate::new(404).set_body_json(json!({"message": "Not Found"})))
+        .mount(&broker.github)
+        .await;
+    let query = "/gha/installations?url=";
+    let there = broker
+        .get(&format!("{query}https://github.com/acme/widgets"))
+        .await;
+    assert_eq!(there.body, json!(true));
+    assert_eq!(
+        broker.get(&format!("{query}acme/gadgets")).await.body,
+        json!(false)
+    );
+    assert_eq!(
+        broker
+            .get(&format!("{query}https://evil.example/a/b"))
+            .await
+            .status,
+        400
+    );
+}

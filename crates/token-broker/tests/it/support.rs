@@ -1,0 +1,312 @@
+//! A broker in this process, and what the launcher would have written.
+
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::rsa::{KeyPair, KeySize};
+use base64::Engine;
+use chrono::{DateTime, TimeDelta, Utc};
+use gha_slurm_auth::{KeyFolder, Signer};
+use gha_slurm_contract::LaunchClaims;
+use gha_slurm_contract::launch::{AUDIENCE_AGENT, AUDIENCE_BROKER};
+use gha_slurm_domain::{
+    AllocationId, InstallationId, LabelSet, RepositoryId, ResourceRequest, WorkflowJobId,
+};
+use gha_slurm_service_kit::settings::load;
+use gha_slurm_storage::allocations::{self, NewAllocation};
+use gha_slurm_storage::workflow_jobs::{self, WorkflowJob};
+use gha_slurm_storage::{Database, repositories};
+use gha_slurm_test_support::TestDatabase;
+use gha_slurm_token_broker::{Application, Settings};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use wiremock::matchers::{method, path, path_regex};
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+pub(crate) const REPOSITORY: RepositoryId = RepositoryId(4711);
+pub(crate) const JIT: &str = "/repos/acme/widgets/actions/runners/generate-jitconfig";
+
+/// An answer as tests look at it.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) retry_after: Option<String>,
+    pub(crate) body: Value,
+}
+
+/// A running broker and its surroundings.
+pub(crate) struct Broker {
+    pub(crate) database: Database,
+    pub(crate) github: MockServer,
+    pub(crate) url: String,
+    pub(crate) keys: TempDir,
+    http: reqwest::Client,
+    test_database: TestDatabase,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+fn app_key() -> String {
+    let key = KeyPair::generate(KeySize::Rsa2048).unwrap();
+    let der = AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&key).unwrap();
+    let text = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
+    format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n")
+}
+
+impl Broker {
+    pub(crate) async fn start() -> Self {
+        let test_database = TestDatabase::create().await;
+        let github = MockServer::start().await;
+        Mock::given(method("POST"))
+            .and(path_regex("^/app/installations/11/access_tokens$"))
+            .respond_with(ResponseTemplate::new(201).set_body_json(
+                json!({"token": "ghs_x", "expires_at": Utc::now() + TimeDelta::hours(1)}),
+            ))
+            .mount(&github)
+            .await;
+        let keys = tempfile::tempdir().unwrap();
+        KeyFolder::new(keys.path()).generate(1).unwrap();
+        let environment = [
+            ("DATABASE__URL", test_database.url().to_owned()),
+            ("HTTP__LISTEN", "127.0.0.1:0".into()),
+            ("OPERATIONS__LISTEN", "127.0.0.1:0".into()),
+            ("GITHUB__API_URL", github.uri()),
+            ("GITHUB__APP_ID", "7".into()),
+            ("GITHUB__PRIVATE_KEY", app_key()),
+            ("DEPLOYMENT__NAME", "test".into()),
+            ("KEYS__FOLDER", keys.path().display().to_string()),
+        ]
+        .map(|(key, value)| (format!("TOKEN_BROKER__{key}"), value));
+        let settings: Settings = load(None, environment).unwrap();
+        let database = Database::new(&settings.database.url, "test", 4).unwrap();
+        let application = Application::build(settings).await.unwrap();
+        let url = format!("http://127.0.0.1:{}", application.port());
+        let stop = CancellationToken::new();
+        tokio::spawn(application.run_until_stopped(stop.clone()));
+        Self {
+            database,
+            github,
+            url,
+            keys,
+            http: reqwest::Client::builder().build().unwrap(),
+            test_database,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    /// `queued` workflow jobs of one class, and as many submitted allocations.
+    pub(crate) async fn submitted(&self, queued: i64) -> Vec<AllocationId> {
+        let now = Utc::now();
+        let user = "alice".parse().unwrap();
+        let mut conn = self.database.connection().await.unwrap();
+        let installation = Some(InstallationId(11));
+        repositories::upsert(
+            &mut conn,
+            REPOSITORY,
+            installation,
+            "acme",
+            "widgets",
+            Some(true),
+            now,
+        )
+        .await
+        .unwrap();
+        repositories::replace_mapping_list(&mut conn, &user, &[REPOSITORY], None, now)
+            .await
+            .unwrap();
+        let labels: LabelSet = ["self-hosted", "slurm"].into_iter().collect();
+        let resources = ResourceRequest::default();
+        let class = workflow_jobs::ensure_class(&mut conn, REPOSITORY, &user, &labels, &resources)
+            .await
+            .unwrap();
+        let mut ids = Vec::new();
+        for id in 1..=queued {
+            let waiting = WorkflowJob {
+                id,
+                repository_id: REPOSITORY.0,
+                installation_id: Some(11),
+                run_id: 100 + id,
+                run_attempt: 1,
+                name: "test".into(),
+                workflow_name: None,
+                html_url: None,
+                head_branch: None,
+                labels: vec!["self-hosted".into(), "slurm".into()],
+                state: "queued".into(),
+                conclusion: None,
+                verdict: "ours".into(),
+                reason: None,
+                class_id: Some(class.0),
+                runner_name: None,
+                queued_at: None,
+                started_at: None,
+                completed_at: None,
+                traceparent: None,
+                updated_at: now,
+            };
+            workflow_jobs::save(&mut conn, &waiting).await.unwrap();
+            let allocation = AllocationId(uuid::Uuid::now_v7());
+            let new = NewAllocation {
+                id: allocation,
+                class,
+                repository: REPOSITORY,
+                cause: WorkflowJobId(id),
+                not_before: now,
+                verify_demand: false,
+                traceparent: None,
+            };
+            allocations::plan(&mut conn, &[new], now).await.unwrap();
+            let expires = now + TimeDelta::hours(25);
+            allocations::submitted(&mut conn, allocation, "main", None, expires, now)
+                .await
+                .unwrap();
+            ids.push(allocation);
+        }
+        ids
+    }
+
+    /// GitHub says that these workflow jobs are over.
+    pub(crate) async fn cancel(&self, ids: std::ops::RangeInclusive<i64>) {
+        let list = ids.map(|id| id.to_string()).collect::<Vec<_>>().join(",");
+        self.execute(&format!(
+            "UPDATE workflow_jobs SET state = 'completed' WHERE id IN ({list})"
+        ))
+        .await;
+    }
+
+    pub(crate) async fn execute(&self, statement: &str) {
+        self.query(statement).await;
+    }
+
+    /// First column of a query, as text.
+    pub(crate) async fn query(&self, statement: &str) -> Vec<String> {
+        use tokio_postgres::SimpleQueryMessage;
+        let (client, connection) =
+            tokio_postgres::connect(self.test_database.url(), tokio_postgres::NoTls)
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        let messages = client.simple_query(statement).await.unwrap();
+        messages
+            .into_iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub(crate) fn claims(allocation: AllocationId, issued: DateTime<Utc>) -> LaunchClaims {
+        let iat = issued.timestamp();
+        LaunchClaims {
+            iss: "test".into(),
+            aud: vec![AUDIENCE_AGENT.into(), AUDIENCE_BROKER.into()],
+            sub: allocation,
+            jti: uuid::Uuid::new_v4(),
+            iat,
+            nbf: iat - 120,
+            exp: iat + 3600,
+            runner_name: "r".into(),
+            cluster: "main".into(),
+            token_url: "http://broker".into(),
+            owner: "acme".into(),
+            repository_name: "widgets".into(),
+            repository_url: "https://github.com/acme/widgets".into(),
+            repository_id: REPOSITORY.0,
+            labels: "self-hosted,slurm".into(),
+            workflow_id: 1,
+            slurm_user: "alice".parse().unwrap(),
+            resources: ResourceRequest::default(),
+        }
+    }
+
+    pub(crate) fn sign(&self, claims: &LaunchClaims) -> String {
+        let signer = Signer::load(&KeyFolder::new(self.keys.path())).unwrap();
+        signer.sign(claims).unwrap().expose_secret().to_owned()
+    }
+
+    pub(crate) fn token(&self, allocation: AllocationId) -> String {
+        self.sign(&Self::claims(allocation, Utc::now()))
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        answer(self.http.get(format!("{}{path}", self.url))).await
+    }
+
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        authorization: &str,
+        body: Option<Value>,
+    ) -> Answer {
+        let mut call = self.http.post(format!("{}{path}", self.url));
+        if !authorization.is_empty() {
+            call = call.header("authorization", authorization);
+        }
+        answer(match body {
+            Some(body) => call.json(&body),
+            None => call,
+        })
+        .await
+    }
+
+    /// `POST /gha/runner` as Slurm job `slurm_job`.
+    pub(crate) async fn redeem(&self, allocation: AllocationId, slurm_job: u32) -> Answer {
+        self.redeem_as(
+            allocation,
+            json!({"slurmJobId": slurm_job.to_string(), "node": "n1"}),
+        )
+        .await
+    }
+
+    pub(crate) async fn redeem_as(&self, allocation: AllocationId, body: Value) -> Answer {
+        let authorization = format!("Bearer {}", self.token(allocation));
+        self.post("/gha/runner", &authorization, Some(body)).await
+    }
+
+    pub(crate) async fn progress(&self, token: &str, body: Value) -> Answer {
+        self.post(
+            "/gha/runner/progress",
+            &format!("Bearer {token}"),
+            Some(body),
+        )
+        .await
+    }
+
+    pub(crate) async fn release(&self, token: &str) -> Answer {
+        self.post("/gha/runner/release", &format!("Bearer {token}"), None)
+            .await
+    }
+
+    /// GitHub registers just-in-time runners, with rising ids from 900.
+    pub(crate) async fn github_registers(&self) {
+        let next = std::sync::atomic::AtomicI64::new(900);
+        Mock::given(method("POST"))
+            .and(path(JIT))
+            .respond_with(move |_: &wiremock::Request| {
+                let id = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                ResponseTemplate::new(201).set_body_json(
+                    json!({"runner": {"id": id, "name": "r"}, "encoded_jit_config": format!("jit-{id}")}),
+                )
+            })
+            .mount(&self.github)
+            .await;
+    }
+
+    /// Calls GitHub got on paths that contain `part`.
+    pub(crate) async fn github_calls(&self, method: &str, part: &str) -> usize {
+        let calls = self.github.received_requests().await.unwrap();
+        calls
+            .iter()
+            .filter(|call| call.method.as_str() == method && call.url.path().contains(part))
+            .count()
+    }
+}
+
+async fn answer(call: reqwest::RequestBuilder) -> Answer {
+    let response = call.send().await.unwrap();
+    let header = response.headers().get("retry-after");
+    Answer {
+        status: response.status().as_u16(),
+        retry_after: header.map(|v| v.to_str().unwrap().to_owned()),
+        body: response.json().await.unwrap_or(Value::Null),
+    }
+}
