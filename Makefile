@@ -1,8 +1,9 @@
 # Thin on purpose: what a person types. The work is in cargo and in scripts/.
+XTASK = $${CARGO_TARGET_DIR:-target}/debug/xtask
 .PHONY: help test fmt lint build packages schemas
 
 help: ## what can be done here
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@sed -nE 's/^([a-z]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 packages: ## install the Debian packages that are started privately, where root or sudo is there
 	@scripts/packages.sh
@@ -16,7 +17,7 @@ build: ## every binary and every test
 	cargo build --workspace --all-targets --locked
 
 test: packages lint build ## everything that proves the code
-	cargo test --workspace --locked
+	$(XTASK) with-services -- cargo test --workspace --locked
 	scripts/web-test.sh
 	if [ -x crates/simulator/github-contract/check.sh ]; then crates/simulator/github-contract/check.sh; fi
 

@@ -1,18 +1,21 @@
 #![doc = include_str!("../README.md")]
 #![expect(
     clippy::expect_used,
-    clippy::unwrap_used,
     clippy::panic,
     clippy::missing_panics_doc,
     reason = "test code: a broken set-up shall stop the test with its reason"
 )]
 
 mod postgres;
+mod process;
 mod rabbitmq;
 mod server;
+mod service;
 mod wait;
 
-pub use postgres::TestDatabase;
-pub use rabbitmq::{PrivateRabbitMq, TestBroker};
-pub use server::free_port;
-pub use wait::wait_until;
+pub use postgres::{PrivatePostgres, TestDatabase};
+pub use process::{Process, binary, end_processes_in, end_processes_marked, processes_marked};
+pub use rabbitmq::{PrivateRabbitMq, SHARED_RABBITMQ, TestBroker};
+pub use server::{Folder, free_port};
+pub use service::ServiceProcess;
+pub use wait::{Condition, try_wait_until, wait_until};

@@ -1,45 +1,188 @@
-//! A private PostgreSQL per test process, a fresh migrated database per test.
+//! A private PostgreSQL, a fresh migrated database per test.
 
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::{Context, bail};
 use secrecy::SecretString;
-use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
-use crate::server::{RunAs, Supervised, command, find_program, folder, free_port};
-use crate::wait::wait_until;
+use crate::server::{Folder, RunAs, Supervised, command, find_program, free_port, kill9};
 
-/// The server of this process: its URL without a database name.
-static SERVER: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
+/// How long a server may take to accept connections; it takes 0.2 s, recovery after a crash longer.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A PostgreSQL of one's own. Ends when dropped, and when this process ends.
+pub struct PrivatePostgres {
+    folder: Folder,
+    port: u16,
+    initdb: PathBuf,
+    durable: bool,
+    server: Mutex<Option<Supervised>>,
+}
+
+impl PrivatePostgres {
+    /// Starts one on a free port, with a temporary folder that survives [`PrivatePostgres::kill9`], not a power cut.
+    pub async fn start() -> Self {
+        let folder = Folder::temporary("gha-slurm-postgres-").expect("a temporary folder");
+        match Self::open(folder, free_port(), false).await {
+            Ok(server) => server,
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+
+    /// Starts one on `port` with the data in `folder`, made if there are none. `durable`: survives a power cut too.
+    pub async fn open(folder: Folder, port: u16, durable: bool) -> anyhow::Result<Self> {
+        let initdb = find_program("/usr/lib/postgresql", "bin", "initdb").context(
+            "PostgreSQL is missing: run scripts/packages.sh, or apt-get install postgresql",
+        )?;
+        let data = folder.path().join("data");
+        if !data.join("PG_VERSION").is_file() {
+            let mut initdb = command(&initdb, RunAs::detect());
+            initdb
+                .args(["--auth=trust", "--username=postgres", "--no-sync"])
+                .args(["--encoding=UTF8", "--locale=C", "-D"])
+                .arg(&data)
+                .current_dir(folder.path());
+            let made = tokio::process::Command::from(initdb).output().await?;
+            if !made.status.success() {
+                bail!("initdb: {}", String::from_utf8_lossy(&made.stderr).trim());
+            }
+        }
+        let server = Self {
+            folder,
+            port,
+            initdb,
+            durable,
+            server: Mutex::new(None),
+        };
+        server.boot().await?;
+        Ok(server)
+    }
+
+    /// `postgres://…` of a database of it.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Makes an empty database unless it is there, and answers its URL.
+    pub async fn database(&self, name: &str) -> anyhow::Result<String> {
+        let url = self.url(name);
+        if connects(&url).await.is_err() {
+            execute(&self.url("postgres"), &format!("CREATE DATABASE {name}")).await?;
+        }
+        Ok(url)
+    }
+
+    /// Ends it as a crash would, keeping its data.
+    pub async fn kill9(&self) {
+        kill9(&self.folder.path().join("data/postmaster.pid"), self.port).await;
+    }
+
+    /// Starts it again after [`PrivatePostgres::kill9`].
+    pub async fn restart(&self) {
+        self.boot().await.expect("PostgreSQL starts again");
+    }
+
+    async fn boot(&self) -> anyhow::Result<()> {
+        let log = self.folder.path().join("log");
+        let start = Instant::now();
+        loop {
+            self.end_shell();
+            let scratch = self.folder.scratch();
+            let supervised = Supervised::start(&self.command(), "INT", &log, scratch)?;
+            if let Ok(mut server) = self.server.lock() {
+                *server = Some(supervised);
+            }
+            // After a crash the first start may meet backends of the killed server and give up: start again.
+            let again = Instant::now() + Duration::from_secs(3);
+            loop {
+                match connects(&self.url("postgres")).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) if start.elapsed() > START_DEADLINE => {
+                        let log = std::fs::read_to_string(&log).unwrap_or_default();
+                        bail!("PostgreSQL does not accept connections: {error}\n{log}");
+                    }
+                    Err(_) if Instant::now() > again && !self.is_starting() => break,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        }
+    }
+
+    fn end_shell(&self) {
+        if let Some(old) = self.server.lock().ok().and_then(|mut s| s.take()) {
+            old.stop_keeping_data();
+        }
+    }
+
+    fn is_starting(&self) -> bool {
+        let pid_file = self.folder.path().join("data/postmaster.pid");
+        std::fs::read_to_string(pid_file)
+            .ok()
+            .and_then(|text| text.lines().next().map(str::to_owned))
+            .is_some_and(|pid| Path::new("/proc").join(pid).exists())
+    }
+
+    fn command(&self) -> std::process::Command {
+        let dir = self.folder.path();
+        let mut server = command(&self.initdb.with_file_name("postgres"), RunAs::detect());
+        server.arg("-D").arg(dir.join("data"));
+        server.args(["-p", &self.port.to_string()]);
+        for setting in [
+            "listen_addresses=127.0.0.1".to_owned(),
+            format!("unix_socket_directories={}", dir.display()),
+            "max_connections=300".to_owned(),
+            format!("fsync={}", if self.durable { "on" } else { "off" }),
+        ] {
+            server.arg("-c").arg(setting);
+        }
+        server
+    }
+}
+
+/// The server of this test process: its URL without a database name, and the template.
+static SERVER: tokio::sync::OnceCell<Server> = tokio::sync::OnceCell::const_new();
 /// Statics are never dropped; the shell beside the server ends it when this process ends.
-static KEEP: Mutex<Vec<(Supervised, TempDir)>> = Mutex::new(Vec::new());
+static KEEP: Mutex<Option<PrivatePostgres>> = Mutex::new(None);
 /// `CREATE DATABASE … TEMPLATE` wants nobody else in the template.
 static CREATE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-const TEMPLATE: &str = "gha_slurm_template";
+struct Server {
+    /// `postgres://user@host:port`.
+    url: String,
+    template: String,
+    /// Somebody else's: what we make we remove.
+    shared: bool,
+}
 
 /// A database of one test's own, migrated.
 pub struct TestDatabase {
     url: String,
+    /// Where to say that it can go.
+    cleaner: Option<(String, String)>,
 }
 
 impl TestDatabase {
-    /// Makes one.
+    /// Makes one, on the server of `DATABASE_URL` or on a private one of this process.
     pub async fn create() -> Self {
         let server = SERVER.get_or_init(start).await;
-        let name = format!("test_{}", uuid::Uuid::new_v4().simple());
-        let template = template(server);
+        // The process id says whose it is: a later run removes what a killed one left.
+        let name = format!(
+            "{PREFIX}{}_{}",
+            std::process::id(),
+            uuid::Uuid::new_v4().simple()
+        );
+        let maintenance = format!("{}/postgres", server.url);
         {
             let _one_at_a_time = CREATE.lock().await;
-            execute(
-                &format!("{server}/postgres"),
-                &format!("CREATE DATABASE {name} TEMPLATE {template}"),
-            )
-            .await;
+            let create = format!("CREATE DATABASE {name} TEMPLATE {}", server.template);
+            execute(&maintenance, &create).await.expect("a database");
         }
         Self {
-            url: format!("{server}/{name}"),
+            url: format!("{}/{name}", server.url),
+            cleaner: server.shared.then_some((maintenance, name)),
         }
     }
 
@@ -55,98 +198,125 @@ impl TestDatabase {
     }
 }
 
-/// On a private server the template is made once; a shared one may hold an older program's, so it gets one per process.
-fn template(server: &str) -> String {
-    let _ = server;
-    format!("{TEMPLATE}_{}", std::process::id())
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        let Some((maintenance, name)) = self.cleaner.take() else {
+            return;
+        };
+        // The test's runtime is about to end: this takes one of its own.
+        let clean = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+            runtime.block_on(execute(&maintenance, &drop))
+        };
+        // What stays is removed by the next run.
+        let _ = std::thread::spawn(clean).join();
+    }
 }
 
-async fn start() -> String {
-    let server = match std::env::var_os("DATABASE_URL").and_then(|u| u.into_string().ok()) {
-        Some(url) => match url.rsplit_once('/') {
-            Some((server, _)) if server.contains('@') || server.matches('/').count() >= 2 => {
-                server.to_owned()
-            }
-            _ => url,
-        },
-        None => start_private().await,
+const PREFIX: &str = "gha_slurm_test_";
+
+async fn start() -> Server {
+    let given = std::env::var_os("DATABASE_URL").and_then(|url| url.into_string().ok());
+    let shared = given.is_some();
+    let url = if let Some(url) = given {
+        without_database(&url).to_owned()
+    } else {
+        let server = PrivatePostgres::start().await;
+        let url = without_database(&server.url("")).to_owned();
+        *KEEP.lock().expect("no test panics here") = Some(server);
+        url
     };
-    let template = template(&server);
-    execute(
-        &format!("{server}/postgres"),
-        &format!("DROP DATABASE IF EXISTS {template}"),
-    )
-    .await;
-    execute(
-        &format!("{server}/postgres"),
-        &format!("CREATE DATABASE {template}"),
-    )
-    .await;
-    gha_slurm_storage::run_migrations(&format!("{server}/{template}"))
+    let maintenance = format!("{url}/postgres");
+    if shared {
+        sweep(&maintenance).await.expect("leftovers are removed");
+    }
+    let template = format!("{PREFIX}{}_template", std::process::id());
+    for sql in [
+        format!("DROP DATABASE IF EXISTS {template}"),
+        format!("CREATE DATABASE {template}"),
+    ] {
+        execute(&maintenance, &sql).await.expect("a template");
+    }
+    gha_slurm_storage::run_migrations(&format!("{url}/{template}"))
         .await
         .expect("migrations");
-    server
-}
-
-async fn start_private() -> String {
-    let user = RunAs::detect();
-    let initdb = find_program("/usr/lib/postgresql", "bin", "initdb")
-        .expect("PostgreSQL is missing: run scripts/packages.sh, or apt-get install postgresql");
-    let dir = folder("gha-slurm-postgres-", user);
-    let data = dir.path().join("data");
-    let made = command(&initdb, user)
-        .args([
-            "--auth=trust",
-            "--username=postgres",
-            "--no-sync",
-            "--encoding=UTF8",
-            "--locale=C",
-            "-D",
-        ])
-        .arg(&data)
-        .current_dir(dir.path())
-        .output()
-        .expect("initdb");
-    assert!(
-        made.status.success(),
-        "initdb: {}",
-        String::from_utf8_lossy(&made.stderr)
-    );
-    let port = free_port();
-    let mut server = command(&initdb.with_file_name("postgres"), user);
-    server.arg("-D").arg(&data).args(["-p", &port.to_string()]);
-    for setting in [
-        "listen_addresses=127.0.0.1".to_owned(),
-        format!("unix_socket_directories={}", dir.path().display()),
-        "max_connections=200".to_owned(),
-        // A test's database need not survive a power cut.
-        "fsync=off".to_owned(),
-    ] {
-        server.arg("-c").arg(setting);
+    Server {
+        url,
+        template,
+        shared,
     }
-    let log = dir.path().join("log");
-    let supervised = Supervised::start(&server, "INT", &log, dir.path());
-    let url = format!("postgres://postgres@127.0.0.1:{port}");
-    let probe = format!("{url}/postgres");
-    wait_until(
-        "PostgreSQL accepts connections",
-        Duration::from_secs(30),
-        || async { tokio_postgres::connect(&probe, NoTls).await.ok().map(drop) },
-    )
-    .await;
-    KEEP.lock().unwrap().push((supervised, dir));
-    url
 }
 
-async fn execute(url: &str, sql: &str) {
+/// `postgres://user@host:port` of `postgres://user@host:port/database`.
+fn without_database(url: &str) -> &str {
+    let host = url.find("://").map_or(0, |at| at + 3);
+    let path = url.get(host..).and_then(|rest| rest.find('/'));
+    path.and_then(|at| url.get(..host + at)).unwrap_or(url)
+}
+
+/// Removes the databases of test processes that are gone.
+async fn sweep(maintenance: &str) -> anyhow::Result<()> {
+    let (client, connection) = tokio_postgres::connect(maintenance, NoTls).await?;
+    let driver = tokio::spawn(connection);
+    let like = format!("{}%", PREFIX.replace('_', "\\_"));
+    let rows = client
+        .query(
+            "SELECT datname FROM pg_database WHERE datname LIKE $1",
+            &[&like],
+        )
+        .await?;
+    for row in rows {
+        let name: String = row.get(0);
+        let owner = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('_').next());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+            // Another test process may be sweeping too.
+            let _ = client.batch_execute(&drop).await;
+        }
+    }
+    drop(client);
+    driver.await??;
+    Ok(())
+}
+
+async fn connects(url: &str) -> anyhow::Result<()> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    drop(client);
+    Ok(connection.await?)
+}
+
+async fn execute(url: &str, sql: &str) -> anyhow::Result<()> {
     let (client, connection) = tokio_postgres::connect(url, NoTls)
         .await
-        .expect("a connection to PostgreSQL");
+        .context("PostgreSQL")?;
     let driver = tokio::spawn(connection);
     client
         .batch_execute(sql)
         .await
-        .unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+        .with_context(|| sql.to_owned())?;
     drop(client);
-    let _ = driver.await;
+    driver.await??;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_url_loses_its_database() {
+        for url in [
+            "postgres://me:secret@db.example.org:5432",
+            "postgres://me:secret@db.example.org:5432/",
+            "postgres://me:secret@db.example.org:5432/mine",
+        ] {
+            assert_eq!(
+                super::without_database(url),
+                "postgres://me:secret@db.example.org:5432"
+            );
+        }
+    }
 }

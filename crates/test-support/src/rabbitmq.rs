@@ -1,65 +1,81 @@
-//! A private RabbitMQ per test process, a virtual host per test.
+//! A private RabbitMQ, a virtual host per test.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 
-use tempfile::TempDir;
+use anyhow::{Context, bail};
 
-use crate::server::{RunAs, Supervised, command, folder, free_port, give};
-use crate::wait::wait_until;
+use crate::server::{Folder, RunAs, Supervised, command, free_port, give, kill9};
+use crate::wait::try_wait_until;
 
 const BIN: &str = "/usr/lib/rabbitmq/bin";
 
-/// The broker of this process.
+/// Environment variable that tells test processes of a broker that is there already: [`PrivateRabbitMq::share`]. A URL
+/// alone would not do, tests also administrate it.
+pub const SHARED_RABBITMQ: &str = "GHA_SLURM_TEST_RABBITMQ";
+
+/// The broker of this test process.
 static BROKER: tokio::sync::OnceCell<PrivateRabbitMq> = tokio::sync::OnceCell::const_new();
 
-/// A RabbitMQ of its own, for tests that stop or kill it.
+/// A RabbitMQ of its own. Ends when dropped, and when this process ends.
 pub struct PrivateRabbitMq {
-    dir: TempDir,
-    user: Option<RunAs>,
+    folder: Folder,
     port: u16,
     dist_port: u16,
     epmd_port: u16,
     node: String,
-    server: std::sync::Mutex<Option<Supervised>>,
+    server: Mutex<Option<Supervised>>,
 }
 
 impl PrivateRabbitMq {
-    /// Starts one and waits until it accepts connections.
+    /// Starts one on a free port, for tests that stop or kill it.
     pub async fn start() -> Self {
-        assert!(
-            Path::new(BIN).join("rabbitmq-server").is_file(),
-            "RabbitMQ is missing: run scripts/packages.sh, or apt-get install rabbitmq-server"
-        );
-        let user = RunAs::detect();
-        let dir = folder("gha-slurm-rabbitmq-", user);
-        let port = free_port();
+        let folder = Folder::temporary("gha-slurm-rabbitmq-").expect("a temporary folder");
+        match Self::open(folder, free_port()).await {
+            Ok(broker) => broker,
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+
+    /// Starts one on `port` with the data in `folder`, and waits until it accepts connections.
+    pub async fn open(folder: Folder, port: u16) -> anyhow::Result<Self> {
+        if !Path::new(BIN).join("rabbitmq-server").is_file() {
+            bail!(
+                "RabbitMQ is missing: run scripts/packages.sh, or apt-get install rabbitmq-server"
+            );
+        }
         let broker = Self {
-            node: format!("test{port}@localhost"),
+            // Kept data belong to a node name; a kept port keeps it.
+            node: format!("gha-slurm-{port}@localhost"),
             port,
             dist_port: free_port(),
             epmd_port: free_port(),
-            dir,
-            user,
-            server: std::sync::Mutex::new(None),
+            folder,
+            server: Mutex::new(None),
         };
         broker.write(
             "rabbitmq.conf",
             &format!("listeners.tcp.default = 127.0.0.1:{port}\nlog.console = true\n"),
             0o600,
-        );
-        broker.write("enabled_plugins", "[].\n", 0o600);
-        broker.write("rabbitmq-env.conf", "", 0o600);
+        )?;
+        broker.write("enabled_plugins", "[].\n", 0o600)?;
+        broker.write("rabbitmq-env.conf", "", 0o600)?;
         broker.write(
             ".erlang.cookie",
             &uuid::Uuid::new_v4().simple().to_string(),
             0o400,
-        );
-        broker.boot().await;
-        broker
+        )?;
+        broker.boot().await?;
+        Ok(broker)
+    }
+
+    /// Ends it as a crash would, keeping its data.
+    pub async fn kill9(&self) {
+        kill9(&self.folder.path().join("pid"), self.port).await;
     }
 
     /// Stops it in an orderly way, keeping its data.
@@ -67,13 +83,9 @@ impl PrivateRabbitMq {
         self.ctl(&["shutdown"]).await;
     }
 
-    /// Starts it again after [`PrivateRabbitMq::stop`].
+    /// Starts it again after [`PrivateRabbitMq::stop`] or [`PrivateRabbitMq::kill9`].
     pub async fn restart(&self) {
-        let old = self.server.lock().unwrap().take();
-        if let Some(old) = old {
-            old.stop_keeping_data();
-        }
-        self.boot().await;
+        self.boot().await.expect("RabbitMQ starts again");
     }
 
     /// The AMQP URL of its default virtual host.
@@ -81,7 +93,28 @@ impl PrivateRabbitMq {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
     }
 
-    /// Evaluates `rabbitmqctl` with these words; panics with its output if it fails.
+    /// What to put into [`SHARED_RABBITMQ`].
+    pub fn share(&self) -> String {
+        let path = self.folder.path().display();
+        format!("{}:{}:{}:{path}", self.port, self.dist_port, self.epmd_port)
+    }
+
+    /// A broker that another process keeps.
+    fn shared(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(4, ':');
+        let mut number = || parts.next()?.parse::<u16>().ok();
+        let (port, dist_port, epmd_port) = (number()?, number()?, number()?);
+        Some(Self {
+            folder: Folder::Kept(PathBuf::from(parts.next()?)),
+            port,
+            dist_port,
+            epmd_port,
+            node: format!("gha-slurm-{port}@localhost"),
+            server: Mutex::new(None),
+        })
+    }
+
+    /// Runs `rabbitmqctl` with these words; panics with its output if it fails.
     pub async fn ctl(&self, words: &[&str]) -> String {
         let mut command = self.command("rabbitmqctl");
         command.arg("--silent").args(words);
@@ -96,42 +129,54 @@ impl PrivateRabbitMq {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    async fn boot(&self) {
-        let _ = fs::remove_file(self.dir.path().join("pid"));
-        let server = self.command("rabbitmq-server");
-        let supervised = Supervised::start(
-            &server,
-            "KILL",
-            &self.dir.path().join("log"),
-            self.dir.path(),
-        );
-        *self.server.lock().unwrap() = Some(supervised);
-        let address = format!("127.0.0.1:{}", self.port);
-        let log = self.dir.path().join("log");
-        wait_until(
-            &format!("RabbitMQ accepts connections (log: {})", log.display()),
-            Duration::from_secs(90),
-            || async {
-                tokio::net::TcpStream::connect(&address)
-                    .await
-                    .ok()
-                    .map(drop)
-            },
-        )
-        .await;
+    /// Adds a virtual host and answers its AMQP URL.
+    async fn add_vhost(&self, vhost: &str) -> String {
+        self.ctl(&["add_vhost", vhost]).await;
+        self.ctl(&["set_permissions", "-p", vhost, "guest", ".*", ".*", ".*"])
+            .await;
+        format!("amqp://guest:guest@127.0.0.1:{}/{vhost}", self.port)
     }
 
-    fn write(&self, name: &str, text: &str, mode: u32) {
-        let path = self.dir.path().join(name);
-        fs::write(&path, text).expect("a file in the broker's folder");
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("file permissions");
-        give(&path, self.user);
+    async fn boot(&self) -> anyhow::Result<()> {
+        // The shell of a stopped server goes first.
+        if let Some(old) = self.server.lock().ok().and_then(|mut s| s.take()) {
+            old.stop_keeping_data();
+        }
+        let _ = fs::remove_file(self.folder.path().join("pid"));
+        let log = self.folder.path().join("log");
+        let server = self.command("rabbitmq-server");
+        // Nothing to say goodbye to: what was confirmed is on disk, and an orderly stop takes seconds.
+        let supervised = Supervised::start(&server, "KILL", &log, self.folder.scratch())?;
+        if let Ok(mut server) = self.server.lock() {
+            *server = Some(supervised);
+        }
+        let address = format!("127.0.0.1:{}", self.port);
+        let connects = || async { tokio::net::TcpStream::connect(&address).await };
+        try_wait_until(
+            "RabbitMQ accepts connections",
+            Duration::from_secs(90),
+            connects,
+        )
+        .await
+        .with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
+        Ok(())
+    }
+
+    fn write(&self, name: &str, text: &str, mode: u32) -> anyhow::Result<()> {
+        let path = self.folder.path().join(name);
+        let write = || {
+            let _ = fs::remove_file(&path);
+            fs::write(&path, text)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+            give(&path, RunAs::detect())
+        };
+        write().with_context(|| path.display().to_string())
     }
 
     fn command(&self, program: &str) -> Command {
-        let dir = self.dir.path();
+        let dir = self.folder.path();
         let path = |name: &str| -> PathBuf { dir.join(name) };
-        let mut command = command(&Path::new(BIN).join(program), self.user);
+        let mut command = command(&Path::new(BIN).join(program), RunAs::detect());
         command
             .current_dir(dir)
             .env("HOME", dir)
@@ -162,18 +207,11 @@ pub struct TestBroker {
 }
 
 impl TestBroker {
-    /// Makes one.
+    /// Makes one, on the broker of [`SHARED_RABBITMQ`] or on a private one of this process.
     pub async fn create() -> Self {
-        let broker = BROKER.get_or_init(PrivateRabbitMq::start).await;
         let vhost = format!("test-{}", uuid::Uuid::new_v4().simple());
-        broker.ctl(&["add_vhost", &vhost]).await;
-        broker
-            .ctl(&["set_permissions", "-p", &vhost, "guest", ".*", ".*", ".*"])
-            .await;
-        Self {
-            url: format!("amqp://guest:guest@127.0.0.1:{}/{vhost}", broker.port),
-            vhost,
-        }
+        let url = broker().await.add_vhost(&vhost).await;
+        Self { url, vhost }
     }
 
     /// Its AMQP URL.
@@ -183,22 +221,39 @@ impl TestBroker {
 
     /// Deletes a queue, as an administrator by mistake would.
     pub async fn delete_queue(&self, queue: &str) {
-        if let Some(broker) = BROKER.get() {
-            broker
-                .ctl(&["delete_queue", "-p", &self.vhost, queue])
-                .await;
-        }
+        let words = ["delete_queue", "-p", &self.vhost, queue];
+        broker().await.ctl(&words).await;
+    }
+
+    /// Closes every connection to this virtual host, as an administrator would.
+    pub async fn close_connections(&self) {
+        let words = [
+            "close_all_connections",
+            "-p",
+            &self.vhost,
+            "closed by a test",
+        ];
+        broker().await.ctl(&words).await;
     }
 
     /// How many messages are in a queue: ready and unacknowledged ones. `None`: no such queue.
     pub async fn depth(&self, queue: &str) -> Option<u64> {
-        let broker = BROKER.get()?;
-        let listing = broker
-            .ctl(&["list_queues", "-p", &self.vhost, "name", "messages"])
-            .await;
+        let words = ["list_queues", "-p", &self.vhost, "name", "messages"];
+        let listing = broker().await.ctl(&words).await;
         listing.lines().find_map(|line| {
             let (name, count) = line.split_once('\t')?;
             (name == queue).then(|| count.trim().parse().ok()).flatten()
         })
     }
+}
+
+async fn broker() -> &'static PrivateRabbitMq {
+    let start = || async {
+        match std::env::var_os(SHARED_RABBITMQ).and_then(|text| text.into_string().ok()) {
+            Some(text) => PrivateRabbitMq::shared(&text)
+                .unwrap_or_else(|| panic!("{SHARED_RABBITMQ}: not what `share` gives")),
+            None => PrivateRabbitMq::start().await,
+        }
+    };
+    BROKER.get_or_init(start).await
 }

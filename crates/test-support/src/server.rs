@@ -1,19 +1,36 @@
 //! What the private servers share: free ports, an unprivileged user, a folder, and a shell that ends the server with us.
 
 use std::fs;
+use std::io;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
+use anyhow::Context;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 
-/// A loopback port that was free a moment ago.
+use crate::wait::wait_until;
+
+/// Below the ports the kernel gives to outgoing connections: such a connection would take the port of a server that is
+/// being restarted.
+const PORTS: std::ops::Range<u16> = 15_000..32_000;
+
+/// A loopback port that was free a moment ago. Never the same twice in a process.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|l| l.local_addr())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Processes that ask at the same time shall not be told the same.
+    let start = std::process::id().wrapping_mul(97) % u32::from(PORTS.end - PORTS.start);
+    (0..PORTS.len())
+        .map(|_| {
+            let next = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+            PORTS.start + ((start + next) % u32::from(PORTS.end - PORTS.start)) as u16
+        })
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .expect("a free loopback port")
-        .port()
 }
 
 /// The unprivileged user a server runs as when we are root, which both servers refuse to be.
@@ -47,23 +64,60 @@ pub(crate) fn command(program: &Path, user: Option<RunAs>) -> Command {
     }
 }
 
-/// A temporary folder that the unprivileged user owns.
-pub(crate) fn folder(prefix: &str, user: Option<RunAs>) -> TempDir {
-    let dir = tempfile::Builder::new()
-        .prefix(prefix)
-        .tempdir()
-        .expect("a temporary folder");
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).expect("folder permissions");
-    if let Some(user) = user {
-        chown(dir.path(), Some(user.uid), Some(user.uid)).expect("folder owner");
+/// Where a server has its data.
+pub enum Folder {
+    /// Removed with the server.
+    Temporary(TempDir),
+    /// Kept for the next start.
+    Kept(PathBuf),
+}
+
+impl Folder {
+    /// A new temporary folder.
+    pub fn temporary(prefix: &str) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix(prefix).tempdir()?;
+        let folder = Self::Temporary(dir);
+        folder.prepare()?;
+        Ok(folder)
     }
-    dir
+
+    /// This folder; made if it is not there.
+    pub fn kept(path: &Path) -> anyhow::Result<Self> {
+        fs::create_dir_all(path).with_context(|| path.display().to_string())?;
+        let folder = Self::Kept(path.to_owned());
+        folder.prepare()?;
+        Ok(folder)
+    }
+
+    /// What the shell beside the server removes, also when this process was killed.
+    pub(crate) fn scratch(&self) -> Option<&Path> {
+        match self {
+            Self::Temporary(dir) => Some(dir.path()),
+            Self::Kept(_) => None,
+        }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Temporary(dir) => dir.path(),
+            Self::Kept(path) => path,
+        }
+    }
+
+    fn prepare(&self) -> anyhow::Result<()> {
+        let path = self.path();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+            .and_then(|()| give(path, RunAs::detect()))
+            .with_context(|| path.display().to_string())
+    }
 }
 
 /// Gives a file to the unprivileged user.
-pub(crate) fn give(path: &Path, user: Option<RunAs>) {
-    if let Some(user) = user {
-        chown(path, Some(user.uid), Some(user.uid)).expect("file owner");
+pub(crate) fn give(path: &Path, user: Option<RunAs>) -> io::Result<()> {
+    match user {
+        Some(user) => chown(path, Some(user.uid), Some(user.uid)),
+        None => Ok(()),
     }
 }
 
@@ -73,9 +127,14 @@ pub(crate) struct Supervised {
 }
 
 impl Supervised {
-    /// Starts `server` beside a shell that waits on a pipe to us. On end of file (we are gone) it ends the server and
-    /// removes `scratch`.
-    pub(crate) fn start(server: &Command, signal: &str, log: &Path, scratch: &Path) -> Self {
+    /// Starts `server` in a process group of its own, beside a shell that waits on a pipe to us. On end of file (we are
+    /// gone) the shell sends `signal` to the group, and removes `scratch`, if any.
+    pub(crate) fn start(
+        server: &Command,
+        signal: &str,
+        log: &Path,
+        scratch: Option<&Path>,
+    ) -> io::Result<Self> {
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(
             "log=$1 scratch=$2 signal=$3; shift 3\n\
@@ -83,16 +142,17 @@ impl Supervised {
              server=$!\n\
              word=$(cat)\n\
              kill -s \"$signal\" -- \"-$server\" 2>/dev/null\n\
-             ( sleep 10; kill -s KILL -- \"-$server\" ) >/dev/null 2>&1 & killer=$!\n\
+             ( sleep 10 & pause=$!; trap 'kill $pause; exit' TERM; wait $pause; kill -s KILL -- \"-$server\" ) \
+             >/dev/null 2>&1 & killer=$!\n\
              wait \"$server\" 2>/dev/null; kill \"$killer\" 2>/dev/null\n\
              # Erlang leaves its port mapper behind.\n\
              [ -z \"$ERL_EPMD_PORT\" ] || epmd -kill >/dev/null 2>&1\n\
-             [ \"$word\" = keep ] || rm -rf \"$scratch\"\n",
+             [ -z \"$scratch\" ] || [ \"$word\" = keep ] || rm -rf \"$scratch\"\n",
         );
         shell
             .arg("sh")
             .arg(log)
-            .arg(scratch)
+            .arg(scratch.unwrap_or(Path::new("")))
             .arg(signal)
             .arg(server.get_program())
             .args(server.get_args());
@@ -106,9 +166,8 @@ impl Supervised {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .spawn()
-            .expect("sh");
-        Self { shell }
+            .spawn()?;
+        Ok(Self { shell })
     }
 
     /// Ends the server now, waits for it, and leaves its folder for the next start.
@@ -131,6 +190,24 @@ impl Drop for Supervised {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Kills the process whose id is the first line of `pid_file`, and its process group if it leads one; waits until nobody
+/// listens on `port` any more: a dying server still accepts connections.
+pub(crate) async fn kill9(pid_file: &Path, port: u16) {
+    use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+    let text = fs::read_to_string(pid_file).expect("the server's pid file");
+    let pid = text.lines().next().and_then(|l| l.trim().parse().ok());
+    let pid = pid.and_then(Pid::from_raw).expect("a pid");
+    kill_process(pid, Signal::KILL).expect("kill -9");
+    let _ = kill_process_group(pid, Signal::KILL);
+    let refused = || async { TcpStream::connect(("127.0.0.1", port)).await.is_err() };
+    wait_until(
+        "the killed server is gone",
+        Duration::from_secs(30),
+        refused,
+    )
+    .await;
 }
 
 /// The newest of the folders `pattern` names by a `*`, such as `/usr/lib/postgresql/*/bin`, or the folder on `PATH`

@@ -3,8 +3,10 @@
 
 mod rooms;
 mod schemas;
+mod servers;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -27,19 +29,26 @@ enum Command {
     },
     /// Check the table of rooms in docs/architecture.md.
     Rooms,
+    /// Run a command with a private PostgreSQL and RabbitMQ for the tests it runs.
+    WithServices {
+        /// The command and its arguments.
+        #[arg(trailing_var_arg = true, required = true)]
+        command: Vec<String>,
+    },
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let root = root();
     match Cli::parse().command {
-        Command::Schemas { check: false } => schemas::write(&root),
-        Command::Schemas { check: true } => schemas::check(&root),
+        Command::Schemas { check: false } => schemas::write(&root)?,
+        Command::Schemas { check: true } => schemas::check(&root)?,
         Command::Rooms => {
             rooms::check(&root)?;
             println!("the rooms are kept");
-            Ok(())
         }
+        Command::WithServices { command } => return servers::run_with(&command),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The root of the workspace this was built from.

@@ -1,0 +1,144 @@
+//! A service of the workspace as a process of its own, which tests kill, stop and start again.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rustix::process::Signal;
+
+use crate::process::{Process, binary};
+use crate::server::free_port;
+use crate::wait::try_wait_until;
+
+/// How long a service may take to be ready; it takes a fraction of a second once its servers are there.
+const READY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a service may take to finish what is in hand.
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+
+/// One of the services: its settings by environment, its log in a file, its operations port on a free port.
+pub struct ServiceProcess {
+    name: String,
+    command: Command,
+    log: PathBuf,
+    operations_port: u16,
+    process: Option<Process>,
+}
+
+impl ServiceProcess {
+    /// The service whose binary is `program`; its log goes to `<folder>/<program>.log`. Not started yet.
+    pub fn new(program: &str, folder: &Path) -> Self {
+        let operations_port = free_port();
+        let service = Self {
+            name: program.to_owned(),
+            command: Command::new(binary(program)),
+            log: folder.join(format!("{program}.log")),
+            operations_port,
+            process: None,
+        };
+        service.setting("OPERATIONS__LISTEN", format!("127.0.0.1:{operations_port}"))
+    }
+
+    /// Gives one setting, named without the service's prefix, such as `HTTP__LISTEN`.
+    #[must_use]
+    pub fn setting(mut self, key: &str, value: impl AsRef<str>) -> Self {
+        let prefix = self.name.to_uppercase().replace('-', "_");
+        self.command.env(format!("{prefix}__{key}"), value.as_ref());
+        self
+    }
+
+    /// Gives one environment variable.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: impl AsRef<str>) -> Self {
+        self.command.env(key, value.as_ref());
+        self
+    }
+
+    /// Starts it and waits until it says that it is ready.
+    pub async fn start(&mut self) -> anyhow::Result<()> {
+        self.spawn()?;
+        self.ready().await
+    }
+
+    /// Starts it, without waiting.
+    pub fn spawn(&mut self) -> anyhow::Result<()> {
+        let process = Process::start(&self.name, &self.command, &self.log)
+            .with_context(|| self.name.clone())?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Waits until it says that it is ready; an error when it ends instead.
+    pub async fn ready(&mut self) -> anyhow::Result<()> {
+        let url = format!("{}/health/ready", self.operations_url());
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(5))
+            .build()?;
+        let Self { name, process, .. } = self;
+        let process = process.as_mut().context("not started")?;
+        let ended = try_wait_until(&format!("{name} is ready"), READY_DEADLINE, || {
+            let ended = process.exited();
+            let call = http.get(&url).send();
+            async move {
+                if ended.is_some() {
+                    return Ok(ended);
+                }
+                match call.await {
+                    Ok(answer) if answer.status().is_success() => Ok(None),
+                    Ok(answer) => Err(answer.text().await.unwrap_or_default()),
+                    Err(error) => Err(error.to_string()),
+                }
+            }
+        })
+        .await
+        .with_context(|| process.log_tail())?;
+        if let Some(status) = ended {
+            bail!("{name} ended with {status}:\n{}", process.log_tail());
+        }
+        Ok(())
+    }
+
+    /// Ends it as a crash would: this process alone, not its children.
+    pub fn kill9(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill9();
+            // Dropping it would end its process group too.
+            process.forget();
+        }
+    }
+
+    /// Asks it to stop and waits. `None`: it was not running, or had to be killed.
+    pub fn stop(&mut self) -> Option<ExitStatus> {
+        self.process.take()?.stop(STOP_DEADLINE)
+    }
+
+    /// Sends it a signal, such as `STOP` and `CONT`.
+    pub fn signal(&mut self, signal: Signal) {
+        if let Some(process) = &mut self.process {
+            process.signal(signal);
+        }
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|p| p.exited().is_none())
+    }
+
+    /// `http://127.0.0.1:<port>` of its operations port.
+    pub fn operations_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.operations_port)
+    }
+
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// What it has written so far, in all its lives.
+    pub fn log(&self) -> String {
+        std::fs::read(&self.log)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+}
