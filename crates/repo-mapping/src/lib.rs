@@ -1,1 +1,14 @@
 #![doc = include_str!("../README.md")]
+
+mod application;
+mod builds;
+mod mapping;
+mod public_repositories;
+mod resolve;
+mod routes;
+pub mod settings;
+mod web_application;
+
+pub use application::Application;
+pub use routes::openapi;
+pub use settings::Settings;

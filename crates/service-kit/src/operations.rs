@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{App, HttpResponse, HttpServer, web};
@@ -10,6 +11,8 @@ use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::OperationsSettings;
+
+const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Named conditions that must all hold for the service to be ready. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +36,29 @@ impl Readiness {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(name, value);
+    }
+
+    /// Checks a condition every few seconds until `stop`; from then on the service is not ready.
+    pub async fn watch<F, E>(
+        self,
+        name: &'static str,
+        stop: CancellationToken,
+        check: impl Fn() -> F,
+    ) where
+        F: Future<Output = Result<(), E>>,
+        E: std::fmt::Display,
+    {
+        while !stop.is_cancelled() {
+            match check().await {
+                Ok(()) => self.ready(name),
+                Err(error) => self.not_ready(name, error.to_string()),
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(WATCH_INTERVAL) => {}
+            }
+        }
+        self.not_ready("running", "stopping");
     }
 
     /// Those that do not hold, with their reasons.

@@ -1,22 +1,17 @@
 //! The service, built and bound.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use anyhow::Context;
 use gha_slurm_github::Github;
 use gha_slurm_service_kit::{HttpService, Operations, Readiness};
 use gha_slurm_storage::Database;
 use gha_slurm_telemetry::Metrics;
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::keys::Keys;
 use crate::redemption::Broker;
 use crate::routes::{self, State};
 use crate::settings::Settings;
-
-/// How often Postgres is asked whether it is there, for readiness.
-const PING: Duration = Duration::from_secs(5);
 
 /// token-broker, built and bound.
 pub struct Application {
@@ -100,20 +95,11 @@ impl Application {
         } = self;
         let drained = CancellationToken::new();
         let operations = tokio::spawn(operations.run_until(drained.clone()));
-        let watch = async {
-            while !stop.is_cancelled() {
-                match database.ping().await {
-                    Ok(()) => readiness.ready("postgres"),
-                    Err(error) => readiness.not_ready("postgres", error.to_string()),
-                }
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = tokio::time::sleep(PING) => {}
-                }
-            }
-            readiness.not_ready("running", "stopping");
-        };
-        let (answered, ()) = tokio::join!(http.run_until_stopped(stop.clone()), watch);
+        let watch = readiness.watch("postgres", stop.clone(), move || {
+            let database = database.clone();
+            async move { database.ping().await }
+        });
+        let (answered, ()) = tokio::join!(http.run_until_stopped(stop), watch);
         drained.cancel();
         operations.await??;
         answered

@@ -20,6 +20,18 @@ fn generate() -> Result<BTreeMap<&'static str, String>> {
     ] {
         files.insert(name, pretty(&schema)?);
     }
+    for (name, document) in [
+        (
+            "openapi/repo-mapping.json",
+            gha_slurm_repo_mapping::openapi(),
+        ),
+        (
+            "openapi/token-broker.json",
+            gha_slurm_token_broker::openapi(),
+        ),
+    ] {
+        files.insert(name, pretty(&document)?);
+    }
     Ok(files)
 }
 
@@ -36,6 +48,7 @@ pub(crate) fn write(root: &Path) -> Result<()> {
     let files = generate()?;
     for (name, text) in &files {
         let path = folder.join(name);
+        std::fs::create_dir_all(path.parent().unwrap_or(&folder))?;
         std::fs::write(&path, text).with_context(|| path.display().to_string())?;
     }
     for name in present(&folder)? {
@@ -70,10 +83,15 @@ pub(crate) fn check(root: &Path) -> Result<()> {
 
 fn present(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if Path::new(&name).extension().is_some_and(|e| e == "json") {
-            names.push(name);
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(&next).with_context(|| next.display().to_string())? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "json") {
+                names.push(path.strip_prefix(folder)?.to_string_lossy().into_owned());
+            }
         }
     }
     Ok(names)

@@ -1,0 +1,91 @@
+//! The service, built and bound.
+
+use anyhow::Context;
+use gha_slurm_github::Github;
+use gha_slurm_service_kit::{HttpService, Operations, Readiness};
+use gha_slurm_storage::Database;
+use gha_slurm_telemetry::Metrics;
+use tokio_util::sync::CancellationToken;
+
+use crate::routes::{self, State};
+use crate::settings::Settings;
+use crate::web_application::WebApplication;
+
+/// repo-mapping, built and bound.
+pub struct Application {
+    http: HttpService,
+    operations: Operations,
+    readiness: Readiness,
+    database: Database,
+}
+
+impl Application {
+    /// Checks what can be checked, migrates the database and binds both ports.
+    pub async fn build(settings: Settings) -> anyhow::Result<Self> {
+        let metrics = Metrics::default();
+        let readiness = Readiness::default();
+        let web = settings.web.folder.map(WebApplication::load).transpose()?;
+        let github = Github::new(
+            &settings.github.api_url,
+            settings.github.app_id,
+            &settings.github.private_key,
+        )?;
+        let database = Database::new(
+            &settings.database.url,
+            "repo-mapping",
+            settings.database.connections,
+        )?;
+        {
+            use secrecy::ExposeSecret;
+            gha_slurm_storage::run_migrations(settings.database.url.expose_secret())
+                .await
+                .context("database.url")?;
+        }
+        let state = State {
+            database: database.clone(),
+            github,
+            web_url: settings.github.web_url.as_str().into(),
+            tokens: settings.access.tokens.into(),
+        };
+        let http = HttpService::bind(&settings.http, &metrics, move |config| {
+            routes::configure(config, state.clone(), web.clone());
+        })?;
+        let operations = Operations::bind(&settings.operations, readiness.clone(), metrics)?;
+        Ok(Self {
+            http,
+            operations,
+            readiness,
+            database,
+        })
+    }
+
+    /// The port people and programs call.
+    pub fn port(&self) -> u16 {
+        self.http.port()
+    }
+
+    /// The operations port.
+    pub fn ops_port(&self) -> u16 {
+        self.operations.port()
+    }
+
+    /// Answers until `stop`, then finishes what is in hand.
+    pub async fn run_until_stopped(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let Self {
+            http,
+            operations,
+            readiness,
+            database,
+        } = self;
+        let drained = CancellationToken::new();
+        let operations = tokio::spawn(operations.run_until(drained.clone()));
+        let watch = readiness.watch("postgres", stop.clone(), move || {
+            let database = database.clone();
+            async move { database.ping().await }
+        });
+        let (answered, ()) = tokio::join!(http.run_until_stopped(stop), watch);
+        drained.cancel();
+        operations.await??;
+        answered
+    }
+}

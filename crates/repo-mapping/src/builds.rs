@@ -1,0 +1,148 @@
+//! `/api/builds`: what became of workflow jobs.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use gha_slurm_contract::build::{Build, BuildDetail, TimelineEntry};
+use gha_slurm_contract::problem::Problem;
+use gha_slurm_domain::{SlurmUser, WorkflowJobId};
+use gha_slurm_service_kit::ApiError;
+use gha_slurm_storage::builds::{self, BuildRow};
+use serde::Deserialize;
+
+use crate::routes::{State, storage_error};
+
+const DEFAULT_LIMIT: i64 = 50;
+const MAX_LIMIT: i64 = 200;
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BuildsQuery {
+    /// Only builds of repositories that are mapped to this Slurm user.
+    user: Option<SlurmUserText>,
+    /// How many, newest first: 1 to 200, 50 unless given.
+    limit: Option<i64>,
+}
+
+/// A Slurm user in a query string.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = String)]
+struct SlurmUserText(SlurmUser);
+
+fn shown(state: &State, row: BuildRow) -> Build {
+    let job = row.workflow_job;
+    Build {
+        workflow_job_id: job.id,
+        repository_url: state.repository_url(&row.owner, &row.name),
+        slurm_user: row.slurm_user,
+        name: job.name,
+        workflow_name: job.workflow_name,
+        html_url: job.html_url,
+        head_branch: job.head_branch,
+        labels: job.labels,
+        state: job.state,
+        conclusion: job.conclusion,
+        verdict: job.verdict,
+        reason: job.reason,
+        runner_name: job.runner_name,
+        queued_at: job.queued_at,
+        started_at: job.started_at,
+        completed_at: job.completed_at,
+        updated_at: job.updated_at,
+    }
+}
+
+/// The newest builds.
+#[utoipa::path(
+    get,
+    path = "/api/builds",
+    operation_id = "listBuilds",
+    params(BuildsQuery),
+    responses(
+        (status = 200, description = "Newest first", body = Vec<Build>),
+        (status = 400, description = "The query is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("bearer" = []))
+)]
+pub(crate) async fn list(
+    request: HttpRequest,
+    state: web::Data<State>,
+) -> Result<HttpResponse, ApiError> {
+    state.authorize(&request)?;
+    let query = web::Query::<BuildsQuery>::from_query(request.query_string()).map_err(|error| {
+        ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "query_invalid",
+            "The query string is wrong",
+        )
+        .detail(error.to_string())
+    })?;
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "query_invalid",
+            "The query string is wrong",
+        )
+        .detail(format!("limit: write 1 to {MAX_LIMIT}")));
+    }
+    let mut conn = state.connection().await?;
+    let user = query.user.as_ref().map(|user| &user.0);
+    let rows = builds::list(&mut conn, user, limit)
+        .await
+        .map_err(|e| storage_error(&e))?;
+    let list: Vec<Build> = rows.into_iter().map(|row| shown(&state, row)).collect();
+    Ok(HttpResponse::Ok().json(list))
+}
+
+/// One build and its timeline.
+#[utoipa::path(
+    get,
+    path = "/api/builds/{workflow_job_id}",
+    operation_id = "getBuild",
+    params(("workflow_job_id" = i64, Path, description = "GitHub's id of the workflow job")),
+    responses(
+        (status = 200, description = "The build", body = BuildDetail),
+        (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "We never heard of it", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("bearer" = []))
+)]
+pub(crate) async fn get(
+    request: HttpRequest,
+    path: web::Path<String>,
+    state: web::Data<State>,
+) -> Result<HttpResponse, ApiError> {
+    state.authorize(&request)?;
+    let unknown = || {
+        ApiError::new(
+            StatusCode::NOT_FOUND,
+            "build_unknown",
+            "There is no such build",
+        )
+        .detail("GitHub has not told us of a workflow job with this id.")
+    };
+    let id = WorkflowJobId(path.parse().map_err(|_| unknown())?);
+    let mut conn = state.connection().await?;
+    let row = builds::find(&mut conn, id)
+        .await
+        .map_err(|e| storage_error(&e))?
+        .ok_or_else(unknown)?;
+    let timeline = builds::timeline(&mut conn, id)
+        .await
+        .map_err(|e| storage_error(&e))?
+        .into_iter()
+        .map(|entry| TimelineEntry {
+            at: entry.at,
+            kind: entry.kind,
+            detail: entry.detail,
+            allocation_id: entry.allocation_id,
+            slurm_job_id: entry.slurm_job_id,
+            runner_name: entry.runner_name,
+            log_tail: entry.log_tail,
+        })
+        .collect();
+    let build = shown(&state, row);
+    Ok(HttpResponse::Ok().json(BuildDetail { build, timeline }))
+}

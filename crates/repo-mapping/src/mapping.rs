@@ -1,0 +1,243 @@
+//! `/repositories/{username}`: the repositories of a Slurm user.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ETAG, IF_MATCH};
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::Utc;
+use gha_slurm_contract::mapping::MAX_REPOSITORIES;
+use gha_slurm_contract::problem::{Problem, ProblemPart};
+use gha_slurm_domain::{RepositoryId, SlurmUser};
+use gha_slurm_service_kit::ApiError;
+use gha_slurm_storage::repositories::{self, Replaced, Repository};
+use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, StorageError, replan};
+
+use crate::resolve::{Resolved, Unresolved, part, resolve_list};
+use crate::routes::{State, github_error, storage_error};
+
+fn user_of(text: &str) -> Result<SlurmUser, ApiError> {
+    text.parse()
+        .map_err(|error: gha_slurm_domain::ids::InvalidId| {
+            ApiError::new(StatusCode::BAD_REQUEST, "user_invalid", "Not a Slurm user")
+                .detail(error.to_string())
+        })
+}
+
+fn etag(version: i64) -> String {
+    format!("\"{version}\"")
+}
+
+fn answer(state: &State, version: i64, list: &[Repository]) -> HttpResponse {
+    let urls: Vec<String> = list
+        .iter()
+        .map(|r| state.repository_url(&r.owner, &r.name))
+        .collect();
+    HttpResponse::Ok()
+        .insert_header((ETAG, etag(version)))
+        .json(urls)
+}
+
+/// The repositories that may spend a Slurm user's allocation.
+#[utoipa::path(
+    get,
+    path = "/repositories/{username}",
+    operation_id = "listRepositories",
+    params(("username" = String, Path, description = "The Slurm user")),
+    responses(
+        (status = 200, description = "Repository URLs; none for a user nobody wrote a list for", body = Vec<String>,
+         headers(("ETag" = String, description = "Version of the list, for If-Match"))),
+        (status = 400, description = "Not a Slurm user", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("bearer" = []))
+)]
+pub(crate) async fn list(
+    request: HttpRequest,
+    path: web::Path<String>,
+    state: web::Data<State>,
+) -> Result<HttpResponse, ApiError> {
+    state.authorize(&request)?;
+    let user = user_of(&path)?;
+    let mut conn = state.connection().await?;
+    let (version, list) = repositories::mapping_list(&mut conn, &user)
+        .await
+        .map_err(|e| storage_error(&e))?;
+    Ok(answer(&state, version, &list))
+}
+
+/// The version a caller saw: `None` without If-Match, or with `*`.
+fn expected(request: &HttpRequest) -> Result<Option<i64>, ApiError> {
+    let Some(value) = request.headers().get(IF_MATCH) else {
+        return Ok(None);
+    };
+    let text = value.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(None);
+    }
+    text.strip_prefix('"')
+        .and_then(|t| t.strip_suffix('"'))
+        .and_then(|t| t.parse().ok())
+        .map(Some)
+        .ok_or_else(|| changed(None))
+}
+
+fn changed(current: Option<i64>) -> ApiError {
+    let error = ApiError::new(
+        StatusCode::PRECONDITION_FAILED,
+        "mapping_changed",
+        "The list was changed by somebody else",
+    )
+    .detail("Read the list again and repeat your change on it.");
+    match current {
+        Some(version) => error.header("ETag", etag(version)),
+        None => error,
+    }
+}
+
+fn wrong_entries(errors: Vec<ProblemPart>) -> ApiError {
+    ApiError::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "repositories_invalid",
+        "Some entries cannot be used",
+    )
+    .detail("Nothing was changed; each wrong entry is named in `errors`.")
+    .errors(errors)
+}
+
+fn entries(body: &[u8]) -> Result<Vec<String>, ApiError> {
+    let entries: Vec<String> = serde_json::from_slice(body).map_err(|error| {
+        ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong").detail(
+            format!(
+                "Send a JSON array of repositories, such as [\"https://github.com/owner/name\"]: {error}"
+            ),
+        )
+    })?;
+    if entries.len() > MAX_REPOSITORIES {
+        return Err(ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "too_many_repositories",
+            "The list is too long",
+        )
+        .detail(format!(
+            "A Slurm user can have {MAX_REPOSITORIES} repositories, not {}.",
+            entries.len()
+        )));
+    }
+    Ok(entries)
+}
+
+/// Replaces the whole list. One wrong entry changes nothing and is named with its index.
+#[utoipa::path(
+    post,
+    path = "/repositories/{username}",
+    operation_id = "replaceRepositories",
+    params(
+        ("username" = String, Path, description = "The Slurm user"),
+        ("If-Match" = Option<String>, Header, description = "The ETag of the list that was changed"),
+    ),
+    request_body(content = Vec<String>, description = "`https://github.com/owner/name` or `owner/name`"),
+    responses(
+        (status = 200, description = "The new list", body = Vec<String>,
+         headers(("ETag" = String, description = "Its version"))),
+        (status = 400, description = "Not a Slurm user, or not a JSON array of texts", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`repository_mapped_elsewhere`: a repository is mapped to another user", body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "`mapping_changed`: somebody else changed the list", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`repositories_invalid`: entries that cannot be used", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("bearer" = []))
+)]
+pub(crate) async fn replace(
+    request: HttpRequest,
+    path: web::Path<String>,
+    body: web::Bytes,
+    state: web::Data<State>,
+) -> Result<HttpResponse, ApiError> {
+    state.authorize(&request)?;
+    let user = user_of(&path)?;
+    let expected = expected(&request)?;
+    let entries = entries(&body)?;
+    let resolved = resolve_list(&state.github, &state.web_url, &entries)
+        .await
+        .map_err(|error| match error {
+            Unresolved::Wrong(errors) => wrong_entries(errors),
+            Unresolved::Github(error) => github_error(&error),
+        })?;
+    let mut conn = state.connection().await?;
+    let (replaced, list) = conn
+        .transaction::<_, StorageError, _>(async |conn| {
+            store(conn, &user, &resolved, expected).await
+        })
+        .await
+        .map_err(|e| storage_error(&e))?;
+    match replaced {
+        Replaced::Done { version, changed } => {
+            tracing::info!(%user, repositories = list.len(), changed = changed.len(), "a mapping was replaced");
+            Ok(answer(&state, version, &list))
+        }
+        Replaced::VersionMismatch { current } => Err(changed(Some(current))),
+        Replaced::TakenByOthers(taken) => Err(taken_error(&resolved, &taken)),
+    }
+}
+
+async fn store(
+    conn: &mut AsyncPgConnection,
+    user: &SlurmUser,
+    resolved: &[Resolved],
+    expected: Option<i64>,
+) -> Result<(Replaced, Vec<Repository>), StorageError> {
+    let now = Utc::now();
+    for Resolved {
+        repository,
+        installation,
+    } in resolved
+    {
+        let (owner, name) = (repository.name.owner(), repository.name.name());
+        let private = Some(repository.private);
+        repositories::upsert(
+            conn,
+            repository.id,
+            Some(*installation),
+            owner,
+            name,
+            private,
+            now,
+        )
+        .await?;
+    }
+    let ids: Vec<RepositoryId> = resolved.iter().map(|r| r.repository.id).collect();
+    let replaced = repositories::replace_mapping_list(conn, user, &ids, expected, now).await?;
+    let list = match &replaced {
+        Replaced::Done { changed, .. } => {
+            for scope in changed {
+                replan::request(conn, *scope, true, "the repository mapping changed").await?;
+            }
+            repositories::mapping_list(conn, user).await?.1
+        }
+        _ => Vec::new(),
+    };
+    Ok((replaced, list))
+}
+
+/// Names the repositories, never whose they are.
+fn taken_error(resolved: &[Resolved], taken: &[RepositoryId]) -> ApiError {
+    let errors = resolved
+        .iter()
+        .enumerate()
+        .filter(|(_, r)| taken.contains(&r.repository.id))
+        .map(|(index, r)| {
+            let name = r.repository.name.to_string();
+            let detail = format!(
+                "{name} is mapped to another Slurm user, who has to give it up first; ask an administrator"
+            );
+            part(index, &name, "repository_mapped_elsewhere", detail)
+        })
+        .collect();
+    ApiError::new(
+        StatusCode::CONFLICT,
+        "repository_mapped_elsewhere",
+        "A repository is mapped to another Slurm user",
+    )
+    .detail("Nothing was changed; the repositories are named in `errors`.")
+    .errors(errors)
+}

@@ -1,0 +1,132 @@
+//! `/api/public-repositories/{owner}/{name}`: foreign code runs nowhere until an administrator says so.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::Utc;
+use gha_slurm_contract::mapping::PublicRepositoryAllowance;
+use gha_slurm_contract::problem::Problem;
+use gha_slurm_domain::RepositoryFullName;
+use gha_slurm_service_kit::ApiError;
+use gha_slurm_storage::{AsyncConnection, StorageError, replan, repositories};
+
+use crate::resolve::{resolve, unreachable};
+use crate::routes::{State, github_error, storage_error};
+
+const MAX_REASON: usize = 500;
+
+/// Allows a public repository.
+#[utoipa::path(
+    put,
+    path = "/api/public-repositories/{owner}/{name}",
+    operation_id = "allowPublicRepository",
+    params(("owner" = String, Path), ("name" = String, Path)),
+    request_body = PublicRepositoryAllowance,
+    responses(
+        (status = 204, description = "Its workflow jobs are no longer refused for being public"),
+        (status = 400, description = "Not a repository, or no reason", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "The App cannot see it", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("bearer" = []))
+)]
+pub(crate) async fn allow(
+    request: HttpRequest,
+    path: web::Path<(String, String)>,
+    body: web::Bytes,
+    state: web::Data<State>,
+) -> Result<HttpResponse, ApiError> {
+    state.authorize(&request)?;
+    let invalid = |detail: String| {
+        ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong").detail(detail)
+    };
+    let PublicRepositoryAllowance { reason } =
+        serde_json::from_slice(&body).map_err(|e| invalid(e.to_string()))?;
+    let reason: String = reason.trim().chars().take(MAX_REASON).collect();
+    if reason.is_empty() {
+        return Err(invalid(
+            "reason: say why, for those who come after you".into(),
+        ));
+    }
+    set(&path, &state, Some(&reason)).await
+}
+
+/// Refuses a public repository again.
+#[utoipa::path(
+    delete,
+    path = "/api/public-repositories/{owner}/{name}",
+    operation_id = "refusePublicRepository",
+    params(("owner" = String, Path), ("name" = String, Path)),
+    responses(
+        (status = 204, description = "Refused again while it is public"),
+        (status = 400, description = "Not a repository", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "The App cannot see it", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("bearer" = []))
+)]
+pub(crate) async fn refuse(
+    request: HttpRequest,
+    path: web::Path<(String, String)>,
+    state: web::Data<State>,
+) -> Result<HttpResponse, ApiError> {
+    state.authorize(&request)?;
+    set(&path, &state, None).await
+}
+
+async fn set(
+    (owner, name): &(String, String),
+    state: &State,
+    reason: Option<&str>,
+) -> Result<HttpResponse, ApiError> {
+    let name = RepositoryFullName::new(owner, name).map_err(|e| {
+        ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "repository_invalid",
+            "Not a repository",
+        )
+        .detail(e.to_string())
+    })?;
+    let found = resolve(&state.github, &name)
+        .await
+        .map_err(|e| github_error(&e))?;
+    let Some(found) = found else {
+        let part = unreachable(&state.github, 0, &name).await;
+        return Err(ApiError::new(
+            StatusCode::NOT_FOUND,
+            "repository_unreachable",
+            "The App cannot see this repository",
+        )
+        .detail(part.detail.clone())
+        .errors(vec![part]));
+    };
+    let mut conn = state.connection().await?;
+    conn.transaction::<_, StorageError, _>(async |conn| {
+        let repository = &found.repository;
+        let (owner, short) = (repository.name.owner(), repository.name.name());
+        let private = Some(repository.private);
+        let installation = Some(found.installation);
+        let now = Utc::now();
+        repositories::upsert(
+            conn,
+            repository.id,
+            installation,
+            owner,
+            short,
+            private,
+            now,
+        )
+        .await?;
+        repositories::allow_public(conn, repository.id, reason).await?;
+        replan::request(
+            conn,
+            repository.id,
+            true,
+            "the policy for public repositories changed",
+        )
+        .await
+    })
+    .await
+    .map_err(|e| storage_error(&e))?;
+    tracing::info!(repository = %name, allowed = reason.is_some(), reason, "a public repository");
+    Ok(HttpResponse::NoContent().finish())
+}

@@ -1,0 +1,60 @@
+//! The built web application.
+
+use std::path::PathBuf;
+
+use actix_files::Files;
+use actix_web::dev::{HttpServiceFactory, ServiceRequest, ServiceResponse, fn_service};
+use actix_web::http::header::{CACHE_CONTROL, ContentType};
+use actix_web::middleware::{Compress, DefaultHeaders};
+use actix_web::{HttpResponse, web};
+use anyhow::Context;
+
+/// The application loads nothing from elsewhere and is shown in no frame.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; \
+     base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// Its files, and its page for every other path, which it routes itself.
+#[derive(Clone)]
+pub(crate) struct WebApplication {
+    folder: PathBuf,
+    page: web::Bytes,
+}
+
+impl WebApplication {
+    /// Reads the page; the folder is what `npm run build` made.
+    pub(crate) fn load(folder: PathBuf) -> anyhow::Result<Self> {
+        let page = std::fs::read(folder.join("index.html")).with_context(|| {
+            format!(
+                "web.folder: {} holds no index.html; build it with `npm run build` in web/",
+                folder.display()
+            )
+        })?;
+        Ok(Self {
+            folder,
+            page: page.into(),
+        })
+    }
+
+    pub(crate) fn service(self) -> impl HttpServiceFactory {
+        let page = self.page;
+        let files = Files::new("/", self.folder)
+            .index_file("index.html")
+            .default_handler(fn_service(move |request: ServiceRequest| {
+                let answer = HttpResponse::Ok()
+                    .content_type(ContentType::html())
+                    .insert_header((CACHE_CONTROL, "no-cache"))
+                    .body(page.clone());
+                let (request, _) = request.into_parts();
+                async move { Ok(ServiceResponse::new(request, answer)) }
+            }));
+        web::scope("")
+            .wrap(Compress::default())
+            .wrap(
+                DefaultHeaders::new()
+                    .add(("Content-Security-Policy", CONTENT_SECURITY_POLICY))
+                    .add(("X-Content-Type-Options", "nosniff"))
+                    .add(("Referrer-Policy", "no-referrer")),
+            )
+            .service(files)
+    }
+}
