@@ -1,2 +1,24 @@
-//! gha-slurm-munge: the agent inside the MUNGE domain that submits to Slurm.
-fn main() {}
+//! The Slurm agent's process.
+
+use std::process::ExitCode;
+
+use gha_slurm_service_kit::ServiceInfo;
+use gha_slurm_slurm_agent::{Application, Settings};
+
+fn main() -> ExitCode {
+    let info = ServiceInfo {
+        name: "gha-slurm-munge",
+        about: "Verifies launch tokens inside the MUNGE domain and submits Slurm jobs that become runners.",
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    gha_slurm_service_kit::run(
+        info,
+        |settings: &Settings| &settings.log,
+        |settings, stop| async move {
+            Application::build(settings)
+                .await?
+                .run_until_stopped(stop)
+                .await
+        },
+    )
+}

@@ -1,0 +1,158 @@
+//! What the agent remembers: one small file per allocation, on disk before Slurm is asked.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use gha_slurm_contract::LaunchClaims;
+use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmUser};
+use serde::{Deserialize, Serialize};
+
+/// What is remembered of one allocation. No secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// The allocation.
+    pub allocation: AllocationId,
+    /// Whose allocation is spent.
+    pub slurm_user: SlurmUser,
+    /// For people.
+    pub repository_url: String,
+    /// When it was asked for first.
+    pub intended_at: DateTime<Utc>,
+    /// Expiry of the launch token that asked first.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// The Slurm job; absent while it is not known whether there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slurm_job_id: Option<SlurmJobId>,
+}
+
+impl Entry {
+    /// The intent to submit, before Slurm is asked.
+    pub fn intent(claims: &LaunchClaims, now: DateTime<Utc>) -> Self {
+        Self {
+            allocation: claims.sub,
+            slurm_user: claims.slurm_user.clone(),
+            repository_url: claims.repository_url.clone(),
+            intended_at: now,
+            expires_at: claims.expires_at(),
+            slurm_job_id: None,
+        }
+    }
+}
+
+/// The folder of entries. Its calls block.
+#[derive(Debug)]
+pub struct Ledger {
+    folder: PathBuf,
+    // Held as long as the process lives: two agents on one folder would submit twice.
+    _lock: File,
+}
+
+impl Ledger {
+    /// Opens the ledger in `state`, made when absent; fails when another process has it.
+    pub fn open(state: &Path) -> anyhow::Result<Self> {
+        let folder = state.join("allocations");
+        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        let path = state.join("lock");
+        let lock = File::create(&path).with_context(|| path.display().to_string())?;
+        lock.try_lock().with_context(|| {
+            format!("{}: another agent uses this state folder", state.display())
+        })?;
+        Ok(Self {
+            folder,
+            _lock: lock,
+        })
+    }
+
+    fn path(&self, allocation: AllocationId) -> PathBuf {
+        self.folder.join(format!("{allocation}.json"))
+    }
+
+    /// What is remembered of `allocation`.
+    pub fn find(&self, allocation: AllocationId) -> io::Result<Option<Entry>> {
+        read(&self.path(allocation))
+    }
+
+    /// Remembers `entry`: when this returns, it survives a power cut.
+    pub fn write(&self, entry: &Entry) -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
+        file.write_all(&serde_json::to_vec(entry)?)?;
+        file.as_file().sync_all()?;
+        file.persist(self.path(entry.allocation))?;
+        sync_folder(&self.folder)
+    }
+
+    /// Forgets allocations whose launch token expired before `before`: nobody can ask for them again.
+    pub fn prune(&self, before: DateTime<Utc>) -> io::Result<usize> {
+        let mut pruned = 0;
+        for file in fs::read_dir(&self.folder)? {
+            let path = file?.path();
+            if path.extension().is_none_or(|e| e != "json") {
+                continue;
+            }
+            if let Some(entry) = read(&path)?
+                && entry.expires_at.is_some_and(|at| at < before)
+            {
+                fs::remove_file(&path)?;
+                pruned += 1;
+            }
+        }
+        Ok(pruned)
+    }
+}
+
+fn read(path: &Path) -> io::Result<Option<Entry>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes the names in a folder survive a power cut.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(expires: i64) -> Entry {
+        Entry {
+            allocation: AllocationId(uuid::Uuid::new_v4()),
+            slurm_user: "alice".parse().unwrap(),
+            repository_url: "https://github.com/acme/widgets".into(),
+            intended_at: DateTime::UNIX_EPOCH,
+            expires_at: DateTime::from_timestamp(expires, 0),
+            slurm_job_id: Some("17".parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn entries_are_found_until_they_are_pruned() {
+        let state = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(state.path()).unwrap();
+        let (old, new) = (entry(100), entry(200));
+        ledger.write(&old).unwrap();
+        ledger.write(&new).unwrap();
+        assert_eq!(ledger.find(old.allocation).unwrap().as_ref(), Some(&old));
+        let before = DateTime::from_timestamp(150, 0).unwrap();
+        assert_eq!(ledger.prune(before).unwrap(), 1);
+        assert_eq!(ledger.find(old.allocation).unwrap(), None);
+        assert_eq!(ledger.find(new.allocation).unwrap(), Some(new));
+    }
+
+    #[test]
+    fn a_state_folder_has_one_agent() {
+        let state = tempfile::tempdir().unwrap();
+        let first = Ledger::open(state.path()).unwrap();
+        let error = Ledger::open(state.path()).unwrap_err();
+        assert!(error.to_string().contains("another agent"), "{error:#}");
+        drop(first);
+        Ledger::open(state.path()).unwrap();
+    }
+}

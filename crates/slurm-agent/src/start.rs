@@ -1,0 +1,239 @@
+//! `POST /runner/start`: one launch token becomes at most one Slurm job.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, web};
+use chrono::Utc;
+use gha_slurm_contract::LaunchClaims;
+use gha_slurm_contract::launch::{StartAnswer, StartRequest};
+use gha_slurm_contract::problem::ProblemPart;
+use gha_slurm_domain::{AllocationId, SlurmJobId};
+use gha_slurm_service_kit::ApiError;
+use gha_slurm_telemetry::prometheus::IntCounterVec;
+use secrecy::SecretString;
+use tokio::sync::Mutex;
+use tracing::Instrument;
+
+use crate::keys::{Verifier, VerifyError};
+use crate::ledger::{Entry, Ledger};
+use crate::settings::RunnerSettings;
+use crate::slurm::Slurm;
+use crate::submission::Submission;
+
+/// When the launcher shall ask again after a 503.
+const RETRY_AFTER_S: u64 = 5;
+/// Allocations that are worked on at once; two that share a turn wait for each other, which only takes longer.
+const TURNS: usize = 64;
+
+/// Everything a start needs.
+pub struct Starter {
+    /// Verifies launch tokens.
+    pub verifier: Verifier,
+    /// Remembers.
+    pub ledger: Ledger,
+    /// Submits.
+    pub slurm: Arc<dyn Slurm>,
+    /// What runs in an allocation.
+    pub runner: RunnerSettings,
+    /// This cluster's name.
+    pub cluster: String,
+    /// Starts by outcome.
+    pub outcomes: IntCounterVec,
+    /// One caller per allocation.
+    pub turns: Turns,
+}
+
+/// Locks by allocation.
+pub struct Turns {
+    locks: Vec<Mutex<()>>,
+    hasher: RandomState,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self {
+            locks: std::iter::repeat_with(Mutex::default).take(TURNS).collect(),
+            hasher: RandomState::new(),
+        }
+    }
+}
+
+impl Turns {
+    fn of(&self, allocation: AllocationId) -> Option<&Mutex<()>> {
+        let index = self.hasher.hash_one(allocation) as usize % TURNS;
+        self.locks.get(index)
+    }
+}
+
+/// The handler.
+pub async fn start(
+    starter: web::Data<Starter>,
+    request: web::Json<StartRequest>,
+) -> Result<HttpResponse, ApiError> {
+    let starter = starter.into_inner();
+    let task = {
+        let starter = Arc::clone(&starter);
+        // A task of its own: a caller who hangs up does not interrupt it half-way.
+        let work = async move { starter.start(request.into_inner()).await };
+        tokio::spawn(work.in_current_span())
+    };
+    let result = task
+        .await
+        .unwrap_or_else(|error| Err(ApiError::internal(&error)));
+    let outcome = match &result {
+        Ok(_) => "submitted",
+        Err(error) => match actix_web::ResponseError::status_code(error) {
+            StatusCode::UNAUTHORIZED => "unauthorized",
+            StatusCode::UNPROCESSABLE_ENTITY => "refused",
+            _ => "delayed",
+        },
+    };
+    starter.outcomes.with_label_values(&[outcome]).inc();
+    let slurm_job_id = result?;
+    Ok(HttpResponse::Ok().json(StartAnswer {
+        status: "OK!".into(),
+        slurm_job_id: Some(slurm_job_id.to_string()),
+    }))
+}
+
+impl Starter {
+    async fn start(self: Arc<Self>, request: StartRequest) -> Result<SlurmJobId, ApiError> {
+        let claims = self.verifier.verify(&request.launcher_token).await?;
+        self.accept(&claims, &request)?;
+        let _turn = match self.turns.of(claims.sub) {
+            Some(lock) => Some(lock.lock().await),
+            None => None,
+        };
+        let known = self.on_disk(move |ledger| ledger.find(claims.sub)).await?;
+        let entry = match known {
+            Some(Entry {
+                slurm_job_id: Some(id),
+                ..
+            }) => return Ok(id),
+            // An earlier attempt ended before its answer was recorded.
+            Some(entry) => match self.find(claims.sub).await? {
+                Some(id) => return self.record(entry, id).await,
+                None => entry,
+            },
+            None => {
+                let entry = Entry::intent(&claims, Utc::now());
+                self.remember(entry.clone()).await?;
+                entry
+            }
+        };
+        let token = SecretString::from(request.launcher_token);
+        let traceparent = gha_slurm_telemetry::current_traceparent();
+        let submission = Submission::prepare(&claims, &token, traceparent, &self.runner)
+            .await
+            .map_err(|e| ApiError::unavailable("The job script", &e, RETRY_AFTER_S))?;
+        let id = self
+            .slurm
+            .submit(&submission)
+            .await
+            .map_err(|e| ApiError::unavailable("Slurm", &e, RETRY_AFTER_S))?;
+        tracing::info!(
+            allocation.id = %claims.sub,
+            slurm.job_id = %id,
+            slurm.user = %claims.slurm_user,
+            repository = claims.repository_url,
+            "submitted"
+        );
+        self.record(entry, id).await
+    }
+
+    /// The request is taken from the token; a body that says something else is refused.
+    fn accept(&self, claims: &LaunchClaims, request: &StartRequest) -> Result<(), ApiError> {
+        let runner_name = request.runner_name.as_ref();
+        let differing = [
+            ("gitHubURL", request.github_url == claims.repository_url),
+            ("runnerLabels", request.runner_labels == claims.labels),
+            ("tokenURL", request.token_url == claims.token_url),
+            (
+                "runnerName",
+                runner_name.is_none_or(|n| *n == claims.runner_name),
+            ),
+        ]
+        .into_iter()
+        .filter(|(_, same)| !same)
+        .map(|(key, _)| ProblemPart {
+            index: None,
+            value: None,
+            code: "differs".into(),
+            detail: format!("{key} is not what the launch token says"),
+            link: None,
+        })
+        .collect::<Vec<_>>();
+        let refused = |code, detail: String| {
+            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, code, "Refused").detail(detail)
+        };
+        if let Some(first) = differing.first() {
+            let detail = first.detail.clone();
+            return Err(refused("request_differs_from_token", detail).errors(differing));
+        }
+        if claims.cluster != self.cluster {
+            return Err(refused(
+                "cluster_wrong",
+                format!(
+                    "The launch token is meant for the cluster `{}`; this is `{}`.",
+                    claims.cluster, self.cluster
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    async fn find(&self, allocation: AllocationId) -> Result<Option<SlurmJobId>, ApiError> {
+        self.slurm
+            .find(allocation)
+            .await
+            .map_err(|e| ApiError::unavailable("Slurm", &e, RETRY_AFTER_S))
+    }
+
+    async fn record(
+        self: &Arc<Self>,
+        entry: Entry,
+        id: SlurmJobId,
+    ) -> Result<SlurmJobId, ApiError> {
+        let slurm_job_id = Some(id.clone());
+        self.remember(Entry {
+            slurm_job_id,
+            ..entry
+        })
+        .await?;
+        Ok(id)
+    }
+
+    async fn remember(self: &Arc<Self>, entry: Entry) -> Result<(), ApiError> {
+        self.on_disk(move |ledger| ledger.write(&entry)).await
+    }
+
+    async fn on_disk<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Ledger) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let starter = Arc::clone(self);
+        tokio::task::spawn_blocking(move || work(&starter.ledger))
+            .await
+            .map_err(|e| ApiError::internal(&e))?
+            .map_err(|e| ApiError::unavailable("The agent's state folder", &e, RETRY_AFTER_S))
+    }
+}
+
+impl From<VerifyError> for ApiError {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Token(error) => Self::new(
+                StatusCode::UNAUTHORIZED,
+                "launch_token_invalid",
+                "The launch token is not accepted",
+            )
+            .detail(error.to_string())
+            .header("WWW-Authenticate", "Bearer"),
+            VerifyError::Keys(error) => {
+                Self::unavailable("The key set of launch tokens", &error, RETRY_AFTER_S)
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What is submitted: the job script and its environment.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use gha_slurm_contract::LaunchClaims;
+use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmUser};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::settings::RunnerSettings;
+
+/// The job script we ship; its head documents the environment variables.
+pub const JOB_SCRIPT: &str = include_str!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../deploy/job-script/gha-slurm-job.sh"
+));
+
+/// One Slurm job to be. Not `Debug`: its environment holds the launch token.
+pub struct Submission {
+    /// The allocation it is; Slurm is searched for it.
+    pub allocation: AllocationId,
+    /// Name of the Slurm job: the runner's.
+    pub name: String,
+    /// Who it runs as.
+    pub slurm_user: SlurmUser,
+    /// What it asks for.
+    pub resources: ResourceRequest,
+    /// The job script's text.
+    pub script: String,
+    /// Environment of the job script, the launch token among it.
+    pub environment: BTreeMap<&'static str, String>,
+}
+
+impl Submission {
+    /// The Slurm job that `claims` ask for. Reads the site's job script, if there is one.
+    pub async fn prepare(
+        claims: &LaunchClaims,
+        launch_token: &SecretString,
+        traceparent: Option<String>,
+        runner: &RunnerSettings,
+    ) -> Result<Self, UnreadableScript> {
+        let script = match &runner.job_script {
+            None => JOB_SCRIPT.to_owned(),
+            Some(path) => {
+                tokio::fs::read_to_string(path)
+                    .await
+                    .map_err(|source| UnreadableScript {
+                        path: path.clone(),
+                        source,
+                    })?
+            }
+        };
+        let mut environment = BTreeMap::from([
+            (
+                "GHA_SLURM_LAUNCH_TOKEN",
+                launch_token.expose_secret().to_owned(),
+            ),
+            ("GHA_SLURM_TOKEN_URL", claims.token_url.clone()),
+            ("GHA_SLURM_ALLOCATION", claims.sub.to_string()),
+            (
+                "GHA_SLURM_RUNNER_DIR",
+                runner.folder.to_string_lossy().into_owned(),
+            ),
+            ("GHA_SLURM_RUNNER_MODE", runner.mode.as_str().to_owned()),
+            (
+                "GHA_SLURM_IDLE_DEADLINE_S",
+                runner.idle_deadline_s.to_string(),
+            ),
+            (
+                "GHA_SLURM_SET_UP_DEADLINE_S",
+                runner.set_up_deadline_s.to_string(),
+            ),
+        ]);
+        if let Some(root) = &runner.work_root {
+            environment.insert("GHA_SLURM_WORK_ROOT", root.to_string_lossy().into_owned());
+        }
+        if let Some(traceparent) = traceparent {
+            environment.insert("TRACEPARENT", traceparent);
+        }
+        Ok(Self {
+            allocation: claims.sub,
+            name: claims.runner_name.clone(),
+            slurm_user: claims.slurm_user.clone(),
+            resources: claims.resources.clone(),
+            script,
+            environment,
+        })
+    }
+}
+
+/// `runner.job_script` cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("runner.job_script: {path}: {source}")]
+pub struct UnreadableScript {
+    path: PathBuf,
+    source: std::io::Error,
+}

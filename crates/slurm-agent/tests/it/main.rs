@@ -1,0 +1,15 @@
+//! The agent as a real process over real HTTP, and the job script against a broker that answers as told.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod agent_fixture;
+mod crash;
+mod job_script;
+mod job_script_failures;
+mod script_fixture;
+mod secrets;
+mod start;
+
+use std::time::Duration;
+
+/// For what takes a second or two on a machine of its own.
+const DEADLINE: Duration = Duration::from_secs(60);

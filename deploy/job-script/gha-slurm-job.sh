@@ -1,0 +1,534 @@
+#!/bin/bash
+# gha-slurm job script: what runs in an allocation. It asks token-broker for a runner, runs it for one workflow job, and
+# gives the node back. A site may replace it (setting `runner.job_script` of gha-slurm-munge).
+#
+# Needs bash 4.4, curl, jq and coreutils on the node.
+#
+# Environment, from the agent:
+#   GHA_SLURM_LAUNCH_TOKEN       the launch token. Secret; taken out of the environment at once
+#   GHA_SLURM_TOKEN_URL          base URL of token-broker as the node reaches it
+#   GHA_SLURM_ALLOCATION         UUID of the allocation; the only GHA_SLURM_* variable the runner gets
+#   GHA_SLURM_RUNNER_DIR         folder of the unpacked runner release (bin/Runner.Listener); copied, never written to
+#   GHA_SLURM_RUNNER_MODE        `jit` (default) or `registration`
+#   GHA_SLURM_WORK_ROOT          where the private work directory is made (default: $TMPDIR, else /tmp)
+#   GHA_SLURM_IDLE_DEADLINE_S    seconds a runner may listen without a workflow job (default 120)
+#   GHA_SLURM_SET_UP_DEADLINE_S  seconds until a runner must listen (default 600)
+#   GHA_SLURM_CALLBACK_DEADLINE_S  seconds to go on trying to reach token-broker (default 600)
+#   TRACEPARENT                  W3C trace context; sent on with every call
+# from Slurm: SLURM_JOB_ID, SLURM_RESTART_COUNT, SLURMD_NODENAME, TMPDIR.
+# A site's own ACTIONS_RUNNER_HOOK_JOB_STARTED is called after ours.
+#
+# Exit code: 0 when the runner did its work, or when there was none to do; 1 when it failed; 143 after SIGTERM, 130 after
+# SIGINT. The last line of the output is the reason.
+#
+# Workflow code runs under the same user, so it can read this script's environment and command line and the files of this
+# user. Therefore: no secret in an argument or in a file that outlives the set-up; the launch token is read by a process
+# of its own that ends before the runner starts; the progress token stays in the memory of this one. Never `set -x`.
+
+set -uo pipefail
+umask 077
+
+# --- the launch token leaves the environment ---------------------------------------------------------------------
+# What a process was started with stays in /proc/<pid>/environ. So it starts itself again without the launch token,
+# which waits in a pipe on file descriptor 3.
+if [[ -n ${GHA_SLURM_LAUNCH_TOKEN:-} ]]; then
+    launch_token=$GHA_SLURM_LAUNCH_TOKEN
+    unset GHA_SLURM_LAUNCH_TOKEN
+    exec 3< <(printf '%s\n' "$launch_token")
+    exec bash "$0"
+fi
+
+for name in GHA_SLURM_TOKEN_URL GHA_SLURM_ALLOCATION GHA_SLURM_RUNNER_DIR SLURM_JOB_ID; do
+    if [[ -z ${!name:-} ]]; then
+        echo "$name is not set: this script is submitted by gha-slurm-munge" >&2
+        exit 1
+    fi
+done
+
+readonly TOKEN_URL=${GHA_SLURM_TOKEN_URL%/}
+readonly MODE=${GHA_SLURM_RUNNER_MODE:-jit}
+readonly NODE=${SLURMD_NODENAME:-$(uname -n)}
+readonly IDLE_DEADLINE_S=${GHA_SLURM_IDLE_DEADLINE_S:-120}
+readonly SET_UP_DEADLINE_S=${GHA_SLURM_SET_UP_DEADLINE_S:-600}
+readonly CALLBACK_DEADLINE_S=${GHA_SLURM_CALLBACK_DEADLINE_S:-600}
+readonly CALL_TIMEOUT_S=20    # one HTTP call
+readonly LONGEST_PAUSE_S=30   # between two attempts, unless the broker asks for more
+readonly GRACE_S=35           # the runner takes up to 30 s to cancel its workflow job
+readonly LOOK_AGAIN_S=0.5     # at the runner's output
+readonly LOG_TAIL_BYTES=65536 # most that token-broker keeps
+
+work=''           # the private work directory
+log=/dev/null     # what was said so far
+child=''          # the process that is waited for: the redemption, then the runner
+progress_token=''
+secrets=()        # what the log must not hold
+
+say() {
+    printf '%s %s\n' "$(date -u +%FT%TZ)" "$*" | tee -a "$log"
+}
+
+# --- calls to token-broker ----------------------------------------------------------------------------------------
+
+# call PATH BODY-FILE ANSWER-FILE TOKEN: posts JSON. Sets $status (000: no answer) and $retry_after (seconds or empty).
+# The token goes through a pipe: arguments are for everybody to see.
+call() {
+    local path=$1 body=$2 answer=$3 token=$4
+    local trace=()
+    [[ -z ${TRACEPARENT:-} ]] || trace=(-H "traceparent: $TRACEPARENT")
+    # A transfer that breaks off has a status, but no answer.
+    status=$(printf 'Authorization: Bearer %s\n' "$token" |
+        curl --silent --show-error --stderr "$answer.error" --max-time "$CALL_TIMEOUT_S" --request POST -H @- "${trace[@]}" \
+            -H 'Content-Type: application/json' --data-binary "@$body" \
+            --output "$answer" --dump-header "$answer.head" --write-out '%{http_code}' "$TOKEN_URL$path") || status=000
+    retry_after=$(sed -n 's/^[Rr]etry-[Aa]fter: *\([0-9]\{1,5\}\)\r*$/\1/p' "$answer.head" 2>/dev/null | tail -n 1)
+    rm -f "$answer.head"
+}
+
+# May another attempt help?
+is_transient() {
+    [[ $1 == 000 || $1 == 408 || $1 == 429 || $1 == 5?? ]]
+}
+
+# pause ATTEMPT UNTIL: waits what the broker asked for, else 1, 2, 4 … s; up to a second more, so that nodes spread out;
+# no longer than until $SECONDS is UNTIL.
+pause() {
+    local seconds=$((1 << ($1 < 6 ? $1 : 6))) left=$(($2 - SECONDS))
+    ((seconds <= LONGEST_PAUSE_S)) || seconds=$LONGEST_PAUSE_S
+    seconds=${retry_after:-$seconds}
+    ((seconds <= left)) || seconds=$((left > 0 ? left : 0))
+    nap "$seconds.$(printf '%03d' $((RANDOM % 1000)))"
+}
+
+# A sleep that a signal interrupts.
+nap() {
+    sleep "$1" &
+    wait $!
+}
+
+# explain ANSWER-FILE: what a problem document says, or why there is no answer.
+explain() {
+    if [[ $status == 000 ]]; then
+        cat "$1.error"
+    else
+        jq -r '.detail // .title // empty' "$1" 2>/dev/null
+    fi | head -c 500
+}
+
+# progress TOKEN PHASE [JQ-ARGUMENTS…]: tells how far it is. Never fails the build; $status says what came of it.
+progress() {
+    local token=$1 file=$work/progress.$BASHPID attempt
+    jq -nc --arg phase "$2" --arg at "$(date -u +%FT%TZ)" --arg node "$NODE" "${@:3}" '$ARGS.named' >"$file"
+    for attempt in 0 1 2; do
+        ((attempt == 0)) || nap 1
+        call /gha/runner/progress "$file" "$file.answer" "$token"
+        is_transient "$status" || break
+    done
+    [[ $status == 2?? ]] || say "progress '$2' was not taken: HTTP $status $(explain "$file.answer")"
+    rm -f "$file" "$file.answer"*
+}
+
+# Writes the end of the log, without secrets and at most 64 KiB, to $work/tail.
+write_log_tail() {
+    local text secret
+    text=$(tail -c $((2 * LOG_TAIL_BYTES)) "$log" | tr -d '\000')
+    for secret in "${secrets[@]}"; do
+        [[ -z $secret ]] || text=${text//"$secret"/***}
+    done
+    printf '%s' "$text" |
+        sed -E -e 's/(gh[a-z]|github_pat)_[A-Za-z0-9._-]{16,}/***/g' \
+            -e 's/eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+/***/g' \
+            -e 's/([Bb]earer|[Aa]uthorization:|[Pp]assword[=:]|[Tt]oken[=:]) *[^ ]+/\1 ***/g' \
+            -e 's#://[^/@ ]+@#://***@#g' |
+        jq -Rsj --argjson most "$LOG_TAIL_BYTES" 'until(utf8bytelength <= $most; .[(length / 8 | floor) + 1:])' \
+            >"$work/tail"
+}
+
+# --- the end ------------------------------------------------------------------------------------------------------
+
+# Processes that the workflow job left behind: Slurm does not always end them. They carry the allocation's id.
+leftovers() {
+    grep -lzxF "GHA_SLURM_ALLOCATION=$GHA_SLURM_ALLOCATION" /proc/[0-9]*/environ 2>/dev/null |
+        sed 's#/proc/\([0-9]*\)/environ#\1#' | grep -vx "$$"
+}
+
+clean_up() {
+    trap '' TERM INT
+    local pids
+    pids=$(leftovers)
+    # shellcheck disable=SC2086 # a list of numbers
+    [[ -z $pids ]] || kill -KILL $pids 2>/dev/null
+    if [[ -n $work ]]; then
+        # Some tools make folders read-only.
+        chmod -R u+rwX "$work" 2>/dev/null
+        rm -rf "$work"
+    fi
+}
+trap clean_up EXIT
+
+# finish CODE REASON [JQ-ARGUMENTS…]: tells token-broker and ends.
+finish() {
+    [[ -z $progress_token ]] || progress "$progress_token" finished --arg reason "$2" "${@:3}"
+    say "over: $2"
+    exit "$1"
+}
+
+# failed REASON [RUNNER-EXIT-CODE]: a failure before a workflow job started. The end of the log helps to find out why.
+failed() {
+    write_log_tail
+    give_back
+    finish 1 "$1" --rawfile logTail "$work/tail" --argjson exitCode "${2:-null}"
+}
+
+# --- signals ------------------------------------------------------------------------------------------------------
+
+signal=''
+signals=0
+# on_signal NAME: hands it on to whoever is waited for; the main line sees $signal.
+on_signal() {
+    signal=$1
+    ((signals++))
+    [[ -z $child ]] || kill -TERM "$child" 2>/dev/null
+}
+trap 'on_signal TERM' TERM
+trap 'on_signal INT' INT
+
+# end_on_signal [RUNNER-EXIT-CODE]
+end_on_signal() {
+    local code=143
+    [[ $signal != INT ]] || code=130
+    say "got SIG$signal"
+    finish "$code" signal --argjson exitCode "${1:-null}"
+}
+
+# reap: waits for $child, signals or not; sets $code.
+reap() {
+    local before=-1
+    until ((signals == before)); do
+        before=$signals
+        wait "$child"
+        code=$?
+    done
+    child=''
+}
+
+# await SECONDS: waits for $child so long, or until it ended. Fails while it runs.
+await() {
+    local give_up_at=$((SECONDS + $1))
+    while kill -0 "$child" 2>/dev/null; do
+        ((SECONDS < give_up_at)) || return 1
+        nap "$LOOK_AGAIN_S"
+    done
+}
+
+# --- redemption ---------------------------------------------------------------------------------------------------
+
+# Runs in a process of its own, the only one that reads the launch token. Leaves token-broker's answer in $work/answer.
+# Exit code: 0, 10 (nothing waits for it), 11 (somebody else has it), 12 (refused), 13 (no answer in time), 14 (signal).
+redeem() {
+    local launch_token attempt=0 give_up_at=$((SECONDS + CALLBACK_DEADLINE_S))
+    trap 'signal=TERM' TERM INT
+    IFS= read -r launch_token <&3
+    exec 3<&-
+    secrets=("$launch_token")
+    progress "$launch_token" allocated
+    jq -nc --arg slurmJobId "$SLURM_JOB_ID" --argjson restartCount "${SLURM_RESTART_COUNT:-0}" \
+        --arg node "$NODE" --arg mode "$MODE" '$ARGS.named' >"$work/request"
+    while :; do
+        call /gha/runner "$work/request" "$work/answer" "$launch_token"
+        [[ $status != 200 ]] || return 0
+        say "token-broker answers HTTP $status $(explain "$work/answer")"
+        [[ $status != 410 ]] || return 10
+        [[ $status != 409 ]] || return 11
+        is_transient "$status" || give_up 12 callback_refused
+        ((SECONDS < give_up_at)) || give_up 13 callback_unavailable
+        [[ -n $signal ]] || pause "$attempt" "$give_up_at"
+        [[ -z $signal ]] || give_up 14 signal
+        ((attempt++))
+    done
+}
+
+# give_up CODE REASON: without a runner token, the launch token serves to tell why.
+give_up() {
+    write_log_tail
+    progress "$launch_token" finished --arg reason "$2" --rawfile logTail "$work/tail"
+    exit "$1"
+}
+
+# --- the runner ---------------------------------------------------------------------------------------------------
+
+# A private copy: the runner writes its credentials beside its programs. Not what another registration left there; of the
+# hidden files only the site's environment (proxies) and PATH.
+copy_runner() {
+    local entry name
+    mkdir -p "$work/runner" || return 1
+    for entry in "$GHA_SLURM_RUNNER_DIR"/* "$GHA_SLURM_RUNNER_DIR/.env" "$GHA_SLURM_RUNNER_DIR/.path"; do
+        name=${entry##*/}
+        case $name in
+            _*) continue ;;
+            # Only executed, and most of the size.
+            externals) ln -s "$entry" "$work/runner/$name" || return 1 ;;
+            *) [[ ! -e $entry ]] || cp -RL --reflink=auto -- "$entry" "$work/runner/$name" || return 1 ;;
+        esac
+    done
+    if [[ ! -x $work/runner/bin/Runner.Listener ]]; then
+        say "$GHA_SLURM_RUNNER_DIR: no bin/Runner.Listener here"
+        return 1
+    fi
+}
+
+# The runner calls it before the first step of the workflow job; it must be fast and must not fail.
+write_hook() {
+    mkdir -p "$work/hook" || return 1
+    local file=${work@Q}/hook/started site=${ACTIONS_RUNNER_HOOK_JOB_STARTED:-}
+    cat >"$work/hook/job-started.sh" <<HOOK
+#!/bin/bash
+printf '%s %s\n' "\${GITHUB_RUN_ID:-}" "\${GITHUB_RUN_ATTEMPT:-}" >$file.new && mv $file.new $file
+${site:+exec bash ${site@Q}}
+exit 0
+HOOK
+}
+
+# listener ARGUMENTS…: runs Runner.Listener in the background; its process id is $child. Secrets are in $inputs, as
+# ACTIONS_RUNNER_INPUT_*, which the runner takes out of its environment.
+listener() {
+    # With job control it gets default signals: a shell starts its other background processes deaf to SIGINT, and the
+    # runner cancels steps with that. It also gets a process group of its own.
+    set -m
+    (
+        cd "$work/runner" || exit 1
+        for variable in "${!GHA_SLURM_@}"; do
+            [[ $variable == GHA_SLURM_ALLOCATION ]] || unset "$variable"
+        done
+        export "${inputs[@]}" ACTIONS_RUNNER_HOOK_JOB_STARTED="$work/hook/job-started.sh" \
+            ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1
+        exec bin/Runner.Listener "$@" </dev/null >>"$work/runner.log" 2>&1 {output}<&-
+    ) &
+    child=$!
+    set +m
+}
+
+listening_since='' # $SECONDS at "Listening for Jobs"
+started=''         # a workflow job has started
+run_known=''       # and token-broker knows of which workflow run
+partial=''
+
+# Takes over what the runner printed since the last look, and looks whether a workflow job has started: its line, a Worker
+# log, or the hook, whichever is first. Downloads of actions come before the hook and may take minutes.
+look() {
+    local line
+    while IFS= read -r line <&"$output"; do
+        line=$partial$line
+        partial=''
+        printf '%s\n' "$line" | tee -a "$log"
+        case $line in
+            *': Listening for Jobs'*) [[ -n $listening_since ]] || on_listening ;;
+            *': Running job: '*) on_started ;;
+        esac
+    done
+    partial+=$line
+    [[ -n $started ]] || ! compgen -G "$work/runner/_diag/Worker_*.log" >/dev/null || on_started
+    if [[ -z $run_known && -f $work/hook/started ]]; then
+        local run_id run_attempt
+        read -r run_id run_attempt <"$work/hook/started"
+        [[ $run_id =~ ^[0-9]+$ ]] || run_id=null
+        [[ $run_attempt =~ ^[0-9]+$ ]] || run_attempt=null
+        run_known=yes
+        started=yes
+        progress "$progress_token" workflow_job_started --argjson runId "$run_id" --argjson runAttempt "$run_attempt"
+    fi
+}
+
+on_listening() {
+    listening_since=$SECONDS
+    progress "$progress_token" listening
+}
+
+on_started() {
+    [[ -z $started ]] || return
+    started=yes
+    progress "$progress_token" workflow_job_started
+}
+
+released=''
+# Asks token-broker to deregister the runner. 0: done, stop it; 1: it has work, keep it; 2: no answer, ask again.
+release() {
+    printf '{}' >"$work/release"
+    call /gha/runner/release "$work/release" "$work/release.answer" "$progress_token"
+    if [[ $status == 409 ]]; then
+        say 'token-broker says that the runner has work'
+        return 1
+    elif is_transient "$status"; then
+        say "token-broker cannot release the runner now: HTTP $status $(explain "$work/release.answer")"
+        return 2
+    fi
+    # Anything else will not change: its registration is gone, or the progress token is not accepted any more.
+    [[ $status == 204 ]] || say "token-broker answers the release with HTTP $status $(explain "$work/release.answer")"
+    released=yes
+}
+
+# A runner token that was not used up: its registration is given back.
+give_back() {
+    [[ -z $progress_token || -n $started || -n $released ]] || release
+}
+
+# Waits for the runner; sets $code. A deadline ends it only when token-broker could deregister it first: then $reason says
+# which deadline.
+supervise() {
+    local since=$SECONDS deadline deadline_reason attempt=0
+    reason=''
+    while kill -0 "$child" 2>/dev/null; do
+        look
+        if [[ -n $signal ]]; then
+            # It was told already. Its registration is given up meanwhile, which GitHub refuses while it has work.
+            give_back
+            await "$GRACE_S" || kill -KILL -- "-$child" 2>/dev/null
+            break
+        fi
+        if [[ -n $started ]]; then
+            nap "$LOOK_AGAIN_S"
+            continue
+        fi
+        deadline=$SET_UP_DEADLINE_S deadline_reason=set_up_deadline
+        if [[ -n $listening_since ]]; then
+            deadline=$IDLE_DEADLINE_S deadline_reason=idle
+            ((since >= listening_since)) || since=$listening_since
+        fi
+        if ((SECONDS - since < deadline)); then
+            nap "$LOOK_AGAIN_S"
+            continue
+        fi
+        say "no workflow job within $deadline s ($deadline_reason)"
+        release
+        case $? in
+            0)
+                reason=$deadline_reason
+                kill -TERM "$child" 2>/dev/null
+                await "$GRACE_S" || kill -KILL -- "-$child" 2>/dev/null
+                ;;
+            1) since=$SECONDS ;;
+            2)
+                pause "$attempt" $((SECONDS + LONGEST_PAUSE_S))
+                ((attempt++))
+                ;;
+        esac
+    done
+    reap
+    look
+}
+
+# Runs the listener until it is over: it may ask to be started again (exit code 2), or update itself (3 and 4).
+run_listener() {
+    local give_up_at=$((SECONDS + SET_UP_DEADLINE_S)) left
+    while :; do
+        listener run
+        supervise
+        [[ -z $signal && -z $reason && -z $started ]] || return
+        case $code in
+            2) nap 5 ;;
+            3 | 4)
+                say 'the runner updates itself'
+                left=30
+                until [[ -e $work/runner/update.finished ]] || ((left-- == 0)); do nap 1; done
+                rm -f "$work/runner/update.finished"
+                ;;
+            *) return ;;
+        esac
+        ((SECONDS < give_up_at)) || return
+    done
+}
+
+# config.sh's part: registers the runner, then asks token-broker whether it is still wanted.
+register() {
+    local give_up_at attempt=0
+    inputs=("ACTIONS_RUNNER_INPUT_TOKEN=$registration_token")
+    listener configure --unattended --ephemeral --no-default-labels --url "$url" --name "$runner_name" --labels "$labels" \
+        --work _work
+    inputs=()
+    supervise
+    [[ -z $signal ]] || end_on_signal "$code"
+    [[ -z $reason ]] || failed "$reason" "$code"
+    ((code == 0)) || failed registration_failed "$code"
+    give_up_at=$((SECONDS + CALLBACK_DEADLINE_S))
+    while progress "$progress_token" registered; is_transient "$status"; do
+        ((SECONDS < give_up_at)) || failed callback_unavailable
+        pause "$attempt" "$give_up_at"
+        [[ -z $signal ]] || { give_back; end_on_signal; }
+        ((attempt++))
+    done
+    if [[ $status == 410 ]]; then
+        released=yes
+        finish 0 not_wanted
+    fi
+}
+
+# --- the way ------------------------------------------------------------------------------------------------------
+
+for tool in curl jq; do
+    command -v "$tool" >/dev/null || finish 1 "no $tool on this node"
+done
+work=$(mktemp -d "${GHA_SLURM_WORK_ROOT:-${TMPDIR:-/tmp}}/gha-slurm-${SLURM_JOB_ID:-0}.XXXXXX") ||
+    finish 1 'no work directory'
+log=$work/log
+mkdir "$work/home" "$work/tmp" || finish 1 'no work directory'
+export HOME=$work/home TMPDIR=$work/tmp
+say "allocation ${GHA_SLURM_ALLOCATION:-}: Slurm job ${SLURM_JOB_ID:-} on $NODE"
+
+{ : <&3; } 2>/dev/null || finish 1 'no launch token'
+redeem &
+child=$!
+exec 3<&-
+reap
+case $code in
+    0) ;;
+    10) finish 0 not_wanted ;;
+    11) finish 0 redeemed_elsewhere ;;
+    12) finish 1 callback_refused ;;
+    13) finish 1 callback_unavailable ;;
+    *)
+        [[ -z $signal ]] || end_on_signal
+        finish 1 "the redemption ended with $code"
+        ;;
+esac
+
+field() {
+    jq -r "$1 // empty" "$work/answer"
+}
+progress_token=$(field .progressToken)
+jit_config=$(field .encodedJitConfig)
+registration_token=$(field .token)
+runner_name=$(field .name)
+url=$(field .url)
+labels=$(field '.labels | join(",")')
+rm -f "$work/answer" "$work/request"
+secrets=("$progress_token" "$jit_config" "$registration_token")
+[[ -n $progress_token ]] || finish 1 'token-broker answered without a progress token'
+[[ -z $signal ]] || { give_back; end_on_signal; }
+
+progress "$progress_token" set_up
+if ! copy_runner || ! write_hook; then
+    failed set_up_failed
+fi
+: >"$work/runner.log"
+exec {output}<"$work/runner.log"
+if [[ $MODE == registration ]]; then
+    register
+else
+    inputs=("ACTIONS_RUNNER_INPUT_JITCONFIG=$jit_config")
+fi
+say "runner $runner_name"
+run_listener
+[[ -z $signal ]] || end_on_signal "$code"
+if [[ -n $started ]]; then
+    ((code == 0)) || finish 1 runner_failed --argjson exitCode "$code"
+    finish 0 completed --argjson exitCode 0
+fi
+case $reason:$code in
+    idle:*) finish 0 idle --argjson exitCode "$code" ;;
+    set_up_deadline:*) failed set_up_deadline "$code" ;;
+    :0)
+        give_back
+        finish 0 no_workflow_job --argjson exitCode 0
+        ;;
+    :7) failed runner_outdated 7 ;;
+    *) failed runner_failed "$code" ;;
+esac
