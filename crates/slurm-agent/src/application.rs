@@ -28,8 +28,9 @@ pub struct Application {
 }
 
 impl Application {
-    /// Checks what can be checked, takes the state folder and binds the ports.
-    pub async fn build(settings: Settings) -> anyhow::Result<Self> {
+    /// Checks what can be checked, takes the state folder, takes up what an earlier agent left, and binds the ports. Call it
+    /// inside a runtime.
+    pub fn build(settings: Settings) -> anyhow::Result<Self> {
         let metrics = Metrics::default();
         let readiness = Readiness::default();
         let outcomes = metrics.counter(

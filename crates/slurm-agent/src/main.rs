@@ -14,11 +14,6 @@ fn main() -> ExitCode {
     gha_slurm_service_kit::run(
         info,
         |settings: &Settings| &settings.log,
-        |settings, stop| async move {
-            Application::build(settings)
-                .await?
-                .run_until_stopped(stop)
-                .await
-        },
+        |settings, stop| async move { Application::build(settings)?.run_until_stopped(stop).await },
     )
 }

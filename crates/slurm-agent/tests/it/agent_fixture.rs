@@ -84,7 +84,7 @@ impl Site {
             .count()
     }
 
-    /// What the local backend or the ledger would hold.
+    /// What the ledger holds of an allocation.
     pub(crate) fn entry(&self, allocation: AllocationId) -> PathBuf {
         self.path("state/allocations")
             .join(format!("{allocation}.json"))
@@ -141,30 +141,6 @@ impl Site {
         let mut agent = self.spawn();
         agent.ready().await;
         agent
-    }
-
-    pub(crate) fn claims(&self) -> LaunchClaims {
-        let iat = Utc::now().timestamp();
-        LaunchClaims {
-            iss: ISSUER.into(),
-            aud: vec![AUDIENCE_AGENT.into(), AUDIENCE_BROKER.into()],
-            sub: AllocationId(uuid::Uuid::now_v7()),
-            jti: uuid::Uuid::new_v4(),
-            iat,
-            nbf: iat - NOT_BEFORE_S,
-            exp: iat + 3600,
-            runner_name: "gha-slurm-test-1".into(),
-            cluster: "main".into(),
-            token_url: "http://127.0.0.1:1".into(),
-            owner: "acme".into(),
-            repository_name: "widgets".into(),
-            repository_url: "https://github.com/acme/widgets".into(),
-            repository_id: 1,
-            labels: "self-hosted,slurm".into(),
-            workflow_id: 7,
-            slurm_user: "alice".parse().unwrap(),
-            resources: ResourceRequest::default(),
-        }
     }
 
     pub(crate) fn request(&self, claims: &LaunchClaims) -> StartRequest {
@@ -239,6 +215,31 @@ impl Agent {
         kill_process(pid, Signal::TERM).unwrap();
         let status = tokio::time::timeout(DEADLINE, self.process.wait()).await;
         assert!(status.unwrap().unwrap().success(), "{}", self.log());
+    }
+}
+
+/// Claims of a new allocation.
+pub(crate) fn claims() -> LaunchClaims {
+    let iat = Utc::now().timestamp();
+    LaunchClaims {
+        iss: ISSUER.into(),
+        aud: vec![AUDIENCE_AGENT.into(), AUDIENCE_BROKER.into()],
+        sub: AllocationId(uuid::Uuid::now_v7()),
+        jti: uuid::Uuid::new_v4(),
+        iat,
+        nbf: iat - NOT_BEFORE_S,
+        exp: iat + 3600,
+        runner_name: "gha-slurm-test-1".into(),
+        cluster: "main".into(),
+        token_url: "http://127.0.0.1:1".into(),
+        owner: "acme".into(),
+        repository_name: "widgets".into(),
+        repository_url: "https://github.com/acme/widgets".into(),
+        repository_id: 1,
+        labels: "self-hosted,slurm".into(),
+        workflow_id: 7,
+        slurm_user: "alice".parse().unwrap(),
+        resources: ResourceRequest::default(),
     }
 }
 

@@ -45,7 +45,7 @@ async fn killed_between_intent_and_submission_and_between_submission_and_recordi
         0,
     )
     .unwrap();
-    let claims = site.claims();
+    let claims = claims();
     let request = site.request(&claims);
 
     let agent = site.agent().await;
@@ -97,7 +97,7 @@ async fn killed_at_any_moment() {
     let mut requests = Vec::new();
     for round in 0..25 {
         let agent = site.agent().await;
-        let claims = site.claims();
+        let claims = claims();
         let request = site.request(&claims);
         let call = tokio::spawn(agent.ask(&request));
         // The moment is the point of the test: from before the request arrives to after the script started.
@@ -125,7 +125,7 @@ async fn killed_at_any_moment() {
 async fn pending_slurm_jobs_start_when_there_is_room_even_after_a_crash() {
     let site = Site::new(RUN).with("LOCAL__MAX_RUNNING", "1");
     let agent = site.agent().await;
-    let (first, second) = (site.claims(), site.claims());
+    let (first, second) = (claims(), claims());
     agent.start(&site.request(&first)).await;
     let running = pid_of(&until_written(&site.path("starts").join(first.sub.to_string())).await);
     assert_eq!(agent.start(&site.request(&second)).await, "2");
@@ -147,7 +147,7 @@ async fn pending_slurm_jobs_start_when_there_is_room_even_after_a_crash() {
 async fn children_are_ended_with_the_agent_when_asked_for() {
     let site = Site::new(RUN).with("LOCAL__END_CHILDREN_ON_STOP", "true");
     let agent = site.agent().await;
-    let claims = site.claims();
+    let claims = claims();
     agent.start(&site.request(&claims)).await;
     let pid = pid_of(&until_written(&site.path("starts").join(claims.sub.to_string())).await);
     // Also those that an earlier agent started.

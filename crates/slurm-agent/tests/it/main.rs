@@ -1,5 +1,5 @@
 //! The agent as a real process over real HTTP, and the job script against a broker that answers as told.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod agent_fixture;
 mod crash;

@@ -146,7 +146,7 @@ impl Allocation {
     pub(crate) async fn finish(&self, child: Child) -> Outcome {
         let output = tokio::time::timeout(DEADLINE, child.wait_with_output())
             .await
-            .expect("the job script does not end")
+            .unwrap()
             .unwrap();
         let outcome = Outcome {
             code: output.status.code(),

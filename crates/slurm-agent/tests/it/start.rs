@@ -46,7 +46,7 @@ fn our_job_script_is_bash() {
 async fn a_launch_token_becomes_a_slurm_job() {
     let site = Site::new(TELL);
     let agent = site.agent().await;
-    let claims = site.claims();
+    let claims = claims();
     let request = site.request(&claims);
     let id = agent.start(&request).await;
     assert_eq!(id, "1");
@@ -77,12 +77,7 @@ async fn a_launch_token_becomes_a_slurm_job() {
         "the agent's settings stay with it"
     );
     // The next token of the same allocation, as the launcher signs one for each attempt.
-    assert_eq!(
-        agent
-            .start(&site.request(&site_claims_again(&claims)))
-            .await,
-        id
-    );
+    assert_eq!(agent.start(&site.request(&next_claims(&claims))).await, id);
     assert_eq!(site.slurm_jobs(), 1);
     assert!(!agent.log().contains(&request.launcher_token));
     assert!(
@@ -95,9 +90,7 @@ async fn a_launch_token_becomes_a_slurm_job() {
     agent.stop().await;
 }
 
-fn site_claims_again(
-    claims: &gha_slurm_contract::LaunchClaims,
-) -> gha_slurm_contract::LaunchClaims {
+fn next_claims(claims: &gha_slurm_contract::LaunchClaims) -> gha_slurm_contract::LaunchClaims {
     gha_slurm_contract::LaunchClaims {
         jti: uuid::Uuid::new_v4(),
         ..claims.clone()
@@ -108,7 +101,7 @@ fn site_claims_again(
 async fn the_trace_goes_on_into_the_job_script() {
     let site = Site::new(TELL);
     let agent = site.agent().await;
-    let id = agent.start(&site.request(&site.claims())).await;
+    let id = agent.start(&site.request(&claims())).await;
     let environment = until_written(&site.slurm_job(&id).join("environment.seen")).await;
     let trace = TRACEPARENT.get(..35).unwrap();
     assert!(
@@ -122,7 +115,7 @@ async fn the_trace_goes_on_into_the_job_script() {
 async fn concurrent_duplicates_are_one_slurm_job() {
     let site = Site::new("echo x >> \"$GHA_SLURM_RUNNER_DIR/starts/$GHA_SLURM_ALLOCATION\"");
     let agent = site.agent().await;
-    let claims = site.claims();
+    let claims = claims();
     let request = site.request(&claims);
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..40 {
@@ -155,7 +148,7 @@ async fn refusal(agent: &Agent, request: &gha_slurm_contract::launch::StartReque
 async fn what_the_token_does_not_say_is_refused() {
     let site = Site::new("");
     let agent = site.agent().await;
-    let claims = site.claims();
+    let claims = claims();
     let good = site.request(&claims);
     for (key, request) in [
         (
@@ -220,7 +213,7 @@ async fn what_the_token_does_not_say_is_refused() {
 async fn a_job_script_that_cannot_be_read_delays() {
     let site = Site::new("");
     let agent = site.agent().await;
-    let request = site.request(&site.claims());
+    let request = site.request(&claims());
     std::fs::remove_file(site.path("script")).unwrap();
     let response = agent.ask(&request).await.unwrap();
     assert_eq!(response.status(), 503);
@@ -249,7 +242,7 @@ async fn a_new_key_is_fetched_when_a_token_names_it() {
     };
     // The broker is not there yet: not ready, and nothing is said about a token.
     let mut agent = site.spawn();
-    let request = site.request(&site.claims());
+    let request = site.request(&claims());
     let status = gha_slurm_test_support::wait_until("it answers", crate::DEADLINE, || async {
         Some(agent.ask(&request).await.ok()?.status())
     })
@@ -260,7 +253,7 @@ async fn a_new_key_is_fetched_when_a_token_names_it() {
     agent.start(&request).await;
     // Rotated. However many unknown keys are named, the broker is asked rarely.
     site.keys.generate(2).unwrap();
-    let rotated = site.request(&site.claims());
+    let rotated = site.request(&claims());
     let first = agent.ask(&rotated).await.unwrap().status();
     assert!(first == 401 || first.is_success(), "{first}");
     broker.verify().await;
