@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use secrecy::SecretString;
 use tokio_postgres::NoTls;
 
-use crate::server::{Folder, RunAs, Supervised, command, find_program, free_port, kill9};
+use crate::server::{Folder, Supervised, find_program, free_port, kill9};
 
 /// How long a server may take to accept connections; it takes 0.2 s, recovery after a crash longer.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -39,12 +39,11 @@ impl PrivatePostgres {
         )?;
         let data = folder.path().join("data");
         if !data.join("PG_VERSION").is_file() {
-            let mut initdb = command(&initdb, RunAs::detect());
+            let mut initdb = folder.command(&initdb);
             initdb
                 .args(["--auth=trust", "--username=postgres", "--no-sync"])
                 .args(["--encoding=UTF8", "--locale=C", "-D"])
-                .arg(&data)
-                .current_dir(folder.path());
+                .arg(&data);
             let made = tokio::process::Command::from(initdb).output().await?;
             if !made.status.success() {
                 bail!("initdb: {}", String::from_utf8_lossy(&made.stderr).trim());
@@ -127,7 +126,7 @@ impl PrivatePostgres {
 
     fn command(&self) -> std::process::Command {
         let dir = self.folder.path();
-        let mut server = command(&self.initdb.with_file_name("postgres"), RunAs::detect());
+        let mut server = self.folder.command(&self.initdb.with_file_name("postgres"));
         server.arg("-D").arg(dir.join("data"));
         server.args(["-p", &self.port.to_string()]);
         for setting in [

@@ -37,6 +37,7 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    asked_to_stop: bool,
     forgotten: bool,
 }
 
@@ -69,6 +70,7 @@ impl Process {
             name: name.to_owned(),
             child,
             log: log.to_owned(),
+            asked_to_stop: false,
             forgotten: false,
         })
     }
@@ -85,16 +87,12 @@ impl Process {
 
     /// What it has written so far.
     pub fn log(&self) -> String {
-        fs::read(&self.log)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        read_log(&self.log)
     }
 
     /// The end of what it has written.
     pub fn log_tail(&self) -> String {
-        let log = self.log();
-        let skip = log.lines().count().saturating_sub(SHOWN_LINES);
-        log.lines().skip(skip).collect::<Vec<_>>().join("\n")
+        tail(&self.log())
     }
 
     /// How it ended, if it has.
@@ -108,9 +106,17 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// Asks it to stop (SIGTERM) and waits; kills it after `deadline`. `None`: it had to be killed.
+    /// Asks it to stop (SIGTERM), once: the services end at once when they are asked twice.
+    pub fn ask_to_stop(&mut self) {
+        if !self.asked_to_stop {
+            self.asked_to_stop = true;
+            self.signal(Signal::TERM);
+        }
+    }
+
+    /// Asks it to stop and waits; kills it after `deadline`. `None`: it had to be killed.
     pub fn stop(&mut self, deadline: Duration) -> Option<ExitStatus> {
-        self.signal(Signal::TERM);
+        self.ask_to_stop();
         let start = Instant::now();
         while start.elapsed() < deadline {
             if let Some(status) = self.exited() {
@@ -155,6 +161,18 @@ impl Drop for Process {
         }
         let _ = self.child.wait();
     }
+}
+
+pub(crate) fn read_log(path: &Path) -> String {
+    fs::read(path)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default()
+}
+
+/// The last lines.
+pub(crate) fn tail(log: &str) -> String {
+    let skip = log.lines().count().saturating_sub(SHOWN_LINES);
+    log.lines().skip(skip).collect::<Vec<_>>().join("\n")
 }
 
 fn pid(id: u32) -> Option<Pid> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use crate::server::{Folder, RunAs, Supervised, command, free_port, give, kill9};
+use crate::server::{Folder, Supervised, free_port, give, kill9};
 use crate::wait::try_wait_until;
 
 const BIN: &str = "/usr/lib/rabbitmq/bin";
@@ -168,7 +168,7 @@ impl PrivateRabbitMq {
             let _ = fs::remove_file(&path);
             fs::write(&path, text)?;
             fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
-            give(&path, RunAs::detect())
+            give(&path)
         };
         write().with_context(|| path.display().to_string())
     }
@@ -176,9 +176,8 @@ impl PrivateRabbitMq {
     fn command(&self, program: &str) -> Command {
         let dir = self.folder.path();
         let path = |name: &str| -> PathBuf { dir.join(name) };
-        let mut command = command(&Path::new(BIN).join(program), RunAs::detect());
+        let mut command = self.folder.command(&Path::new(BIN).join(program));
         command
-            .current_dir(dir)
             .env("HOME", dir)
             .env("RABBITMQ_NODENAME", &self.node)
             .env("RABBITMQ_MNESIA_BASE", path("data"))

@@ -33,35 +33,11 @@ pub fn free_port() -> u16 {
         .expect("a free loopback port")
 }
 
-/// The unprivileged user a server runs as when we are root, which both servers refuse to be.
-#[derive(Clone, Copy)]
-pub(crate) struct RunAs {
-    uid: u32,
-}
+/// The user (and group) a server runs as when we are root, which both servers refuse to be: `nobody`.
+const NOBODY: u32 = 65534;
 
-impl RunAs {
-    /// `nobody` when we are root, else ourselves.
-    pub(crate) fn detect() -> Option<Self> {
-        rustix::process::geteuid()
-            .is_root()
-            .then_some(Self { uid: 65534 })
-    }
-}
-
-/// A command that runs as the unprivileged user.
-pub(crate) fn command(program: &Path, user: Option<RunAs>) -> Command {
-    match user {
-        Some(user) => {
-            let mut command = Command::new("setpriv");
-            command
-                .arg(format!("--reuid={}", user.uid))
-                .arg(format!("--regid={}", user.uid))
-                .arg("--clear-groups")
-                .arg(program);
-            command
-        }
-        None => Command::new(program),
-    }
+fn we_are_root() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
 /// Where a server has its data.
@@ -84,7 +60,7 @@ impl Folder {
     /// This folder; made if it is not there.
     pub fn kept(path: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(path).with_context(|| path.display().to_string())?;
-        let folder = Self::Kept(path.to_owned());
+        let folder = Self::Kept(path.canonicalize()?);
         folder.prepare()?;
         Ok(folder)
     }
@@ -105,20 +81,46 @@ impl Folder {
         }
     }
 
+    /// A command that works in this folder, as `nobody` when we are root.
+    pub(crate) fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        if we_are_root() {
+            command = Command::new("setpriv");
+            command
+                .arg(format!("--reuid={NOBODY}"))
+                .arg(format!("--regid={NOBODY}"))
+                .arg("--clear-groups");
+            if !self.others_get_here() {
+                // Below root's home, say. The user is what the servers look at, not what it may do.
+                command.args(["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]);
+            }
+            command.arg(program);
+        }
+        command.current_dir(self.path());
+        command
+    }
+
+    /// Whether every folder above lets others through.
+    fn others_get_here(&self) -> bool {
+        self.path().ancestors().skip(1).all(|above| {
+            fs::metadata(above).is_ok_and(|above| above.permissions().mode() & 0o001 != 0)
+        })
+    }
+
     fn prepare(&self) -> anyhow::Result<()> {
         let path = self.path();
         fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-            .and_then(|()| give(path, RunAs::detect()))
+            .and_then(|()| give(path))
             .with_context(|| path.display().to_string())
     }
 }
 
-/// Gives a file to the unprivileged user.
-pub(crate) fn give(path: &Path, user: Option<RunAs>) -> io::Result<()> {
-    match user {
-        Some(user) => chown(path, Some(user.uid), Some(user.uid)),
-        None => Ok(()),
+/// Gives a file to whom servers run as.
+pub(crate) fn give(path: &Path) -> io::Result<()> {
+    if we_are_root() {
+        chown(path, Some(NOBODY), Some(NOBODY))?;
     }
+    Ok(())
 }
 
 /// A server that ends when this value is dropped or this process ends.
@@ -156,6 +158,9 @@ impl Supervised {
             .arg(signal)
             .arg(server.get_program())
             .args(server.get_args());
+        if let Some(folder) = server.get_current_dir() {
+            shell.current_dir(folder);
+        }
         for (key, value) in server.get_envs() {
             match value {
                 Some(value) => shell.env(key, value),

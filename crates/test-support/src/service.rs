@@ -1,5 +1,6 @@
 //! A service of the workspace as a process of its own, which tests kill, stop and start again.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -42,7 +43,7 @@ impl ServiceProcess {
 
     /// Gives one setting, named without the service's prefix, such as `HTTP__LISTEN`.
     #[must_use]
-    pub fn setting(mut self, key: &str, value: impl AsRef<str>) -> Self {
+    pub fn setting(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
         let prefix = self.name.to_uppercase().replace('-', "_");
         self.command.env(format!("{prefix}__{key}"), value.as_ref());
         self
@@ -50,7 +51,7 @@ impl ServiceProcess {
 
     /// Gives one environment variable.
     #[must_use]
-    pub fn env(mut self, key: &str, value: impl AsRef<str>) -> Self {
+    pub fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(key, value.as_ref());
         self
     }
@@ -74,6 +75,7 @@ impl ServiceProcess {
         let url = format!("{}/health/ready", self.operations_url());
         let http = reqwest::Client::builder()
             .timeout(Duration::from_secs(5))
+            .no_proxy()
             .build()?;
         let Self { name, process, .. } = self;
         let process = process.as_mut().context("not started")?;
@@ -108,7 +110,14 @@ impl ServiceProcess {
         }
     }
 
-    /// Asks it to stop and waits. `None`: it was not running, or had to be killed.
+    /// Asks it to stop, without waiting.
+    pub fn ask_to_stop(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.ask_to_stop();
+        }
+    }
+
+    /// Asks it to stop, unless it was asked already, and waits. `None`: it was not running, or had to be killed.
     pub fn stop(&mut self) -> Option<ExitStatus> {
         self.process.take()?.stop(STOP_DEADLINE)
     }
@@ -135,10 +144,18 @@ impl ServiceProcess {
         self.process.as_ref().map(Process::id)
     }
 
+    /// Its binary's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What it has written so far, in all its lives.
     pub fn log(&self) -> String {
-        std::fs::read(&self.log)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        crate::process::read_log(&self.log)
+    }
+
+    /// The end of what it has written.
+    pub fn log_tail(&self) -> String {
+        crate::process::tail(&self.log())
     }
 }

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use gha_slurm_test_support::{
-    PrivatePostgres, PrivateRabbitMq, Process, TestBroker, TestDatabase, end_processes_in,
-    wait_until,
+    Folder, PrivatePostgres, PrivateRabbitMq, Process, TestBroker, TestDatabase, end_processes_in,
+    free_port, wait_until,
 };
 use tokio_postgres::NoTls;
 
@@ -50,6 +50,28 @@ async fn a_killed_postgres_keeps_what_was_committed() {
     execute(&url, "CREATE TABLE kept AS SELECT generate_series(1, 10)").await;
     server.kill9().await;
     server.restart().await;
+    assert_eq!(rows(&url, "SELECT count(*) FROM kept").await, 10);
+}
+
+/// As below the home folder of root.
+#[tokio::test]
+async fn servers_keep_their_data_in_a_folder_that_others_cannot_reach() {
+    let closed = tempfile::tempdir().unwrap();
+    let open = || {
+        let postgres = Folder::kept(&closed.path().join("postgres")).unwrap();
+        let rabbitmq = Folder::kept(&closed.path().join("rabbitmq")).unwrap();
+        async {
+            let broker = PrivateRabbitMq::open(rabbitmq, free_port()).await;
+            let postgres = PrivatePostgres::open(postgres, free_port(), true).await;
+            (postgres.unwrap(), broker.unwrap())
+        }
+    };
+    let (postgres, broker) = open().await;
+    let url = postgres.database("kept").await.unwrap();
+    execute(&url, "CREATE TABLE kept AS SELECT generate_series(1, 10)").await;
+    drop((postgres, broker));
+    let (postgres, _broker) = open().await;
+    let url = postgres.database("kept").await.unwrap();
     assert_eq!(rows(&url, "SELECT count(*) FROM kept").await, 10);
 }
 
