@@ -1,0 +1,136 @@
+//! The state and its rules. No I/O, no waiting, no clock of its own: every function is told the time.
+
+pub(crate) mod accounts;
+pub(crate) mod assignment;
+pub(crate) mod deliveries;
+pub(crate) mod events;
+pub(crate) mod faults;
+pub(crate) mod runners;
+pub(crate) mod tokens;
+pub(crate) mod workflow_jobs;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+
+use crate::model::{Account, Installation, Repository, State, WorkflowJob, WorkflowRun};
+use crate::settings::{AppFacts, Timing};
+
+pub(crate) type Now = DateTime<Utc>;
+
+/// The addresses that appear in answers and payloads, without a slash at the end.
+#[derive(Debug, Clone)]
+pub(crate) struct Addresses {
+    pub(crate) api: String,
+    pub(crate) web: String,
+}
+
+/// All of this GitHub.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) app: AppFacts,
+    pub(crate) addresses: Addresses,
+    pub(crate) timing: Timing,
+    ids: Ids,
+    accounts: BTreeMap<String, Account>,
+    pub(crate) installations: BTreeMap<i64, Installation>,
+    pub(crate) repositories: BTreeMap<i64, Repository>,
+    /// Lower-case `owner/name` that a repository had once.
+    former_names: BTreeMap<String, i64>,
+    runners: BTreeMap<i64, runners::Registration>,
+    /// One id per spelling of a label.
+    label_ids: BTreeMap<String, i64>,
+    pub(crate) runs: BTreeMap<i64, WorkflowRun>,
+    pub(crate) workflow_jobs: BTreeMap<i64, WorkflowJob>,
+    pub(crate) tokens: tokens::Tokens,
+    pub(crate) deliveries: deliveries::Deliveries,
+    pub(crate) faults: faults::Faults,
+    assignment: assignment::Assignment,
+    /// REST calls by route.
+    pub(crate) calls: BTreeMap<String, u64>,
+    /// REST calls by installation (or the App itself), for the rate limit.
+    pub(crate) used: BTreeMap<String, u64>,
+    /// Whether runners are told that their version is too old.
+    pub(crate) runners_deprecated: bool,
+}
+
+impl World {
+    pub(crate) fn new(app: AppFacts, addresses: Addresses, timing: Timing, now: Now) -> Self {
+        Self {
+            app,
+            addresses,
+            timing,
+            ids: Ids::starting(now),
+            accounts: BTreeMap::new(),
+            installations: BTreeMap::new(),
+            repositories: BTreeMap::new(),
+            former_names: BTreeMap::new(),
+            runners: BTreeMap::new(),
+            label_ids: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            workflow_jobs: BTreeMap::new(),
+            tokens: tokens::Tokens::default(),
+            deliveries: deliveries::Deliveries::default(),
+            faults: faults::Faults::default(),
+            assignment: assignment::Assignment::default(),
+            calls: BTreeMap::new(),
+            used: BTreeMap::new(),
+            runners_deprecated: false,
+        }
+    }
+
+    /// Everything, for callers.
+    pub(crate) fn state(&self, now: Now) -> State {
+        State {
+            installations: self.installations.values().cloned().collect(),
+            repositories: self.repositories.values().cloned().collect(),
+            runners: self.runners(now),
+            workflow_runs: self.runs.values().cloned().collect(),
+            workflow_jobs: self.workflow_jobs.values().cloned().collect(),
+            deliveries: self.deliveries.attempted().cloned().collect(),
+            calls: self.calls.clone(),
+            assignment_paused: self.assignment.paused,
+        }
+    }
+
+    /// What time alone changes. Gives whether anything did.
+    pub(crate) fn expire(&mut self, now: Now) -> bool {
+        let offers = self.withdraw_stale_offers(now);
+        let lost = self.fail_lost(now);
+        offers || lost
+    }
+}
+
+/// Where ids come from. Accounts, repositories and installations count from fixed numbers, so that the same set-up has
+/// the same ids after a restart; what passes by (runs, workflow jobs, runners, deliveries) starts at the time of day,
+/// so that it never meets a number from before a restart.
+#[derive(Debug)]
+struct Ids {
+    account: i64,
+    installation: i64,
+    repository: i64,
+    label: i64,
+    passing: i64,
+}
+
+impl Ids {
+    fn starting(now: Now) -> Self {
+        Self {
+            account: 2_000_000,
+            installation: 50_000_000,
+            repository: 700_000_000,
+            label: 0,
+            passing: now.timestamp_millis(),
+        }
+    }
+
+    fn next(counter: &mut i64) -> i64 {
+        *counter += 1;
+        *counter
+    }
+}
+
+/// Ids without repetition, for messages.
+pub(crate) fn known<'a>(ids: impl IntoIterator<Item = &'a i64>) -> BTreeSet<i64> {
+    ids.into_iter().copied().collect()
+}

@@ -1,0 +1,116 @@
+//! The simulator as a process.
+
+use std::process::Stdio;
+
+use gha_slurm_test_support::{free_port, wait_until};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::DEADLINE;
+
+#[tokio::test]
+async fn it_starts_with_repositories_and_a_new_key_and_stops_when_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("app.pem");
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "s3cret\n").unwrap();
+    let base = format!("http://127.0.0.1:{}", free_port());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gha-slurm-simulator"))
+        .args([
+            "--listen",
+            base.strip_prefix("http://").unwrap(),
+            "--app-id",
+            "7",
+        ])
+        .arg("--app-private-key-file")
+        .arg(&key)
+        .arg("--create-app-private-key")
+        .args([
+            "--webhook-url",
+            "http://127.0.0.1:9/",
+            "--webhook-secret-file",
+        ])
+        .arg(&secret)
+        .args([
+            "--repository",
+            "acme/widgets",
+            "--repository",
+            "acme/open:public",
+        ])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let http = reqwest::Client::builder()
+        .timeout(DEADLINE)
+        .build()
+        .unwrap();
+    wait_until("it answers", DEADLINE, || async {
+        http.get(format!("{base}/simulator/health"))
+            .send()
+            .await
+            .ok()
+    })
+    .await;
+    let pem = std::fs::read(&key).unwrap();
+    let now = chrono::Utc::now().timestamp();
+    let claims = json!({ "iat": now, "exp": now + 60, "iss": "7" });
+    let jwt = jsonwebtoken::encode(
+        &Header::new(Algorithm::RS256),
+        &claims,
+        &EncodingKey::from_rsa_pem(&pem).unwrap(),
+    )
+    .unwrap();
+    let found: Value = http
+        .get(format!("{base}/repos/acme/widgets/installation"))
+        .bearer_auth(jwt)
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(found["account"]["login"], "acme");
+    let open: Value = http
+        .get(format!("{base}/repos/acme/open"))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(open["private"], false);
+    let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    let ended = tokio::time::timeout(DEADLINE, child.wait())
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(ended.success(), "{ended}");
+}
+
+#[tokio::test]
+async fn what_is_missing_is_named() {
+    let run = async |arguments: &[&str]| {
+        let ended = Command::new(env!("CARGO_BIN_EXE_gha-slurm-simulator"))
+            .args(arguments)
+            .output()
+            .await
+            .unwrap();
+        assert!(!ended.status.success());
+        String::from_utf8(ended.stderr).unwrap()
+    };
+    assert!(
+        run(&["--app-id", "1"])
+            .await
+            .contains("--app-private-key-file")
+    );
+    let missing = run(&["--app-id", "1", "--app-public-key-file", "/nowhere/key.pem"]).await;
+    assert!(
+        missing.contains("cannot read /nowhere/key.pem"),
+        "{missing}"
+    );
+}
