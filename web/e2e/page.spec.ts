@@ -1,0 +1,177 @@
+import AxeBuilder from '@axe-core/playwright';
+import { expect, type Page, test } from '@playwright/test';
+import { type FakeApi, problem } from '../test/fakeApi';
+import { busyDay, serve } from './scene';
+
+// Every scene in each of these looks: shot, checked by axe, and for sideways scrolling.
+const LOOKS = [
+  { name: 'light', colorScheme: 'light', viewport: { width: 1280, height: 800 } },
+  { name: 'dark', colorScheme: 'dark', viewport: { width: 1280, height: 800 } },
+  { name: 'mobile', colorScheme: 'light', viewport: { width: 375, height: 740 } },
+] as const;
+
+interface Scene {
+  readonly name: string;
+  readonly path: string;
+  readonly api?: () => FakeApi;
+  readonly signedIn?: boolean;
+  /** What a person does there, and what is seen then. */
+  readonly act: (page: Page, api: FakeApi) => Promise<void>;
+}
+
+async function addAll(page: Page, text: string) {
+  await page.getByRole('textbox', { name: 'Add repositories' }).fill(text);
+  await page.getByRole('button', { name: 'Add' }).click();
+}
+
+const SCENES: readonly Scene[] = [
+  {
+    name: 'sign-in',
+    path: '/',
+    signedIn: false,
+    act: (page) => expect(page.getByLabel('Bearer token')).toBeFocused(),
+  },
+  {
+    name: 'sign-in-refused',
+    path: '/',
+    signedIn: false,
+    act: async (page) => {
+      await page.getByLabel('Bearer token').fill('wrong');
+      await page.keyboard.press('Enter');
+      await expect(page.getByText('does not accept this token')).toBeVisible();
+    },
+  },
+  {
+    name: 'builds-empty',
+    path: '/?user=carol',
+    act: (page) => expect(page.getByText('No builds of carol yet')).toBeVisible(),
+  },
+  {
+    name: 'builds',
+    path: '/?user=alice',
+    act: (page) => expect(page.getByText('In progress')).toBeVisible(),
+  },
+  {
+    name: 'builds-everyone',
+    path: '/?user=alice&show=everyone',
+    act: (page) => expect(page.getByText('Waiting for a mapping')).toBeVisible(),
+  },
+  {
+    name: 'builds-error',
+    path: '/?user=alice',
+    act: async (page, api) => {
+      await expect(page.getByText('In progress')).toBeVisible();
+      api.trouble = () =>
+        problem(503, 'unavailable', 'Not available right now', {
+          detail: 'The database is not available; try again.',
+        });
+      await expect(page.getByText('may be out of date')).toBeVisible({ timeout: 20_000 });
+    },
+  },
+  {
+    name: 'build-running',
+    path: '/builds/39210001?user=alice',
+    act: (page) => expect(page.getByText('runs on node017')).toBeVisible(),
+  },
+  {
+    name: 'build-stuck',
+    path: '/builds/39210005?user=alice',
+    act: async (page) => {
+      await page.getByText('Show the end of the job script’s log').click();
+      await expect(page.getByText('No space left on device')).toBeVisible();
+    },
+  },
+  {
+    name: 'build-unmapped',
+    path: '/builds/39210006',
+    act: (page) => expect(page.getByText('Nobody has mapped the repository')).toBeVisible(),
+  },
+  {
+    name: 'build-unknown',
+    path: '/builds/1',
+    act: (page) => expect(page.getByText('There is no such build')).toBeVisible(),
+  },
+  {
+    name: 'mapping-no-user',
+    path: '/mapping',
+    act: (page) => expect(page.getByText('Choose a Slurm user')).toBeVisible(),
+  },
+  {
+    name: 'mapping-empty',
+    path: '/mapping?user=carol',
+    act: (page) => expect(page.getByText('No repositories yet')).toBeVisible(),
+  },
+  {
+    name: 'mapping-unsaved',
+    path: '/mapping?user=alice',
+    act: async (page) => {
+      await addAll(page, 'octo/new-project');
+      await page.getByRole('button', { name: 'Remove octo/paper-2026' }).click();
+      await expect(page.getByText('Not saved yet: 1 added, 1 removed')).toBeVisible();
+    },
+  },
+  {
+    name: 'mapping-refused',
+    path: '/mapping?user=alice',
+    act: async (page) => {
+      await addAll(page, 'octo/new-project octo/secret https://gitlab.com/octo/other');
+      await page.getByRole('button', { name: 'Save list' }).click();
+      await expect(page.getByText('Nothing was saved')).toBeVisible();
+    },
+  },
+  {
+    name: 'mapping-conflict',
+    path: '/mapping?user=alice',
+    act: async (page, api) => {
+      await addAll(page, 'octo/new-project');
+      api.map('alice', 'octo/simulation', 'octo/added-by-somebody');
+      await page.getByRole('button', { name: 'Save list' }).click();
+      await expect(page.getByText('Somebody else changed')).toBeVisible();
+    },
+  },
+  {
+    name: 'mapping-saved',
+    path: '/mapping?user=alice',
+    act: async (page) => {
+      await addAll(page, 'octo/new-project');
+      await page.getByRole('button', { name: 'Save list' }).click();
+      await expect(page.getByText('Saved. alice has 4 repositories.')).toBeVisible();
+    },
+  },
+];
+
+for (const { name: look, colorScheme, viewport } of LOOKS) {
+  test.describe(look, () => {
+    test.use({ colorScheme, viewport });
+    for (const scene of SCENES) {
+      test(scene.name, async ({ page }, info) => {
+        const complaints: string[] = [];
+        page.on('pageerror', (error) => complaints.push(error.message));
+        page.on('console', (message) => {
+          // The browser itself reports each answer that is an error.
+          if (message.type() === 'error' && !message.text().startsWith('Failed to load resource')) {
+            complaints.push(message.text());
+          }
+        });
+        const api = (scene.api ?? busyDay)();
+        await serve(page, api, { signedIn: scene.signedIn ?? true });
+        await page.goto(scene.path);
+        await scene.act(page, api);
+
+        await page.screenshot({
+          path: `${info.project.outputDir}/screenshots/${scene.name}-${look}.png`,
+          fullPage: true,
+          animations: 'disabled',
+        });
+        const { violations } = await new AxeBuilder({ page }).analyze();
+        expect(violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)])).toEqual([]);
+        const overflow = await page.evaluate(
+          () => document.documentElement.scrollWidth - document.documentElement.clientWidth,
+        );
+        expect(overflow, 'sideways scrolling in pixels').toBe(0);
+        // Among others: what the Content-Security-Policy stopped.
+        expect(complaints).toEqual([]);
+      });
+    }
+  });
+}

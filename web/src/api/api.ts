@@ -1,0 +1,111 @@
+import createClient, { type Middleware } from 'openapi-fetch';
+import { ApiError, problemOf, UnreachableError } from './problem';
+import type { components, paths } from './schema';
+
+/** One workflow job and how far we are with it. */
+export type Build = components['schemas']['Build'];
+/** A build with its timeline. */
+export type BuildDetail = components['schemas']['BuildDetail'];
+/** One thing that happened. */
+export type TimelineEntry = components['schemas']['TimelineEntry'];
+
+/** A Slurm user's repositories as the service has them. */
+export interface RepositoryList {
+  readonly repositories: readonly string[];
+  /** The version of the list, for `If-Match`. */
+  readonly etag: string | null;
+}
+
+/** Which builds to list. */
+export interface BuildFilter {
+  readonly user?: string | undefined;
+  readonly limit: number;
+}
+
+/** What every cached answer about builds is filed under. */
+export const BUILDS_KEY = ['builds'] as const;
+
+export type Api = ReturnType<typeof createApi>;
+
+/** Everything the page says to repo-mapping. Failures are thrown as `ApiError` or `UnreachableError`. */
+export function createApi(token: string) {
+  const client = createClient<paths>({
+    baseUrl: window.location.origin,
+    cache: 'no-store',
+    // Looked up at each call, so that tests can put their own in its place.
+    fetch: (request) => globalThis.fetch(request),
+  });
+  client.use(bearer(token), errors);
+
+  return {
+    async repositories(username: string, signal?: AbortSignal): Promise<RepositoryList> {
+      const { data, response } = await client.GET('/repositories/{username}', {
+        params: { path: { username } },
+        signal: signal ?? null,
+      });
+      return { repositories: expected(data), etag: response.headers.get('ETag') };
+    },
+
+    /** Replaces the whole list, unless it is no longer the one that `etag` stands for. */
+    async replaceRepositories(
+      username: string,
+      repositories: readonly string[],
+      etag: string | null,
+    ): Promise<RepositoryList> {
+      const { data, response } = await client.POST('/repositories/{username}', {
+        params: { path: { username }, header: etag === null ? {} : { 'If-Match': etag } },
+        body: [...repositories],
+      });
+      return { repositories: expected(data), etag: response.headers.get('ETag') };
+    },
+
+    async builds({ user, limit }: BuildFilter, signal?: AbortSignal): Promise<Build[]> {
+      const { data } = await client.GET('/api/builds', {
+        params: { query: user === undefined ? { limit } : { user, limit } },
+        signal: signal ?? null,
+      });
+      return expected(data);
+    },
+
+    async build(workflowJobId: number, signal?: AbortSignal): Promise<BuildDetail> {
+      const { data } = await client.GET('/api/builds/{workflow_job_id}', {
+        params: { path: { workflow_job_id: workflowJobId } },
+        signal: signal ?? null,
+      });
+      return expected(data);
+    },
+  };
+}
+
+function bearer(token: string): Middleware {
+  return {
+    onRequest({ request }) {
+      request.headers.set('Authorization', `Bearer ${token}`);
+      return request;
+    },
+  };
+}
+
+const errors: Middleware = {
+  async onResponse({ response }) {
+    if (!response.ok) {
+      throw new ApiError(await problemOf(response));
+    }
+    return undefined;
+  },
+  onError({ error }) {
+    // An aborted request was given up by the page itself.
+    if (error instanceof DOMException && error.name === 'AbortError') {
+      return undefined;
+    }
+    return new UnreachableError(error);
+  },
+};
+
+/** A success without a body is not what the contract says. */
+function expected<T>(data: T | undefined): T {
+  if (data === undefined) {
+    throw new UnreachableError('an empty answer');
+  }
+  return data;
+}

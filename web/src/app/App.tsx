@@ -1,0 +1,69 @@
+import { BaseStyles, ThemeProvider } from '@primer/react';
+import { MutationCache, QueryCache, QueryClient, QueryClientProvider } from '@tanstack/react-query';
+import { type AnyRouter, RouterProvider } from '@tanstack/react-router';
+import { useMemo, useState } from 'react';
+import { createApi } from '../api/api';
+import { isTransient, isUnauthorized } from '../api/problem';
+import { DraftProvider } from '../mapping/drafts';
+import { SignIn } from '../session/SignIn';
+import { SessionProvider, useSession } from '../session/session';
+import { ApiContext } from './apiContext';
+
+interface Props {
+  readonly router: AnyRouter;
+  /** How often a read that failed for a passing reason is tried again before that is shown. */
+  readonly retries?: number;
+}
+
+/** The whole page. */
+export function App({ router, retries = 2 }: Props) {
+  return (
+    <ThemeProvider colorMode="auto">
+      <BaseStyles>
+        <SessionProvider>
+          {/* Outside of the session: edits outlive a token that is no longer accepted. */}
+          <DraftProvider>
+            <Gate router={router} retries={retries} />
+          </DraftProvider>
+        </SessionProvider>
+      </BaseStyles>
+    </ThemeProvider>
+  );
+}
+
+function Gate({ router, retries }: Required<Props>) {
+  const { token } = useSession();
+  return token === undefined ? (
+    <SignIn />
+  ) : (
+    <SignedIn key={token} token={token} router={router} retries={retries} />
+  );
+}
+
+function SignedIn({ token, router, retries }: Required<Props> & { readonly token: string }) {
+  const { signOut } = useSession();
+  const api = useMemo(() => createApi(token), [token]);
+  const [queries] = useState(() => {
+    const onError = (error: Error) => {
+      if (isUnauthorized(error)) {
+        signOut(`The service no longer accepts the token. ${error.message}`);
+      }
+    };
+    return new QueryClient({
+      queryCache: new QueryCache({ onError }),
+      mutationCache: new MutationCache({ onError }),
+      defaultOptions: {
+        queries: { retry: (failures, error) => isTransient(error) && failures < retries },
+        // A write is the person's to repeat.
+        mutations: { retry: false },
+      },
+    });
+  });
+  return (
+    <ApiContext value={api}>
+      <QueryClientProvider client={queries}>
+        <RouterProvider router={router} />
+      </QueryClientProvider>
+    </ApiContext>
+  );
+}

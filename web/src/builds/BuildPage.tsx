@@ -1,0 +1,143 @@
+import { LinkExternalIcon } from '@primer/octicons-react';
+import { Banner, Breadcrumbs, LinkButton, SkeletonBox } from '@primer/react';
+import { useParams } from '@tanstack/react-router';
+import type { BuildDetail } from '../api/api';
+import { ApiError } from '../api/problem';
+import { NotFound } from '../app/NotFound';
+import { fullNameOf } from '../mapping/repositoryName';
+import { PageLink } from '../ui/links';
+import { PageHeading } from '../ui/PageHeading';
+import { ProblemBanner } from '../ui/ProblemBanner';
+import { Status } from '../ui/Status';
+import styles from './BuildPage.module.css';
+import { sentence } from './BuildRow';
+import { BuildTimeline } from './BuildTimeline';
+import { isMoving, type Phase, standingOf } from './build';
+import { Facts } from './Facts';
+import { LiveMark } from './LiveMark';
+import { StateIcon } from './StateIcon';
+import { Steps } from './Steps';
+import { useBuild } from './useBuilds';
+
+/** One build: where it stands, why, and what happened to it. */
+export function BuildPage() {
+  const { workflowJobId } = useParams({ from: '/builds/$workflowJobId' });
+  const id = /^[1-9]\d{0,15}$/.test(workflowJobId) ? Number(workflowJobId) : undefined;
+  return id === undefined ? <NotFound what="build" /> : <BuildOf key={id} workflowJobId={id} />;
+}
+
+function BuildOf({ workflowJobId }: { readonly workflowJobId: number }) {
+  const build = useBuild(workflowJobId);
+  if (build.error instanceof ApiError && build.error.problem.status === 404) {
+    return <NotFound what="build" />;
+  }
+  return (
+    <>
+      {build.isError && (
+        <ProblemBanner
+          title={
+            build.data === undefined
+              ? 'The build could not be loaded'
+              : 'What is below may be out of date'
+          }
+          error={build.error}
+          onRetry={() => void build.refetch()}
+        />
+      )}
+      {build.isPending && (
+        <div role="status" aria-label="Loading the build" className={styles.loading}>
+          <SkeletonBox height="2rem" width="60%" />
+          <SkeletonBox height="6rem" />
+          <SkeletonBox height="16rem" />
+        </div>
+      )}
+      {build.data !== undefined && (
+        <Detail detail={build.data} updatedAt={build.dataUpdatedAt} failing={build.isError} />
+      )}
+    </>
+  );
+}
+
+interface DetailProps {
+  readonly detail: BuildDetail;
+  readonly updatedAt: number;
+  readonly failing: boolean;
+}
+
+function Detail({ detail, updatedAt, failing }: DetailProps) {
+  const { build, timeline } = detail;
+  const { phase, label } = standingOf(build);
+  return (
+    <>
+      <Breadcrumbs>
+        <PageLink to="/" className={styles.crumb}>
+          Builds
+        </PageLink>
+        <Breadcrumbs.Item selected>{fullNameOf(build.repositoryUrl)}</Breadcrumbs.Item>
+      </Breadcrumbs>
+      <div className={styles.head}>
+        <StateIcon phase={phase} size={24} />
+        <PageHeading title={`${build.name}: ${label}`}>{build.name}</PageHeading>
+        <span className={styles.state} data-phase={phase}>
+          {label}
+        </span>
+        {build.htmlUrl != null && (
+          <LinkButton
+            href={build.htmlUrl}
+            size="small"
+            className={styles.github}
+            trailingVisual={LinkExternalIcon}
+          >
+            See it at GitHub
+          </LinkButton>
+        )}
+      </div>
+      <Status hidden>{`${build.name}: ${label}`}</Status>
+      {build.reason != null && build.state !== 'completed' && (
+        <Why phase={phase} reason={build.reason} repository={fullNameOf(build.repositoryUrl)} />
+      )}
+      {build.verdict !== 'not_ours' && build.verdict !== 'refused' && <Steps detail={detail} />}
+      <Facts detail={detail} />
+      <section aria-labelledby="timeline" className={styles.timeline}>
+        <div className={styles.timelineHead}>
+          <h2 id="timeline">Timeline</h2>
+          {isMoving(build) && <LiveMark updatedAt={updatedAt} failing={failing} />}
+        </div>
+        <BuildTimeline timeline={timeline} conclusion={build.conclusion} />
+      </section>
+    </>
+  );
+}
+
+const WHY: Partial<Record<Phase, string>> = {
+  unmapped: 'Nobody has mapped the repository',
+  refused: 'It is refused',
+  ignored: 'It is left to other runners',
+  stuck: 'It does not get on',
+};
+
+interface WhyProps {
+  readonly phase: Phase;
+  readonly reason: string;
+  readonly repository: string;
+}
+
+/** Why it waits or is left alone, and what one can do. */
+function Why({ phase, reason, repository }: WhyProps) {
+  return (
+    <Banner
+      variant={phase === 'refused' ? 'critical' : phase === 'ignored' ? 'info' : 'warning'}
+      title={WHY[phase] ?? 'It waits'}
+      description={
+        <>
+          {sentence(reason)}{' '}
+          {phase === 'unmapped' && (
+            <PageLink to="/mapping" search={{ add: repository }} inline>
+              Map it to a Slurm user
+            </PageLink>
+          )}
+        </>
+      }
+    />
+  );
+}

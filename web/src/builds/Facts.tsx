@@ -1,0 +1,65 @@
+import { Link } from '@primer/react';
+import type { ReactNode } from 'react';
+import type { BuildDetail } from '../api/api';
+import { fullNameOf } from '../mapping/repositoryName';
+import { duration } from '../ui/time';
+import { Ago, Elapsed, LocalTime } from '../ui/When';
+import styles from './Facts.module.css';
+import { Labels } from './Labels';
+import { slurmJobsOf } from './timeline';
+
+/** What is known of a build. What is not known yet is left out. */
+export function Facts({ detail: { build, timeline } }: { readonly detail: BuildDetail }) {
+  const slurmJobs = slurmJobsOf(timeline);
+  return (
+    <dl className={styles.facts}>
+      <Fact name="Repository">
+        <Link href={build.repositoryUrl} muted>
+          {fullNameOf(build.repositoryUrl)}
+        </Link>
+      </Fact>
+      {build.workflowName != null && <Fact name="Workflow">{build.workflowName}</Fact>}
+      {build.headBranch != null && <Fact name="Branch">{build.headBranch}</Fact>}
+      <Fact name="Labels">
+        {build.labels.length === 0 ? 'none' : <Labels labels={build.labels} />}
+      </Fact>
+      {build.slurmUser != null && <Fact name="Slurm user">{build.slurmUser}</Fact>}
+      {slurmJobs.length > 0 && (
+        <Fact name={slurmJobs.length === 1 ? 'Slurm job' : 'Slurm jobs'}>
+          <span className={styles.mono}>{slurmJobs.join(', ')}</span>
+        </Fact>
+      )}
+      {build.runnerName != null && (
+        <Fact name="Runner">
+          <span className={styles.mono}>{build.runnerName}</span>
+        </Fact>
+      )}
+      {build.queuedAt != null && (
+        <Fact name="Queued">
+          <LocalTime at={build.queuedAt} /> (<Ago at={build.queuedAt} />)
+        </Fact>
+      )}
+      {build.startedAt != null && build.state !== 'queued' && (
+        <Fact name="Run time">
+          {build.completedAt == null ? (
+            <Elapsed since={build.startedAt} />
+          ) : (
+            duration(Date.parse(build.completedAt) - Date.parse(build.startedAt))
+          )}
+        </Fact>
+      )}
+      <Fact name="Workflow job">
+        <span className={styles.mono}>{build.workflowJobId}</span>
+      </Fact>
+    </dl>
+  );
+}
+
+function Fact({ name, children }: { readonly name: string; readonly children: ReactNode }) {
+  return (
+    <div>
+      <dt>{name}</dt>
+      <dd>{children}</dd>
+    </div>
+  );
+}

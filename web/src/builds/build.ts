@@ -1,0 +1,86 @@
+import type { Build } from '../api/api';
+
+/** What the page makes of a build's state, conclusion and verdict. */
+export type Phase =
+  | 'waiting'
+  | 'queued'
+  | 'stuck'
+  | 'unmapped'
+  | 'refused'
+  | 'ignored'
+  | 'running'
+  | 'succeeded'
+  | 'failed'
+  | 'cancelled'
+  | 'ended';
+
+/** Where a build stands, and the words for it. */
+export interface Standing {
+  readonly phase: Phase;
+  readonly label: string;
+}
+
+const CONCLUSIONS: Record<string, Standing> = {
+  success: { phase: 'succeeded', label: 'Succeeded' },
+  failure: { phase: 'failed', label: 'Failed' },
+  timed_out: { phase: 'failed', label: 'Timed out' },
+  startup_failure: { phase: 'failed', label: 'Failed to start' },
+  cancelled: { phase: 'cancelled', label: 'Cancelled' },
+  skipped: { phase: 'cancelled', label: 'Skipped' },
+};
+
+export function standingOf(build: Build): Standing {
+  if (build.state === 'completed') {
+    const conclusion = build.conclusion ?? 'completed';
+    return CONCLUSIONS[conclusion] ?? { phase: 'ended', label: inWords(conclusion) };
+  }
+  switch (build.verdict) {
+    case 'not_ours':
+      return { phase: 'ignored', label: 'Not ours' };
+    case 'refused':
+      return { phase: 'refused', label: 'Refused' };
+    case 'waiting_for_mapping':
+      return { phase: 'unmapped', label: 'Waiting for a mapping' };
+  }
+  if (build.state === 'in_progress') {
+    return { phase: 'running', label: 'In progress' };
+  }
+  if (build.state === 'waiting') {
+    return { phase: 'waiting', label: 'Waiting at GitHub' };
+  }
+  return build.reason == null
+    ? { phase: 'queued', label: 'Queued' }
+    : { phase: 'stuck', label: 'Queued' };
+}
+
+/** `workflow_job_started` → `Workflow job started`. */
+export function inWords(code: string): string {
+  const words = code.replaceAll('_', ' ');
+  return words.charAt(0).toUpperCase() + words.slice(1);
+}
+
+/** Whether something may happen to it at any moment. */
+export function isMoving(build: Build): boolean {
+  return build.state !== 'completed' && build.verdict !== 'not_ours' && build.verdict !== 'refused';
+}
+
+/** How often to ask again, in milliseconds; `false` is never. */
+export const FAST = 2_000;
+const SLOW = 10_000;
+/** A runner's end is reported after GitHub's "completed": so long the timeline is still watched. */
+const AFTERMATH = 120_000;
+
+export function listInterval(builds: readonly Build[] | undefined): number {
+  return builds?.some(isMoving) ? FAST : SLOW;
+}
+
+export function detailInterval(build: Build | undefined, now: number): number | false {
+  if (build === undefined || isMoving(build)) {
+    return FAST;
+  }
+  if (build.state !== 'completed') {
+    return SLOW;
+  }
+  const since = now - Date.parse(build.completedAt ?? build.updatedAt);
+  return since < AFTERMATH ? FAST : false;
+}

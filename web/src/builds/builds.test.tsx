@@ -1,0 +1,187 @@
+import { screen, waitFor, within } from '@testing-library/react';
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import { FakeApi, problem } from '../../test/fakeApi';
+import { open } from '../../test/page';
+
+const rows = async () => within(await screen.findByRole('list', { name: 'Builds' }));
+const build = { workflowJobId: 17, slurmUser: 'alice', name: 'simulate' };
+const listRequests = (api: FakeApi) => api.requests.filter((r) => r === 'GET /api/builds').length;
+
+afterEach(() => {
+  Object.defineProperty(document, 'visibilityState', { value: 'visible', configurable: true });
+});
+
+describe('the list', () => {
+  it('says what to do while there is nothing', async () => {
+    open('/?user=alice');
+    expect(await screen.findByText('No builds of alice yet')).toBeVisible();
+    expect(screen.getByText(/Install the GitHub App/)).toBeVisible();
+  });
+
+  it('shows a user’s builds, or everyone’s', async () => {
+    const api = new FakeApi();
+    api.add({ ...build, headBranch: 'main', runnerName: 'gha-slurm-7f' });
+    api.add({ workflowJobId: 18, name: 'lint', slurmUser: 'bob' });
+    const { user, router } = open('/?user=alice', { api });
+    const mine = await rows();
+    expect(mine.getByRole('link', { name: 'simulate' })).toHaveAttribute(
+      'href',
+      '/builds/17?user=alice',
+    );
+    for (const text of ['octo/simulation', 'main', 'Queued', 'slurm', 'gha-slurm-7f']) {
+      expect(mine.getByText(text)).toBeVisible();
+    }
+    expect(mine.queryByText('lint')).toBeNull();
+    await user.click(screen.getByRole('button', { name: 'Everyone' }));
+    await waitFor(async () => expect((await rows()).getByText('lint')).toBeVisible());
+    expect((await rows()).getByText('bob')).toBeVisible();
+    expect(router.state.location.search).toEqual({ user: 'alice', show: 'everyone' });
+  });
+
+  it('leads from a build nobody mapped to the mapping', async () => {
+    const api = new FakeApi();
+    api.add({
+      ...build,
+      slurmUser: null,
+      verdict: 'waiting_for_mapping',
+      reason: 'no Slurm user has mapped this repository yet',
+    });
+    const { user } = open('/?user=alice&show=everyone', { api });
+    expect(await screen.findByText(/No Slurm user has mapped this repository yet\./)).toBeVisible();
+    await user.click(screen.getByRole('link', { name: 'Map it' }));
+    expect(await screen.findByRole('textbox', { name: 'Add repositories' })).toHaveValue(
+      'octo/simulation',
+    );
+  });
+
+  it('loads more on request', async () => {
+    const api = new FakeApi();
+    for (let id = 1; id <= 40; id += 1) {
+      api.add({ workflowJobId: id, name: `build ${id}`, state: 'completed' });
+    }
+    const { user } = open('/', { api });
+    expect((await rows()).getAllByRole('link')).toHaveLength(30);
+    await user.click(screen.getByRole('button', { name: 'Show more' }));
+    await waitFor(async () => expect((await rows()).getAllByRole('link')).toHaveLength(40));
+    expect(screen.queryByRole('button', { name: 'Show more' })).toBeNull();
+  });
+
+  it('follows what happens, and says so when it cannot', async () => {
+    const api = new FakeApi();
+    const row = api.add(build);
+    open('/', { api });
+    expect(await screen.findByText('Queued')).toBeVisible();
+    row.state = 'in_progress';
+    expect(await screen.findByText('In progress', {}, { timeout: 5000 })).toBeVisible();
+    api.trouble = () => problem(503, 'unavailable', 'Not available right now');
+    expect(
+      await screen.findByText('The builds below may be out of date', {}, { timeout: 5000 }),
+    ).toBeVisible();
+    expect(screen.getByText('In progress')).toBeVisible();
+    api.trouble = undefined;
+    row.state = 'completed';
+    row.conclusion = 'success';
+    expect(await screen.findByText('Succeeded', {}, { timeout: 5000 })).toBeVisible();
+    expect(screen.queryByText(/out of date/)).toBeNull();
+  }, 20_000);
+
+  it('asks nothing while nobody looks, and at once when somebody does', async () => {
+    vi.useFakeTimers({ shouldAdvanceTime: true });
+    try {
+      const api = new FakeApi();
+      api.add(build);
+      open('/', { api });
+      await screen.findByText('Queued');
+      const look = (visibilityState: DocumentVisibilityState) => {
+        Object.defineProperty(document, 'visibilityState', {
+          value: visibilityState,
+          configurable: true,
+        });
+        window.dispatchEvent(new Event('visibilitychange'));
+      };
+      look('hidden');
+      const before = listRequests(api);
+      await vi.advanceTimersByTimeAsync(60_000);
+      expect(listRequests(api)).toBe(before);
+      look('visible');
+      await waitFor(() => expect(listRequests(api)).toBeGreaterThan(before));
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+});
+
+describe('a build', () => {
+  const start = Date.now() - 60_000;
+  const at = (second: number) => new Date(start + second * 1000).toISOString();
+  const allocation = {
+    allocationId: '0198c0de-0000-7000-8000-000000000001',
+    slurmJobId: '4711',
+    runnerName: 'gha-slurm-7f',
+  };
+
+  it('shows its timeline with the Slurm job and the runner, and goes on by itself', async () => {
+    const api = new FakeApi();
+    api.add({ ...build, queuedAt: at(0) }, [
+      { at: at(0), kind: 'queued', detail: 'GitHub queued it' },
+      { at: at(1), kind: 'submitted', detail: 'submitted as Slurm job 4711', ...allocation },
+    ]);
+    open('/builds/17?user=alice', { api });
+    const timeline = within(await screen.findByRole('list', { name: 'What happened' }));
+    expect(timeline.getByText('GitHub queued it.')).toBeVisible();
+    expect(timeline.getByText('+1s')).toBeVisible();
+    expect(screen.getByText('4711')).toBeVisible();
+    const way = within(screen.getByRole('list', { name: 'Way of the build' }));
+    expect(way.getByText('Submitted').closest('li')).toHaveTextContent(/reached/);
+    expect(way.getByText('Allocated').closest('li')).toHaveTextContent(/now/);
+
+    const detail = api.details.get(17);
+    detail?.timeline.push({
+      at: at(9),
+      kind: 'allocated',
+      detail: 'Slurm job 4711 runs on node7 and has called back',
+      ...allocation,
+    });
+    expect(await screen.findByText(/runs on node7/, {}, { timeout: 5000 })).toBeVisible();
+    expect(way.getByText('Allocated').closest('li')).toHaveTextContent(/reached/);
+  });
+
+  it('shows the end of the log of what failed, when asked', async () => {
+    const api = new FakeApi();
+    api.add({ ...build, reason: 'given up after 3 runners in a row' }, [
+      {
+        at: at(5),
+        kind: 'ended_without_workflow_job',
+        detail: 'the allocation is over: exit code 3',
+        logTail: '\u001b[31mNo space left on device\u001b[0m',
+        ...allocation,
+      },
+    ]);
+    const { user } = open('/builds/17', { api });
+    expect(await screen.findByText(/Given up after 3 runners in a row\./)).toBeVisible();
+    const log = screen.getByText('No space left on device');
+    expect(log.closest('details')).not.toHaveAttribute('open');
+    await user.click(screen.getByText(/Show the end of the job script’s log/));
+    expect(log.closest('details')).toHaveAttribute('open');
+  });
+
+  it('says why it was refused', async () => {
+    const api = new FakeApi();
+    api.add({ ...build, verdict: 'refused', reason: 'public repositories are refused' });
+    open('/builds/17', { api });
+    expect(await screen.findByText('It is refused')).toBeVisible();
+    expect(screen.getByText('Public repositories are refused.')).toBeVisible();
+    expect(screen.queryByRole('list', { name: 'Way of the build' })).toBeNull();
+  });
+
+  it('that nobody knows is said to be unknown', async () => {
+    open('/builds/404');
+    expect(await screen.findByText('There is no such build')).toBeVisible();
+  });
+
+  it('with a nonsensical address asks nobody', async () => {
+    const { api } = open('/builds/1e3');
+    expect(await screen.findByText('There is no such build')).toBeVisible();
+    expect(api.requests).toEqual([]);
+  });
+});

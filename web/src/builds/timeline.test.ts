@@ -1,0 +1,92 @@
+import { describe, expect, it } from 'vitest';
+import type { Build, TimelineEntry } from '../api/api';
+import { markOf, plainText, slurmJobsOf, stepsOf } from './timeline';
+
+const at = (second: number) => new Date(Date.UTC(2026, 0, 1, 0, 0, second)).toISOString();
+const entry = (second: number, kind: string, over: Partial<TimelineEntry> = {}): TimelineEntry => ({
+  at: at(second),
+  kind,
+  detail: kind,
+  ...over,
+});
+const build: Build = {
+  workflowJobId: 1,
+  repositoryUrl: 'https://github.com/octo/app',
+  name: 'test',
+  labels: [],
+  state: 'queued',
+  verdict: 'ours',
+  queuedAt: at(0),
+  updatedAt: at(0),
+};
+const first = { allocationId: 'a', slurmJobId: '41', runnerName: 'runner-a' };
+const second = { allocationId: 'b', slurmJobId: '42', runnerName: 'runner-b' };
+
+describe('stepsOf', () => {
+  it('shows what is behind and what comes next', () => {
+    const timeline = [entry(0, 'queued'), entry(1, 'planned', first), entry(2, 'submitted', first)];
+    expect(stepsOf({ build, timeline }).map(({ name, progress }) => [name, progress])).toEqual([
+      ['Queued', 'done'],
+      ['Planned', 'done'],
+      ['Submitted', 'done'],
+      ['Allocated', 'current'],
+      ['Registered', 'ahead'],
+      ['In progress', 'ahead'],
+      ['Completed', 'ahead'],
+    ]);
+  });
+
+  it('starts again with a second allocation', () => {
+    const timeline = [
+      entry(0, 'queued'),
+      entry(1, 'planned', first),
+      entry(2, 'submitted', first),
+      entry(3, 'ended_without_workflow_job', first),
+      entry(9, 'planned', second),
+    ];
+    const steps = stepsOf({ build, timeline });
+    expect(steps[1]).toMatchObject({ at: at(9), progress: 'done' });
+    expect(steps[2]).toMatchObject({ at: undefined, progress: 'current' });
+  });
+
+  it('follows the runner that GitHub gave the workflow job to', () => {
+    const timeline = [
+      entry(0, 'queued'),
+      entry(1, 'submitted', first),
+      entry(5, 'submitted', second),
+      entry(6, 'in_progress'),
+    ];
+    const running = { ...build, state: 'in_progress', runnerName: 'runner-a' };
+    expect(stepsOf({ build: running, timeline })[2]?.at).toBe(at(1));
+  });
+
+  it('does not wait for stations of a build that was cancelled in the queue', () => {
+    const over = { ...build, state: 'completed', conclusion: 'cancelled', completedAt: at(5) };
+    expect(stepsOf({ build: over, timeline: [] }).map(({ progress }) => progress)).toEqual([
+      'done',
+      'skipped',
+      'skipped',
+      'skipped',
+      'skipped',
+      'skipped',
+      'done',
+    ]);
+  });
+});
+
+it('names each Slurm job once', () => {
+  expect(
+    slurmJobsOf([entry(0, 'queued'), entry(1, 'submitted', first), entry(2, 'allocated', first)]),
+  ).toEqual(['41']);
+});
+
+it('shows a coloured log as plain text', () => {
+  expect(plainText('\u001b[31mno space left\u001b[0m\r\nbye')).toBe('no space left\nbye');
+});
+
+it('marks the end by how it ended', () => {
+  expect(markOf(entry(0, 'completed'), 'success')).toBe('good');
+  expect(markOf(entry(0, 'completed'), 'failure')).toBe('bad');
+  expect(markOf(entry(0, 'completed'), 'cancelled')).toBe('neutral');
+  expect(markOf(entry(0, 'something_new'), undefined)).toBe('neutral');
+});

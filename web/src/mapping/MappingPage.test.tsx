@@ -1,0 +1,208 @@
+import { screen, within } from '@testing-library/react';
+import { describe, expect, it } from 'vitest';
+import { FakeApi, problem } from '../../test/fakeApi';
+import { open } from '../../test/page';
+
+const field = () => screen.findByRole('textbox', { name: 'Add repositories' });
+const rows = async () => within(await screen.findByRole('list', { name: 'Repositories' }));
+const row = async (name: string) => {
+  const item = (await rows()).getByText(name).closest('li');
+  if (item === null) {
+    throw new Error(`no row of ${name}`);
+  }
+  return within(item);
+};
+const save = () => screen.getByRole('button', { name: 'Save list' });
+// Primer draws a banner's buttons twice, for narrow and for wide; a style sheet shows one of them.
+const inBanner = (name: string) => screen.getAllByRole('button', { name })[0] as HTMLElement;
+const unsaved = () => screen.queryByRole('region', { name: 'Unsaved changes' });
+const url = (name: string) => `https://github.com/${name}`;
+
+function alice(...names: string[]): FakeApi {
+  const api = new FakeApi();
+  api.map('alice', ...names);
+  return api;
+}
+
+it('asks for a Slurm user first, and remembers it in the address', async () => {
+  const { user, router } = open('/mapping', { api: alice('octo/app') });
+  expect(await screen.findByText('Choose a Slurm user')).toBeVisible();
+  const name = screen.getByRole('textbox', { name: 'Slurm user' });
+  await user.type(name, '0day{Enter}');
+  expect(await screen.findByText(/no Unix user name/)).toBeVisible();
+  await user.clear(name);
+  await user.type(name, 'alice{Enter}');
+  expect((await rows()).getByRole('link', { name: 'octo/app' })).toHaveAttribute(
+    'href',
+    url('octo/app'),
+  );
+  expect(router.state.location.search).toEqual({ user: 'alice' });
+});
+
+it('says what to do with an empty list', async () => {
+  open('/mapping?user=alice');
+  expect(await screen.findByText('No repositories yet')).toBeVisible();
+  expect(screen.getByText(/Add one above and save/)).toBeVisible();
+});
+
+it('saves the whole list, edited', async () => {
+  const { user, api } = open('/mapping?user=alice', { api: alice('octo/a', 'octo/b') });
+  await user.type(await field(), 'octo/c, https://github.com/octo/d/issues{Enter}');
+  await user.click(await screen.findByRole('button', { name: 'Remove octo/a' }));
+  expect(await screen.findByText('Not saved yet: 2 added, 1 removed')).toBeVisible();
+  expect(screen.getByRole('link', { name: /Repositories \(unsaved\)/ })).toBeVisible();
+  expect((await row('octo/c')).getByText('New')).toBeVisible();
+  expect((await row('octo/a')).getByText('Removed')).toBeVisible();
+
+  await user.click(save());
+  expect(await screen.findByText('Saved. alice has 3 repositories.')).toBeVisible();
+  expect(api.lists.get('alice')?.repositories).toEqual(['octo/b', 'octo/c', 'octo/d'].map(url));
+  expect(unsaved()).toBeNull();
+  expect((await rows()).queryByText('octo/a')).toBeNull();
+});
+
+it('takes a removal back, and forgets everything on request', async () => {
+  const { user, api } = open('/mapping?user=alice', { api: alice('octo/a') });
+  await user.click(await screen.findByRole('button', { name: 'Remove octo/a' }));
+  expect(screen.getByRole('button', { name: 'Keep octo/a' })).toHaveFocus();
+  await user.keyboard('{Enter}');
+  expect(unsaved()).toBeNull();
+  await user.type(await field(), 'octo/b{Enter}');
+  await user.click(screen.getByRole('button', { name: 'Discard' }));
+  expect((await rows()).queryByText('octo/b')).toBeNull();
+  expect(api.requests.filter((request) => request.startsWith('POST'))).toEqual([]);
+});
+
+describe('what is typed', () => {
+  it('is refused at once when it cannot be a repository, and stays to be mended', async () => {
+    const { user } = open('/mapping?user=alice');
+    await user.type(await field(), 'octo/good nonsense{Enter}');
+    expect(await screen.findByText(/nonsense: Write owner\/name/)).toBeVisible();
+    expect(await field()).toHaveValue('nonsense');
+    expect((await rows()).getByText('octo/good')).toBeVisible();
+  });
+
+  it('is not added twice', async () => {
+    const { user } = open('/mapping?user=alice', { api: alice('octo/a') });
+    await user.type(await field(), 'https://github.com/OCTO/A{Enter}');
+    expect(await screen.findByText('OCTO/A is in the list already.')).toBeVisible();
+    expect(unsaved()).toBeNull();
+  });
+
+  it('can come with the address', async () => {
+    const { user, router } = open('/mapping?user=alice&add=octo/waiting');
+    expect(await field()).toHaveValue('octo/waiting');
+    await user.click(screen.getByRole('button', { name: 'Add' }));
+    expect((await rows()).getByText('octo/waiting')).toBeVisible();
+    expect(router.state.location.search).toEqual({ user: 'alice' });
+  });
+});
+
+describe('a refusal', () => {
+  it('is explained beside its entry, and nothing is saved', async () => {
+    const api = alice('octo/a');
+    api.notInstalled.add('octo/secret');
+    const { user } = open('/mapping?user=alice', { api });
+    await user.type(await field(), 'octo/fine octo/secret https://gitlab.com/octo/x{Enter}');
+    await user.click(save());
+
+    expect(await screen.findByText('Nothing was saved')).toBeVisible();
+    expect(screen.getByText(/2 repositories were refused/)).toBeVisible();
+    const refused = await row('octo/secret');
+    expect(refused.getByText(/not installed on it/)).toBeVisible();
+    expect(refused.getByRole('link', { name: 'Install the GitHub App' })).toHaveAttribute(
+      'href',
+      'https://github.com/apps/gha-slurm/installations/new',
+    );
+    expect((await row('octo/x')).getByText('Not a repository at GitHub.')).toBeVisible();
+    expect((await row('octo/fine')).queryByText(/installed/)).toBeNull();
+    expect(api.lists.get('alice')?.version).toBe(1);
+
+    await user.click(screen.getByRole('button', { name: 'Remove octo/secret' }));
+    await user.click(screen.getByRole('button', { name: 'Remove octo/x' }));
+    await user.click(save());
+    expect(await screen.findByText('Saved. alice has 2 repositories.')).toBeVisible();
+    expect(screen.queryByText('Nothing was saved')).toBeNull();
+  });
+
+  it('names a repository that belongs to another user', async () => {
+    const api = alice('octo/a');
+    api.map('bob', 'octo/shared');
+    const { user } = open('/mapping?user=alice', { api });
+    await user.type(await field(), 'octo/shared{Enter}');
+    await user.click(save());
+    expect(await screen.findByText(/mapped to another Slurm user/)).toBeVisible();
+    expect(screen.queryByText(/bob/)).toBeNull();
+  });
+
+  it('of no entry in particular is said in the service’s words, and can be tried again', async () => {
+    const api = alice('octo/a');
+    const { user } = open('/mapping?user=alice', { api });
+    await user.type(await field(), 'octo/b{Enter}');
+    api.next.push(
+      problem(503, 'unavailable', 'Not available right now', { detail: 'GitHub is away.' }),
+    );
+    await user.click(save());
+    expect(await screen.findByText(/Not available right now. GitHub is away./)).toBeVisible();
+    await user.click(inBanner('Try again'));
+    expect(await screen.findByText('Saved. alice has 2 repositories.')).toBeVisible();
+  });
+});
+
+describe('a list that somebody else changed meanwhile', () => {
+  it('is shown, and can be taken over without losing one’s own edits', async () => {
+    const api = alice('octo/a', 'octo/b');
+    const { user } = open('/mapping?user=alice', { api });
+    await user.type(await field(), 'octo/mine{Enter}');
+    await user.click(screen.getByRole('button', { name: 'Remove octo/a' }));
+    api.map('alice', 'octo/a', 'octo/theirs');
+    await user.click(save());
+
+    expect(await screen.findByText('Somebody else changed alice’s list meanwhile')).toBeVisible();
+    expect(screen.getByText(/Added: octo\/theirs. Removed: octo\/b./)).toBeVisible();
+    expect(save()).toBeDisabled();
+    await user.click(inBanner('Load it and keep my changes'));
+    expect(screen.queryByText(/Somebody else/)).toBeNull();
+    await user.click(save());
+    expect(await screen.findByText('Saved. alice has 2 repositories.')).toBeVisible();
+    expect(api.lists.get('alice')?.repositories).toEqual(['octo/theirs', 'octo/mine'].map(url));
+  });
+});
+
+it('keeps edits while one looks at the builds', async () => {
+  const { user } = open('/mapping?user=alice', { api: alice('octo/a') });
+  await user.type(await field(), 'octo/b{Enter}');
+  await user.click(screen.getByRole('link', { name: 'Builds' }));
+  expect(await screen.findByRole('heading', { name: 'Builds of alice' })).toHaveFocus();
+  await user.click(screen.getByRole('link', { name: /Repositories \(unsaved\)/ }));
+  expect((await row('octo/b')).getByText('New')).toBeVisible();
+});
+
+it('keeps edits over a token that is no longer accepted', async () => {
+  const api = alice('octo/a');
+  const { user } = open('/mapping?user=alice', { api });
+  await user.type(await field(), 'octo/b{Enter}');
+  api.token = 'rotated';
+  await user.click(save());
+  expect(await screen.findByText('You were signed out')).toBeVisible();
+  await user.type(screen.getByLabelText(/Bearer token/), 'rotated{Enter}');
+  expect((await row('octo/b')).getByText('New')).toBeVisible();
+});
+
+it('asks before edits are lost by signing out', async () => {
+  const { user } = open('/mapping?user=alice', { api: alice('octo/a') });
+  await user.type(await field(), 'octo/b{Enter}');
+  await user.click(screen.getByRole('button', { name: 'Sign out' }));
+  const question = within(await screen.findByRole('alertdialog'));
+  await user.click(question.getByRole('button', { name: 'Cancel' }));
+  expect((await rows()).getByText('octo/b')).toBeVisible();
+});
+
+it('says when the list cannot be loaded, and tries again', async () => {
+  const api = alice('octo/a');
+  api.next.push(problem(500, 'internal', 'Something is wrong on our side'));
+  const { user } = open('/mapping?user=alice', { api });
+  expect(await screen.findByText('The repositories could not be loaded')).toBeVisible();
+  await user.click(inBanner('Try again'));
+  expect((await rows()).getByText('octo/a')).toBeVisible();
+});

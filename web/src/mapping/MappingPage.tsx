@@ -1,0 +1,108 @@
+import { PersonIcon } from '@primer/octicons-react';
+import { SkeletonBox, Text } from '@primer/react';
+import { Blankslate } from '@primer/react/experimental';
+import { useSearch } from '@tanstack/react-router';
+import { useRef } from 'react';
+import { PageHeading } from '../ui/PageHeading';
+import { ProblemBanner } from '../ui/ProblemBanner';
+import { AddRepositories } from './AddRepositories';
+import { ConflictBanner } from './ConflictBanner';
+import { type Draft, entriesOf } from './draft';
+import styles from './MappingPage.module.css';
+import { RepositoryRows } from './RepositoryRows';
+import { SaveBar } from './SaveBar';
+import { SaveOutcome } from './SaveOutcome';
+import { type Mapping, useMapping } from './useMapping';
+
+/** Whose allocation which repositories may spend. */
+export function MappingPage() {
+  const { user } = useSearch({ from: '__root__' });
+  if (user === undefined) {
+    return (
+      <>
+        <PageHeading title="Repositories">Repositories</PageHeading>
+        <Blankslate border>
+          <Blankslate.Visual>
+            <PersonIcon size="medium" />
+          </Blankslate.Visual>
+          <Blankslate.Heading>Choose a Slurm user</Blankslate.Heading>
+          <Blankslate.Description>
+            Each Slurm user has a list of repositories whose workflow jobs may spend that user’s
+            allocation. Enter the user’s name at the top of the page to see and edit the list.
+          </Blankslate.Description>
+        </Blankslate>
+      </>
+    );
+  }
+  return <MappingOf key={user} user={user} />;
+}
+
+function MappingOf({ user }: { readonly user: string }) {
+  const mapping = useMapping(user);
+  const { list, draft } = mapping;
+  return (
+    <>
+      <div>
+        <PageHeading title={`Repositories of ${user}`}>
+          Repositories of <span className={styles.user}>{user}</span>
+        </PageHeading>
+        <Text as="p" className={styles.lead}>
+          Workflow jobs of these repositories run as Slurm user {user} and spend that user’s
+          allocation.
+        </Text>
+      </div>
+      {list.isError && (
+        <ProblemBanner
+          title="The repositories could not be loaded"
+          error={list.error}
+          onRetry={() => void list.refetch()}
+        />
+      )}
+      {draft === undefined ? (
+        list.isPending && <Loading />
+      ) : (
+        <Editor user={user} mapping={mapping} draft={draft} />
+      )}
+    </>
+  );
+}
+
+interface EditorProps {
+  readonly user: string;
+  readonly mapping: Mapping;
+  readonly draft: Draft;
+}
+
+function Editor({ user, mapping, draft }: EditorProps) {
+  const input = useRef<HTMLInputElement>(null);
+  const entries = entriesOf(draft);
+  return (
+    <>
+      {mapping.conflict && <ConflictBanner user={user} conflict={mapping.conflict} />}
+      <SaveOutcome user={user} mapping={mapping} entries={entries} />
+      <AddRepositories ref={input} entries={entries} onAdd={mapping.add} />
+      <RepositoryRows
+        entries={entries}
+        onRemove={(entry) => {
+          mapping.remove(entry.key);
+          // The line goes away with its button; the focus needs another place.
+          if (entry.change === 'added') {
+            input.current?.focus();
+          }
+        }}
+        onRestore={(entry) => mapping.restore(entry.key)}
+      />
+      {mapping.unsaved && <SaveBar mapping={mapping} entries={entries} />}
+    </>
+  );
+}
+
+function Loading() {
+  return (
+    <div role="status" aria-label="Loading repositories" className={styles.loading}>
+      <SkeletonBox height="3rem" />
+      <SkeletonBox height="3rem" />
+      <SkeletonBox height="3rem" />
+    </div>
+  );
+}

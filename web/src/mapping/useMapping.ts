@@ -1,0 +1,98 @@
+import { queryOptions, useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
+import { type Api, BUILDS_KEY, type RepositoryList } from '../api/api';
+import { ApiError, hasCode } from '../api/problem';
+import { useApi } from '../app/apiContext';
+import {
+  add,
+  type Draft,
+  difference,
+  emptyDraft,
+  isUnsaved,
+  rebase,
+  remove,
+  restore,
+  wanted,
+  withRefusals,
+} from './draft';
+import { useDrafts } from './drafts';
+
+function listQuery(api: Api, user: string) {
+  return queryOptions({
+    queryKey: ['repositories', user],
+    queryFn: ({ signal }) => api.repositories(user, signal),
+  });
+}
+
+/** A Slurm user's list as the service has it, the edits to it, and what can be done with them. */
+export function useMapping(user: string) {
+  const api = useApi();
+  const queries = useQueryClient();
+  const drafts = useDrafts();
+  const query = listQuery(api, user);
+  const list = useQuery(query);
+
+  const kept = drafts.of(user);
+  const draft = kept ?? (list.data === undefined ? undefined : emptyDraft(list.data));
+
+  const edit = (change: (draft: Draft) => Draft) => {
+    drafts.update(user, (before) => {
+      const from = before ?? (list.data === undefined ? undefined : emptyDraft(list.data));
+      const after = from === undefined ? undefined : change(from);
+      return after !== undefined && isUnsaved(after) ? after : undefined;
+    });
+  };
+
+  const save = useMutation({
+    mutationFn: ({ base, sent }: { base: RepositoryList; sent: readonly string[] }) =>
+      api.replaceRepositories(user, sent, base.etag),
+    onSuccess: (saved) => {
+      queries.setQueryData(query.queryKey, saved);
+      drafts.update(user, () => undefined);
+      // A repository mapped now may start workflow jobs that waited for it.
+      void queries.invalidateQueries({ queryKey: BUILDS_KEY });
+      if (saved.etag === null) {
+        void queries.invalidateQueries({ queryKey: query.queryKey });
+      }
+    },
+    onError: (error, { sent }) => {
+      if (hasCode(error, 'mapping_changed')) {
+        // The newer list shows what the conflict is about.
+        void queries.invalidateQueries({ queryKey: query.queryKey });
+      } else if (error instanceof ApiError) {
+        const parts = error.problem.errors ?? [];
+        drafts.update(user, (before) => before && withRefusals(before, sent, parts));
+      }
+    },
+  });
+
+  // The saved list moved on under the edits: seen when they are saved, or before, when the page is looked at again.
+  const newer =
+    kept !== undefined && list.data !== undefined && list.data.etag !== kept.base.etag
+      ? list.data
+      : undefined;
+
+  return {
+    list,
+    draft,
+    unsaved: kept !== undefined,
+    save,
+    conflict:
+      kept === undefined || newer === undefined
+        ? undefined
+        : { ...difference(kept.base, newer), rebase: () => edit((d) => rebase(d, newer)) },
+    submit: () => {
+      if (draft !== undefined && !save.isPending) {
+        save.mutate({ base: draft.base, sent: wanted(draft) });
+      }
+    },
+    add: (repositories: readonly string[]) => edit((d) => repositories.reduce(add, d)),
+    remove: (key: string) => edit((d) => remove(d, key)),
+    restore: (key: string) => edit((d) => restore(d, key)),
+    discard: () => {
+      save.reset();
+      drafts.update(user, () => undefined);
+    },
+  };
+}
+
+export type Mapping = ReturnType<typeof useMapping>;
