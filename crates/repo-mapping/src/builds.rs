@@ -15,19 +15,15 @@ const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 200;
 
 #[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BuildsQuery {
     /// Only builds of repositories that are mapped to this Slurm user.
-    user: Option<SlurmUserText>,
+    #[param(value_type = Option<String>)]
+    user: Option<SlurmUser>,
     /// How many, newest first: 1 to 200, 50 unless given.
     limit: Option<i64>,
 }
-
-/// A Slurm user in a query string.
-#[derive(Deserialize, utoipa::ToSchema)]
-#[serde(transparent)]
-#[schema(value_type = String)]
-struct SlurmUserText(SlurmUser);
 
 fn shown(state: &State, row: BuildRow) -> Build {
     let job = row.workflow_job;
@@ -88,8 +84,7 @@ pub(crate) async fn list(
         .detail(format!("limit: write 1 to {MAX_LIMIT}")));
     }
     let mut conn = state.connection().await?;
-    let user = query.user.as_ref().map(|user| &user.0);
-    let rows = builds::list(&mut conn, user, limit)
+    let rows = builds::list(&mut conn, query.user.as_ref(), limit)
         .await
         .map_err(|e| storage_error(&e))?;
     let list: Vec<Build> = rows.into_iter().map(|row| shown(&state, row)).collect();
