@@ -43,7 +43,7 @@ export function createApi(token: string) {
         params: { path: { username } },
         signal: signal ?? null,
       });
-      return { repositories: expected(data), etag: response.headers.get('ETag') };
+      return { repositories: expected(data), etag: etagOf(response) };
     },
 
     /** Replaces the whole list, unless it is no longer the one that `etag` stands for. */
@@ -56,7 +56,7 @@ export function createApi(token: string) {
         params: { path: { username }, header: etag === null ? {} : { 'If-Match': etag } },
         body: [...repositories],
       });
-      return { repositories: expected(data), etag: response.headers.get('ETag') };
+      return { repositories: expected(data), etag: etagOf(response) };
     },
 
     async builds({ user, limit }: BuildFilter, signal?: AbortSignal): Promise<Build[]> {
@@ -75,6 +75,11 @@ export function createApi(token: string) {
       return expected(data);
     },
   };
+}
+
+/** A reverse proxy that compresses marks the version as weak, which `If-Match` would never match. */
+function etagOf(response: Response): string | null {
+  return response.headers.get('ETag')?.replace(/^W\//, '') ?? null;
 }
 
 function bearer(token: string): Middleware {

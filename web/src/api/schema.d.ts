@@ -4,24 +4,6 @@
  */
 
 export interface paths {
-    "/repositories/{username}": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The repositories of a Slurm user. */
-        get: operations["get_repositories"];
-        put?: never;
-        /** Replaces the whole list of a Slurm user, atomically. */
-        post: operations["replace_repositories"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
     "/api/builds": {
         parameters: {
             query?: never;
@@ -29,8 +11,8 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Builds, the one we last learned something about first. */
-        get: operations["list_builds"];
+        /** The newest builds. */
+        get: operations["listBuilds"];
         put?: never;
         post?: never;
         delete?: never;
@@ -46,10 +28,46 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** One build with its timeline. */
-        get: operations["get_build"];
+        /** One build and its timeline. */
+        get: operations["getBuild"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/public-repositories/{owner}/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /** Allows a public repository. */
+        put: operations["allowPublicRepository"];
+        post?: never;
+        /** Refuses a public repository again. */
+        delete: operations["refusePublicRepository"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/repositories/{username}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The repositories that may spend a Slurm user's allocation. */
+        get: operations["listRepositories"];
+        put?: never;
+        /** Replaces the whole list. One wrong entry changes nothing and is named with its index. */
+        post: operations["replaceRepositories"];
         delete?: never;
         options?: never;
         head?: never;
@@ -153,6 +171,11 @@ export interface components {
             /** @description The value as given, shortened. */
             value?: string | null;
         };
+        /** @description Body of `PUT /api/public-repositories/{owner}/{name}`: an administrator allows a public repository. */
+        PublicRepositoryAllowance: {
+            /** @description Why; kept for the audit. */
+            reason: string;
+        };
         /** @description One thing that happened. */
         TimelineEntry: {
             /**
@@ -188,144 +211,12 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
-    get_repositories: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                /** @description Slurm user */
-                username: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description URLs of the repositories. */
-            200: {
-                headers: {
-                    /** @description Version of the list; send it back as `If-Match`. */
-                    ETag?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": string[];
-                };
-            };
-            /** @description No Unix user name. */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description No bearer token, or none of ours. */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    replace_repositories: {
-        parameters: {
-            query?: never;
-            header?: {
-                /** @description The ETag the edited list came with; without it the last writer wins. */
-                "If-Match"?: string;
-            };
-            path: {
-                /** @description Slurm user */
-                username: string;
-            };
-            cookie?: never;
-        };
-        /** @description `https://github.com/owner/name` or `owner/name`. */
-        requestBody: {
-            content: {
-                "application/json": string[];
-            };
-        };
-        responses: {
-            /** @description The new list. */
-            200: {
-                headers: {
-                    /** @description Version of the list; send it back as `If-Match`. */
-                    ETag?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": string[];
-                };
-            };
-            /** @description No Unix user name, or no list of strings. */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description No bearer token, or none of ours. */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description A repository is mapped to another Slurm user (`repository_mapped_elsewhere`). */
-            409: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The list changed since (`mapping_changed`). */
-            412: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Entries are wrong; each is named with its index. */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description GitHub or the database is not available. */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    list_builds: {
+    listBuilds: {
         parameters: {
             query?: {
-                /** @description Only of the repositories mapped to this Slurm user. */
+                /** @description Only builds of repositories that are mapped to this Slurm user. */
                 user?: string;
-                /** @description Only of this repository. */
-                repository?: string;
-                /** @description At most so many. */
+                /** @description How many, newest first: 1 to 200, 50 unless given. */
                 limit?: number;
             };
             header?: never;
@@ -334,7 +225,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Builds. */
+            /** @description Newest first */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -343,7 +234,7 @@ export interface operations {
                     "application/json": components["schemas"]["Build"][];
                 };
             };
-            /** @description A wrong parameter. */
+            /** @description The query is wrong */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -352,7 +243,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description No bearer token, or none of ours. */
+            /** @description No or a wrong bearer token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -363,7 +254,7 @@ export interface operations {
             };
         };
     };
-    get_build: {
+    getBuild: {
         parameters: {
             query?: never;
             header?: never;
@@ -375,7 +266,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The build. */
+            /** @description The build */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -384,7 +275,7 @@ export interface operations {
                     "application/json": components["schemas"]["BuildDetail"];
                 };
             };
-            /** @description No bearer token, or none of ours. */
+            /** @description No or a wrong bearer token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -393,8 +284,238 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Never heard of it. */
+            /** @description We never heard of it */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    allowPublicRepository: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                owner: string;
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PublicRepositoryAllowance"];
+            };
+        };
+        responses: {
+            /** @description Its workflow jobs are no longer refused for being public */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Not a repository, or no reason */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No or a wrong bearer token */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The App cannot see it */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    refusePublicRepository: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                owner: string;
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Refused again while it is public */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Not a repository */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No or a wrong bearer token */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The App cannot see it */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    listRepositories: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The Slurm user */
+                username: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Repository URLs; none for a user nobody wrote a list for */
+            200: {
+                headers: {
+                    /** @description Version of the list, for If-Match */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": string[];
+                };
+            };
+            /** @description Not a Slurm user */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No or a wrong bearer token */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    replaceRepositories: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The ETag of the list that was changed */
+                "If-Match"?: string | null;
+            };
+            path: {
+                /** @description The Slurm user */
+                username: string;
+            };
+            cookie?: never;
+        };
+        /** @description `https://github.com/owner/name` or `owner/name` */
+        requestBody: {
+            content: {
+                "application/json": string[];
+            };
+        };
+        responses: {
+            /** @description The new list */
+            200: {
+                headers: {
+                    /** @description Its version */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": string[];
+                };
+            };
+            /** @description Not a Slurm user, or not a JSON array of texts */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No or a wrong bearer token */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `repository_mapped_elsewhere`: a repository is mapped to another user */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `mapping_changed`: somebody else changed the list */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `repositories_invalid`: entries that cannot be used */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description GitHub or the database is in trouble: try again after Retry-After */
+            503: {
                 headers: {
                     [name: string]: unknown;
                 };

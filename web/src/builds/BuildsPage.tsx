@@ -12,6 +12,8 @@ import { LiveMark } from './LiveMark';
 import { useBuilds } from './useBuilds';
 
 const PAGE = 30;
+/** The service gives no more at once. */
+const MOST = 200;
 
 /** The builds of a Slurm user, or everyone's, as they happen. */
 export function BuildsPage() {
@@ -83,12 +85,12 @@ function BuildList({ user }: { readonly user: string | undefined }) {
               <BuildRow key={build.workflowJobId} build={build} user={user} />
             ))}
           </ul>
-          {builds.data.length >= limit && (
+          {builds.data.length >= limit && limit < MOST && (
             <div className={styles.more}>
               <Button
                 variant="invisible"
                 disabled={builds.isPlaceholderData}
-                onClick={() => setLimit(limit + PAGE)}
+                onClick={() => setLimit(Math.min(limit + PAGE, MOST))}
               >
                 {builds.isPlaceholderData ? 'Loading more…' : 'Show more'}
               </Button>

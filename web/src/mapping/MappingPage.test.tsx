@@ -114,12 +114,12 @@ describe('a refusal', () => {
       'href',
       'https://github.com/apps/gha-slurm/installations/new',
     );
-    expect((await row('octo/x')).getByText('Not a repository at GitHub.')).toBeVisible();
+    expect((await row('gitlab.com/octo/x')).getByText('Not a repository at GitHub.')).toBeVisible();
     expect((await row('octo/fine')).queryByText(/installed/)).toBeNull();
     expect(api.lists.get('alice')?.version).toBe(1);
 
     await user.click(screen.getByRole('button', { name: 'Remove octo/secret' }));
-    await user.click(screen.getByRole('button', { name: 'Remove octo/x' }));
+    await user.click(screen.getByRole('button', { name: 'Remove gitlab.com/octo/x' }));
     await user.click(save());
     expect(await screen.findByText('Saved. alice has 2 repositories.')).toBeVisible();
     expect(screen.queryByText('Nothing was saved')).toBeNull();

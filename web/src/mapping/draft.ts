@@ -107,12 +107,20 @@ export function withRefusals(
   sent: readonly string[],
   parts: readonly ProblemPart[],
 ): Draft {
+  const keys = new Set(sent.map(keyOf));
   const refusals = new Map<string, ProblemPart>();
   for (const part of parts) {
-    const repository = part.index == null ? part.value : sent[part.index];
-    if (repository != null) {
-      refusals.set(keyOf(repository), part);
+    // The value says it best; it may be shortened, or be the name that a renamed repository has now.
+    const value = part.value == null ? undefined : keyOf(part.value);
+    const key = value !== undefined && keys.has(value) ? value : keyAt(sent, part.index);
+    if (key !== undefined) {
+      refusals.set(key, part);
     }
   }
   return { ...draft, refusals };
+}
+
+function keyAt(sent: readonly string[], index: number | null | undefined): string | undefined {
+  const repository = index == null ? undefined : sent[index];
+  return repository === undefined ? undefined : keyOf(repository);
 }
