@@ -130,6 +130,15 @@ const SCENES: readonly Scene[] = [
     },
   },
   {
+    name: 'mapping-leave',
+    path: '/mapping?user=alice',
+    act: async (page) => {
+      await addAll(page, 'octo/new-project');
+      await page.getByRole('button', { name: 'Sign out' }).click();
+      await expect(page.getByRole('alertdialog')).toBeVisible();
+    },
+  },
+  {
     name: 'mapping-saved',
     path: '/mapping?user=alice',
     act: async (page) => {

@@ -1,4 +1,4 @@
-import { BaseStyles, ThemeProvider } from '@primer/react';
+import { BaseStyles } from '@primer/react';
 import { MutationCache, QueryCache, QueryClient, QueryClientProvider } from '@tanstack/react-query';
 import { type AnyRouter, RouterProvider } from '@tanstack/react-router';
 import { useMemo, useState } from 'react';
@@ -18,16 +18,15 @@ interface Props {
 /** The whole page. */
 export function App({ router, retries = 2 }: Props) {
   return (
-    <ThemeProvider colorMode="auto">
-      <BaseStyles>
-        <SessionProvider>
-          {/* Outside of the session: edits outlive a token that is no longer accepted. */}
-          <DraftProvider>
-            <Gate router={router} retries={retries} />
-          </DraftProvider>
-        </SessionProvider>
-      </BaseStyles>
-    </ThemeProvider>
+    // Light or dark is index.html's to say, by attributes that Primer's style sheets read.
+    <BaseStyles>
+      <SessionProvider>
+        {/* Outside of the session: edits outlive a token that is no longer accepted. */}
+        <DraftProvider>
+          <Gate router={router} retries={retries} />
+        </DraftProvider>
+      </SessionProvider>
+    </BaseStyles>
   );
 }
 

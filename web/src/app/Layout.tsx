@@ -57,20 +57,22 @@ export function Layout() {
             Sign out
           </Button>
         </div>
-        <UnderlineNav aria-label="Pages" hideIconsBreakpoint={null}>
-          <NavItem
-            to="/"
-            aria-current={pathname.startsWith('/builds/') ? 'page' : undefined}
-            activeOptions={{ exact: true, includeSearch: false }}
-            leadingVisual={<PlayIcon />}
-          >
-            Builds
-          </NavItem>
-          <NavItem to="/mapping" leadingVisual={<RepoIcon />}>
-            Repositories
-            {unsaved && <span className={styles.unsaved}> (unsaved)</span>}
-          </NavItem>
-        </UnderlineNav>
+        <div className={styles.nav}>
+          <UnderlineNav aria-label="Pages" hideIconsBreakpoint={null}>
+            <NavItem
+              to="/"
+              aria-current={pathname.startsWith('/builds/') ? 'page' : undefined}
+              activeOptions={{ exact: true, includeSearch: false }}
+              leadingVisual={<PlayIcon />}
+            >
+              Builds
+            </NavItem>
+            <NavItem to="/mapping" leadingVisual={<RepoIcon />}>
+              Repositories
+              {unsaved && <span className={styles.unsaved}> (unsaved)</span>}
+            </NavItem>
+          </UnderlineNav>
+        </div>
       </header>
       <main id="content" className={styles.content}>
         <Outlet />

@@ -3,6 +3,7 @@ import {
   BroadcastIcon,
   CalendarIcon,
   CheckIcon,
+  ChevronRightIcon,
   ClockIcon,
   DotFillIcon,
   type Icon,
@@ -100,6 +101,7 @@ function Entry({ entry, before, mark }: EntryProps) {
   const Shape =
     mark === 'bad' && entry.kind === 'completed' ? XIcon : (ICONS[entry.kind] ?? DotFillIcon);
   const variant = BADGES[mark];
+  const passed = before === undefined ? 0 : Date.parse(entry.at) - Date.parse(before.at);
   return (
     <Timeline.Item className={styles.item}>
       <Timeline.Badge variant={variant}>
@@ -110,11 +112,7 @@ function Entry({ entry, before, mark }: EntryProps) {
           <span className={styles.kind}>{inWords(entry.kind)}</span>
           <span className={styles.time}>
             <LocalTime at={entry.at} />
-            {before && (
-              <span className={styles.delta}>
-                +{duration(Date.parse(entry.at) - Date.parse(before.at))}
-              </span>
-            )}
+            <span>{passed >= 50 && `+${duration(passed)}`}</span>
             <span className={styles.ago}>
               <Ago at={entry.at} />
             </span>
@@ -131,7 +129,10 @@ function LogTail({ log }: { readonly log: string }) {
   const { open, getDetailsProps } = useDetails({});
   return (
     <Details {...getDetailsProps()} className={styles.log}>
-      <Details.Summary>{open ? 'Hide' : 'Show'} the end of the job script’s log</Details.Summary>
+      <Details.Summary className={styles.summary}>
+        <ChevronRightIcon />
+        {open ? 'Hide' : 'Show'} the end of the job script’s log
+      </Details.Summary>
       {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls has to be reachable by keyboard. */}
       <section tabIndex={0} aria-label="End of the job script’s log">
         <pre>{plainText(log)}</pre>

@@ -29,7 +29,9 @@ export function Steps({ detail }: { readonly detail: BuildDetail }) {
                 before !== undefined &&
                 `+${duration(Date.parse(step.at) - Date.parse(before))}`}
               {step.at === undefined && step.progress === 'current' && before !== undefined && (
-                <Elapsed since={before} />
+                <>
+                  for <Elapsed since={before} />
+                </>
               )}
             </span>
           </li>

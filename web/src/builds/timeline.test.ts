@@ -49,6 +49,20 @@ describe('stepsOf', () => {
     expect(steps[2]).toMatchObject({ at: undefined, progress: 'current' });
   });
 
+  it('waits for another allocation when the only one is gone', () => {
+    const timeline = [
+      entry(0, 'queued'),
+      entry(1, 'planned', first),
+      entry(2, 'submitted', first),
+      entry(3, 'ended_without_workflow_job', first),
+    ];
+    expect(
+      stepsOf({ build, timeline })
+        .map(({ progress }) => progress)
+        .slice(0, 3),
+    ).toEqual(['done', 'current', 'ahead']);
+  });
+
   it('follows the runner that GitHub gave the workflow job to', () => {
     const timeline = [
       entry(0, 'queued'),

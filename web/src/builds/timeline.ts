@@ -21,8 +21,8 @@ const STATIONS: readonly { readonly name: string; readonly kinds: readonly strin
 ];
 
 /**
- * How far a build is. Of several allocations (one was withdrawn, another failed) the latest counts, or the one whose
- * runner GitHub gave the workflow job to.
+ * How far a build is. Of several allocations the one counts whose runner GitHub gave the workflow job to; while there
+ * is none, the latest, unless it is gone: then the next one has to be planned.
  */
 export function stepsOf({ build, timeline }: BuildDetail): Step[] {
   const allocation = servingAllocation(build.runnerName, timeline);
@@ -55,13 +55,19 @@ export function stepsOf({ build, timeline }: BuildDetail): Step[] {
   });
 }
 
+/** After these an allocation serves nothing any more. */
+const GONE = new Set(['withdrawn', 'refused', 'ended_without_workflow_job']);
+
 function servingAllocation(
   runner: string | null | undefined,
   timeline: readonly TimelineEntry[],
 ): string | null | undefined {
   const serving = timeline.find((entry) => runner != null && entry.runnerName === runner);
+  if (serving !== undefined) {
+    return serving.allocationId;
+  }
   const latest = timeline.findLast((entry) => entry.allocationId != null);
-  return (serving ?? latest)?.allocationId;
+  return latest !== undefined && GONE.has(latest.kind) ? undefined : latest?.allocationId;
 }
 
 /** The Slurm jobs a timeline speaks of, oldest first. */

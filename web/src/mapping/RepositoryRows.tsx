@@ -57,8 +57,8 @@ function Row({ entry, onRemove, onRestore }: Omit<Props, 'entries'> & { readonly
         <RepoIcon />
       </span>
       <span className={styles.name}>
-        {entry.repository.startsWith('https://') && !removed ? (
-          <Link href={entry.repository} muted>
+        {entry.change === 'kept' ? (
+          <Link href={entry.repository} className={styles.link}>
             {name}
           </Link>
         ) : removed ? (

@@ -61,7 +61,7 @@ export function SignIn() {
           <Banner variant="critical" title="The token could not be tried" description={failure} />
         )}
         <form onSubmit={submit} className={styles.form} noValidate>
-          <FormControl required>
+          <FormControl>
             <FormControl.Label>Bearer token</FormControl.Label>
             <TextInput
               ref={input}

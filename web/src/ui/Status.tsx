@@ -1,5 +1,6 @@
 import { VisuallyHidden } from '@primer/react';
 import type { ReactNode } from 'react';
+import styles from './Status.module.css';
 
 interface Props {
   readonly children: ReactNode;
@@ -13,6 +14,10 @@ interface Props {
  * (`AriaStatus`, `loading` of buttons and inputs).
  */
 export function Status({ children, hidden = false }: Props) {
-  const region = <div role="status">{children}</div>;
+  const region = (
+    <div role="status" className={styles.status}>
+      {children}
+    </div>
+  );
   return hidden ? <VisuallyHidden>{region}</VisuallyHidden> : region;
 }
