@@ -4,6 +4,7 @@
 
 pub(crate) mod configuration;
 pub(crate) mod messages;
+mod work;
 
 use std::time::Duration;
 
@@ -11,16 +12,13 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 
-use crate::model::{Repository, WorkflowJob};
+use crate::model::Repository;
 use crate::shared::Shared;
-use crate::world::World;
 use crate::world::assignment::AcquireRefusal;
 use crate::world::runners::{NewRunner, RunnerRefusal, SessionRefusal};
 use crate::world::tokens::RunnerTokenUse;
 use crate::world::workflow_jobs::Report;
-use messages::{
-    Finished, NewSession, Offer, Refusal, Registration, Removal, RenewedLock, Session, Work,
-};
+use messages::{Finished, NewSession, Offer, Refusal, Registration, Removal, RenewedLock, Session};
 
 /// Longest time a poll stays open (the real runner's are 50 s).
 const LONGEST_POLL: Duration = Duration::from_secs(50);
@@ -249,7 +247,7 @@ async fn acquire(shared: web::Data<Shared>, path: web::Path<(String, i64)>) -> H
             return refuse(StatusCode::NOT_FOUND, "deleted", "no such session");
         };
         match world.acquire(runner_id, id, now) {
-            Ok(workflow_job) => match work(world, &workflow_job) {
+            Ok(workflow_job) => match work::of(world, &workflow_job) {
                 Some(work) => HttpResponse::Ok().json(work),
                 None => refuse(StatusCode::NOT_FOUND, "gone", "Job not found"),
             },
@@ -259,51 +257,6 @@ async fn acquire(shared: web::Data<Shared>, path: web::Path<(String, i64)>) -> H
             }
         }
     })
-}
-
-fn work(world: &World, workflow_job: &WorkflowJob) -> Option<Work> {
-    let run = world.runs.get(&workflow_job.run_id)?;
-    let repository = world.repositories.get(&workflow_job.repository_id)?;
-    Some(Work {
-        workflow_job_id: workflow_job.id,
-        name: workflow_job.name.clone(),
-        script: workflow_job.script.clone(),
-        set_up_ms: workflow_job.set_up_ms,
-        run_id: run.id,
-        run_number: run.run_number,
-        repository: repository.full_name(),
-        repository_id: repository.id,
-        event_name: run.event.clone(),
-        head_sha: run.head_sha.clone(),
-        head_branch: run.head_branch.clone(),
-        actor: run.actor.login.clone(),
-        event: event_of(world, workflow_job),
-        server_url: world.addresses.web.clone(),
-        api_url: world.addresses.api.clone(),
-    })
-}
-
-/// The event that triggered the run, as far as a hook looks at it.
-fn event_of(world: &World, workflow_job: &WorkflowJob) -> serde_json::Value {
-    let run = world.runs.get(&workflow_job.run_id);
-    let repository = world
-        .repositories
-        .get(&workflow_job.repository_id)
-        .map(|repository| world.repository_body(repository));
-    let mut event = serde_json::json!({ "repository": repository });
-    if let Some(run) = run.filter(|run| run.event.starts_with("pull_request")) {
-        let head = run.head_repository.as_ref().map(|head| {
-            serde_json::json!({ "id": head.id, "full_name": head.full_name, "fork": head.fork })
-        });
-        crate::bodies::put(
-            &mut event,
-            serde_json::json!({ "pull_request": {
-                "head": { "ref": run.head_branch, "sha": run.head_sha, "repo": head },
-                "base": { "ref": "main", "repo": repository },
-            } }),
-        );
-    }
-    event
 }
 
 /// A sign of life while a workflow job runs; answers early when somebody cancels it.

@@ -456,3 +456,77 @@ async fn the_command_line_is_the_real_ones() {
         assert_eq!(asked.code, Some(code.parse().unwrap()));
     }
 }
+
+#[tokio::test]
+async fn without_default_labels_it_has_exactly_those_given() {
+    let sim = Sim::start();
+    let token = sim.token().await;
+    let given = sim
+        .post(&format!("{RUNNERS}/registration-token"), &token, json!({}))
+        .await;
+    let environment = [
+        (
+            "ACTIONS_RUNNER_INPUT_TOKEN",
+            given.body["token"].as_str().unwrap(),
+        ),
+        (
+            "ACTIONS_RUNNER_INPUT_URL",
+            "https://github.com/acme/widgets",
+        ),
+        ("STANDIN_RUNNER_SERVER_URL", &sim.base),
+    ];
+    let none = ["--unattended", "--name", "bare", "--no-default-labels"];
+    let refused = Runner::start_in(distribution(), "config.sh", &none, &environment);
+    assert_eq!(refused.ended().await.code, Some(1));
+    let some = [&none[..], &["--labels", "slurm"]].concat();
+    let configured = Runner::start_in(distribution(), "config.sh", &some, &environment)
+        .ended()
+        .await;
+    assert_eq!(configured.code, Some(0), "{}", configured.output);
+    let runner = sim.handle.state().runner("bare").unwrap().clone();
+    let labels: Vec<&str> = runner
+        .labels
+        .iter()
+        .map(|label| label.name.as_str())
+        .collect();
+    assert_eq!(labels, ["slurm"]);
+
+    // Not ephemeral: it listens again after a workflow job, unless told to do one only.
+    let running = Runner::start_in(configured.folder, "bin/Runner.Listener", &["run"], &[]);
+    for _ in 0..2 {
+        assert_eq!(
+            run_script(&sim, "true").await.runner_name.as_deref(),
+            Some("bare")
+        );
+    }
+    running.signal(Signal::TERM);
+    let ended = running.ended().await;
+    assert_eq!(ended.code, Some(0));
+    assert!(ended.folder.path().join(".runner").exists());
+    let once = Runner::start_in(ended.folder, "bin/Runner.Listener", &["run", "--once"], &[]);
+    run_script(&sim, "true").await;
+    let ended = once.ended().await;
+    assert_eq!(ended.code, Some(0));
+    assert!(
+        ended.output.contains("'--once' is going to be deprecated"),
+        "{}",
+        ended.output
+    );
+}
+
+#[tokio::test]
+async fn run_sh_passes_a_signal_on_only_where_asked() {
+    let sim = Sim::start();
+    let jit = sim.jit_config("r", &["slurm"]).await;
+    let environment = [
+        ("ACTIONS_RUNNER_INPUT_JITCONFIG", jit.as_str()),
+        ("RUNNER_MANUALLY_TRAP_SIG", "1"),
+    ];
+    let runner = Runner::start_in(distribution(), "run.sh", &[], &environment);
+    sim.wait_until_listening("r").await;
+    runner.signal(Signal::TERM);
+    let ended = runner.ended().await;
+    assert_eq!(ended.code, Some(143));
+    assert!(ended.output.contains("Exiting..."), "{}", ended.output);
+    assert!(!sim.handle.state().runner("r").unwrap().online);
+}
