@@ -60,7 +60,9 @@ readonly LOG_TAIL_BYTES=65536 # most that token-broker keeps
 work=''           # the private work directory
 log=/dev/null     # what was said so far
 child=''          # the process that is waited for: the redemption, then the runner
-progress_token=''
+progress_token='' # from the redemption on
+started=''        # a workflow job has started
+released=''       # the registration is given up
 secrets=()        # what the log must not hold
 
 say() {
@@ -165,9 +167,12 @@ clean_up() {
 }
 trap clean_up EXIT
 
-# finish CODE REASON [JQ-ARGUMENTS…]: tells token-broker and ends.
+# finish CODE REASON [JQ-ARGUMENTS…]: tells token-broker, gives back what is left to give back, and ends.
 finish() {
-    [[ -z $progress_token ]] || progress "$progress_token" finished --arg reason "$2" "${@:3}"
+    if [[ -n $progress_token ]]; then
+        progress "$progress_token" finished --arg reason "$2" "${@:3}"
+        give_back
+    fi
     say "over: $2"
     exit "$1"
 }
@@ -175,7 +180,6 @@ finish() {
 # failed REASON [RUNNER-EXIT-CODE]: a failure before a workflow job started. The end of the log helps to find out why.
 failed() {
     write_log_tail
-    give_back
     finish 1 "$1" --rawfile logTail "$work/tail" --argjson exitCode "${2:-null}"
 }
 
@@ -308,7 +312,6 @@ listener() {
 }
 
 listening_since='' # $SECONDS at "Listening for Jobs"
-started=''         # a workflow job has started
 run_known=''       # and token-broker knows of which workflow run
 partial=''
 
@@ -349,7 +352,6 @@ on_started() {
     progress "$progress_token" workflow_job_started
 }
 
-released=''
 # Asks token-broker to deregister the runner. 0: done, stop it; 1: it has work, keep it; 2: no answer, ask again.
 release() {
     printf '{}' >"$work/release"
@@ -368,7 +370,7 @@ release() {
 
 # A runner token that was not used up: its registration is given back.
 give_back() {
-    [[ -z $progress_token || -n $started || -n $released ]] || release
+    [[ -n $started || -n $released ]] || release
 }
 
 # Waits for the runner; sets $code. A deadline ends it only when token-broker could deregister it first: then $reason says
@@ -452,7 +454,7 @@ register() {
     while progress "$progress_token" registered; is_transient "$status"; do
         ((SECONDS < give_up_at)) || failed callback_unavailable
         pause "$attempt" "$give_up_at"
-        [[ -z $signal ]] || { give_back; end_on_signal; }
+        [[ -z $signal ]] || end_on_signal
         ((attempt++))
     done
     if [[ $status == 410 ]]; then
@@ -501,8 +503,10 @@ url=$(field .url)
 labels=$(field '.labels | join(",")')
 rm -f "$work/answer" "$work/request"
 secrets=("$progress_token" "$jit_config" "$registration_token")
-[[ -n $progress_token ]] || finish 1 'token-broker answered without a progress token'
-[[ -z $signal ]] || { give_back; end_on_signal; }
+if [[ -z $progress_token || -z $jit_config$registration_token ]]; then
+    finish 1 'token-broker answered without a runner token'
+fi
+[[ -z $signal ]] || end_on_signal
 
 progress "$progress_token" set_up
 if ! copy_runner || ! write_hook; then
@@ -510,10 +514,10 @@ if ! copy_runner || ! write_hook; then
 fi
 : >"$work/runner.log"
 exec {output}<"$work/runner.log"
-if [[ $MODE == registration ]]; then
-    register
-else
+if [[ -n $jit_config ]]; then
     inputs=("ACTIONS_RUNNER_INPUT_JITCONFIG=$jit_config")
+else
+    register
 fi
 say "runner $runner_name"
 run_listener
@@ -525,10 +529,7 @@ fi
 case $reason:$code in
     idle:*) finish 0 idle --argjson exitCode "$code" ;;
     set_up_deadline:*) failed set_up_deadline "$code" ;;
-    :0)
-        give_back
-        finish 0 no_workflow_job --argjson exitCode 0
-        ;;
+    :0) finish 0 no_workflow_job --argjson exitCode 0 ;;
     :7) failed runner_outdated 7 ;;
     *) failed runner_failed "$code" ;;
 esac

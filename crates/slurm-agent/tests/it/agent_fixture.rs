@@ -1,7 +1,6 @@
 //! The agent as a process of its own, and launch tokens for it.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use chrono::Utc;
 use gha_slurm_auth::token::NOT_BEFORE_S;
@@ -9,14 +8,12 @@ use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch::{AUDIENCE_AGENT, AUDIENCE_BROKER, StartAnswer, StartRequest};
 use gha_slurm_domain::{AllocationId, ResourceRequest};
-use gha_slurm_test_support::{free_port, wait_until};
-use rustix::process::{Pid, Signal, kill_process};
+use gha_slurm_test_support::{ServiceProcess, free_port, wait_until};
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
 
 use crate::DEADLINE;
-use crate::script_fixture::TRACEPARENT;
+use crate::script_fixture::{TRACEPARENT, end_processes_with};
 
 pub(crate) const ISSUER: &str = "test";
 
@@ -29,10 +26,8 @@ pub(crate) struct Site {
 
 /// An agent of a site.
 pub(crate) struct Agent {
-    process: Child,
+    service: ServiceProcess,
     port: u16,
-    pub(crate) operations: u16,
-    log: PathBuf,
 }
 
 impl Site {
@@ -50,7 +45,7 @@ impl Site {
         }
     }
 
-    /// With one more setting, as an environment variable without its prefix; empty takes one of ours away.
+    /// With one more setting, as an environment variable without its prefix.
     pub(crate) fn with(mut self, key: &str, value: &str) -> Self {
         self.settings.push((key.into(), value.into()));
         self
@@ -92,48 +87,28 @@ impl Site {
 
     /// Starts the agent without waiting for it.
     pub(crate) fn spawn(&self) -> Agent {
-        let (port, operations) = (free_port(), free_port());
-        let log = self.path("agent.log");
-        let output = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .unwrap();
+        let port = free_port();
         let text = |path: &Path| path.to_str().unwrap().to_owned();
-        let process = Command::new(env!("CARGO_BIN_EXE_gha-slurm-munge"))
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap())
-            .envs(
-                [
-                    ("HTTP__LISTEN", format!("127.0.0.1:{port}")),
-                    ("OPERATIONS__LISTEN", format!("127.0.0.1:{operations}")),
-                    ("DEPLOYMENT__NAME", ISSUER.into()),
-                    ("CLUSTER__NAME", "main".into()),
-                    ("KEYS__PUBLIC_KEYS", text(&self.path("keys"))),
-                    ("STATE__FOLDER", text(&self.path("state"))),
-                    ("RUNNER__FOLDER", text(self.folder.path())),
-                    ("RUNNER__JOB_SCRIPT", text(&self.path("script"))),
-                    ("SLURM__BACKEND", "local".into()),
-                ]
-                .into_iter()
-                .map(|(k, v)| (k.to_owned(), v))
-                .filter(|(key, _)| !self.settings.iter().any(|(k, _)| k == key))
-                .chain(self.settings.iter().cloned())
-                .filter(|(_, value)| !value.is_empty())
-                .map(|(k, v)| (format!("GHA_SLURM_MUNGE__{k}"), v)),
-            )
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().unwrap())
-            .stderr(output)
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        Agent {
-            process,
-            port,
-            operations,
-            log,
+        let settings = [
+            ("HTTP__LISTEN", format!("127.0.0.1:{port}")),
+            ("DEPLOYMENT__NAME", ISSUER.into()),
+            ("CLUSTER__NAME", "main".into()),
+            ("STATE__FOLDER", text(&self.path("state"))),
+            ("RUNNER__FOLDER", text(self.folder.path())),
+            ("RUNNER__JOB_SCRIPT", text(&self.path("script"))),
+            ("SLURM__BACKEND", "local".into()),
+        ];
+        let keys = ("KEYS__PUBLIC_KEYS", text(&self.path("keys")));
+        let own_keys = self.settings.iter().any(|(k, _)| k.starts_with("KEYS__"));
+        let mut service = ServiceProcess::new("gha-slurm-munge", self.folder.path());
+        for (key, value) in settings.into_iter().chain((!own_keys).then_some(keys)) {
+            service = service.setting(key, value);
         }
+        for (key, value) in &self.settings {
+            service = service.setting(key, value);
+        }
+        service.spawn().unwrap();
+        Agent { service, port }
     }
 
     /// Starts the agent and waits until it is ready.
@@ -155,27 +130,20 @@ impl Site {
     }
 }
 
+/// A test that fails leaves nothing running.
+impl Drop for Site {
+    fn drop(&mut self) {
+        end_processes_with(self.folder.path().to_str().unwrap());
+    }
+}
+
 impl Agent {
     pub(crate) async fn ready(&mut self) {
-        let url = format!("http://127.0.0.1:{}/health/ready", self.operations);
-        let deadline = tokio::time::Instant::now() + DEADLINE;
-        loop {
-            if let Some(status) = self.process.try_wait().unwrap() {
-                panic!("the agent ended with {status}:\n{}", self.log());
-            }
-            if reqwest::get(&url)
-                .await
-                .is_ok_and(|r| r.status().is_success())
-            {
-                return;
-            }
-            assert!(tokio::time::Instant::now() < deadline, "{}", self.log());
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+        self.service.ready().await.unwrap();
     }
 
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap()
+        self.service.log()
     }
 
     /// Asks; the connection may break when the agent is killed.
@@ -205,16 +173,14 @@ impl Agent {
     }
 
     /// `kill -9`.
-    pub(crate) async fn kill(mut self) {
-        self.process.kill().await.unwrap();
+    pub(crate) fn kill(mut self) {
+        self.service.kill9();
     }
 
     /// SIGTERM, and waits for its end.
-    pub(crate) async fn stop(mut self) {
-        let pid = Pid::from_raw(self.process.id().unwrap() as i32).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
-        let status = tokio::time::timeout(DEADLINE, self.process.wait()).await;
-        assert!(status.unwrap().unwrap().success(), "{}", self.log());
+    pub(crate) fn stop(mut self) {
+        let status = self.service.stop().unwrap();
+        assert!(status.success(), "{status}: {}", self.log());
     }
 }
 

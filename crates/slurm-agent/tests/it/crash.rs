@@ -51,7 +51,7 @@ async fn killed_between_intent_and_submission_and_between_submission_and_recordi
     let agent = site.agent().await;
     let call = tokio::spawn(agent.ask(&request));
     let intent = until_written(&site.entry(claims.sub)).await;
-    agent.kill().await;
+    agent.kill();
     assert!(call.await.unwrap().is_err(), "there was no answer");
     assert_eq!(site.slurm_jobs(), 0);
 
@@ -66,7 +66,7 @@ async fn killed_between_intent_and_submission_and_between_submission_and_recordi
         .unwrap();
     assert!(call.await.unwrap().unwrap().status().is_success());
     let pid = pid_of(&until_written(&site.path("starts").join(claims.sub.to_string())).await);
-    agent.kill().await;
+    agent.kill();
 
     // The disk as it is after the submission and before its recording: the intent alone.
     std::fs::write(site.entry(claims.sub), intent).unwrap();
@@ -80,11 +80,11 @@ async fn killed_between_intent_and_submission_and_between_submission_and_recordi
     assert_eq!((site.slurm_jobs(), site.starts(claims.sub)), (1, 1));
 
     // And after the recording.
-    agent.kill().await;
+    agent.kill();
     let agent = site.agent().await;
     assert_eq!(agent.start(&request).await, "1");
     assert_eq!((site.slurm_jobs(), site.starts(claims.sub)), (1, 1));
-    agent.stop().await;
+    agent.stop();
     assert!(is_alive(pid), "a Slurm job outlives a graceful stop, too");
     kill_process(pid, Signal::TERM).unwrap();
     until_gone(pid).await;
@@ -102,7 +102,7 @@ async fn killed_at_any_moment() {
         let call = tokio::spawn(agent.ask(&request));
         // The moment is the point of the test: from before the request arrives to after the script started.
         tokio::time::sleep(Duration::from_millis(round)).await;
-        agent.kill().await;
+        agent.kill();
         let first = call.await.unwrap().ok();
         requests.push((claims.sub, request, first.is_some()));
     }
@@ -118,7 +118,7 @@ async fn killed_at_any_moment() {
         assert_eq!(site.starts(*allocation), 1);
     }
     assert_eq!(site.slurm_jobs(), requests.len());
-    agent.stop().await;
+    agent.stop();
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn pending_slurm_jobs_start_when_there_is_room_even_after_a_crash() {
     agent.start(&site.request(&first)).await;
     let running = pid_of(&until_written(&site.path("starts").join(first.sub.to_string())).await);
     assert_eq!(agent.start(&site.request(&second)).await, "2");
-    agent.kill().await;
+    agent.kill();
     let agent = site.agent().await;
     assert_eq!(site.starts(second.sub), 0, "pending");
     kill_process(running, Signal::TERM).unwrap();
@@ -138,7 +138,7 @@ async fn pending_slurm_jobs_start_when_there_is_room_even_after_a_crash() {
         !site.slurm_job("2").join("environment.json").exists(),
         "the launch token is on disk only while it is pending"
     );
-    agent.stop().await;
+    agent.stop();
     kill_process(running, Signal::TERM).unwrap();
     until_gone(running).await;
 }
@@ -151,9 +151,9 @@ async fn children_are_ended_with_the_agent_when_asked_for() {
     agent.start(&site.request(&claims)).await;
     let pid = pid_of(&until_written(&site.path("starts").join(claims.sub.to_string())).await);
     // Also those that an earlier agent started.
-    agent.kill().await;
+    agent.kill();
     let agent = site.agent().await;
-    agent.stop().await;
+    agent.stop();
     assert!(!is_alive(pid));
     assert_eq!(
         std::fs::read_to_string(site.path("told")).unwrap(),

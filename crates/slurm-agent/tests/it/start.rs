@@ -87,7 +87,7 @@ async fn a_launch_token_becomes_a_slurm_job() {
     );
     let entry = std::fs::read_to_string(site.entry(claims.sub)).unwrap();
     assert!(!entry.contains(&request.launcher_token));
-    agent.stop().await;
+    agent.stop();
 }
 
 fn next_claims(claims: &gha_slurm_contract::LaunchClaims) -> gha_slurm_contract::LaunchClaims {
@@ -108,7 +108,7 @@ async fn the_trace_goes_on_into_the_job_script() {
         environment.contains(&format!("TRACEPARENT={trace}")),
         "{environment}"
     );
-    agent.stop().await;
+    agent.stop();
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn concurrent_duplicates_are_one_slurm_job() {
     assert_eq!(answers, [r#"{"status":"OK!","slurmJobId":"1"}"#]);
     until_written(&site.path("starts").join(claims.sub.to_string())).await;
     assert_eq!((site.slurm_jobs(), site.starts(claims.sub)), (1, 1));
-    agent.stop().await;
+    agent.stop();
 }
 
 async fn refusal(agent: &Agent, request: &gha_slurm_contract::launch::StartRequest) -> Problem {
@@ -206,7 +206,7 @@ async fn what_the_token_does_not_say_is_refused() {
     }
     assert_eq!(site.slurm_jobs(), 0);
     assert!(!site.entry(claims.sub).exists());
-    agent.stop().await;
+    agent.stop();
 }
 
 #[tokio::test]
@@ -220,13 +220,13 @@ async fn a_job_script_that_cannot_be_read_delays() {
     assert!(response.headers().contains_key("retry-after"));
     std::fs::write(site.path("script"), "").unwrap();
     assert_eq!(agent.start(&request).await, "1");
-    agent.stop().await;
+    agent.stop();
 }
 
 #[tokio::test]
 async fn a_new_key_is_fetched_when_a_token_names_it() {
     let broker = MockServer::start().await;
-    let site = Site::new("").with("KEYS__PUBLIC_KEYS", "").with(
+    let site = Site::new("").with(
         "KEYS__JWKS_URL",
         &format!("{}/.well-known/jwks.json", broker.uri()),
     );
@@ -269,5 +269,5 @@ async fn a_new_key_is_fetched_when_a_token_names_it() {
     })
     .await;
     assert!(broker.received_requests().await.unwrap().len() <= 2);
-    agent.stop().await;
+    agent.stop();
 }
