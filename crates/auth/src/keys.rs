@@ -29,6 +29,17 @@ pub enum KeysError {
     /// Not an Ed25519 key in PEM.
     #[error("{0}: not an Ed25519 key in PEM")]
     NotAKey(String),
+    /// No key of this name in the folder.
+    #[error("{folder}: no key `{kid}` here")]
+    NoSuchKey {
+        /// Which was asked for.
+        kid: String,
+        /// Where.
+        folder: PathBuf,
+    },
+    /// The key that signs cannot go.
+    #[error("`{0}` is the key that signs: make a new one with `gha-slurm keys rotate` first")]
+    Signs(String),
     /// Not a key set.
     #[error("the key set is not a JWK set (RFC 7517): {0}")]
     NotAKeySet(String),
@@ -38,6 +49,10 @@ pub enum KeysError {
 const SPKI_PREFIX: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];
+
+/// What the files of a key end with.
+const PRIVATE: &str = ".key.pem";
+const PUBLIC: &str = ".pub.pem";
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> KeysError + '_ {
     move |source| KeysError::Io {
@@ -99,12 +114,12 @@ impl KeyFolder {
         let kid = format!("{now_s:010}-{suffix}");
         // The private half last: whoever sees it can rely on the public one.
         self.write(
-            &format!("{kid}.pub.pem"),
+            &format!("{kid}{PUBLIC}"),
             &pem("PUBLIC KEY", &public),
             0o644,
         )?;
         self.write(
-            &format!("{kid}.key.pem"),
+            &format!("{kid}{PRIVATE}"),
             &pem("PRIVATE KEY", private.as_ref()),
             0o600,
         )?;
@@ -126,15 +141,46 @@ impl KeyFolder {
 
     /// The `kid`s that have a private half, oldest first; the last one signs.
     pub fn list(&self) -> Result<Vec<String>, KeysError> {
+        self.kids(PRIVATE)
+    }
+
+    /// The `kid`s that have a public half, oldest first: what they signed is accepted.
+    pub fn accepted(&self) -> Result<Vec<String>, KeysError> {
+        self.kids(PUBLIC)
+    }
+
+    fn kids(&self, suffix: &str) -> Result<Vec<String>, KeysError> {
         let mut kids = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(io(&self.path))? {
             let name = entry.map_err(io(&self.path))?.file_name();
-            if let Some(kid) = name.to_str().and_then(|n| n.strip_suffix(".key.pem")) {
+            if let Some(kid) = name.to_str().and_then(|n| n.strip_suffix(suffix)) {
                 kids.push(kid.to_owned());
             }
         }
         kids.sort();
         Ok(kids)
+    }
+
+    /// Removes a key, both halves: what it signed is not accepted any more. Not the one that signs.
+    pub fn retire(&self, kid: &str) -> Result<(), KeysError> {
+        if !self.accepted()?.iter().any(|k| k == kid) {
+            return Err(KeysError::NoSuchKey {
+                kid: kid.to_owned(),
+                folder: self.path.clone(),
+            });
+        }
+        if self.list()?.last().is_some_and(|newest| newest == kid) {
+            return Err(KeysError::Signs(kid.to_owned()));
+        }
+        for suffix in [PRIVATE, PUBLIC] {
+            let path = self.path.join(format!("{kid}{suffix}"));
+            match fs::remove_file(&path) {
+                // The private half may live elsewhere.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                result => result.map_err(io(&path))?,
+            }
+        }
+        Ok(())
     }
 
     /// The newest private key: its `kid` and its PEM.

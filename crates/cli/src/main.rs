@@ -1,2 +1,52 @@
-//! The gha-slurm command.
-fn main() {}
+#![doc = include_str!("../README.md")]
+
+mod keys;
+mod migrate;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "gha-slurm",
+    version,
+    about = "The command of gha-slurm's administrators."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Launch-token keys: make, rotate, list, retire.
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Bring the database to this version's schema; its URL is in DATABASE_URL or in a file.
+    Migrate(migrate::Arguments),
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Keys(command) => keys::run(command),
+        Command::Migrate(arguments) => migrate::run(arguments).await,
+    };
+    match result {
+        Ok(text) => {
+            #[expect(clippy::print_stdout, reason = "the answer of a command")]
+            {
+                print!("{text}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "the answer of a command")]
+            {
+                eprintln!("gha-slurm: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! `gha-slurm migrate`: the schema of the database.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
+
+const VARIABLE: &str = "DATABASE_URL";
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// File that holds `postgres://user:password@host:port/database`; `DATABASE_URL` otherwise.
+    #[arg(long, value_name = "FILE")]
+    database_url_file: Option<PathBuf>,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<String> {
+    let url = database_url(arguments)?;
+    gha_slurm_storage::run_migrations(url.expose_secret()).await?;
+    Ok("the database has this version's schema\n".to_owned())
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one variable of a command without settings"
+)]
+fn database_url(arguments: Arguments) -> anyhow::Result<SecretString> {
+    let text = match arguments.database_url_file {
+        Some(path) => std::fs::read_to_string(&path).with_context(|| path.display().to_string())?,
+        None => std::env::var(VARIABLE).with_context(|| {
+            format!("where is the database? Set {VARIABLE} or give --database-url-file FILE")
+        })?,
+    };
+    let text = text.trim();
+    if !(text.starts_with("postgres://") || text.starts_with("postgresql://")) {
+        // Not shown: it may hold a password all the same.
+        bail!("the database's URL must begin with postgres://");
+    }
+    Ok(SecretString::from(text))
+}

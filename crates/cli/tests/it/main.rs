@@ -1,0 +1,172 @@
+//! The command as people type it.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use gha_slurm_auth::{KeyFolder, Signer};
+use gha_slurm_test_support::PrivatePostgres;
+
+struct Answer {
+    ok: bool,
+    out: String,
+    err: String,
+}
+
+fn gha_slurm(arguments: &[&str], environment: &[(&str, &str)]) -> Answer {
+    let output = Command::new(env!("CARGO_BIN_EXE_gha-slurm"))
+        .args(arguments)
+        .env_remove("DATABASE_URL")
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = output;
+    Answer {
+        ok: status.success(),
+        out: String::from_utf8(stdout).unwrap(),
+        err: String::from_utf8(stderr).unwrap(),
+    }
+}
+
+fn keys(command: &str, dir: &Path, more: &[&str]) -> Answer {
+    let mut arguments = vec!["keys", command, "--dir", dir.to_str().unwrap()];
+    arguments.extend(more);
+    gha_slurm(&arguments, &[])
+}
+
+#[test]
+fn a_key_is_generated_rotated_and_retired() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("keys");
+    let folder = KeyFolder::new(&dir);
+    assert!(keys("generate", &dir, &[]).ok);
+    let old = Signer::load(&folder).unwrap().kid().to_owned();
+    let private = dir.join(format!("{old}.key.pem"));
+    let mode = std::fs::metadata(&private).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let again = keys("generate", &dir, &[]);
+    assert!(
+        !again.ok && again.err.contains("keys rotate"),
+        "{}",
+        again.err
+    );
+
+    // At once: the new one signs all the same.
+    let rotated = keys("rotate", &dir, &[]);
+    assert!(rotated.ok, "{}", rotated.err);
+    let new = Signer::load(&folder).unwrap().kid().to_owned();
+    assert_ne!(new, old);
+    assert!(
+        rotated.out.starts_with(&format!("{new} signs")),
+        "{}",
+        rotated.out
+    );
+    let listed = keys("list", &dir, &[]).out;
+    let lines: Vec<&str> = listed.lines().collect();
+    let [first, second] = lines.as_slice() else {
+        panic!("{listed}")
+    };
+    assert!(
+        first.starts_with(&old) && first.ends_with("accepted"),
+        "{listed}"
+    );
+    assert!(
+        second.starts_with(&new) && second.ends_with("signs"),
+        "{listed}"
+    );
+
+    let refused = keys("retire", &dir, &[&new]);
+    assert!(
+        !refused.ok && refused.err.contains("the key that signs"),
+        "{}",
+        refused.err
+    );
+    let unknown = keys("retire", &dir, &["../../etc/passwd"]);
+    assert!(
+        !unknown.ok && unknown.err.contains("no key `../../etc/passwd`"),
+        "{}",
+        unknown.err
+    );
+    assert!(keys("retire", &dir, &[&old]).ok);
+    assert!(!private.exists());
+    assert_eq!(folder.accepted().unwrap(), [new]);
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    for command in ["rotate", "list"] {
+        let empty = keys(command, home.path(), &[]);
+        assert!(
+            !empty.ok && empty.err.contains("keys generate"),
+            "{}",
+            empty.err
+        );
+        let nowhere = keys(command, &home.path().join("nowhere"), &[]);
+        assert!(
+            !nowhere.ok && nowhere.err.contains("nowhere"),
+            "{}",
+            nowhere.err
+        );
+    }
+    let migrate = gha_slurm(&["migrate"], &[]);
+    assert!(!migrate.ok);
+    assert!(migrate.err.contains("DATABASE_URL") && migrate.err.contains("--database-url-file"));
+    let help = gha_slurm(&["--help"], &[]);
+    assert!(help.ok && help.out.contains("migrate") && help.out.contains("keys"));
+    assert!(gha_slurm(&["--version"], &[]).out.starts_with("gha-slurm "));
+}
+
+#[tokio::test]
+async fn a_database_is_migrated_once_and_again() {
+    let server = PrivatePostgres::start().await;
+    let url = server.database("fresh").await.unwrap();
+    let migrated = gha_slurm(&["migrate"], &[("DATABASE_URL", &url)]);
+    assert!(migrated.ok, "{}", migrated.err);
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    client
+        .query("SELECT * FROM allocations", &[])
+        .await
+        .unwrap();
+
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("url");
+    std::fs::write(&file, format!("{url}\n")).unwrap();
+    let again = gha_slurm(
+        &["migrate", "--database-url-file", file.to_str().unwrap()],
+        &[],
+    );
+    assert!(again.ok, "{}", again.err);
+}
+
+#[test]
+fn a_password_is_never_shown() {
+    for url in [
+        "postgres://alice:hunter2secret@127.0.0.1:1/db",
+        "postgres://alice:hunter2secret@[not-a-host/db",
+        "mysql://alice:hunter2secret@127.0.0.1/db",
+    ] {
+        let failed = gha_slurm(&["migrate"], &[("DATABASE_URL", url)]);
+        assert!(
+            !failed.ok && failed.err.starts_with("gha-slurm: "),
+            "{}",
+            failed.err
+        );
+        assert!(!failed.err.contains("hunter2secret"), "{}", failed.err);
+    }
+    let argument = gha_slurm(&["migrate", "--database-url", "postgres://a:b@c/d"], &[]);
+    assert!(
+        !argument.ok && argument.err.contains("unexpected argument"),
+        "{}",
+        argument.err
+    );
+}
