@@ -1,25 +1,41 @@
 # Thin on purpose: what a person types. The work is in cargo and in scripts/.
 XTASK = $${CARGO_TARGET_DIR:-target}/debug/xtask
-.PHONY: help test fmt lint build packages schemas
+.PHONY: help demo test env fmt lint build page packages schemas
 
 help: ## what can be done here
 	@sed -nE 's/^([a-z]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-packages: ## install the Debian packages that are started privately, where root or sudo is there
-	@scripts/packages.sh
-
-lint: ## formatting and lints, as strict as CI
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --locked -- -D warnings
-
-# All targets at once, as the tests need them: the same features, so nothing is built twice.
-build: ## every binary and every test
-	cargo build --workspace --all-targets --locked
+# DATABASE_URL and AMQP_URL name servers of yours; ONCE=1 ends with the build; PORTS_FROM=9400 moves its ports.
+demo: ## one build from a signed webhook to a finished workflow job, on this machine
+	@scripts/packages.sh demo
+	cargo build --workspace --bins --locked
+	@scripts/web-build.sh optional || echo "going on without the page"
+	@exec $(XTASK) demo $(if $(filter-out 0,$(ONCE)),--once) $(if $(PORTS_FROM),--ports-from $(PORTS_FROM))
 
 test: packages lint build ## everything that proves the code
 	$(XTASK) with-services -- cargo test --workspace --locked
 	scripts/web-test.sh
 	if [ -x crates/simulator/github-contract/check.sh ]; then crates/simulator/github-contract/check.sh; fi
 
+env: ## the .env of docker-compose.yml, with new secrets; an existing one stays
+	@scripts/env.sh
+
+packages: ## install the Debian packages that are started privately, where root or sudo is there
+	@scripts/packages.sh
+
+# All targets at once, as the tests need them: the same features, so nothing is built twice.
+build: ## every binary and every test
+	cargo build --workspace --all-targets --locked
+
+page: ## the page that repo-mapping serves
+	@scripts/web-build.sh
+
+lint: ## formatting and lints, as strict as CI
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
 fmt: ## format
 	cargo fmt --all
+
+schemas: ## write proto-schemas/ from the types
+	cargo xtask schemas

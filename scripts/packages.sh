@@ -1,12 +1,18 @@
 #!/usr/bin/env bash
-# Finds PostgreSQL and RabbitMQ (their binaries: the tests start private instances of their own), or installs Debian's
-# packages when root or sudo is there, or says in one line what to do.
+# Finds PostgreSQL and RabbitMQ (their programs: private instances are started of them), or installs Debian's packages
+# when root or sudo is there, or says in one line what to do. `packages.sh demo`: only what the demo is not given by
+# DATABASE_URL and AMQP_URL.
 set -euo pipefail
 
 missing=()
+use=${1:-test}
 have() { compgen -G "$1" >/dev/null; }
-have '/usr/lib/postgresql/*/bin/initdb' || command -v initdb >/dev/null || missing+=(postgresql)
-have '/usr/lib/rabbitmq/bin/rabbitmq-server' || missing+=(rabbitmq-server)
+if [ "$use" != demo ] || [ -z "${DATABASE_URL:-}" ]; then
+  have '/usr/lib/postgresql/*/bin/initdb' || command -v initdb >/dev/null || missing+=(postgresql)
+fi
+if [ "$use" != demo ] || [ -z "${AMQP_URL:-}" ]; then
+  have '/usr/lib/rabbitmq/bin/rabbitmq-server' || missing+=(rabbitmq-server)
+fi
 command -v jq >/dev/null || missing+=(jq)
 command -v curl >/dev/null || missing+=(curl)
 command -v cc >/dev/null || missing+=(build-essential)
@@ -17,7 +23,7 @@ if [ "$(id -u)" -ne 0 ]; then
   if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
     sudo=(sudo -n)
   else
-    echo "Please install: apt-get install ${missing[*]}" >&2
+    echo "Please install: apt-get install ${missing[*]}   (or name servers of yours by DATABASE_URL and AMQP_URL: make demo)" >&2
     exit 1
   fi
 fi

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![expect(clippy::print_stdout, reason = "commands answer on the terminal")]
 
+mod demo;
 mod rooms;
 mod schemas;
 mod servers;
@@ -29,6 +30,14 @@ enum Command {
     },
     /// Check the table of rooms in docs/architecture.md.
     Rooms,
+    /// Show one build from a signed webhook to a finished workflow job, on this machine.
+    Demo(demo::Options),
+    /// Ends what the demo leaves behind; started by it.
+    #[command(hide = true)]
+    DemoGuard {
+        /// What is looked after.
+        folder: PathBuf,
+    },
     /// Run a command with a private PostgreSQL and RabbitMQ for the tests it runs.
     WithServices {
         /// The command and its arguments.
@@ -37,7 +46,14 @@ enum Command {
     },
 }
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> Result<ExitCode> {
     let root = root();
     match Cli::parse().command {
         Command::Schemas { check: false } => schemas::write(&root)?,
@@ -46,6 +62,8 @@ fn main() -> Result<ExitCode> {
             rooms::check(&root)?;
             println!("the rooms are kept");
         }
+        Command::Demo(options) => return demo::run(&root, &options),
+        Command::DemoGuard { folder } => demo::watch(&folder)?,
         Command::WithServices { command } => return servers::run_with(&command),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,146 @@
+//! The build that is shown: maps a repository, lets the simulator queue a workflow job, prints the timeline.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use chrono::{DateTime, Utc};
+use gha_slurm_contract::build::BuildDetail;
+use serde_json::json;
+
+use super::ports::Ports;
+use super::secrets::Secrets;
+use super::stack::Stack;
+
+/// The repository, at the simulator.
+pub(super) const REPOSITORY: &str = "octo-org/demo";
+/// Whose allocation it spends.
+const SLURM_USER: &str = "demo";
+/// A label that the launcher's default settings know.
+const LABELS: [&str; 2] = ["self-hosted", "slurm"];
+/// What the workflow job does.
+const SCRIPT: &str = "echo \"Hello from $(uname -n)\"; sleep 1";
+/// It takes a few seconds.
+const DEADLINE: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// A queued workflow job.
+pub(super) struct Build {
+    http: reqwest::Client,
+    url: String,
+    bearer_token: String,
+}
+
+impl Build {
+    /// Maps the repository and queues a workflow job in it; GitHub's signed webhook is on its way then.
+    pub(super) async fn begin(ports: &Ports, secrets: &Secrets) -> Result<Self> {
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(10))
+            .no_proxy()
+            .build()?;
+        let service = format!("http://127.0.0.1:{}", ports.repo_mapping);
+        let mapping = http
+            .post(format!("{service}/repositories/{SLURM_USER}"))
+            .bearer_auth(&secrets.bearer_token)
+            .json(&[REPOSITORY]);
+        checked(mapping).await.context("mapping the repository")?;
+        println!("{REPOSITORY} is mapped to the Slurm user {SLURM_USER}");
+        let queue = http
+            .post(format!(
+                "http://127.0.0.1:{}/simulator/workflow-jobs",
+                ports.simulator
+            ))
+            .json(&json!({ "repository": REPOSITORY, "labels": LABELS, "script": SCRIPT }));
+        let workflow_job = checked(queue).await.context("queueing a workflow job")?;
+        let id = workflow_job.get("id").and_then(serde_json::Value::as_i64);
+        let id = id.context("a workflow job without id")?;
+        println!(
+            "Workflow job {id} is queued; its signed webhook (the payload is the example that GitHub publishes) is on its way.\n"
+        );
+        Ok(Self {
+            http,
+            url: format!("{service}/api/builds/{id}"),
+            bearer_token: secrets.bearer_token.clone(),
+        })
+    }
+
+    /// Prints the timeline as it happens, until the workflow job has completed; answers its conclusion.
+    pub(super) async fn follow(&self, stack: &mut Stack) -> Result<String> {
+        let start = Instant::now();
+        let mut printed = HashSet::new();
+        let mut zero = None;
+        loop {
+            stack.check()?;
+            let seen = self.look().await?;
+            if let Some(detail) = &seen {
+                for entry in &detail.timeline {
+                    if !printed.insert((entry.at, entry.kind.clone(), entry.detail.clone())) {
+                        continue;
+                    }
+                    let zero: DateTime<Utc> = *zero.get_or_insert(entry.at);
+                    let after = (entry.at - zero).as_seconds_f64();
+                    let clock = entry
+                        .at
+                        .with_timezone(&chrono::Local)
+                        .format("%H:%M:%S%.3f");
+                    println!(
+                        "{clock}  {after:+7.3} s  {:<22} {}",
+                        entry.kind, entry.detail
+                    );
+                }
+                if detail.build.state == "completed" {
+                    let conclusion = detail.build.conclusion.clone().unwrap_or_default();
+                    if conclusion != "success" {
+                        bail!(
+                            "the workflow job has completed, but its conclusion is `{conclusion}`"
+                        );
+                    }
+                    return Ok(conclusion);
+                }
+            }
+            if start.elapsed() > DEADLINE {
+                bail!("{}", not_completed(seen.as_ref()));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// `None`: the webhook has not come through yet.
+    async fn look(&self) -> Result<Option<BuildDetail>> {
+        let request = self.http.get(&self.url).bearer_auth(&self.bearer_token);
+        let answer = request.send().await?;
+        if answer.status() == reqwest::StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        Ok(Some(answer.error_for_status()?.json().await?))
+    }
+}
+
+fn not_completed(seen: Option<&BuildDetail>) -> String {
+    let what = match seen {
+        None => "no webhook of the workflow job came through".to_owned(),
+        Some(BuildDetail { build, .. }) => format!(
+            "the workflow job is {}, {}{}",
+            build.state,
+            build.verdict,
+            build
+                .reason
+                .as_ref()
+                .map_or(String::new(), |reason| format!(": {reason}"))
+        ),
+    };
+    format!(
+        "not completed within {} s: {what}; see the logs",
+        DEADLINE.as_secs()
+    )
+}
+
+async fn checked(request: reqwest::RequestBuilder) -> Result<serde_json::Value> {
+    let answer = request.send().await?;
+    let status = answer.status();
+    let text = answer.text().await?;
+    if !status.is_success() {
+        bail!("{status}: {text}");
+    }
+    Ok(serde_json::from_str(&text)?)
+}

@@ -1,0 +1,175 @@
+//! `demo`: one build from a signed webhook to a finished workflow job, on this machine, as it happens.
+
+mod build;
+mod guard;
+mod ports;
+mod secrets;
+mod servers;
+mod stack;
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+
+pub(crate) use guard::watch;
+
+/// What a person may choose.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// End when the workflow job has completed: exit code 0, or 1 with the reason.
+    #[arg(long)]
+    once: bool,
+    /// First of the ports that the demo listens on, one after the other, on loopback; 0 takes any free ones.
+    #[arg(long, default_value_t = 8400, value_name = "PORT")]
+    ports_from: u16,
+    /// Where everything is kept [default: .demo at the root of the workspace].
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
+/// Runs the demo until it is told to stop.
+pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
+    // One thread: what it starts is ended by the kernel when the thread that started it is gone.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(show(root, options))
+}
+
+async fn show(root: &Path, options: &Options) -> Result<ExitCode> {
+    let mut told_to_stop = std::pin::pin!(told_to_stop());
+    let mut demo = tokio::select! {
+        demo = Demo::start(root, options) => demo?,
+        told = &mut told_to_stop => {
+            told?;
+            bail!("stopped before everything was up");
+        }
+    };
+    let over = tokio::select! {
+        over = demo.show_build() => over,
+        told = &mut told_to_stop => {
+            told?;
+            demo.stack.stop();
+            bail!("stopped before the workflow job had completed");
+        }
+    };
+    if let Ok(conclusion) = &over {
+        println!("\nThe workflow job has completed: {conclusion}.");
+    }
+    if options.once {
+        demo.stack.stop();
+        return over.map(|_| ExitCode::SUCCESS);
+    }
+    if let Err(error) = over {
+        println!("\n{error:#}");
+    }
+    let url = format!("http://127.0.0.1:{}", demo.ports.repo_mapping);
+    match stack::page(root) {
+        Some(_) => println!("\nThe page: {url}/"),
+        None => println!("\nThe page is not built (that takes Node.js); its API: {url}/api/builds"),
+    }
+    let bearer_token = &demo.secrets.bearer_token;
+    println!("  Its bearer token: {bearer_token}\n  Ctrl-C ends the demo.");
+    let told = told_to_stop.await;
+    println!("\nstopping");
+    demo.stack.stop();
+    told.map(|()| ExitCode::SUCCESS)
+}
+
+/// Everything that is up. Dropped from top to bottom.
+struct Demo {
+    stack: stack::Stack,
+    _guard: guard::Guard,
+    _servers: servers::Servers,
+    ports: ports::Ports,
+    secrets: secrets::Secrets,
+    _folder: Folder,
+}
+
+impl Demo {
+    async fn start(root: &Path, options: &Options) -> Result<Self> {
+        let begin = Instant::now();
+        let folder = options.folder.clone().unwrap_or(root.join(".demo"));
+        let folder = Folder::open(&folder)?;
+        let ports = ports::Ports::from(options.ports_from);
+        ports.check().await?;
+        let secrets = secrets::Secrets::open(&folder.path("secrets"))?;
+        let servers = servers::Servers::start(&folder, &ports).await?;
+        let guard = guard::Guard::start(&folder.path("runs"))?;
+        let stack =
+            stack::Stack::start(root, &folder, &ports, &secrets, &servers, guard.folder()).await?;
+        println!(
+            "{} are up after {:.1} s; their logs are in {}\n",
+            stack.names(),
+            begin.elapsed().as_secs_f64(),
+            folder.path("logs").display()
+        );
+        Ok(Self {
+            stack,
+            _guard: guard,
+            _servers: servers,
+            ports,
+            secrets,
+            _folder: folder,
+        })
+    }
+
+    /// Answers the workflow job's conclusion.
+    async fn show_build(&mut self) -> Result<String> {
+        let build = build::Build::begin(&self.ports, &self.secrets).await?;
+        build.follow(&mut self.stack).await
+    }
+}
+
+async fn told_to_stop() -> Result<()> {
+    let mut signals = Vec::new();
+    for kind in [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ] {
+        signals.push(signal(kind)?);
+    }
+    std::future::poll_fn(|context| {
+        let mut ready = signals.iter_mut().map(|signal| signal.poll_recv(context));
+        if ready.any(|polled| polled.is_ready()) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    Ok(())
+}
+
+/// The git-ignored folder with everything the demo keeps, for one demo at a time.
+struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    fn open(path: &Path) -> Result<Self> {
+        fs::create_dir_all(path.join("logs")).with_context(|| path.display().to_string())?;
+        let path = path.canonicalize()?;
+        let lock = File::create(path.join("lock"))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path, _lock: lock }),
+            Err(TryLockError::WouldBlock) => {
+                bail!(
+                    "another demo is running with the data in {}",
+                    path.display()
+                )
+            }
+            Err(TryLockError::Error(error)) => Err(error.into()),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
