@@ -8,6 +8,9 @@ use crate::client::{Call, Github};
 use crate::error::GithubError;
 use crate::repositories::PER_PAGE;
 
+/// Pages that one listing asks for; an App makes 5,000 calls an hour.
+const MAX_PAGES: usize = 100;
+
 /// One attempt to deliver an event.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Delivery {
@@ -31,11 +34,11 @@ impl Delivery {
 }
 
 impl Github {
-    /// The attempts since a time, newest first, at most 1,000. `GET /app/hook/deliveries`.
+    /// The attempts since a time, newest first, at most 10,000. `GET /app/hook/deliveries`.
     pub async fn deliveries(&self, since: DateTime<Utc>) -> Result<Vec<Delivery>, GithubError> {
         let mut all: Vec<Delivery> = Vec::new();
         let mut cursor = String::new();
-        for _ in 0..10 {
+        for _ in 0..MAX_PAGES {
             let call = Call::get(
                 "list webhook deliveries",
                 format!("/app/hook/deliveries?per_page={PER_PAGE}{cursor}"),

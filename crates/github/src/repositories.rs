@@ -3,7 +3,7 @@
 use gha_slurm_domain::{InstallationId, RepositoryFullName, RepositoryId};
 use serde::Deserialize;
 
-use crate::client::{Call, Github, Purpose};
+use crate::client::{Call, Github, Purpose, Scope};
 use crate::error::GithubError;
 
 /// Entries per page, GitHub's maximum.
@@ -58,6 +58,25 @@ impl Github {
             return Ok(None);
         }
         Ok(Some(InstallationId(answer.json::<Installation>()?.id)))
+    }
+
+    /// A repository as the scope of runners; looks its installation up where it is not known. `None`: the App is not
+    /// installed on it.
+    pub async fn scope(
+        &self,
+        repository: RepositoryId,
+        name: RepositoryFullName,
+        known: Option<InstallationId>,
+    ) -> Result<Option<Scope>, GithubError> {
+        let installation = match known {
+            Some(known) => Some(known),
+            None => self.installation_of(&name).await?,
+        };
+        Ok(installation.map(|installation| Scope {
+            installation,
+            repository,
+            name,
+        }))
     }
 
     /// A repository by its name; `None`: the installation cannot see it. `GET /repos/{owner}/{repo}`.

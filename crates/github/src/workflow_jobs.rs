@@ -1,6 +1,7 @@
 //! Workflow jobs, for what webhooks did not say.
 
 use chrono::{DateTime, Utc};
+use gha_slurm_contract::event::WorkflowJobFacts;
 use gha_slurm_domain::WorkflowJobId;
 use serde::Deserialize;
 
@@ -51,6 +52,30 @@ pub struct WorkflowJob {
     /// When it ended.
     #[serde(default, deserialize_with = "time")]
     pub completed_at: Option<DateTime<Utc>>,
+}
+
+/// As events carry it.
+impl From<WorkflowJob> for WorkflowJobFacts {
+    fn from(job: WorkflowJob) -> Self {
+        Self {
+            id: job.id,
+            run_id: job.run_id,
+            run_attempt: job.run_attempt,
+            name: job.name,
+            workflow_name: job.workflow_name,
+            head_branch: job.head_branch,
+            head_sha: job.head_sha,
+            html_url: job.html_url,
+            labels: job.labels,
+            status: job.status,
+            conclusion: job.conclusion,
+            runner_id: job.runner_id,
+            runner_name: job.runner_name,
+            created_at: job.created_at,
+            started_at: job.started_at,
+            completed_at: job.completed_at,
+        }
+    }
 }
 
 #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! The service: three loops over one database.
+//! The service: four loops over one database.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use chrono::{TimeDelta, Utc};
 use gha_slurm_amqp::Outcome;
 use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::Event;
+use gha_slurm_github::Github;
 use gha_slurm_service_kit::{Operations, Readiness};
 use gha_slurm_storage::{Database, StorageError, replan};
 use gha_slurm_telemetry::Metrics;
@@ -17,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
 use crate::events::{self, EventError};
+use crate::inquiry::Inquiry;
 use crate::planning::Policy;
+use crate::reconciler::Reconciler;
 use crate::settings::Settings;
 use crate::submission::{self, Submitter};
 
@@ -34,6 +37,9 @@ pub struct Application {
     database: Database,
     policy: Arc<Policy>,
     submitter: Arc<Submitter>,
+    reconciler: Reconciler,
+    /// Notified when something was planned.
+    wake: Arc<Notify>,
     operations: Operations,
     readiness: Readiness,
     events: IntCounterVec,
@@ -67,8 +73,24 @@ impl Application {
             labels: settings.labels.policy(),
             limits: settings.planner.limits(),
         });
+        let inquiry = Inquiry {
+            database: database.clone(),
+            github: Github::new(
+                &settings.github.api_url,
+                settings.github.app_id,
+                &settings.github.private_key,
+            )?,
+            policy: Arc::clone(&policy),
+        };
+        let reconciled = metrics.counter(
+            "gha_slurm_reconciled_total",
+            "What no event told and the reconciler found, by where it looked",
+            &["what"],
+        )?;
         let submitter = Arc::new(Submitter {
             database: database.clone(),
+            inquiry: inquiry.clone(),
+            web_url: settings.github.web_url.clone(),
             agent: Agent::new(&settings.cluster.agent_url).context("cluster.agent_url")?,
             signer,
             deployment: settings.deployment.clone(),
@@ -76,6 +98,13 @@ impl Application {
             lifetime_s: settings.keys.lifetime_s,
             max_failures: settings.planner.max_failures,
         });
+        let wake = Arc::new(Notify::new());
+        let reconciler = Reconciler {
+            inquiry,
+            settings: settings.reconciler.clone(),
+            found: reconciled,
+            wake: Arc::clone(&wake),
+        };
         let operations = Operations::bind(&settings.operations, readiness.clone(), metrics)?;
         let port = operations.port();
         Ok(Self {
@@ -83,6 +112,8 @@ impl Application {
             database,
             policy,
             submitter,
+            reconciler,
+            wake,
             operations,
             readiness,
             events,
@@ -102,12 +133,13 @@ impl Application {
             database,
             policy,
             submitter,
+            reconciler,
+            wake,
             operations,
             readiness,
             events,
             ..
         } = self;
-        let wake = Arc::new(Notify::new());
         let drained = CancellationToken::new();
         let operations = tokio::spawn(operations.run_until(drained.clone()));
 
@@ -159,7 +191,13 @@ impl Application {
             stop.cancelled().await;
             readiness.not_ready("running", "stopping");
         };
-        tokio::join!(consumer, submissions, replans, not_ready);
+        tokio::join!(
+            consumer,
+            submissions,
+            replans,
+            Box::pin(reconciler.run(stop.clone())),
+            not_ready
+        );
         drained.cancel();
         operations.await?
     }

@@ -191,6 +191,10 @@ pub async fn learn(
     {
         workflow_jobs::save(conn, &job).await?;
     }
+    if heard == WorkflowJobState::Waiting && state == WorkflowJobState::Queued {
+        // Which of the two is newer? GitHub knows; meanwhile it is demand.
+        workflow_jobs::ask(conn, &[id], now).await?;
+    }
     if is_news {
         let detail = match (state, &job.runner_name, &job.conclusion) {
             (WorkflowJobState::InProgress, Some(runner), _) => format!("runner {runner} has it"),

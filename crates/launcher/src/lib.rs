@@ -3,7 +3,9 @@
 pub mod agent;
 mod application;
 pub mod events;
+pub mod inquiry;
 pub mod planning;
+pub mod reconciler;
 pub mod settings;
 pub mod submission;
 

@@ -1,12 +1,16 @@
 //! The launcher's settings; `deploy/config/launcher.toml` is a commented sample.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use gha_slurm_domain::planner::PlannerLimits;
 use gha_slurm_domain::{LabelPolicy, ResourceRequest};
-use gha_slurm_service_kit::settings::{AmqpSettings, DatabaseSettings, OperationsSettings};
+use gha_slurm_service_kit::settings::{
+    AmqpSettings, DatabaseSettings, GithubSettings, OperationsSettings,
+};
 use gha_slurm_telemetry::LogSettings;
 use serde::{Deserialize, Deserializer};
 
@@ -24,6 +28,8 @@ pub struct Settings {
     pub database: DatabaseSettings,
     /// RabbitMQ.
     pub amqp: AmqpSettings,
+    /// GitHub and the App.
+    pub github: GithubSettings,
     /// What this deployment is called.
     pub deployment: DeploymentSettings,
     /// Launch-token keys.
@@ -36,11 +42,14 @@ pub struct Settings {
     /// Bounds of the planner.
     #[serde(default)]
     pub planner: PlannerSettings,
+    /// Comparing what is known with GitHub.
+    #[serde(default)]
+    pub reconciler: ReconcilerSettings,
 }
 
 impl gha_slurm_service_kit::Settings for Settings {
     const PREFIX: &'static str = "LAUNCHER";
-    const SECRETS: &'static [&'static str] = &["database.url", "amqp.url"];
+    const SECRETS: &'static [&'static str] = &["database.url", "amqp.url", "github.private_key"];
 }
 
 fn default_operations() -> OperationsSettings {
@@ -59,17 +68,10 @@ pub struct DeploymentSettings {
     /// Prefix of runner names.
     #[serde(default = "default_prefix", deserialize_with = "short_name")]
     pub prefix: String,
-    /// GitHub's web pages, `https://github.com`.
-    #[serde(default = "default_web_url")]
-    pub web_url: String,
 }
 
 fn default_prefix() -> String {
     "gha-slurm".into()
-}
-
-fn default_web_url() -> String {
-    "https://github.com".into()
 }
 
 fn short_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
@@ -176,4 +178,52 @@ impl PlannerSettings {
             ..PlannerLimits::default()
         }
     }
+}
+
+/// `[reconciler]`: what was missed all the same is found again. All in seconds.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReconcilerSettings {
+    /// Between two looks at what is due.
+    pub interval_s: NonZeroU32,
+    /// Between two looks for webhook deliveries that failed.
+    pub deliveries_s: NonZeroU32,
+    /// Between two comparisons of a mapped repository with GitHub's list of its workflow jobs.
+    pub repositories_s: NonZeroU32,
+    /// A runner is busy and no webhook has said with which workflow job: GitHub is asked after this, and again each time
+    /// it has passed.
+    pub unattributed_s: NonZeroU32,
+    /// GitHub does not know a workflow job of such a runner either: it stops counting as supply after this.
+    pub unattributed_limit_s: NonZeroU32,
+    /// A runner that does not listen for so long after its node called back is given up: its node is silent. Longer than
+    /// the agent's `runner.set_up_deadline_s` and the time that a node tries to reach token-broker.
+    pub set_up_limit_s: NonZeroU32,
+    /// A runner that listens for so long without a workflow job is given up: its node is silent. Longer than the agent's
+    /// `runner.idle_deadline_s`.
+    pub listening_limit_s: NonZeroU32,
+}
+
+impl Default for ReconcilerSettings {
+    fn default() -> Self {
+        let seconds = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+        Self {
+            interval_s: seconds(5),
+            deliveries_s: seconds(60),
+            repositories_s: seconds(600),
+            unattributed_s: seconds(60),
+            unattributed_limit_s: seconds(600),
+            set_up_limit_s: seconds(1800),
+            listening_limit_s: seconds(900),
+        }
+    }
+}
+
+/// A setting as a time span.
+pub(crate) fn span(seconds: NonZeroU32) -> Duration {
+    Duration::from_secs(seconds.get().into())
+}
+
+/// A setting as a difference of times.
+pub(crate) fn delta(seconds: NonZeroU32) -> TimeDelta {
+    TimeDelta::seconds(seconds.get().into())
 }

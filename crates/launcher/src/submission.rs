@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_auth::{Signer, token};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch::{AUDIENCE_AGENT, AUDIENCE_BROKER, StartRequest};
+use gha_slurm_domain::WorkflowJobState;
 use gha_slurm_domain::naming::runner_name;
 use gha_slurm_storage::allocations::{self, Due};
 use gha_slurm_storage::{
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::agent::{Agent, Submission};
+use crate::inquiry::{Inquiry, InquiryError};
 use crate::settings::{ClusterSettings, DeploymentSettings};
 
 /// Longer than the agent's call may take; after it, another process may try.
@@ -34,6 +36,10 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 pub struct Submitter {
     /// Where planned rows are.
     pub database: Database,
+    /// Asks GitHub whether a workflow job still waits.
+    pub inquiry: Inquiry,
+    /// GitHub's web pages, `https://github.com`.
+    pub web_url: String,
     /// Where they go.
     pub agent: Agent,
     /// Signs launch tokens.
@@ -96,11 +102,7 @@ async fn claim(database: &Database) -> Result<Vec<Due>, StorageError> {
 /// The claims of an allocation's launch token, issued at `now`.
 pub fn claims(submitter: &Submitter, due: &Due, now: DateTime<Utc>) -> LaunchClaims {
     let iat = now.timestamp();
-    let DeploymentSettings {
-        name,
-        prefix,
-        web_url,
-    } = &submitter.deployment;
+    let DeploymentSettings { name, prefix } = &submitter.deployment;
     LaunchClaims {
         iss: name.clone(),
         aud: vec![AUDIENCE_AGENT.into(), AUDIENCE_BROKER.into()],
@@ -116,7 +118,7 @@ pub fn claims(submitter: &Submitter, due: &Due, now: DateTime<Utc>) -> LaunchCla
         repository_name: due.name.clone(),
         repository_url: format!(
             "{}/{}/{}",
-            web_url.trim_end_matches('/'),
+            submitter.web_url.trim_end_matches('/'),
             due.owner,
             due.name
         ),
@@ -128,7 +130,49 @@ pub fn claims(submitter: &Submitter, due: &Due, now: DateTime<Utc>) -> LaunchCla
     }
 }
 
+/// What GitHub says of the workflow job that caused a second attempt.
+enum Demand {
+    /// It waits, or GitHub does not let us look.
+    Stands,
+    /// It does not wait any more; the planner knows.
+    Over,
+    /// GitHub is in trouble.
+    Unknown(String),
+}
+
+/// Runners of the class ended without a workflow job. Perhaps GitHub forgot the one that they were for, or it is over and
+/// no webhook said so: launching for it would go on for ever.
+async fn demand(submitter: &Submitter, due: &Due) -> Result<Demand, StorageError> {
+    match submitter.inquiry.ask(due.cause).await {
+        Ok(Some(WorkflowJobState::Queued)) => Ok(Demand::Stands),
+        Ok(_) => Ok(Demand::Over),
+        Err(InquiryError::Storage(error)) => Err(error),
+        Err(InquiryError::Github(error)) if error.retry_after().is_some() => {
+            Ok(Demand::Unknown(error.to_string()))
+        }
+        Err(InquiryError::Github(error)) => {
+            tracing::warn!(%error, workflow_job.id = %due.cause, "a workflow job cannot be looked up before another attempt");
+            Ok(Demand::Stands)
+        }
+    }
+}
+
 async fn submit(submitter: &Submitter, due: &Due) -> Result<(), StorageError> {
+    if due.verify_demand {
+        let demand = demand(submitter, due).await?;
+        let now = Utc::now();
+        let mut conn = submitter.database.connection().await?;
+        match demand {
+            Demand::Stands => allocations::demand_verified(&mut conn, due.id).await?,
+            Demand::Over => return allocations::find_other_cause(&mut conn, due.id).await,
+            Demand::Unknown(reason) => {
+                let next =
+                    now + TimeDelta::from_std(retry_delay(due.attempt, None)).unwrap_or(LEASE);
+                return allocations::submission_delayed(&mut conn, due.id, &reason, next, now)
+                    .await;
+            }
+        }
+    }
     let issued = Utc::now();
     let claims = claims(submitter, due, issued);
     let outcome = match submitter.signer.sign(&claims) {

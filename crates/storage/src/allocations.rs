@@ -376,18 +376,6 @@ async fn lease_rows(
     .await
 }
 
-/// When the next planned allocation becomes due, if any waits.
-pub async fn next_due_at(
-    conn: &mut AsyncPgConnection,
-) -> Result<Option<DateTime<Utc>>, StorageError> {
-    use diesel::dsl::min;
-    Ok(allocations::table
-        .filter(allocations::state.eq("planned"))
-        .select(min(allocations::not_before))
-        .first(conn)
-        .await?)
-}
-
 /// The demand was confirmed at GitHub: do not ask again for this allocation.
 pub async fn demand_verified(
     conn: &mut AsyncPgConnection,
@@ -397,6 +385,41 @@ pub async fn demand_verified(
         .set(allocations::verify_demand.eq(false))
         .execute(conn)
         .await?;
+    Ok(())
+}
+
+/// The workflow job that caused a planned allocation does not wait any more. If the planner kept it, another one of its
+/// class does: that is its cause now. Gives the lease back.
+pub async fn find_other_cause(
+    conn: &mut AsyncPgConnection,
+    id: AllocationId,
+) -> Result<(), StorageError> {
+    let class: Option<i64> = allocations::table
+        .find(id.0)
+        .filter(allocations::state.eq("planned"))
+        .select(allocations::class_id)
+        .first(conn)
+        .await
+        .optional()?;
+    let Some(class) = class else { return Ok(()) };
+    let waiting: Option<i64> = workflow_jobs::table
+        .filter(workflow_jobs::class_id.eq(class))
+        .filter(workflow_jobs::state.eq("queued"))
+        .filter(workflow_jobs::verdict.eq("ours"))
+        .order((workflow_jobs::created_at, workflow_jobs::id))
+        .select(workflow_jobs::id)
+        .first(conn)
+        .await
+        .optional()?;
+    if let Some(waiting) = waiting {
+        diesel::update(allocations::table.find(id.0))
+            .set((
+                allocations::workflow_job_id.eq(waiting),
+                allocations::lease_until.eq(None::<DateTime<Utc>>),
+            ))
+            .execute(conn)
+            .await?;
+    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 pub mod allocations;
 pub mod builds;
+pub mod leases;
 pub mod pool;
 pub mod replan;
 pub mod repositories;

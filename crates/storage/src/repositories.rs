@@ -206,6 +206,20 @@ pub async fn of_installation(
         .collect())
 }
 
+/// Repositories that somebody mapped and that the App reaches.
+pub async fn mapped(conn: &mut AsyncPgConnection) -> Result<Vec<Repository>, StorageError> {
+    let gone = installations::suspended.or(installations::deleted);
+    Ok(repositories::table
+        .inner_join(repository_mappings::table)
+        .left_join(installations::table)
+        .filter(repositories::reachable.eq(true))
+        .filter(gone.nullable().is_distinct_from(Some(true)))
+        .order(repositories::id)
+        .select(Repository::as_select())
+        .load(conn)
+        .await?)
+}
+
 /// Allows (with a reason) or refuses a public repository.
 pub async fn allow_public(
     conn: &mut AsyncPgConnection,

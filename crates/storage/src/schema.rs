@@ -76,6 +76,7 @@ diesel::table! {
         traceparent -> Nullable<Text>,
         created_at -> Timestamptz,
         updated_at -> Timestamptz,
+        ask_at -> Nullable<Timestamptz>,
     }
 }
 
@@ -148,6 +149,14 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    leases (name) {
+        name -> Text,
+        holder -> Uuid,
+        until -> Timestamptz,
+    }
+}
+
 diesel::joinable!(allocations -> runner_classes (class_id));
 diesel::joinable!(allocations -> repositories (repository_id));
 diesel::joinable!(runners -> allocations (allocation_id));
@@ -166,4 +175,5 @@ diesel::allow_tables_to_appear_in_same_query!(
     runners,
     timeline,
     replan_requests,
+    leases,
 );

@@ -9,6 +9,7 @@ use gha_slurm_domain::{
 
 use crate::pool::StorageError;
 use crate::schema::{runner_classes, workflow_jobs};
+use crate::timeline::{self, Entry};
 
 /// Database id of a runner class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -106,6 +107,87 @@ pub async fn open_in_scope(
         .select(WorkflowJob::as_select())
         .load(conn)
         .await?)
+}
+
+/// Workflow jobs of a scope that GitHub has not called completed, as far as we know.
+pub async fn unfinished_in_scope(
+    conn: &mut AsyncPgConnection,
+    repository: RepositoryId,
+) -> Result<Vec<WorkflowJobId>, StorageError> {
+    Ok(workflow_jobs::table
+        .filter(workflow_jobs::repository_id.eq(repository.0))
+        .filter(workflow_jobs::state.ne("completed"))
+        .select(workflow_jobs::id)
+        .load::<i64>(conn)
+        .await?
+        .into_iter()
+        .map(WorkflowJobId)
+        .collect())
+}
+
+/// GitHub shall be asked about these workflow jobs, not before `at`.
+pub async fn ask(
+    conn: &mut AsyncPgConnection,
+    ids: &[WorkflowJobId],
+    at: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
+    diesel::update(workflow_jobs::table.filter(workflow_jobs::id.eq_any(ids)))
+        .set(workflow_jobs::ask_at.eq(at))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Workflow jobs that GitHub shall be asked about now, the longest waiting first.
+pub async fn to_ask(
+    conn: &mut AsyncPgConnection,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<WorkflowJobId>, StorageError> {
+    Ok(workflow_jobs::table
+        .filter(workflow_jobs::ask_at.le(now))
+        .order(workflow_jobs::ask_at)
+        .limit(limit)
+        .select(workflow_jobs::id)
+        .load::<i64>(conn)
+        .await?
+        .into_iter()
+        .map(WorkflowJobId)
+        .collect())
+}
+
+/// GitHub need not be asked about it any more.
+pub async fn answered(conn: &mut AsyncPgConnection, id: WorkflowJobId) -> Result<(), StorageError> {
+    diesel::update(workflow_jobs::table.find(id.0))
+        .set(workflow_jobs::ask_at.eq(None::<DateTime<Utc>>))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Sets a state that GitHub's REST API told when asked: the only way back from `queued` to `waiting`, and the end of a
+/// workflow job that GitHub does not know any more.
+pub async fn set_state(
+    conn: &mut AsyncPgConnection,
+    id: WorkflowJobId,
+    state: WorkflowJobState,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    diesel::update(workflow_jobs::table.find(id.0))
+        .set((
+            workflow_jobs::state.eq(state.as_str()),
+            workflow_jobs::reason.eq(reason),
+            workflow_jobs::updated_at.eq(now),
+        ))
+        .execute(conn)
+        .await?;
+    timeline::append(
+        conn,
+        &[Entry::workflow_job(now, id, state.as_str(), reason)],
+    )
+    .await
 }
 
 /// Records the decision about a workflow job.

@@ -109,36 +109,23 @@ impl Broker {
         let name = RepositoryFullName::new(&repository.owner, &repository.name)
             .map_err(|e| ApiError::internal(&e))?;
         let id = RepositoryId(repository.id);
-        let installation = match repository.installation_id {
-            Some(known) => InstallationId(known),
-            None => match self.github.installation_of(&name).await {
-                Ok(Some(found)) => {
-                    let mut conn = self.connection().await?;
-                    let (owner, short) = (name.owner(), name.name());
-                    repositories::upsert(
-                        &mut conn,
-                        id,
-                        Some(found),
-                        owner,
-                        short,
-                        None,
-                        Utc::now(),
-                    )
-                    .await
-                    .map_err(|e| storage_error(&e))?;
-                    found
-                }
-                Ok(None) => return Err(gone("the App is not installed on the repository")),
-                Err(error) => {
-                    return Err(github_trouble(&error).unwrap_or_else(|| gone(error.to_string())));
-                }
-            },
+        let known = repository.installation_id.map(InstallationId);
+        let scope = match self.github.scope(id, name, known).await {
+            Ok(Some(scope)) => scope,
+            Ok(None) => return Err(gone("the App is not installed on the repository")),
+            Err(error) => {
+                return Err(github_trouble(&error).unwrap_or_else(|| gone(error.to_string())));
+            }
         };
-        Ok(Scope {
-            installation,
-            repository: id,
-            name,
-        })
+        if known.is_none() {
+            let (owner, name) = (scope.name.owner(), scope.name.name());
+            let found = Some(scope.installation);
+            let mut conn = self.connection().await?;
+            repositories::upsert(&mut conn, id, found, owner, name, None, Utc::now())
+                .await
+                .map_err(|e| storage_error(&e))?;
+        }
+        Ok(scope)
     }
 
     pub(crate) async fn connection(

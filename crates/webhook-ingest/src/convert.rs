@@ -4,9 +4,8 @@ use chrono::{DateTime, Utc};
 use gha_slurm_contract::Event;
 use gha_slurm_contract::event::{
     AuthorizationEvent, EVENT_VERSION, EventPayload, InstallationEvent,
-    InstallationRepositoriesEvent, RepositoryFacts, WorkflowJobEvent, WorkflowJobFacts,
+    InstallationRepositoriesEvent, RepositoryFacts, WorkflowJobEvent,
 };
-use gha_slurm_github::WorkflowJob;
 use gha_slurm_github::payloads::{Payload, RepositoryName, WorkflowJobPayload};
 
 /// The event of a delivery; none for a ping.
@@ -59,28 +58,7 @@ fn workflow_job(payload: WorkflowJobPayload) -> WorkflowJobEvent {
             private: payload.repository.private,
         },
         sender: payload.sender.map(|s| s.login),
-        workflow_job: facts(payload.workflow_job),
-    }
-}
-
-fn facts(job: WorkflowJob) -> WorkflowJobFacts {
-    WorkflowJobFacts {
-        id: job.id,
-        run_id: job.run_id,
-        run_attempt: job.run_attempt,
-        name: job.name,
-        workflow_name: job.workflow_name,
-        head_branch: job.head_branch,
-        head_sha: job.head_sha,
-        html_url: job.html_url,
-        labels: job.labels,
-        status: job.status,
-        conclusion: job.conclusion,
-        runner_id: job.runner_id,
-        runner_name: job.runner_name,
-        created_at: job.created_at,
-        started_at: job.started_at,
-        completed_at: job.completed_at,
+        workflow_job: payload.workflow_job.into(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod events;
 mod process;
+mod reconciler;
 mod submission;
 
 use chrono::{DateTime, Utc};

@@ -3,7 +3,9 @@ use std::time::Duration;
 
 use gha_slurm_auth::{KeyFolder, Signer, verify};
 use gha_slurm_contract::launch::{AUDIENCE_AGENT, StartRequest};
+use gha_slurm_github::Github;
 use gha_slurm_launcher::agent::Agent;
+use gha_slurm_launcher::inquiry::Inquiry;
 use gha_slurm_launcher::settings::{ClusterSettings, DeploymentSettings};
 use gha_slurm_launcher::submission::{self, Submitter};
 use gha_slurm_test_support::{TestDatabase, wait_until};
@@ -16,25 +18,46 @@ use crate::*;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-struct Loop {
+pub(crate) struct Loop {
     _keys: tempfile::TempDir,
     folder: KeyFolder,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
 
+impl Loop {
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+}
+
 fn start(database: &Database, agent_url: &str) -> Loop {
+    // Nobody is there: nothing in these tests asks GitHub.
+    start_with(
+        database,
+        agent_url,
+        &reconciler::github("http://127.0.0.1:1"),
+    )
+}
+
+pub(crate) fn start_with(database: &Database, agent_url: &str, github: &Github) -> Loop {
     let keys = tempfile::tempdir().unwrap();
     let folder = KeyFolder::new(keys.path());
     folder.generate(1).unwrap();
     let submitter = Submitter {
         database: database.clone(),
+        inquiry: Inquiry {
+            database: database.clone(),
+            github: github.clone(),
+            policy: Arc::new(policy()),
+        },
+        web_url: "https://github.com".into(),
         agent: Agent::new(agent_url).unwrap(),
         signer: Signer::load(&folder).unwrap(),
         deployment: DeploymentSettings {
             name: "test".into(),
             prefix: "gha-slurm".into(),
-            web_url: "https://github.com".into(),
         },
         cluster: ClusterSettings {
             name: "main".into(),
@@ -58,7 +81,7 @@ fn start(database: &Database, agent_url: &str) -> Loop {
     }
 }
 
-async fn agent_answering(response: ResponseTemplate) -> MockServer {
+pub(crate) async fn agent_answering(response: ResponseTemplate) -> MockServer {
     let agent = MockServer::start().await;
     Mock::given(method("POST"))
         .and(path("/runner/start"))

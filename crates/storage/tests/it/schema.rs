@@ -1,5 +1,10 @@
-use gha_slurm_storage::run_migrations;
+use std::collections::BTreeSet;
+
+use chrono::TimeDelta;
+use gha_slurm_storage::{leases, run_migrations};
 use gha_slurm_test_support::TestDatabase;
+
+use crate::now;
 
 #[tokio::test]
 async fn migrations_run_twice_and_from_two_processes_at_once() {
@@ -20,4 +25,69 @@ async fn a_database_that_is_away_says_so() {
         .await
         .unwrap_err();
     assert!(error.is_transient(), "{error}");
+}
+
+/// Every column: table, name, and whether it may be NULL.
+fn columns_of(schema: &str) -> BTreeSet<(String, String, bool)> {
+    let mut table = "";
+    let mut columns = BTreeSet::new();
+    for line in schema.lines().map(str::trim) {
+        if let Some((name, _)) = line.split_once(" (").filter(|_| line.ends_with(") {")) {
+            table = name;
+        } else if let Some((column, kind)) =
+            line.strip_suffix(',').and_then(|l| l.split_once(" -> "))
+        {
+            let nullable = kind.starts_with("Nullable<");
+            columns.insert((table.to_owned(), column.to_owned(), nullable));
+        }
+    }
+    columns
+}
+
+#[tokio::test]
+async fn the_tables_as_diesel_sees_them_are_those_of_the_migrations() {
+    let database = TestDatabase::create().await;
+    let (client, connection) = tokio_postgres::connect(database.url(), tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let rows = client
+        .query(
+            "SELECT table_name::text, column_name::text, is_nullable = 'YES' FROM information_schema.columns \
+             WHERE table_schema = 'public' AND table_name NOT LIKE '\\_\\_diesel%'",
+            &[],
+        )
+        .await
+        .unwrap();
+    let real: BTreeSet<_> = rows
+        .iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2)))
+        .collect();
+    assert_eq!(columns_of(include_str!("../../src/schema.rs")), real);
+}
+
+#[tokio::test]
+async fn a_lease_has_one_holder_until_it_ends_or_is_given_back() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let mut conn = pool.connection().await.unwrap();
+    let (one, two) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
+    let minute = TimeDelta::minutes(1);
+    let mut hold = async |holder, at| {
+        leases::hold(&mut conn, "test", holder, minute, at)
+            .await
+            .unwrap()
+    };
+    assert!(hold(one, now()).await);
+    assert!(!hold(two, now()).await);
+    assert!(hold(one, now() + TimeDelta::seconds(50)).await, "renewed");
+    assert!(!hold(two, now() + minute).await);
+    assert!(hold(two, now() + TimeDelta::seconds(110)).await, "ended");
+    assert!(!hold(one, now() + TimeDelta::seconds(110)).await);
+    leases::release(&mut conn, "test", two).await.unwrap();
+    assert!(
+        leases::hold(&mut conn, "test", one, minute, now())
+            .await
+            .unwrap()
+    );
 }

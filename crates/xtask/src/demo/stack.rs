@@ -158,11 +158,10 @@ fn services(
             .setting("HTTP__LISTEN", loopback(ports.webhook_ingest))
             .setting("AMQP__URL", &servers.amqp_url)
             .setting("WEBHOOK__SECRET_FILE", &secrets.webhook_secret),
-        service("launcher")
+        with_github(service("launcher"))
             .setting("DATABASE__URL", &servers.database_url)
             .setting("AMQP__URL", &servers.amqp_url)
             .setting("DEPLOYMENT__NAME", DEPLOYMENT)
-            .setting("DEPLOYMENT__WEB_URL", http(ports.simulator))
             .setting("KEYS__FOLDER", &secrets.launch_keys)
             .setting("CLUSTER__NAME", CLUSTER)
             .setting("CLUSTER__AGENT_URL", http(ports.agent))

@@ -1,0 +1,157 @@
+//! Webhook deliveries that failed. GitHub never repeats one by itself (GitHub docs, "Handling failed webhook deliveries"),
+//! so they are asked for again until they succeed.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use gha_slurm_github::{Delivery, GithubError};
+use tokio::time::Instant;
+
+use super::Reconciler;
+use crate::inquiry::InquiryError;
+
+/// GitHub keeps deliveries so long (GitHub docs, "Redelivering webhooks").
+const KEPT: TimeDelta = TimeDelta::days(3);
+/// An attempt is listed some time after it began.
+const OVERLAP: TimeDelta = TimeDelta::minutes(5);
+/// Attempts asked for at one look: an App makes 5,000 calls an hour.
+const MOST_AT_ONCE: usize = 50;
+/// Between two attempts of one delivery: doubled each time, up to the second.
+const FIRST_PAUSE: Duration = Duration::from_secs(60);
+const LAST_PAUSE: Duration = Duration::from_secs(600);
+/// What webhook-ingest makes events of.
+const EVENTS: [&str; 4] = [
+    "workflow_job",
+    "installation",
+    "installation_repositories",
+    "github_app_authorization",
+];
+
+/// What is known of deliveries. Held in memory: whoever takes over lists the last days once.
+pub(super) struct Deliveries {
+    since: DateTime<Utc>,
+    failed: HashMap<String, Failed>,
+}
+
+/// A delivery none of whose attempts succeeded.
+struct Failed {
+    /// Its newest attempt.
+    attempt: i64,
+    asked: u32,
+    next: Instant,
+}
+
+impl Deliveries {
+    pub(super) fn new(now: DateTime<Utc>) -> Self {
+        Self {
+            since: now - KEPT,
+            failed: HashMap::new(),
+        }
+    }
+
+    /// Lists what is new, and asks for another attempt of what failed. Gives how many were asked for.
+    pub(super) async fn look(&mut self, reconciler: &Reconciler) -> Result<usize, InquiryError> {
+        let begin = Utc::now();
+        let github = &reconciler.inquiry.github;
+        self.take_in(github.deliveries(self.since).await?, Instant::now());
+        self.since = begin - OVERLAP;
+        let mut asked = 0;
+        for (guid, attempt) in self.due(Instant::now()) {
+            match github.redeliver(attempt).await {
+                Ok(()) => {
+                    tracing::info!(
+                        delivery.guid = guid,
+                        "a failed webhook delivery is asked for again"
+                    );
+                    asked += 1;
+                    self.asked(&guid, Instant::now());
+                }
+                Err(error @ GithubError::Refused { .. }) => {
+                    tracing::warn!(%error, delivery.guid = guid, "a failed webhook delivery is given up");
+                    self.failed.remove(&guid);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(asked)
+    }
+
+    /// `listed`: newest first.
+    fn take_in(&mut self, listed: Vec<Delivery>, now: Instant) {
+        for delivery in listed.into_iter().rev() {
+            if delivery.succeeded() {
+                self.failed.remove(&delivery.guid);
+            } else if EVENTS.contains(&delivery.event.as_str()) {
+                self.failed
+                    .entry(delivery.guid)
+                    .and_modify(|known| known.attempt = known.attempt.max(delivery.id))
+                    .or_insert(Failed {
+                        attempt: delivery.id,
+                        asked: 0,
+                        next: now,
+                    });
+            }
+        }
+    }
+
+    /// The oldest first: what they tell is the most overdue.
+    fn due(&self, now: Instant) -> Vec<(String, i64)> {
+        let mut due: Vec<(String, i64)> = self
+            .failed
+            .iter()
+            .filter(|(_, failed)| failed.next <= now)
+            .map(|(guid, failed)| (guid.clone(), failed.attempt))
+            .collect();
+        due.sort_by_key(|(_, attempt)| *attempt);
+        due.truncate(MOST_AT_ONCE);
+        due
+    }
+
+    fn asked(&mut self, guid: &str, now: Instant) {
+        if let Some(failed) = self.failed.get_mut(guid) {
+            failed.next = now + (FIRST_PAUSE * (1 << failed.asked.min(10))).min(LAST_PAUSE);
+            failed.asked += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(id: i64, guid: &str, status: &str, event: &str) -> Delivery {
+        Delivery {
+            id,
+            guid: guid.into(),
+            delivered_at: Utc::now(),
+            status: status.into(),
+            event: event.into(),
+        }
+    }
+
+    #[test]
+    fn what_no_attempt_delivered_is_due_with_growing_pauses() {
+        let now = Instant::now();
+        let mut deliveries = Deliveries::new(Utc::now());
+        let listed = vec![
+            attempt(5, "b", "OK", "workflow_job"),
+            attempt(4, "c", "timed out", "star"),
+            attempt(3, "a", "timed out", "workflow_job"),
+            attempt(2, "b", "Service Unavailable", "workflow_job"),
+            attempt(1, "a", "failed to connect to host", "workflow_job"),
+        ];
+        deliveries.take_in(listed.clone(), now);
+        assert_eq!(deliveries.due(now), [("a".to_owned(), 3)]);
+        deliveries.asked("a", now);
+        // The same is listed again, because the lists overlap.
+        deliveries.take_in(listed, now);
+        assert_eq!(deliveries.due(now), []);
+        assert_eq!(deliveries.due(now + FIRST_PAUSE).len(), 1);
+        deliveries.asked("a", now + FIRST_PAUSE);
+        assert_eq!(deliveries.due(now + FIRST_PAUSE * 2), []);
+        assert_eq!(deliveries.due(now + FIRST_PAUSE * 3).len(), 1);
+        deliveries.take_in(vec![attempt(6, "a", "OK", "workflow_job")], now);
+        assert_eq!(deliveries.due(now + LAST_PAUSE), []);
+    }
+}

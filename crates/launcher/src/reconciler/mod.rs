@@ -1,0 +1,145 @@
+//! Compares what is known with GitHub, on a timer: what was missed all the same is found again.
+
+mod deliveries;
+mod repositories;
+mod runners;
+
+use std::sync::Arc;
+
+use chrono::{TimeDelta, Utc};
+use gha_slurm_github::GithubError;
+use gha_slurm_storage::{StorageError, leases, workflow_jobs};
+use gha_slurm_telemetry::prometheus::IntCounterVec;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::inquiry::{Inquiry, InquiryError};
+use crate::settings::{ReconcilerSettings, delta, span};
+
+use deliveries::Deliveries;
+use repositories::Repositories;
+use runners::Runners;
+
+/// However many launchers run, one reconciles.
+const LEASE: &str = "reconciler";
+/// A launcher that was killed is followed by another after this.
+const LEASE_LIFETIME: TimeDelta = TimeDelta::seconds(30);
+/// Workflow jobs that GitHub is asked about at one look.
+const QUESTIONS: i64 = 50;
+/// A question that failed is put again after this.
+const ASK_AGAIN: TimeDelta = TimeDelta::seconds(60);
+
+/// The reconciler.
+pub struct Reconciler {
+    /// Asks GitHub.
+    pub inquiry: Inquiry,
+    /// Its bounds.
+    pub settings: ReconcilerSettings,
+    /// Counts what was found, by `what`.
+    pub found: IntCounterVec,
+    /// Notified when something may have been planned.
+    pub wake: Arc<Notify>,
+}
+
+impl Reconciler {
+    /// Reconciles until `stop`, while no other launcher does.
+    pub async fn run(self, stop: CancellationToken) {
+        let holder = Uuid::new_v4();
+        let mut deliveries = Deliveries::new(Utc::now());
+        let mut repositories = Repositories::default();
+        let mut runners = Runners::default();
+        let interval = span(self.settings.interval_s);
+        let (mut next_deliveries, mut next_repositories) = (Instant::now(), Instant::now());
+        while !stop.is_cancelled() {
+            let work = async {
+                if !self.holds_lease(holder).await {
+                    return;
+                }
+                self.noted("questions", self.put_questions().await);
+                self.noted("runners", runners.look(&self).await);
+                if next_deliveries <= Instant::now() {
+                    next_deliveries = Instant::now() + span(self.settings.deliveries_s);
+                    self.noted("deliveries", deliveries.look(&self).await);
+                }
+                if next_repositories <= Instant::now() && repositories.is_done() {
+                    next_repositories = Instant::now() + span(self.settings.repositories_s);
+                    self.noted("repositories", repositories.begin(&self).await);
+                }
+                self.noted("repositories", repositories.next(&self).await);
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = work => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(interval) => {}
+            }
+        }
+        if let Ok(mut conn) = self.inquiry.database.connection().await {
+            // Otherwise it runs out.
+            let _ = leases::release(&mut conn, LEASE, holder).await;
+        }
+    }
+
+    async fn holds_lease(&self, holder: Uuid) -> bool {
+        let hold = async {
+            let mut conn = self.inquiry.database.connection().await?;
+            let lifetime = LEASE_LIFETIME + delta(self.settings.interval_s);
+            leases::hold(&mut conn, LEASE, holder, lifetime, Utc::now()).await
+        };
+        match hold.await {
+            Ok(held) => held,
+            Err(error) => {
+                tracing::warn!(%error, "the reconciler has no database");
+                false
+            }
+        }
+    }
+
+    /// One that failed is tried again at its next turn.
+    fn noted(&self, what: &'static str, result: Result<usize, InquiryError>) {
+        match result {
+            Ok(0) => {}
+            Ok(found) => {
+                self.found.with_label_values(&[what]).inc_by(found as u64);
+                self.wake.notify_one();
+            }
+            Err(error) => tracing::warn!(%error, what, "reconciling failed"),
+        }
+    }
+
+    /// Asks about the workflow jobs that somebody had a question about.
+    async fn put_questions(&self) -> Result<usize, InquiryError> {
+        let due = {
+            let mut conn = self.inquiry.database.connection().await?;
+            workflow_jobs::to_ask(&mut conn, Utc::now(), QUESTIONS).await?
+        };
+        let mut answered = 0;
+        for id in due {
+            match self.inquiry.ask(id).await {
+                Ok(_) => answered += 1,
+                Err(error) => {
+                    let mut conn = self.inquiry.database.connection().await?;
+                    workflow_jobs::ask(&mut conn, &[id], Utc::now() + ASK_AGAIN).await?;
+                    if is_for_all(&error) {
+                        return Err(error);
+                    }
+                    tracing::warn!(%error, workflow_job.id = %id, "GitHub does not answer about a workflow job");
+                }
+            }
+        }
+        Ok(answered)
+    }
+}
+
+/// Whether the next call would fail in the same way.
+fn is_for_all(error: &InquiryError) -> bool {
+    matches!(
+        error,
+        InquiryError::Storage(StorageError::Unavailable(_))
+            | InquiryError::Github(GithubError::Unavailable { .. })
+    )
+}

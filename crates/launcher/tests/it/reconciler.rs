@@ -1,0 +1,446 @@
+//! What no webhook told is found again at GitHub, which is the simulator here.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gha_slurm_domain::{InstallationId, RepositoryFullName, WorkflowJobId};
+use gha_slurm_github::{Github, Scope};
+use gha_slurm_launcher::inquiry::Inquiry;
+use gha_slurm_launcher::reconciler::Reconciler;
+use gha_slurm_launcher::settings::ReconcilerSettings;
+use gha_slurm_simulator::request::{NewRepository, NewWorkflowJob};
+use gha_slurm_simulator::{AppKey, Handle, Settings, Simulator};
+use gha_slurm_storage::runners::{self, Redeemer, Redemption};
+use gha_slurm_storage::workflow_jobs;
+use gha_slurm_telemetry::Metrics;
+use gha_slurm_telemetry::prometheus::IntCounterVec;
+use gha_slurm_test_support::{TestDatabase, wait_until};
+use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use wiremock::matchers::{method, path, path_regex};
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use crate::*;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+const LABELS: [&str; 2] = ["self-hosted", "slurm"];
+const RUNNER: &str = "gha-slurm-test-1";
+
+pub(crate) fn app_key() -> String {
+    AppKey::generate_private_pem().unwrap()
+}
+
+/// A client of a GitHub that does not look at signatures.
+pub(crate) fn github(url: &str) -> Github {
+    Github::new(url, 7, &app_key().into()).unwrap()
+}
+
+/// A database, and a GitHub with one repository that alice mapped.
+struct Site {
+    database: TestDatabase,
+    pool: Database,
+    simulator: Handle,
+    github: Github,
+    repository: RepositoryId,
+    installation: InstallationId,
+    _stop: DropGuard,
+}
+
+impl Site {
+    async fn new() -> Self {
+        let pem = app_key();
+        let app = Settings::new(7, AppKey::from_pem(pem.as_bytes()).unwrap());
+        let simulator = Simulator::build(app).unwrap();
+        let handle = simulator.handle();
+        let stop = CancellationToken::new();
+        tokio::spawn(simulator.run_until_stopped(stop.clone()));
+        let repository = handle
+            .create_repository(&NewRepository::named("acme/widgets"))
+            .unwrap();
+        let installation = handle.state().installations.first().unwrap().id;
+        let database = TestDatabase::create().await;
+        let site = Self {
+            pool: database.pool(),
+            database,
+            github: Github::new(&handle.api_url(), 7, &pem.into()).unwrap(),
+            simulator: handle,
+            repository: RepositoryId(repository.id),
+            installation: InstallationId(installation),
+            _stop: stop.drop_guard(),
+        };
+        site.map().await;
+        site
+    }
+
+    async fn map(&self) {
+        let mut conn = self.pool.connection().await.unwrap();
+        let (id, at) = (self.repository, Some(self.installation));
+        repositories::upsert(&mut conn, id, at, "acme", "widgets", Some(true), now())
+            .await
+            .unwrap();
+        let alice = "alice".parse().unwrap();
+        repositories::replace_mapping_list(&mut conn, &alice, &[id], None, now())
+            .await
+            .unwrap();
+    }
+
+    /// The webhook about a workflow job of this repository.
+    async fn hear(&self, action: &str, facts: WorkflowJobFacts) {
+        let mut event = workflow_job(action, facts);
+        if let EventPayload::WorkflowJob(said) = &mut event.payload {
+            said.installation_id = Some(self.installation.0);
+            said.repository.id = self.repository.0;
+        }
+        apply(&self.pool, event).await;
+    }
+
+    /// The launcher acts on replan requests; here a test does.
+    async fn replan(&self) {
+        gha_slurm_launcher::events::take_replan_request(
+            &self.pool,
+            &policy(),
+            self.repository,
+            now(),
+        )
+        .await
+        .unwrap();
+    }
+
+    async fn state_of(&self, id: i64) -> Option<String> {
+        let mut conn = self.pool.connection().await.unwrap();
+        let job = workflow_jobs::find(&mut conn, WorkflowJobId(id)).await;
+        job.unwrap().map(|job| job.state)
+    }
+
+    async fn until_state(&self, id: i64, state: &str) {
+        wait_until(&format!("{id} is {state}"), DEADLINE, || async {
+            let seen = self.state_of(id).await;
+            if seen.as_deref() == Some(state) {
+                Ok(())
+            } else {
+                Err(seen)
+            }
+        })
+        .await;
+    }
+
+    async fn until_supply(&self, expected: usize) {
+        wait_until(&format!("supply is {expected}"), DEADLINE, || async {
+            let seen = states(self.database.url()).await;
+            if supply(&seen) == expected {
+                Ok(())
+            } else {
+                Err(seen)
+            }
+        })
+        .await;
+    }
+
+    /// A runner of the one allocation, made long ago.
+    async fn redeemed(&self) -> runners::Runner {
+        let allocation = {
+            let (client, connection) =
+                tokio_postgres::connect(self.database.url(), tokio_postgres::NoTls)
+                    .await
+                    .unwrap();
+            tokio::spawn(connection);
+            let row = client
+                .query_one("SELECT id::text FROM allocations", &[])
+                .await;
+            row.unwrap().get::<_, String>(0).parse().unwrap()
+        };
+        let id = {
+            let scope = Scope {
+                installation: self.installation,
+                repository: self.repository,
+                name: RepositoryFullName::new("acme", "widgets").unwrap(),
+            };
+            let labels = LABELS.into_iter().collect();
+            let made = self.github.create_jit_runner(&scope, RUNNER, &labels).await;
+            made.unwrap().id
+        };
+        let who = Redeemer {
+            allocation,
+            slurm_job_id: "17".into(),
+            restart_count: 0,
+            node: Some("n1".into()),
+            mode: "jit",
+        };
+        let mut conn = self.pool.connection().await.unwrap();
+        let begun = runners::begin(&mut conn, &who, &|_| RUNNER.to_owned(), now()).await;
+        let Redemption::Mint(mint) = begun.unwrap() else {
+            panic!("the allocation is not wanted");
+        };
+        assert!(
+            runners::complete(&mut conn, &mint, Some(id), b"hash", now())
+                .await
+                .unwrap()
+        );
+        let made = runners::by_allocation(&mut conn, who.allocation).await;
+        made.unwrap().unwrap().0
+    }
+
+    fn reconcile(&self) -> Reconciling {
+        reconcile(&self.pool, &self.github)
+    }
+}
+
+struct Reconciling {
+    found: IntCounterVec,
+    _stop: DropGuard,
+}
+
+impl Reconciling {
+    async fn until_found(&self, what: &str) {
+        wait_until(&format!("{what} are found"), DEADLINE, || async {
+            self.found.with_label_values(&[what]).get() > 0
+        })
+        .await;
+    }
+}
+
+fn reconcile(database: &Database, github: &Github) -> Reconciling {
+    let second = NonZeroU32::MIN;
+    let found = Metrics::default()
+        .counter("found", "found", &["what"])
+        .unwrap();
+    let reconciler = Reconciler {
+        inquiry: Inquiry {
+            database: database.clone(),
+            github: github.clone(),
+            policy: Arc::new(policy()),
+        },
+        settings: ReconcilerSettings {
+            interval_s: second,
+            deliveries_s: second,
+            repositories_s: second,
+            unattributed_s: second,
+            ..ReconcilerSettings::default()
+        },
+        found: found.clone(),
+        wake: Arc::new(Notify::new()),
+    };
+    let stop = CancellationToken::new();
+    tokio::spawn(reconciler.run(stop.clone()));
+    Reconciling {
+        found,
+        _stop: stop.drop_guard(),
+    }
+}
+
+#[tokio::test]
+async fn a_late_waiting_is_settled_by_asking_github() {
+    for (waiting, state, expected) in [(true, "waiting", 0), (false, "queued", 1)] {
+        let site = Site::new().await;
+        let job = NewWorkflowJob {
+            waiting,
+            ..NewWorkflowJob::of("acme/widgets", &LABELS)
+        };
+        let id = site.simulator.queue(job).unwrap().id;
+        site.hear("queued", facts(id, &LABELS)).await;
+        site.hear("waiting", facts(id, &LABELS)).await;
+        assert_eq!(
+            site.state_of(id).await.as_deref(),
+            Some("queued"),
+            "until GitHub is asked it is demand"
+        );
+        let reconciling = site.reconcile();
+        reconciling.until_found("questions").await;
+        site.until_state(id, state).await;
+        site.until_supply(expected).await;
+    }
+}
+
+#[tokio::test]
+async fn a_workflow_job_that_no_webhook_told_of_is_found() {
+    let site = Site::new().await;
+    // Without a webhook address nothing is delivered.
+    let job = NewWorkflowJob::of("acme/widgets", &LABELS);
+    let id = site.simulator.queue(job).unwrap().id;
+    let reconciling = site.reconcile();
+    reconciling.until_found("repositories").await;
+    site.until_state(id, "queued").await;
+    site.until_supply(1).await;
+}
+
+#[tokio::test]
+async fn a_lost_end_is_noticed_and_what_was_planned_is_withdrawn() {
+    let site = Site::new().await;
+    let job = NewWorkflowJob::of("acme/widgets", &LABELS);
+    let id = site.simulator.queue(job).unwrap().id;
+    site.hear("queued", facts(id, &LABELS)).await;
+    site.until_supply(1).await;
+    site.simulator.cancel(id).unwrap();
+    let _reconciling = site.reconcile();
+    site.until_state(id, "completed").await;
+    site.until_supply(0).await;
+}
+
+#[tokio::test]
+async fn a_forgotten_workflow_job_is_looked_up_before_a_second_attempt() {
+    let site = Site::new().await;
+    // GitHub has never heard of it, or has forgotten it.
+    site.hear("queued", facts(1, &LABELS)).await;
+    let runner = site.redeemed().await;
+    {
+        let mut conn = site.pool.connection().await.unwrap();
+        runners::end(&mut conn, site.repository, &runner, "idle", None, now())
+            .await
+            .unwrap();
+    }
+    site.replan().await;
+    site.until_supply(1).await;
+    let answer = serde_json::json!({"status": "OK!", "slurmJobId": "18"});
+    let agent = submission::agent_answering(ResponseTemplate::new(200).set_body_json(answer)).await;
+    let running = submission::start_with(&site.pool, &agent.uri(), &site.github);
+    site.until_state(1, "completed").await;
+    site.until_supply(0).await;
+    running.stop().await;
+    assert_eq!(agent.received_requests().await.unwrap().len(), 0);
+    let (_, reason) = verdict(site.database.url(), 1).await;
+    assert!(reason.unwrap().contains("does not know"));
+}
+
+#[tokio::test]
+async fn a_second_attempt_is_made_for_one_that_still_waits() {
+    let site = Site::new().await;
+    let job = NewWorkflowJob::of("acme/widgets", &LABELS);
+    let id = site.simulator.queue(job).unwrap().id;
+    // The older one is forgotten; what was planned for it serves the other.
+    site.hear("queued", facts(1, &LABELS)).await;
+    let runner = site.redeemed().await;
+    site.hear("queued", facts(id, &LABELS)).await;
+    {
+        let mut conn = site.pool.connection().await.unwrap();
+        runners::end(&mut conn, site.repository, &runner, "idle", None, now())
+            .await
+            .unwrap();
+    }
+    site.replan().await;
+    let answer = serde_json::json!({"status": "OK!", "slurmJobId": "18"});
+    let agent = submission::agent_answering(ResponseTemplate::new(200).set_body_json(answer)).await;
+    let running = submission::start_with(&site.pool, &agent.uri(), &site.github);
+    site.until_state(1, "completed").await;
+    wait_until("one is submitted", DEADLINE, || async {
+        let seen = states(site.database.url()).await;
+        let submitted = seen.iter().filter(|(state, _)| state == "submitted");
+        if submitted.count() == 1 {
+            Ok(())
+        } else {
+            Err(seen)
+        }
+    })
+    .await;
+    site.until_supply(1).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_failed_delivery_is_asked_for_again() {
+    let site = Site::new().await;
+    let receiver = MockServer::start().await;
+    Mock::given(method("POST"))
+        .respond_with(ResponseTemplate::new(503))
+        .up_to_n_times(1)
+        .mount(&receiver)
+        .await;
+    Mock::given(method("POST"))
+        .respond_with(ResponseTemplate::new(202))
+        .mount(&receiver)
+        .await;
+    site.simulator
+        .set_webhook(&receiver.uri(), "secret".into(), false);
+    let job = NewWorkflowJob::of("acme/widgets", &LABELS);
+    site.simulator.queue(job).unwrap();
+    let reconciling = site.reconcile();
+    reconciling.until_found("deliveries").await;
+    let received = wait_until("it is delivered again", DEADLINE, || async {
+        let received = receiver.received_requests().await.unwrap();
+        (received.len() == 2).then_some(received)
+    })
+    .await;
+    let guids: Vec<_> = received
+        .iter()
+        .map(|request| request.headers.get("x-github-delivery").unwrap())
+        .collect();
+    assert_eq!(guids.first(), guids.last(), "a redelivery keeps the GUID");
+}
+
+#[tokio::test]
+async fn a_runner_whose_node_is_silent_is_deleted_and_replaced() {
+    let site = Site::new().await;
+    let job = NewWorkflowJob::of("acme/widgets", &LABELS);
+    let id = site.simulator.queue(job).unwrap().id;
+    site.hear("queued", facts(id, &LABELS)).await;
+    site.redeemed().await;
+    assert!(site.simulator.state().runner(RUNNER).is_some());
+    let reconciling = site.reconcile();
+    reconciling.until_found("runners").await;
+    assert!(site.simulator.state().runner(RUNNER).is_none());
+    site.replan().await;
+    let seen = states(site.database.url()).await;
+    let expected = [("ended".to_owned(), false), ("planned".to_owned(), true)];
+    assert_eq!(seen, expected);
+}
+
+/// The simulator makes a runner busy only through a runner's own protocol, so GitHub is a few fixed answers here.
+#[tokio::test]
+async fn a_busy_runner_is_attributed_by_asking_for_its_run() {
+    let site = Site::new().await;
+    site.hear("queued", facts(1, &LABELS)).await;
+    let runner = site.redeemed().await;
+    {
+        let mut conn = site.pool.connection().await.unwrap();
+        runners::busy(&mut conn, &runner, Some((9, 1)), now())
+            .await
+            .unwrap();
+    }
+    let answers = MockServer::start().await;
+    Mock::given(method("POST"))
+        .and(path_regex("/access_tokens$"))
+        .respond_with(ResponseTemplate::new(201).set_body_json(
+            serde_json::json!({"token": "ghs_x", "expires_at": "2099-01-01T00:00:00Z"}),
+        ))
+        .mount(&answers)
+        .await;
+    let told = serde_json::json!({
+        "id": 1, "run_id": 9, "name": "test", "status": "in_progress", "labels": LABELS,
+        "runner_name": RUNNER, "runner_id": 3,
+    });
+    Mock::given(method("GET"))
+        .and(path("/repos/acme/widgets/actions/runs/9/jobs"))
+        .respond_with(ResponseTemplate::new(200).set_body_json(serde_json::json!({"jobs": [told]})))
+        .mount(&answers)
+        .await;
+    let reconciling = reconcile(&site.pool, &github(&answers.uri()));
+    reconciling.until_found("runners").await;
+    site.until_state(1, "in_progress").await;
+    site.until_supply(0).await;
+    assert_eq!(
+        states(site.database.url()).await.len(),
+        1,
+        "nothing is launched in its place"
+    );
+}
+
+#[tokio::test]
+async fn a_busy_runner_that_github_gave_nothing_stops_counting_in_the_end() {
+    let site = Site::new().await;
+    let job = NewWorkflowJob::of("acme/widgets", &LABELS);
+    let id = site.simulator.queue(job).unwrap().id;
+    site.hear("queued", facts(id, &LABELS)).await;
+    let runner = site.redeemed().await;
+    {
+        let mut conn = site.pool.connection().await.unwrap();
+        // Longer ago than the limit.
+        runners::busy(&mut conn, &runner, None, now())
+            .await
+            .unwrap();
+    }
+    let reconciling = site.reconcile();
+    reconciling.until_found("runners").await;
+    site.replan().await;
+    site.until_supply(1).await;
+    assert_eq!(states(site.database.url()).await.len(), 2, "a replacement");
+}
