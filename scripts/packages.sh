@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Finds PostgreSQL and RabbitMQ (their programs: private instances are started of them), or installs Debian's packages
+# Finds PostgreSQL, RabbitMQ and Slurm (their programs: private instances are started of them), or installs Debian's packages
 # when root or sudo is there, or says in one line what to do. `packages.sh demo`: only what the demo is not given by
 # DATABASE_URL and AMQP_URL.
 set -euo pipefail
@@ -12,6 +12,15 @@ if [ "$use" != demo ] || [ -z "${DATABASE_URL:-}" ]; then
 fi
 if [ "$use" != demo ] || [ -z "${AMQP_URL:-}" ]; then
   have '/usr/lib/rabbitmq/bin/rabbitmq-server' || missing+=(rabbitmq-server)
+fi
+# A private Slurm starts Slurm jobs as their users: only root can have one.
+if [ "$(id -u)" -eq 0 ]; then
+  for program in /usr/sbin/munged:munge /usr/sbin/slurmctld:slurmctld /usr/sbin/slurmd:slurmd \
+    /usr/sbin/slurmrestd:slurmrestd /usr/bin/sbatch:slurm-client; do
+    [ -x "${program%%:*}" ] || missing+=("${program#*:}")
+  done
+  have '/usr/lib/*/slurm-wlm/select_cons_tres.so' || missing+=(slurm-wlm-basic-plugins)
+  have '/usr/lib/*/slurm-wlm/auth_jwt.so' || missing+=(slurm-wlm-jwt-plugin)
 fi
 command -v jq >/dev/null || missing+=(jq)
 command -v curl >/dev/null || missing+=(curl)

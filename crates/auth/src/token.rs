@@ -1,9 +1,10 @@
-//! Launch tokens: JWT signed with EdDSA. The algorithm is fixed by the key, never by the header.
+//! Launch tokens, and the assertions of calls to the agent: JWT signed with EdDSA. The algorithm is fixed by the key, never by the header.
 
-use gha_slurm_contract::LaunchClaims;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation};
 use secrecy::SecretString;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::keys::{KeyFolder, KeySet, KeysError};
 
@@ -34,8 +35,8 @@ impl Signer {
         Ok(Self { kid, key })
     }
 
-    /// Signs.
-    pub fn sign(&self, claims: &LaunchClaims) -> Result<SecretString, TokenError> {
+    /// Signs the claims of a launch token, or of a call to the agent.
+    pub fn sign(&self, claims: &impl Serialize) -> Result<SecretString, TokenError> {
         let mut header = Header::new(Algorithm::EdDSA);
         header.kid = Some(self.kid.clone());
         jsonwebtoken::encode(&header, claims, &self.key)
@@ -75,13 +76,13 @@ pub enum TokenError {
     MissingClaim(String),
 }
 
-/// Verifies a launch token: signature by a known key, issuer, audience, times, and every claim present.
-pub fn verify(
+/// Verifies a token with claims `T`: signature by a known key, issuer, audience, times, and every claim present.
+pub fn verify<T: DeserializeOwned>(
     token: &str,
     keys: &KeySet,
     audience: &str,
     issuer: &str,
-) -> Result<LaunchClaims, TokenError> {
+) -> Result<T, TokenError> {
     if token.len() > MAX_TOKEN_BYTES {
         return Err(TokenError::Malformed);
     }
@@ -98,21 +99,18 @@ pub fn verify(
     validation.set_issuer(&[issuer]);
     // `set_audience` alone accepts a token without `aud`.
     validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
-    let data =
-        jsonwebtoken::decode::<LaunchClaims>(token, &key, &validation).map_err(|e| {
-            match e.kind() {
-                ErrorKind::ExpiredSignature => TokenError::Expired,
-                ErrorKind::ImmatureSignature => TokenError::NotYetValid,
-                ErrorKind::InvalidSignature => TokenError::BadSignature,
-                ErrorKind::InvalidAlgorithm | ErrorKind::InvalidKeyFormat => TokenError::UnknownKey,
-                ErrorKind::InvalidAudience | ErrorKind::InvalidIssuer => TokenError::WrongParty,
-                ErrorKind::MissingRequiredClaim(claim) => TokenError::MissingClaim(claim.clone()),
-                ErrorKind::Json(e) if e.to_string().starts_with("missing field") => {
-                    TokenError::MissingClaim(e.to_string())
-                }
-                _ => TokenError::Malformed,
-            }
-        })?;
+    let data = jsonwebtoken::decode::<T>(token, &key, &validation).map_err(|e| match e.kind() {
+        ErrorKind::ExpiredSignature => TokenError::Expired,
+        ErrorKind::ImmatureSignature => TokenError::NotYetValid,
+        ErrorKind::InvalidSignature => TokenError::BadSignature,
+        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidKeyFormat => TokenError::UnknownKey,
+        ErrorKind::InvalidAudience | ErrorKind::InvalidIssuer => TokenError::WrongParty,
+        ErrorKind::MissingRequiredClaim(claim) => TokenError::MissingClaim(claim.clone()),
+        ErrorKind::Json(e) if e.to_string().starts_with("missing field") => {
+            TokenError::MissingClaim(e.to_string())
+        }
+        _ => TokenError::Malformed,
+    })?;
     Ok(data.claims)
 }
 
@@ -121,6 +119,7 @@ mod tests {
     use super::*;
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use gha_slurm_contract::LaunchClaims;
     use gha_slurm_contract::launch::{AUDIENCE_AGENT, AUDIENCE_BROKER};
     use proptest::prelude::*;
     use secrecy::ExposeSecret;

@@ -89,6 +89,7 @@ pub struct LabelPolicy {
     base: LabelSet,
     profiles: BTreeMap<String, ResourceRequest>,
     default_resources: ResourceRequest,
+    cluster: String,
 }
 
 /// Why a workflow job is not ours. The text is shown to people.
@@ -118,11 +119,12 @@ pub enum NotOurs {
 
 impl LabelPolicy {
     /// Builds the policy. `base` are labels every runner has and none of which selects us (self-hosted, linux, x64);
-    /// `profiles` are labels that select us and say which resources.
+    /// `profiles` are labels that select us and say which resources; `cluster` is what `slurm-cluster-…` may name.
     pub fn new(
         base: LabelSet,
         profiles: BTreeMap<String, ResourceRequest>,
         default_resources: ResourceRequest,
+        cluster: &str,
     ) -> Self {
         let profiles = profiles
             .into_iter()
@@ -132,6 +134,7 @@ impl LabelPolicy {
             base,
             profiles,
             default_resources,
+            cluster: cluster.to_lowercase(),
         }
     }
 
@@ -159,16 +162,15 @@ impl LabelPolicy {
                 resources = resources.overlaid_with(known.clone());
             } else if self.base.0.contains(label) {
                 // known, selects nothing
-            } else if let Some(parameter) = Parameter::parse(label) {
-                let key = parameter.map_err(|problem| NotOurs::BadParameter {
+            } else if let Some((name, asks)) = parameter(label, &self.cluster) {
+                let asks = asks.map_err(|problem| NotOurs::BadParameter {
                     label: label.chars().take(MAX_LABEL_LENGTH).collect(),
                     problem,
                 })?;
-                let name = key.name();
                 if let Some(other) = parameters.insert(name, label.to_owned()) {
                     return Err(NotOurs::Contradiction(other, label.to_owned()));
                 }
-                key.apply(&mut asked);
+                asked = asked.overlaid_with(asks);
             } else {
                 return Err(NotOurs::UnknownLabel(
                     label.chars().take(MAX_LABEL_LENGTH).collect(),
@@ -184,62 +186,126 @@ impl LabelPolicy {
     }
 }
 
-/// A label that carries a value, `slurm-<name>-<value>`.
-enum Parameter {
-    Cpus(u32),
-    MemoryMib(u64),
-    TimeMinutes(u32),
+/// What a parameter label asks for, or what is wrong with its value.
+type Asks = Result<ResourceRequest, String>;
+
+/// A label that carries a value, `slurm-<name>-<value>`: the name and what it asks for. `None`: not such a label.
+fn parameter(label: &str, cluster: &str) -> Option<(&'static str, Asks)> {
+    if label == "slurm-exclusive" {
+        let asks = ResourceRequest {
+            exclusive: true,
+            ..Default::default()
+        };
+        return Some(("exclusive", Ok(asks)));
+    }
+    type Parse = fn(&str) -> Asks;
+    const PARAMETERS: [(&str, Parse); 9] = [
+        ("cpus", |value| {
+            Ok(ResourceRequest {
+                cpus: Some(whole(value, 1, 4096)? as u32),
+                ..Default::default()
+            })
+        }),
+        ("mem", |value| {
+            let units = [("m", 1), ("g", 1024), ("t", 1024 * 1024)];
+            Ok(ResourceRequest {
+                memory_mib: Some(quantity(value, &units, 1 << 20, "slurm-mem-32g")?),
+                ..Default::default()
+            })
+        }),
+        ("time", |value| {
+            let units = [("m", 1), ("h", 60), ("d", 24 * 60)];
+            Ok(ResourceRequest {
+                time_minutes: Some(quantity(value, &units, 100_000, "slurm-time-4h")? as u32),
+                ..Default::default()
+            })
+        }),
+        ("gpus", |value| {
+            let (kind, count) = match value.rsplit_once('-') {
+                Some((kind, count)) => (format!(":{}", word(kind)?), count),
+                None => (String::new(), value),
+            };
+            Ok(ResourceRequest {
+                gres: Some(format!("gpu{kind}:{}", whole(count, 1, 1024)?)),
+                ..Default::default()
+            })
+        }),
+        ("nodes", |value| {
+            Ok(ResourceRequest {
+                nodes: Some(whole(value, 1, 10_000)? as u32),
+                ..Default::default()
+            })
+        }),
+        ("partition", |value| {
+            Ok(ResourceRequest {
+                partition: Some(word(value)?),
+                ..Default::default()
+            })
+        }),
+        ("account", |value| {
+            Ok(ResourceRequest {
+                account: Some(word(value)?),
+                ..Default::default()
+            })
+        }),
+        ("qos", |value| {
+            Ok(ResourceRequest {
+                qos: Some(word(value)?),
+                ..Default::default()
+            })
+        }),
+        ("constraint", |value| {
+            Ok(ResourceRequest {
+                constraint: Some(word(value)?),
+                ..Default::default()
+            })
+        }),
+    ];
+    let rest = label.strip_prefix("slurm-")?;
+    if let Some(named) = rest.strip_prefix("cluster-") {
+        let asks = if named == cluster {
+            Ok(ResourceRequest::default())
+        } else {
+            Err(format!("the cluster is called {cluster}"))
+        };
+        return Some(("cluster", asks));
+    }
+    PARAMETERS.into_iter().find_map(|(name, parse)| {
+        let value = rest.strip_prefix(name)?.strip_prefix('-')?;
+        Some((name, parse(value)))
+    })
 }
 
-impl Parameter {
-    /// `None`: not a parameter label. `Some(Err(_))`: one with a wrong value.
-    fn parse(label: &str) -> Option<Result<Self, String>> {
-        if let Some(value) = label.strip_prefix("slurm-cpus-") {
-            return Some(whole(value, 1, 4096).map(|n| Self::Cpus(n as u32)));
-        }
-        if let Some(value) = label.strip_prefix("slurm-mem-") {
-            let (digits, unit) = match value.as_bytes().last() {
-                Some(b'g') => (value.trim_end_matches('g'), 1024),
-                Some(b't') => (value.trim_end_matches('t'), 1024 * 1024),
-                Some(b'm') => (value.trim_end_matches('m'), 1),
-                _ => {
-                    return Some(Err(
-                        "write a number and m, g or t, as in slurm-mem-32g".into()
-                    ));
-                }
-            };
-            return Some(whole(digits, 1, 1 << 20).map(|n| Self::MemoryMib(n * unit)));
-        }
-        if let Some(value) = label.strip_prefix("slurm-time-") {
-            let (digits, unit) = match value.as_bytes().last() {
-                Some(b'h') => (value.trim_end_matches('h'), 60),
-                Some(b'd') => (value.trim_end_matches('d'), 24 * 60),
-                Some(b'm') => (value.trim_end_matches('m'), 1),
-                _ => {
-                    return Some(Err(
-                        "write a number and m, h or d, as in slurm-time-4h".into()
-                    ));
-                }
-            };
-            return Some(whole(digits, 1, 100_000).map(|n| Self::TimeMinutes((n * unit) as u32)));
-        }
-        None
-    }
+/// A number with a unit, in units of 1.
+fn quantity(
+    value: &str,
+    units: &[(&str, u64); 3],
+    high: u64,
+    example: &str,
+) -> Result<u64, String> {
+    let found = units
+        .iter()
+        .find_map(|(unit, factor)| Some((value.strip_suffix(unit)?, factor)));
+    let Some((digits, factor)) = found else {
+        let [a, b, c] = units.map(|(unit, _)| unit);
+        return Err(format!(
+            "write a number and {a}, {b} or {c}, as in {example}"
+        ));
+    };
+    Ok(whole(digits, 1, high)? * factor)
+}
 
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Cpus(_) => "cpus",
-            Self::MemoryMib(_) => "mem",
-            Self::TimeMinutes(_) => "time",
-        }
-    }
-
-    fn apply(self, request: &mut ResourceRequest) {
-        match self {
-            Self::Cpus(n) => request.cpus = Some(n),
-            Self::MemoryMib(n) => request.memory_mib = Some(n),
-            Self::TimeMinutes(n) => request.time_minutes = Some(n),
-        }
+/// A name of Slurm's: nothing in it means something to a shell or to Slurm's own syntax.
+fn word(value: &str) -> Result<String, String> {
+    let fine = (1..=64).contains(&value.len())
+        && value.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && value
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    if fine {
+        Ok(value.to_owned())
+    } else {
+        Err("the value must be 1 to 64 letters, digits, hyphens, underscores and dots, and start with a letter or digit".into())
     }
 }
 
@@ -277,6 +343,7 @@ mod tests {
                 memory_mib: Some(2048),
                 ..Default::default()
             },
+            "Main",
         )
     }
 
@@ -316,6 +383,35 @@ mod tests {
             (r.cpus, r.memory_mib, r.time_minutes),
             (Some(8), Some(32 * 1024), Some(240))
         );
+        let r = p
+            .classify(&[
+                "slurm-gpus-A100-2",
+                "slurm-partition-gpu",
+                "slurm-account-phys_01",
+                "slurm-qos-long",
+                "slurm-constraint-ib",
+                "slurm-nodes-2",
+                "slurm-exclusive",
+                "slurm-cluster-main",
+            ])
+            .unwrap();
+        assert_eq!(
+            r,
+            ResourceRequest {
+                cpus: Some(1),
+                memory_mib: Some(2048),
+                gres: Some("gpu:a100:2".into()),
+                partition: Some("gpu".into()),
+                account: Some("phys_01".into()),
+                qos: Some("long".into()),
+                constraint: Some("ib".into()),
+                nodes: Some(2),
+                exclusive: true,
+                ..Default::default()
+            }
+        );
+        let gpus = p.classify(&["slurm-gpus-4"]).unwrap().gres;
+        assert_eq!(gpus.as_deref(), Some("gpu:4"));
         assert!(matches!(
             p.classify(&["slurm", "slurm-big"]),
             Err(NotOurs::Contradiction(..))
@@ -343,6 +439,18 @@ mod tests {
             "slurm-mem-5",
             "slurm-mem-gg",
             "slurm-time-4x",
+            "slurm-mem-99999999g",
+            "slurm-gpus-",
+            "slurm-gpus-a100",
+            "slurm-gpus-a;b-2",
+            "slurm-partition-",
+            "slurm-partition--x",
+            "slurm-partition-a b",
+            "slurm-account-../x",
+            "slurm-qos-$(reboot)",
+            "slurm-constraint-a|b",
+            "slurm-nodes-0",
+            "slurm-cluster-elsewhere",
         ] {
             assert!(
                 matches!(
@@ -355,6 +463,17 @@ mod tests {
     }
 
     proptest! {
+        /// What a label asks Slurm for is made of harmless characters only, whatever the label.
+        #[test]
+        fn nothing_hostile_reaches_slurm(name in "(partition|account|qos|constraint|gpus|mem|time|nodes|cpus)", value in "\\PC{0,80}") {
+            if let Ok(r) = policy().classify(&[format!("slurm-{name}-{value}")]) {
+                for text in [r.partition, r.account, r.qos, r.constraint, r.gres].into_iter().flatten() {
+                    prop_assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b)), "{text}");
+                    prop_assert!(!text.starts_with('-') && text.len() <= 90);
+                }
+            }
+        }
+
         #[test]
         fn case_and_order_never_matter(mut labels in proptest::collection::vec(
             prop_oneof!["self-hosted", "linux", "slurm", "slurm-big", "slurm-cpus-[0-9]{1,3}", "\\PC{0,12}"], 0..6)) {

@@ -14,4 +14,4 @@ pub use ids::{
 };
 pub use labels::{LabelPolicy, LabelSet, NotOurs};
 pub use resources::ResourceRequest;
-pub use state::{AllocationState, RunnerState, WorkflowJobState};
+pub use state::{AllocationState, RunnerState, SlurmState, WorkflowJobState};

@@ -15,6 +15,16 @@ pub fn is_valid_prefix(prefix: &str) -> bool {
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
+/// Whether a text can be a name that [`runner_name`] makes: letters, digits and hyphens. It becomes the name of a Slurm job
+/// and of a file.
+pub fn is_valid_runner_name(name: &str) -> bool {
+    (1..=MAX_RUNNER_NAME_LENGTH).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
 /// The unique name of an allocation's runner: prefix, deployment, short id and, from the second registration attempt
 /// on, the attempt (a name GitHub may still hold is never used twice).
 pub fn runner_name(
@@ -49,6 +59,9 @@ mod tests {
             "gha-slurm-demo-8123456789abcdef-2"
         );
         let longest = runner_name(&"p".repeat(20), &"d".repeat(20), id, 999);
-        assert!(longest.len() <= MAX_RUNNER_NAME_LENGTH);
+        assert!(is_valid_runner_name(&longest));
+        for hostile in ["", "../x", "a b", "-x", "a\nb", &"a".repeat(65)] {
+            assert!(!is_valid_runner_name(hostile), "{hostile:?}");
+        }
     }
 }

@@ -32,6 +32,9 @@ pub struct ResourceRequest {
     /// Node features (`sbatch --constraint`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub constraint: Option<String>,
+    /// Reservation (`sbatch --reservation`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<String>,
     /// Nodes (`sbatch --nodes`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<u32>,
@@ -53,6 +56,7 @@ impl ResourceRequest {
             account: other.account.or(self.account),
             qos: other.qos.or(self.qos),
             constraint: other.constraint.or(self.constraint),
+            reservation: other.reservation.or(self.reservation),
             nodes: other.nodes.or(self.nodes),
             exclusive: other.exclusive || self.exclusive,
         }

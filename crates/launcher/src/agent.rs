@@ -1,10 +1,14 @@
-//! The call to the Slurm agent: `POST /runner/start`, the original wire contract.
+//! Calls to the Slurm agent: `POST /runner/start`, the original wire contract; `POST /runner/cancel` and
+//! `POST /runner/states`, which an original agent does not have.
 
 use std::time::Duration;
 
 use gha_slurm_contract::Problem;
 use gha_slurm_contract::launch::{StartAnswer, StartRequest};
 use gha_slurm_domain::SlurmJobId;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// The agent may wait for Slurm: slurmrestd itself takes 9 s to notice that slurmctld is down.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
@@ -42,13 +46,16 @@ impl Agent {
             .build()?;
         Ok(Self {
             http,
-            url: format!("{}/runner/start", url.trim_end_matches('/')),
+            url: url.trim_end_matches('/').to_owned(),
         })
     }
 
     /// Submits. The same allocation twice gives the first answer.
     pub async fn start(&self, request: &StartRequest, traceparent: Option<&str>) -> Submission {
-        let mut call = self.http.post(&self.url).json(request);
+        let mut call = self
+            .http
+            .post(format!("{}/runner/start", self.url))
+            .json(request);
         if let Some(traceparent) = traceparent {
             call = call.header("traceparent", traceparent);
         }
@@ -99,6 +106,38 @@ impl Agent {
                 retry_after,
             }
         }
+    }
+}
+
+impl Agent {
+    /// A call with an assertion. `None`: an original agent, which has no such call.
+    pub async fn call<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        assertion: &SecretString,
+        body: &impl Serialize,
+    ) -> Result<Option<A>, String> {
+        let call = self
+            .http
+            .post(format!("{}{path}", self.url))
+            .bearer_auth(assertion.expose_secret())
+            .json(body);
+        let response = call
+            .send()
+            .await
+            .map_err(|_| "the Slurm agent cannot be reached".to_owned())?;
+        let status = response.status();
+        if status == reqwest::StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        let body = response.bytes().await.unwrap_or_default();
+        if !status.is_success() {
+            return Err(problem_detail(&body)
+                .unwrap_or_else(|| format!("the Slurm agent answered {status}")));
+        }
+        serde_json::from_slice(&body)
+            .map(Some)
+            .map_err(|_| "the Slurm agent's answer is not what its contract says".into())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The service: four loops over one database.
+//! The service: some loops over one database.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,8 @@ use crate::events::{self, EventError};
 use crate::inquiry::Inquiry;
 use crate::planning::Policy;
 use crate::reconciler::Reconciler;
-use crate::settings::Settings;
+use crate::settings::{Settings, span};
+use crate::slurm_jobs;
 use crate::submission::{self, Submitter};
 
 /// Scopes are looked at again at least this often: notifications can be lost with a connection.
@@ -70,7 +71,7 @@ impl Application {
                 .context("database.url")?;
         }
         let policy = Arc::new(Policy {
-            labels: settings.labels.policy(),
+            labels: settings.labels.policy(&settings.cluster.name),
             limits: settings.planner.limits(),
         });
         let inquiry = Inquiry {
@@ -185,6 +186,12 @@ impl Application {
             broker_state,
             handler,
         );
+        let watch = slurm_jobs::watch(
+            Arc::clone(&submitter),
+            span(settings.cluster.states_interval_s),
+            Arc::clone(&wake),
+            stop.clone(),
+        );
         let submissions = submission::run(submitter, Arc::clone(&wake), stop.clone());
         let replans = replan_loop(database, policy, wake, stop.clone());
         let not_ready = async {
@@ -194,6 +201,7 @@ impl Application {
         tokio::join!(
             consumer,
             submissions,
+            watch,
             replans,
             Box::pin(reconciler.run(stop.clone())),
             not_ready

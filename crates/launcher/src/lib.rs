@@ -7,6 +7,7 @@ pub mod inquiry;
 pub mod planning;
 pub mod reconciler;
 pub mod settings;
+pub mod slurm_jobs;
 pub mod submission;
 
 pub use application::Application;

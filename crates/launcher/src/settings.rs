@@ -110,6 +110,13 @@ pub struct ClusterSettings {
     pub agent_url: String,
     /// Base URL of token-broker as the compute nodes reach it.
     pub token_url: String,
+    /// Seconds between two questions where Slurm jobs stand.
+    #[serde(default = "default_states_interval")]
+    pub states_interval_s: NonZeroU32,
+}
+
+fn default_states_interval() -> NonZeroU32 {
+    NonZeroU32::new(5).unwrap_or(NonZeroU32::MIN)
 }
 
 /// `[labels]`: which workflow jobs are ours.
@@ -136,11 +143,12 @@ impl Default for LabelSettings {
 
 impl LabelSettings {
     /// As the domain sees them.
-    pub fn policy(&self) -> LabelPolicy {
+    pub fn policy(&self, cluster: &str) -> LabelPolicy {
         LabelPolicy::new(
             self.base.iter().collect(),
             self.profiles.clone(),
             self.defaults.clone(),
+            cluster,
         )
     }
 }

@@ -1,4 +1,5 @@
-//! The submission loop: leases planned allocations, signs launch tokens, calls the agent, keeps the answer.
+//! The submission loop: leases planned allocations, signs launch tokens, calls the agent, keeps the answer; and has what
+//! was withdrawn cancelled.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use tracing::Instrument;
 use crate::agent::{Agent, Submission};
 use crate::inquiry::{Inquiry, InquiryError};
 use crate::settings::{ClusterSettings, DeploymentSettings};
+use crate::slurm_jobs;
 
 /// Longer than the agent's call may take; after it, another process may try.
 const LEASE: TimeDelta = TimeDelta::seconds(60);
@@ -57,7 +59,15 @@ pub struct Submitter {
 /// Submits planned allocations until `stop`, then finishes the calls in hand. `wake` is notified when something was
 /// planned.
 pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: CancellationToken) {
+    let mut cancelling_fails = false;
     while !stop.is_cancelled() {
+        let cancelled = slurm_jobs::cancel_withdrawn(&submitter).await;
+        if let Err(error) = &cancelled
+            && !cancelling_fails
+        {
+            tracing::warn!(error, "what is not wanted any more is not cancelled yet");
+        }
+        cancelling_fails = cancelled.is_err();
         let claimed = match claim(&submitter.database).await {
             Ok(claimed) => claimed,
             Err(error) => {

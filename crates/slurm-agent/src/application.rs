@@ -1,6 +1,7 @@
 //! The service: one route over a ledger and Slurm.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::web;
 use anyhow::Context;
@@ -10,11 +11,13 @@ use gha_slurm_service_kit::{HttpService, Operations, Readiness};
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
+use crate::calls;
 use crate::keys::{RETRY_PAUSE, Verifier};
 use crate::ledger::Ledger;
 use crate::settings::{Backend, Settings};
-use crate::slurm::{LocalSlurm, Slurm};
+use crate::slurm::{LocalSlurm, SbatchSlurm, Slurm};
 use crate::start::{Starter, Turns, start};
+use crate::watch::Watch;
 
 /// Entries of allocations whose launch token expired this long ago are forgotten, at each start.
 const REMEMBER: TimeDelta = TimeDelta::days(7);
@@ -25,12 +28,15 @@ pub struct Application {
     operations: Operations,
     readiness: Readiness,
     starter: Arc<Starter>,
+    interval: Duration,
 }
 
 impl Application {
     /// Checks what can be checked, takes the state folder, takes up what an earlier agent left, and binds the ports. Call it
     /// inside a runtime.
     pub fn build(settings: Settings) -> anyhow::Result<Self> {
+        // What it writes is its own affair; and sbatch hands it on to the output of Slurm jobs.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         let metrics = Metrics::default();
         let readiness = Readiness::default();
         let outcomes = metrics.counter(
@@ -39,12 +45,22 @@ impl Application {
             &["outcome"],
         )?;
         let state = &settings.state.folder;
-        let ledger = Ledger::open(state).context("state.folder")?;
+        let ledger = Arc::new(Ledger::open(state).context("state.folder")?);
         let pruned = ledger
             .prune(Utc::now() - REMEMBER)
             .context("state.folder")?;
+        let watch = Arc::new(Watch::new(ledger.all().context("state.folder")?));
         tracing::debug!(pruned, "entries of expired launch tokens forgotten");
         let slurm: Arc<dyn Slurm> = match settings.slurm.backend {
+            Backend::Sbatch => {
+                let missing = crate::slurm::missing_programs(&settings.sbatch.bin);
+                anyhow::ensure!(
+                    missing.is_empty(),
+                    "sbatch.bin: there is no {}",
+                    missing.join(", ")
+                );
+                Arc::new(SbatchSlurm::new(settings.sbatch))
+            }
             Backend::Local => Arc::new(
                 LocalSlurm::open(
                     &state.join("local"),
@@ -56,9 +72,11 @@ impl Application {
         };
         let verifier = Verifier::new(settings.keys, &settings.deployment.name)?;
         readiness.not_ready("keys", "not read yet");
+        readiness.not_ready("slurm", "not asked yet");
         let starter = Arc::new(Starter {
             verifier,
             ledger,
+            watch,
             slurm,
             runner: settings.runner,
             cluster: settings.cluster.name,
@@ -67,11 +85,23 @@ impl Application {
         });
         let data = web::Data::from(Arc::clone(&starter));
         let http = HttpService::bind(&settings.http, &metrics, move |config| {
-            config.app_data(data.clone()).service(
-                web::resource("/runner/start")
-                    .route(web::post().to(start))
-                    .default_service(method_not_allowed("POST")),
-            );
+            config
+                .app_data(data.clone())
+                .service(
+                    web::resource("/runner/start")
+                        .route(web::post().to(start))
+                        .default_service(method_not_allowed("POST")),
+                )
+                .service(
+                    web::resource("/runner/cancel")
+                        .route(web::post().to(calls::cancel))
+                        .default_service(method_not_allowed("POST")),
+                )
+                .service(
+                    web::resource("/runner/states")
+                        .route(web::post().to(calls::states))
+                        .default_service(method_not_allowed("POST")),
+                );
         })?;
         let operations = Operations::bind(&settings.operations, readiness.clone(), metrics)?;
         Ok(Self {
@@ -79,6 +109,7 @@ impl Application {
             operations,
             readiness,
             starter,
+            interval: Duration::from_secs(settings.slurm.interval_s.get().into()),
         })
     }
 
@@ -101,6 +132,13 @@ impl Application {
             self.readiness.clone(),
             stop.clone(),
         ));
+        let watch = Arc::clone(&self.starter.watch).run(
+            Arc::clone(&self.starter.slurm),
+            Arc::clone(&self.starter.ledger),
+            self.interval,
+            self.readiness.clone(),
+            stop.clone(),
+        );
         let not_ready = async {
             stop.cancelled().await;
             self.readiness.not_ready("running", "stopping");
@@ -111,7 +149,7 @@ impl Application {
             stop.cancel();
             served
         };
-        let (served, ()) = tokio::join!(serve, not_ready);
+        let (served, (), ()) = tokio::join!(serve, not_ready, watch);
         self.starter.slurm.stop().await;
         keys.await?;
         drained.cancel();

@@ -1,12 +1,12 @@
-//! Verifies launch tokens with keys that are read again when a token names a key we do not know.
+//! Verifies launch tokens and assertions with keys that are read again when a token names a key we do not know.
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use gha_slurm_auth::{KeyFolder, KeySet, TokenError, verify};
-use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch::AUDIENCE_AGENT;
+use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 
 use crate::settings::KeySource;
@@ -28,7 +28,7 @@ pub enum VerifyError {
     Keys(String),
 }
 
-/// Verifies launch tokens of one issuer.
+/// Verifies launch tokens and assertions of one issuer.
 pub struct Verifier {
     source: KeySource,
     issuer: String,
@@ -58,7 +58,7 @@ impl Verifier {
     }
 
     /// Verifies; a token that names an unknown key makes the keys be read again, at most every ten seconds.
-    pub async fn verify(&self, token: &str) -> Result<LaunchClaims, VerifyError> {
+    pub async fn verify<T: DeserializeOwned>(&self, token: &str) -> Result<T, VerifyError> {
         match self.check(token) {
             Err(TokenError::UnknownKey) => {
                 self.refresh().await.map_err(VerifyError::Keys)?;
@@ -68,7 +68,7 @@ impl Verifier {
         }
     }
 
-    fn check(&self, token: &str) -> Result<LaunchClaims, TokenError> {
+    fn check<T: DeserializeOwned>(&self, token: &str) -> Result<T, TokenError> {
         let keys = Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner));
         verify(token, &keys, AUDIENCE_AGENT, &self.issuer)
     }

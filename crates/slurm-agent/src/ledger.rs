@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use gha_slurm_contract::LaunchClaims;
+use gha_slurm_contract::agent::AllocationStatus;
 use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmUser};
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,9 @@ pub struct Entry {
     /// The Slurm job; absent while it is not known whether there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slurm_job_id: Option<SlurmJobId>,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<AllocationStatus>,
 }
 
 impl Entry {
@@ -39,6 +43,7 @@ impl Entry {
             intended_at: now,
             expires_at: claims.expires_at(),
             slurm_job_id: None,
+            ended: None,
         }
     }
 }
@@ -85,14 +90,30 @@ impl Ledger {
         sync_folder(&self.folder)
     }
 
+    /// Everything that is remembered.
+    pub fn all(&self) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for path in self.files()? {
+            entries.extend(read(&path)?);
+        }
+        Ok(entries)
+    }
+
+    fn files(&self) -> io::Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for file in fs::read_dir(&self.folder)? {
+            let path = file?.path();
+            if path.extension().is_some_and(|e| e == "json") {
+                files.push(path);
+            }
+        }
+        Ok(files)
+    }
+
     /// Forgets allocations whose launch token expired before `before`: nobody can ask for them again.
     pub fn prune(&self, before: DateTime<Utc>) -> io::Result<usize> {
         let mut pruned = 0;
-        for file in fs::read_dir(&self.folder)? {
-            let path = file?.path();
-            if path.extension().is_none_or(|e| e != "json") {
-                continue;
-            }
+        for path in self.files()? {
             if let Some(entry) = read(&path)?
                 && entry.expires_at.is_some_and(|at| at < before)
             {
@@ -129,6 +150,7 @@ mod tests {
             intended_at: DateTime::UNIX_EPOCH,
             expires_at: DateTime::from_timestamp(expires, 0),
             slurm_job_id: Some("17".parse().unwrap()),
+            ended: None,
         }
     }
 

@@ -1,12 +1,14 @@
 #![doc = include_str!("../README.md")]
 
 mod application;
+mod calls;
 pub mod keys;
 pub mod ledger;
 pub mod settings;
 pub mod slurm;
 pub mod start;
 pub mod submission;
+pub mod watch;
 
 pub use application::Application;
 pub use settings::Settings;

@@ -1,6 +1,7 @@
 //! The agent's settings; `deploy/config/gha-slurm-munge.toml` is a commented sample.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use gha_slurm_contract::runner::RunnerMode;
@@ -34,6 +35,9 @@ pub struct Settings {
     pub runner: RunnerSettings,
     /// How Slurm is spoken to.
     pub slurm: SlurmSettings,
+    /// The backend that uses Slurm's own programs.
+    #[serde(default)]
+    pub sbatch: SbatchSettings,
     /// The local backend.
     #[serde(default)]
     pub local: LocalSettings,
@@ -151,14 +155,68 @@ fn default_set_up_deadline() -> u32 {
 pub struct SlurmSettings {
     /// Which backend.
     pub backend: Backend,
+    /// Seconds between two lists of Slurm's queue.
+    #[serde(default = "default_interval")]
+    pub interval_s: NonZeroU32,
+}
+
+fn default_interval() -> NonZeroU32 {
+    NonZeroU32::new(10).unwrap_or(NonZeroU32::MIN)
 }
 
 /// The ways of speaking to Slurm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
+    /// Slurm's own programs: sbatch, squeue, scancel.
+    Sbatch,
     /// No Slurm at all: the job script runs beside the agent. For demos and tests.
     Local,
+}
+
+/// `[sbatch]`: Slurm's own programs.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SbatchSettings {
+    /// How Slurm jobs become those of their users.
+    pub run_as: RunAs,
+    /// Folder of sbatch, squeue and scancel.
+    pub bin: PathBuf,
+    /// `SLURM_CONF`, where it is not Slurm's default.
+    pub conf: Option<PathBuf>,
+    /// Where nodes write what job scripts print, one file for each allocation, which its user owns (mode 0600). A folder
+    /// that every user may write to.
+    pub output_folder: PathBuf,
+    /// Let Slurm start a Slurm job again after its node failed. Its launch token answers 410 then: leave it off.
+    pub requeue: bool,
+    /// Seconds before the time limit at which the job script is told to end.
+    pub signal_before_end_s: u32,
+    /// Name the repository in the Slurm job's comment, for everybody to see.
+    pub repository_in_comment: bool,
+}
+
+impl Default for SbatchSettings {
+    fn default() -> Self {
+        Self {
+            run_as: RunAs::Sudo,
+            bin: "/usr/bin".into(),
+            conf: None,
+            output_folder: "/tmp".into(),
+            requeue: false,
+            signal_before_end_s: 120,
+            repository_in_comment: false,
+        }
+    }
+}
+
+/// How a Slurm job becomes that of its user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunAs {
+    /// `sudo -u USER sbatch`: the rule of `deploy/sudoers/gha-slurm-munge`.
+    Sudo,
+    /// The agent is root: `sbatch --uid=USER`.
+    Root,
 }
 
 /// `[local]`: the local backend.

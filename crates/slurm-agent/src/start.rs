@@ -9,6 +9,7 @@ use chrono::Utc;
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch::{StartAnswer, StartRequest};
 use gha_slurm_contract::problem::ProblemPart;
+use gha_slurm_domain::naming::is_valid_runner_name;
 use gha_slurm_domain::{AllocationId, SlurmJobId};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
@@ -19,11 +20,14 @@ use tracing::Instrument;
 use crate::keys::{Verifier, VerifyError};
 use crate::ledger::{Entry, Ledger};
 use crate::settings::RunnerSettings;
-use crate::slurm::Slurm;
+use crate::slurm::{Slurm, SubmitError};
 use crate::submission::Submission;
+use crate::watch::Watch;
 
 /// When the launcher shall ask again after a 503.
 const RETRY_AFTER_S: u64 = 5;
+/// When the launcher shall ask again where a limit of Slurm's is reached: until something of the user's ends.
+const LIMIT_RETRY_AFTER_S: u64 = 30;
 /// Allocations that are worked on at once; two that share a turn wait for each other, which only takes longer.
 const TURNS: usize = 64;
 
@@ -32,7 +36,9 @@ pub struct Starter {
     /// Verifies launch tokens.
     pub verifier: Verifier,
     /// Remembers.
-    pub ledger: Ledger,
+    pub ledger: Arc<Ledger>,
+    /// Where Slurm jobs stand.
+    pub watch: Arc<Watch>,
     /// Submits.
     pub slurm: Arc<dyn Slurm>,
     /// What runs in an allocation.
@@ -87,6 +93,7 @@ pub async fn start(
         Err(error) => match actix_web::ResponseError::status_code(error) {
             StatusCode::UNAUTHORIZED => "unauthorized",
             StatusCode::UNPROCESSABLE_ENTITY => "refused",
+            StatusCode::TOO_MANY_REQUESTS => "limited",
             _ => "delayed",
         },
     };
@@ -100,7 +107,7 @@ pub async fn start(
 
 impl Starter {
     async fn start(self: Arc<Self>, request: StartRequest) -> Result<SlurmJobId, ApiError> {
-        let claims = self.verifier.verify(&request.launcher_token).await?;
+        let claims: LaunchClaims = self.verifier.verify(&request.launcher_token).await?;
         self.accept(&claims, &request)?;
         let _turn = match self.turns.of(claims.sub) {
             Some(lock) => Some(lock.lock().await),
@@ -132,7 +139,7 @@ impl Starter {
             .slurm
             .submit(&submission)
             .await
-            .map_err(|e| ApiError::unavailable("Slurm", &e, RETRY_AFTER_S))?;
+            .map_err(refused_by_slurm)?;
         tracing::info!(
             allocation.id = %claims.sub,
             slurm.job_id = %id,
@@ -172,6 +179,12 @@ impl Starter {
             let detail = first.detail.clone();
             return Err(refused("request_differs_from_token", detail).errors(differing));
         }
+        if !is_valid_runner_name(&claims.runner_name) {
+            return Err(refused(
+                "runner_name_invalid",
+                "The launch token's runner name is none that a launcher makes.".into(),
+            ));
+        }
         if claims.cluster != self.cluster {
             return Err(refused(
                 "cluster_wrong",
@@ -206,7 +219,39 @@ impl Starter {
     }
 
     async fn remember(self: &Arc<Self>, entry: Entry) -> Result<(), ApiError> {
-        self.on_disk(move |ledger| ledger.write(&entry)).await
+        let written = entry.clone();
+        self.on_disk(move |ledger| ledger.write(&written)).await?;
+        self.watch.remember(entry);
+        Ok(())
+    }
+
+    /// Cancels the Slurm job of an allocation, if it has one that is not over. Whether it did.
+    pub(crate) async fn cancel(
+        self: Arc<Self>,
+        allocation: AllocationId,
+    ) -> Result<bool, ApiError> {
+        // After a submission that is under way.
+        let _turn = match self.turns.of(allocation) {
+            Some(lock) => Some(lock.lock().await),
+            None => None,
+        };
+        let known = self.on_disk(move |ledger| ledger.find(allocation)).await?;
+        let Some(entry) = known.filter(|entry| entry.ended.is_none()) else {
+            return Ok(false);
+        };
+        let id = match entry.slurm_job_id.clone() {
+            Some(id) => id,
+            // A submission whose answer never came.
+            None => match self.find(allocation).await? {
+                Some(id) => self.record(entry, id).await?,
+                None => return Ok(false),
+            },
+        };
+        self.slurm
+            .cancel(&id)
+            .await
+            .map_err(|e| ApiError::unavailable("Slurm", &e, RETRY_AFTER_S))?;
+        Ok(true)
     }
 
     async fn on_disk<T: Send + 'static>(
@@ -218,6 +263,25 @@ impl Starter {
             .await
             .map_err(|e| ApiError::internal(&e))?
             .map_err(|e| ApiError::unavailable("The agent's state folder", &e, RETRY_AFTER_S))
+    }
+}
+
+fn refused_by_slurm(error: SubmitError) -> ApiError {
+    let refusal =
+        |status, code, title| ApiError::new(status, code, title).detail(error.to_string());
+    match &error {
+        SubmitError::Unavailable(e) => ApiError::unavailable("Slurm", e, RETRY_AFTER_S),
+        SubmitError::Limit(_) => refusal(
+            StatusCode::TOO_MANY_REQUESTS,
+            "limit_reached",
+            "A limit of Slurm's is reached",
+        )
+        .header("Retry-After", &LIMIT_RETRY_AFTER_S.to_string()),
+        SubmitError::Rejected(_) => refusal(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "slurm_rejected",
+            "Slurm refuses it",
+        ),
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Submission {
     pub allocation: AllocationId,
     /// Name of the Slurm job: the runner's.
     pub name: String,
+    /// `owner/name`, for people.
+    pub repository: String,
     /// Who it runs as.
     pub slurm_user: SlurmUser,
     /// What it asks for.
@@ -80,6 +82,7 @@ impl Submission {
         Ok(Self {
             allocation: claims.sub,
             name: claims.runner_name.clone(),
+            repository: format!("{}/{}", claims.owner, claims.repository_name),
             slurm_user: claims.slurm_user.clone(),
             resources: claims.resources.clone(),
             script,

@@ -220,7 +220,7 @@ pub async fn withdraw(
         allocations::in_supply.eq(false),
         allocations::reason.eq(reason),
         allocations::ended_at.eq(now),
-        allocations::lease_until.eq(None::<DateTime<Utc>>),
+        // The lease stays: while it is held, a submission is under way, and there is no telling yet what to cancel.
     ))
     .returning(allocations::id)
     .get_results(conn)

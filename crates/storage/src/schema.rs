@@ -101,6 +101,11 @@ diesel::table! {
         submitted_at -> Nullable<Timestamptz>,
         redeemed_at -> Nullable<Timestamptz>,
         ended_at -> Nullable<Timestamptz>,
+        slurm_state -> Nullable<Text>,
+        slurm_reason -> Nullable<Text>,
+        slurm_starts_at -> Nullable<Timestamptz>,
+        slurm_nodes -> Nullable<Text>,
+        cancelled_at -> Nullable<Timestamptz>,
     }
 }
 

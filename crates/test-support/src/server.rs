@@ -36,7 +36,7 @@ pub fn free_port() -> u16 {
 /// The user (and group) a server runs as when we are root, which both servers refuse to be: `nobody`.
 const NOBODY: u32 = 65534;
 
-fn we_are_root() -> bool {
+pub(crate) fn we_are_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 

@@ -26,7 +26,7 @@ fn now() -> DateTime<Utc> {
 
 fn policy() -> Policy {
     Policy {
-        labels: LabelSettings::default().policy(),
+        labels: LabelSettings::default().policy("main"),
         limits: PlannerLimits::default(),
     }
 }

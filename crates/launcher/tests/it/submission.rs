@@ -2,6 +2,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gha_slurm_auth::{KeyFolder, Signer, verify};
+use gha_slurm_contract::LaunchClaims;
+use gha_slurm_contract::agent::{CallClaims, CallPurpose, StatesRequest};
 use gha_slurm_contract::launch::{AUDIENCE_AGENT, StartRequest};
 use gha_slurm_github::Github;
 use gha_slurm_launcher::agent::Agent;
@@ -21,6 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) struct Loop {
     _keys: tempfile::TempDir,
     folder: KeyFolder,
+    submitter: Arc<Submitter>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
@@ -63,19 +66,22 @@ pub(crate) fn start_with(database: &Database, agent_url: &str, github: &Github) 
             name: "main".into(),
             agent_url: agent_url.into(),
             token_url: "https://broker.example".into(),
+            states_interval_s: std::num::NonZeroU32::MIN,
         },
         lifetime_s: 90_000,
         max_failures: policy().limits.max_failures,
     };
+    let submitter = Arc::new(submitter);
     let stop = CancellationToken::new();
     let task = tokio::spawn(submission::run(
-        Arc::new(submitter),
+        Arc::clone(&submitter),
         Arc::new(Notify::new()),
         stop.clone(),
     ));
     Loop {
         _keys: keys,
         folder,
+        submitter,
         stop,
         task,
     }
@@ -119,7 +125,7 @@ async fn a_planned_allocation_is_signed_and_submitted_once() {
     assert_eq!(calls.len(), 1);
     let request: StartRequest = serde_json::from_slice(&calls.first().unwrap().body).unwrap();
     assert_eq!(request.github_url, "https://github.com/acme/widgets");
-    let claims = verify(
+    let claims: LaunchClaims = verify(
         &request.launcher_token,
         &running.folder.key_set().unwrap(),
         AUDIENCE_AGENT,
@@ -201,4 +207,158 @@ async fn a_refusal_is_final_until_the_mapping_changes() {
     );
     running.stop.cancel();
     running.task.await.unwrap();
+}
+
+/// Answers where every asked Slurm job stands.
+struct States(gha_slurm_domain::SlurmState);
+
+impl wiremock::Respond for States {
+    fn respond(&self, request: &wiremock::Request) -> ResponseTemplate {
+        let asked: StatesRequest = serde_json::from_slice(&request.body).unwrap();
+        let told = asked.allocations.into_iter().map(|allocation| {
+            serde_json::json!({"allocation": allocation, "slurmJobId": "17", "state": self.0,
+                "nodes": "n3", "reason": null})
+        });
+        ResponseTemplate::new(200)
+            .set_body_json(serde_json::json!({"allocations": told.collect::<Vec<_>>()}))
+    }
+}
+
+async fn submitted_to_an_agent(database: &TestDatabase) -> MockServer {
+    let pool = database.pool();
+    map(&pool).await;
+    replan_now(&pool).await;
+    apply(&pool, queued(1)).await;
+    let answer = serde_json::json!({"status": "OK!", "slurmJobId": "17"});
+    agent_answering(ResponseTemplate::new(200).set_body_json(answer)).await
+}
+
+#[tokio::test]
+async fn a_withdrawn_slurm_job_is_cancelled_by_a_signed_call() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let agent = submitted_to_an_agent(&database).await;
+    let running = start(&pool, &agent.uri());
+    until(&database, "submitted").await;
+    Mock::given(method("POST"))
+        .and(path("/runner/cancel"))
+        .respond_with(|request: &wiremock::Request| {
+            // Bound to what it names: the claims, not the body.
+            let token = request
+                .headers
+                .get("authorization")
+                .unwrap()
+                .to_str()
+                .unwrap();
+            let payload = token.split('.').nth(1).unwrap();
+            use base64::Engine;
+            let payload = base64::engine::general_purpose::URL_SAFE_NO_PAD
+                .decode(payload)
+                .unwrap();
+            let claims: CallClaims = serde_json::from_slice(&payload).unwrap();
+            ResponseTemplate::new(200)
+                .set_body_json(serde_json::json!({"cancelled": claims.allocations}))
+        })
+        .mount(&agent)
+        .await;
+    apply(&pool, cancelled(1)).await;
+    wait_until("the timeline says it", DEADLINE, || async {
+        let kinds = kinds(&pool).await;
+        if kinds.contains(&"cancelled".to_owned()) {
+            Ok(())
+        } else {
+            Err(kinds)
+        }
+    })
+    .await;
+    let calls = agent.received_requests().await.unwrap();
+    let call = calls
+        .iter()
+        .find(|call| call.url.path() == "/runner/cancel")
+        .unwrap();
+    let token = call.headers.get("authorization").unwrap().to_str().unwrap();
+    let claims: CallClaims = verify(
+        token.strip_prefix("Bearer ").unwrap(),
+        &running.folder.key_set().unwrap(),
+        AUDIENCE_AGENT,
+        "test",
+    )
+    .unwrap();
+    assert_eq!(
+        (claims.sub, claims.allocations.len()),
+        (CallPurpose::Cancel, 1)
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_slurm_lost_before_a_workflow_job_started_is_replaced() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let agent = submitted_to_an_agent(&database).await;
+    let running = start(&pool, &agent.uri());
+    until(&database, "submitted").await;
+    running.stop.cancel();
+    Mock::given(method("POST"))
+        .and(path("/runner/states"))
+        .respond_with(States(gha_slurm_domain::SlurmState::NodeFailed))
+        .mount(&agent)
+        .await;
+    let stop = CancellationToken::new();
+    let watching = tokio::spawn(gha_slurm_launcher::slurm_jobs::watch(
+        Arc::clone(&running.submitter),
+        Duration::from_millis(50),
+        Arc::new(Notify::new()),
+        stop.clone(),
+    ));
+    until(&database, "ended").await;
+    stop.cancel();
+    watching.await.unwrap();
+    replan_now(&pool).await;
+    let seen = states(database.url()).await;
+    let expected = [("ended".to_owned(), false), ("planned".to_owned(), true)];
+    assert_eq!(seen, expected, "replaced");
+    let timeline = timeline(&pool).await;
+    assert!(
+        timeline
+            .iter()
+            .any(|(kind, detail)| kind == "slurm" && detail == "node failed on n3"),
+        "{timeline:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_original_agent_that_tells_nothing_is_carried_on_with() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let agent = submitted_to_an_agent(&database).await;
+    let running = start(&pool, &agent.uri());
+    until(&database, "submitted").await;
+    // It has no POST /runner/cancel: 404. The Slurm job ends by itself when its launch token answers 410.
+    apply(&pool, cancelled(1)).await;
+    wait_until("it was asked once", DEADLINE, || async {
+        let calls = agent.received_requests().await.unwrap();
+        calls.iter().any(|call| call.url.path() == "/runner/cancel")
+    })
+    .await;
+    running.stop().await;
+    assert!(!kinds(&pool).await.contains(&"cancelled".to_owned()));
+}
+
+async fn timeline(pool: &Database) -> Vec<(String, String)> {
+    let mut conn = pool.connection().await.unwrap();
+    gha_slurm_storage::builds::timeline(&mut conn, gha_slurm_domain::WorkflowJobId(1))
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|entry| (entry.kind, entry.detail))
+        .collect()
+}
+
+async fn kinds(pool: &Database) -> Vec<String> {
+    timeline(pool)
+        .await
+        .into_iter()
+        .map(|(kind, _)| kind)
+        .collect()
 }

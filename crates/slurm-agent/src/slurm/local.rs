@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use gha_slurm_domain::{AllocationId, SlurmJobId};
+use chrono::{DateTime, Utc};
+use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
@@ -22,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::ledger::sync_folder;
 use crate::settings::LocalSettings;
 use crate::slurm::process::Leader;
-use crate::slurm::{Slurm, SlurmUnavailable};
+use crate::slurm::{Slurm, SlurmJob, SlurmUnavailable, SubmitError};
 use crate::submission::Submission;
 
 /// The files of a Slurm job's folder.
@@ -51,6 +52,8 @@ rm -f "starting.$$"
 rm -f environment.json
 exec bash "$PWD/script"
 "#;
+/// What [`file::ENDED`] says of a Slurm job that was cancelled before it started.
+const CANCELLED: &str = "cancelled";
 /// Exit code of [`START`] when another process runs the script.
 const ALREADY_STARTED: i32 = 75;
 
@@ -117,7 +120,7 @@ impl LocalSlurm {
 
 #[async_trait]
 impl Slurm for LocalSlurm {
-    async fn submit(&self, submission: &Submission) -> Result<SlurmJobId, SlurmUnavailable> {
+    async fn submit(&self, submission: &Submission) -> Result<SlurmJobId, SubmitError> {
         let files = [
             (
                 file::DESCRIPTION,
@@ -154,7 +157,7 @@ impl Slurm for LocalSlurm {
         })
         .await?;
         self.inner.schedule(id);
-        slurm_job_id(id)
+        Ok(slurm_job_id(id)?)
     }
 
     async fn find(&self, allocation: AllocationId) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
@@ -169,6 +172,42 @@ impl Slurm for LocalSlurm {
         })
         .await?;
         id.map(slurm_job_id).transpose()
+    }
+
+    async fn list(&self) -> Result<Vec<SlurmJob>, SlurmUnavailable> {
+        let inner = Arc::clone(&self.inner);
+        let found = blocking(move || {
+            let ids = inner.ids()?.into_iter();
+            ids.map(|id| Ok((id, inner.description(id)?, inner.standing(id))))
+                .collect::<io::Result<Vec<_>>>()
+        })
+        .await?;
+        found
+            .into_iter()
+            .map(|(id, description, standing)| {
+                let (state, exit_code) = standing;
+                let started = state != SlurmState::Pending;
+                Ok(SlurmJob {
+                    allocation: description.allocation,
+                    id: slurm_job_id(id)?,
+                    user: description.slurm_user,
+                    state,
+                    reason: (!started).then(|| "Resources".to_owned()),
+                    starts_at: self.inner.written_at(id, file::STARTED),
+                    ended_at: self.inner.written_at(id, file::ENDED),
+                    nodes: started.then(|| self.inner.node.clone()),
+                    exit_code,
+                })
+            })
+            .collect()
+    }
+
+    async fn cancel(&self, id: &SlurmJobId) -> Result<(), SlurmUnavailable> {
+        let Ok(id) = id.as_str().parse::<u64>() else {
+            return Ok(());
+        };
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.cancel(id)).await
     }
 
     async fn stop(&self) {
@@ -247,7 +286,11 @@ impl Inner {
                 Ok(code) => {
                     let code = code.map_or_else(|| "unknown".to_owned(), |c| c.to_string());
                     tracing::info!(slurm.job_id = id, exit_code = code, "a Slurm job is over");
-                    if let Err(error) = fs::write(inner.path(id).join(file::ENDED), code) {
+                    let ended = inner.path(id).join(file::ENDED);
+                    // A cancelled one has its end already.
+                    if !ended.exists()
+                        && let Err(error) = fs::write(ended, code)
+                    {
                         tracing::error!(slurm.job_id = id, %error, "its end cannot be recorded");
                     }
                 }
@@ -263,6 +306,9 @@ impl Inner {
 
     /// Starts a Slurm job, unless it was started before, and waits for its end.
     async fn run(&self, id: u64) -> anyhow::Result<Option<i32>> {
+        if self.path(id).join(file::ENDED).exists() {
+            return Ok(None);
+        }
         if self.leader(id).is_none() {
             let mut child = self.command(id)?.spawn().context("setsid")?;
             tracing::info!(slurm.job_id = id, "a Slurm job starts");
@@ -322,6 +368,49 @@ impl Inner {
             .env("SLURM_SUBMIT_DIR", &folder)
             .env("SLURMD_NODENAME", &self.node);
         Ok(command)
+    }
+
+    /// Where a Slurm job stands, and its exit code.
+    fn standing(&self, id: u64) -> (SlurmState, Option<i32>) {
+        match fs::read_to_string(self.path(id).join(file::ENDED)) {
+            Ok(text) if text == CANCELLED => (SlurmState::Cancelled, None),
+            Ok(text) => match text.trim().parse::<i32>().ok() {
+                None | Some(0) => (SlurmState::Completed, text.trim().parse().ok()),
+                code => (SlurmState::Failed, code),
+            },
+            Err(_) if self.leader(id).is_some() => (SlurmState::Running, None),
+            Err(_) => (SlurmState::Pending, None),
+        }
+    }
+
+    fn written_at(&self, id: u64, name: &str) -> Option<DateTime<Utc>> {
+        let written = fs::metadata(self.path(id).join(name))
+            .ok()?
+            .modified()
+            .ok()?;
+        Some(written.into())
+    }
+
+    /// As scancel: what has not started never will; what runs is told to end.
+    fn cancel(&self, id: u64) -> io::Result<()> {
+        let path = self.path(id);
+        let ended = path.join(file::ENDED);
+        if !path.exists() || ended.exists() {
+            return Ok(());
+        }
+        let never = path.join("cancelling");
+        fs::write(&never, "")?;
+        // Whoever makes this link runs the script: now nobody does.
+        match fs::hard_link(&never, path.join(file::STARTED)) {
+            Ok(()) => fs::write(ended, CANCELLED),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                if let Some(leader) = self.leader(id) {
+                    leader.signal_session(Signal::TERM);
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn running(&self) -> impl Iterator<Item = (u64, Leader)> {

@@ -6,6 +6,7 @@ use chrono::Utc;
 use gha_slurm_auth::token::NOT_BEFORE_S;
 use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::LaunchClaims;
+use gha_slurm_contract::agent::{CallClaims, CallPurpose};
 use gha_slurm_contract::launch::{AUDIENCE_AGENT, AUDIENCE_BROKER, StartAnswer, StartRequest};
 use gha_slurm_domain::{AllocationId, ResourceRequest};
 use gha_slurm_test_support::{ServiceProcess, free_port, wait_until};
@@ -118,6 +119,24 @@ impl Site {
         agent
     }
 
+    /// An assertion of this deployment's launcher.
+    pub(crate) fn assertion(&self, sub: CallPurpose, allocations: &[AllocationId]) -> String {
+        let now = Utc::now().timestamp();
+        let claims = CallClaims {
+            iss: ISSUER.into(),
+            aud: vec![AUDIENCE_AGENT.into()],
+            sub,
+            jti: uuid::Uuid::new_v4(),
+            iat: now,
+            nbf: now,
+            exp: now + 60,
+            cluster: "main".into(),
+            allocations: allocations.to_vec(),
+        };
+        let signer = Signer::load(&self.keys).unwrap();
+        signer.sign(&claims).unwrap().expose_secret().to_owned()
+    }
+
     pub(crate) fn request(&self, claims: &LaunchClaims) -> StartRequest {
         let token = Signer::load(&self.keys).unwrap().sign(claims).unwrap();
         StartRequest {
@@ -159,6 +178,27 @@ impl Agent {
             .header("traceparent", TRACEPARENT)
             .json(request)
             .send()
+    }
+
+    /// A call with an assertion.
+    pub(crate) async fn call(
+        &self,
+        path: &str,
+        assertion: &str,
+        body: serde_json::Value,
+    ) -> (u16, serde_json::Value) {
+        let response = reqwest::Client::builder()
+            .timeout(DEADLINE)
+            .build()
+            .unwrap()
+            .post(format!("http://127.0.0.1:{}{path}", self.port))
+            .bearer_auth(assertion)
+            .json(&body)
+            .send()
+            .await
+            .unwrap();
+        let status = response.status().as_u16();
+        (status, response.json().await.unwrap())
     }
 
     /// Asks; the Slurm job of the answer.

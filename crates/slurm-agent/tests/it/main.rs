@@ -5,6 +5,7 @@ mod agent_fixture;
 mod crash;
 mod job_script;
 mod job_script_failures;
+mod sbatch;
 mod script_fixture;
 mod secrets;
 mod start;

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use gha_slurm_test_support::{
-    Folder, PrivatePostgres, PrivateRabbitMq, Process, TestBroker, TestDatabase, end_processes_in,
-    free_port, wait_until,
+    Folder, PrivatePostgres, PrivateRabbitMq, PrivateSlurm, Process, SLURM_USERS, TestBroker,
+    TestDatabase, end_processes_in, free_port, wait_until,
 };
 use tokio_postgres::NoTls;
 
@@ -120,4 +120,31 @@ async fn processes_end_with_their_test() {
     assert!(alive());
     end_processes_in(dir.path());
     wait_until("the outsider is gone", DEADLINE, || async { !alive() }).await;
+}
+
+#[tokio::test]
+async fn a_private_slurm_runs_a_slurm_job_as_its_user_and_survives_its_controller() {
+    let Some(slurm) = PrivateSlurm::for_test(2).await else {
+        return;
+    };
+    let submit = [
+        "--parsable",
+        &format!("--uid={}", SLURM_USERS[0]),
+        "--chdir=/",
+        "--output=/dev/null",
+        "--wrap=id -un; sleep 600",
+    ];
+    let id = slurm.run("sbatch", &submit).await.unwrap();
+    let id = id.trim();
+    let state = || async {
+        let seen = slurm.run("squeue", &["-h", "-o", "%T %u", "-j", id]).await;
+        match seen.as_deref().map(str::trim) {
+            Ok("RUNNING gha-test-a") => Ok(()),
+            _ => Err(seen),
+        }
+    };
+    wait_until("it runs", DEADLINE, state).await;
+    slurm.stop_controller();
+    slurm.start_controller().await.unwrap();
+    wait_until("it runs on", DEADLINE, state).await;
 }

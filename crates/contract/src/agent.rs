@@ -1,0 +1,100 @@
+//! What the launcher says to the agent about Slurm jobs that were submitted.
+
+use chrono::{DateTime, Utc};
+use gha_slurm_domain::{AllocationId, SlurmState};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Longest seconds an assertion is valid.
+pub const ASSERTION_LIFETIME_S: i64 = 60;
+/// Most allocations of one [`CallClaims`]: an assertion travels in a header.
+pub const MAX_CANCELLED_AT_ONCE: usize = 100;
+/// Most allocations of one [`StatesRequest`].
+pub const MAX_STATES_AT_ONCE: usize = 10_000;
+
+/// What an assertion is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CallPurpose {
+    /// `POST /runner/cancel`.
+    Cancel,
+    /// `POST /runner/states`.
+    States,
+}
+
+/// Claims of the assertion (`Authorization: Bearer`) of a call other than a start. Signed as a launch token is, with a
+/// `sub` that no launch token has, and for the agent alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CallClaims {
+    /// Issuer: the deployment's launcher.
+    pub iss: String,
+    /// The agent.
+    pub aud: Vec<String>,
+    /// What it is for.
+    pub sub: CallPurpose,
+    /// Unique id.
+    pub jti: Uuid,
+    /// Issued at, seconds since the epoch.
+    pub iat: i64,
+    /// Not before.
+    pub nbf: i64,
+    /// Expires.
+    pub exp: i64,
+    /// Cluster it is meant for.
+    pub cluster: String,
+    /// What shall be cancelled.
+    #[serde(default)]
+    pub allocations: Vec<AllocationId>,
+}
+
+/// Answer of `POST /runner/cancel`: all of them are cancelled, or over, or were never submitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CancelAnswer {
+    /// Slurm jobs that were cancelled now.
+    pub cancelled: Vec<AllocationId>,
+}
+
+/// Body of `POST /runner/states`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StatesRequest {
+    /// Which allocations.
+    pub allocations: Vec<AllocationId>,
+}
+
+/// Answer of `POST /runner/states`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatesAnswer {
+    /// Those of the asked allocations of which something is known.
+    pub allocations: Vec<AllocationStatus>,
+}
+
+/// Where the Slurm job of an allocation stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AllocationStatus {
+    /// Which.
+    pub allocation: AllocationId,
+    /// Slurm's number.
+    pub slurm_job_id: String,
+    /// Where it stands.
+    pub state: SlurmState,
+    /// Slurm's word for why it is pending or ended so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When it started, or is expected to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Its nodes, as Slurm writes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<String>,
+    /// Exit code of the job script.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+}

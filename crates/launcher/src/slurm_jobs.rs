@@ -1,0 +1,158 @@
+//! What becomes of Slurm jobs: Slurm's truth comes back, and what is not wanted any more is cancelled.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use gha_slurm_contract::agent::{
+    ASSERTION_LIFETIME_S, AllocationStatus, CallClaims, CallPurpose, CancelAnswer,
+    MAX_CANCELLED_AT_ONCE, MAX_STATES_AT_ONCE, StatesAnswer, StatesRequest,
+};
+use gha_slurm_contract::launch::AUDIENCE_AGENT;
+use gha_slurm_domain::AllocationId;
+use gha_slurm_storage::slurm_jobs::{self, SlurmStatus};
+use gha_slurm_storage::{AsyncConnection, Database, StorageError};
+use secrecy::SecretString;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::submission::Submitter;
+
+/// An agent without these calls is asked again after this; it may have been updated.
+const ORIGINAL_AGENT_PAUSE: Duration = Duration::from_secs(600);
+
+/// Asks where Slurm jobs stand, each `interval`, until `stop`. `changed` is notified when something may have to be planned.
+pub async fn watch(
+    submitter: Arc<Submitter>,
+    interval: Duration,
+    changed: Arc<Notify>,
+    stop: CancellationToken,
+) {
+    let mut failing = false;
+    while !stop.is_cancelled() {
+        let mut pause = interval;
+        match look(&submitter).await {
+            Ok(Looked::Changed(0)) => failing = false,
+            Ok(Looked::Changed(_)) => {
+                failing = false;
+                changed.notify_one();
+            }
+            Ok(Looked::Original) => {
+                tracing::info!(
+                    "the Slurm agent does not tell where Slurm jobs stand: an original agent; carrying on without"
+                );
+                pause = ORIGINAL_AGENT_PAUSE;
+            }
+            Err(error) => {
+                // Once, not each time.
+                if !failing {
+                    tracing::warn!(error, "where Slurm jobs stand is not known");
+                }
+                failing = true;
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+enum Looked {
+    /// So many rows.
+    Changed(usize),
+    /// The agent has no such call.
+    Original,
+}
+
+async fn look(submitter: &Submitter) -> Result<Looked, String> {
+    let text = |error: StorageError| error.to_string();
+    let allocations = {
+        let mut conn = submitter.database.connection().await.map_err(text)?;
+        slurm_jobs::to_watch(&mut conn, Utc::now(), MAX_STATES_AT_ONCE as i64)
+            .await
+            .map_err(text)?
+    };
+    if allocations.is_empty() {
+        return Ok(Looked::Changed(0));
+    }
+    let assertion = assertion(submitter, CallPurpose::States, Vec::new())?;
+    let request = StatesRequest { allocations };
+    let answer: Option<StatesAnswer> = submitter
+        .agent
+        .call("/runner/states", &assertion, &request)
+        .await?;
+    let Some(answer) = answer else {
+        return Ok(Looked::Original);
+    };
+    let mut changed = 0;
+    for status in answer.allocations {
+        changed += usize::from(record(&submitter.database, status).await.map_err(text)?);
+    }
+    Ok(Looked::Changed(changed))
+}
+
+async fn record(database: &Database, status: AllocationStatus) -> Result<bool, StorageError> {
+    let status = SlurmStatus {
+        allocation: status.allocation,
+        state: status.state,
+        reason: status.reason,
+        starts_at: status.starts_at,
+        nodes: status.nodes,
+        exit_code: status.exit_code,
+    };
+    let mut conn = database.connection().await?;
+    conn.transaction::<_, StorageError, _>(async |conn| {
+        slurm_jobs::record(conn, &status, Utc::now()).await
+    })
+    .await
+}
+
+/// Has the Slurm side cancel what was withdrawn after it was submitted. The token broker gives such an allocation nothing,
+/// so no workflow job can be in it.
+pub(crate) async fn cancel_withdrawn(submitter: &Submitter) -> Result<(), String> {
+    let text = |error: StorageError| error.to_string();
+    let allocations = {
+        let mut conn = submitter.database.connection().await.map_err(text)?;
+        slurm_jobs::to_cancel(&mut conn, Utc::now(), MAX_CANCELLED_AT_ONCE as i64)
+            .await
+            .map_err(text)?
+    };
+    if allocations.is_empty() {
+        return Ok(());
+    }
+    let assertion = assertion(submitter, CallPurpose::Cancel, allocations.clone())?;
+    let answer: Option<CancelAnswer> = submitter
+        .agent
+        .call("/runner/cancel", &assertion, &serde_json::json!({}))
+        .await?;
+    // An original agent cannot cancel: the Slurm job ends by itself when its launch token is turned away.
+    let cancelled = answer.map(|answer| answer.cancelled).unwrap_or_default();
+    let mut conn = submitter.database.connection().await.map_err(text)?;
+    slurm_jobs::cancelled(&mut conn, &allocations, &cancelled, Utc::now())
+        .await
+        .map_err(text)
+}
+
+fn assertion(
+    submitter: &Submitter,
+    purpose: CallPurpose,
+    allocations: Vec<AllocationId>,
+) -> Result<SecretString, String> {
+    let iat = Utc::now().timestamp();
+    let claims = CallClaims {
+        iss: submitter.deployment.name.clone(),
+        aud: vec![AUDIENCE_AGENT.into()],
+        sub: purpose,
+        jti: uuid::Uuid::new_v4(),
+        iat,
+        nbf: iat - ASSERTION_LIFETIME_S,
+        exp: iat + ASSERTION_LIFETIME_S,
+        cluster: submitter.cluster.name.clone(),
+        allocations,
+    };
+    submitter
+        .signer
+        .sign(&claims)
+        .map_err(|error| format!("the assertion cannot be signed: {error}"))
+}

@@ -1,0 +1,83 @@
+//! `POST /runner/cancel` and `POST /runner/states`: calls about Slurm jobs that were submitted, each with a signed assertion.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use gha_slurm_contract::agent::{
+    CallClaims, CallPurpose, CancelAnswer, MAX_CANCELLED_AT_ONCE, MAX_STATES_AT_ONCE, StatesAnswer,
+    StatesRequest,
+};
+use gha_slurm_service_kit::ApiError;
+use gha_slurm_service_kit::authentication::bearer;
+
+use crate::start::Starter;
+
+/// The assertion of a call.
+async fn asserted(
+    starter: &Starter,
+    request: &HttpRequest,
+    purpose: CallPurpose,
+) -> Result<CallClaims, ApiError> {
+    let invalid = |detail: &str| {
+        ApiError::new(
+            StatusCode::UNAUTHORIZED,
+            "assertion_invalid",
+            "The assertion is not accepted",
+        )
+        .detail(detail)
+        .header("WWW-Authenticate", "Bearer")
+    };
+    let token =
+        bearer(request).ok_or_else(|| invalid("Send Authorization: Bearer <assertion>."))?;
+    let claims: CallClaims = starter.verifier.verify(token).await?;
+    if claims.sub != purpose {
+        return Err(invalid("It is for another call."));
+    }
+    if claims.cluster != starter.cluster {
+        return Err(invalid("It is for another cluster."));
+    }
+    Ok(claims)
+}
+
+fn too_many(most: usize) -> ApiError {
+    ApiError::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "too_many",
+        "Too many allocations",
+    )
+    .detail(format!("Name at most {most} at once."))
+}
+
+/// Cancels: pending Slurm jobs are gone at once, running ones are told to end. The launcher names only allocations
+/// whose runner has no workflow job.
+pub(crate) async fn cancel(
+    starter: web::Data<Starter>,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let claims = asserted(&starter, &request, CallPurpose::Cancel).await?;
+    if claims.allocations.len() > MAX_CANCELLED_AT_ONCE {
+        return Err(too_many(MAX_CANCELLED_AT_ONCE));
+    }
+    let starter = starter.into_inner();
+    let mut cancelled = Vec::new();
+    for allocation in claims.allocations {
+        if std::sync::Arc::clone(&starter).cancel(allocation).await? {
+            tracing::info!(allocation.id = %allocation, "cancelled");
+            cancelled.push(allocation);
+        }
+    }
+    Ok(HttpResponse::Ok().json(CancelAnswer { cancelled }))
+}
+
+/// Where Slurm jobs stand.
+pub(crate) async fn states(
+    starter: web::Data<Starter>,
+    request: HttpRequest,
+    asked: web::Json<StatesRequest>,
+) -> Result<HttpResponse, ApiError> {
+    asserted(&starter, &request, CallPurpose::States).await?;
+    if asked.allocations.len() > MAX_STATES_AT_ONCE {
+        return Err(too_many(MAX_STATES_AT_ONCE));
+    }
+    let allocations = starter.watch.states(&asked.allocations);
+    Ok(HttpResponse::Ok().json(StatesAnswer { allocations }))
+}

@@ -1,0 +1,192 @@
+//! What Slurm says of the Slurm jobs of allocations, and which of them it shall cancel.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::prelude::*;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use gha_slurm_domain::{AllocationId, RepositoryId, SlurmState};
+
+use crate::pool::{StorageError, lock_scope};
+use crate::runners;
+use crate::schema::allocations;
+use crate::timeline::{self, Entry};
+
+/// A launch token lives a day and an hour, a workflow job five days: whatever is older is not asked about any more.
+const OLDEST: TimeDelta = TimeDelta::days(8);
+
+/// Where a Slurm job stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlurmStatus {
+    /// The allocation it is.
+    pub allocation: AllocationId,
+    /// Where it stands.
+    pub state: SlurmState,
+    /// Slurm's word for why.
+    pub reason: Option<String>,
+    /// When it started, or is expected to.
+    pub starts_at: Option<DateTime<Utc>>,
+    /// Its nodes.
+    pub nodes: Option<String>,
+    /// The job script's exit code.
+    pub exit_code: Option<i32>,
+}
+
+/// Allocations that Slurm had when it was asked last.
+pub async fn to_watch(
+    conn: &mut AsyncPgConnection,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<AllocationId>, StorageError> {
+    Ok(allocations::table
+        .filter(allocations::submitted_at.is_not_null())
+        .filter(allocations::submitted_at.ge(now - OLDEST))
+        .filter(
+            allocations::slurm_state
+                .is_null()
+                .or(allocations::slurm_state.eq_any(["pending", "running"])),
+        )
+        .order(allocations::submitted_at.desc())
+        .limit(limit)
+        .select(allocations::id)
+        .load::<uuid::Uuid>(conn)
+        .await?
+        .into_iter()
+        .map(AllocationId)
+        .collect())
+}
+
+/// Records where a Slurm job stands, and what follows: one that is over has no runner any more, and what had no workflow
+/// job is replaced while there is demand. Run it in a transaction. `false`: that was known.
+pub async fn record(
+    conn: &mut AsyncPgConnection,
+    status: &SlurmStatus,
+    now: DateTime<Utc>,
+) -> Result<bool, StorageError> {
+    type Row = (
+        i64,
+        Option<String>,
+        Option<String>,
+        Option<DateTime<Utc>>,
+        Option<String>,
+    );
+    let row: Option<Row> = allocations::table
+        .find(status.allocation.0)
+        .select((
+            allocations::repository_id,
+            allocations::slurm_state,
+            allocations::slurm_reason,
+            allocations::slurm_starts_at,
+            allocations::slurm_nodes,
+        ))
+        .first(conn)
+        .await
+        .optional()?;
+    let Some((scope, state, reason, starts_at, nodes)) = row else {
+        return Ok(false);
+    };
+    let is_same_state = state.as_deref() == Some(status.state.as_str());
+    let is_news = !is_same_state || reason != status.reason;
+    if !is_news && starts_at == status.starts_at && nodes == status.nodes {
+        return Ok(false);
+    }
+    diesel::update(allocations::table.find(status.allocation.0))
+        .set((
+            allocations::slurm_state.eq(status.state.as_str()),
+            allocations::slurm_reason.eq(&status.reason),
+            allocations::slurm_starts_at.eq(status.starts_at),
+            allocations::slurm_nodes.eq(&status.nodes),
+        ))
+        .execute(conn)
+        .await?;
+    // A better estimate of the start is no event.
+    if is_news {
+        let entry = Entry::allocation(now, status.allocation, "slurm", explain(status));
+        timeline::append(conn, &[entry]).await?;
+    }
+    if status.state.is_over() {
+        ended(conn, RepositoryId(scope), status, now).await?;
+    }
+    Ok(true)
+}
+
+/// The node may have said so already, and better.
+async fn ended(
+    conn: &mut AsyncPgConnection,
+    scope: RepositoryId,
+    status: &SlurmStatus,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    lock_scope(conn, scope).await?;
+    let reason = format!("Slurm: {}", explain(status));
+    match runners::by_allocation(conn, status.allocation).await? {
+        Some((runner, scope)) => runners::end(conn, scope, &runner, &reason, None, now).await,
+        None => runners::allocation_ended(conn, status.allocation, &reason, None, now).await,
+    }
+}
+
+/// For people: `pending (Priority, starts ~14:05 UTC)`, `running on n3`, `node failed`.
+fn explain(status: &SlurmStatus) -> String {
+    let mut details: Vec<String> = status.reason.iter().cloned().collect();
+    if status.state == SlurmState::Pending {
+        details.extend(
+            status
+                .starts_at
+                .map(|at| format!("starts ~{} UTC", at.format("%H:%M"))),
+        );
+    }
+    if let Some(code) = status.exit_code.filter(|code| *code != 0) {
+        details.push(format!("exit code {code}"));
+    }
+    let mut text = status.state.explained().to_owned();
+    if let Some(nodes) = status.nodes.as_ref().filter(|n| !n.is_empty()) {
+        text.push_str(&format!(" on {nodes}"));
+    }
+    if !details.is_empty() {
+        text.push_str(&format!(" ({})", details.join(", ")));
+    }
+    text
+}
+
+/// Withdrawn allocations that the Slurm side may have a Slurm job of, and was not told about. Not those that are being
+/// submitted at this moment.
+pub async fn to_cancel(
+    conn: &mut AsyncPgConnection,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<AllocationId>, StorageError> {
+    Ok(allocations::table
+        .filter(allocations::state.eq("withdrawn"))
+        .filter(allocations::cancelled_at.is_null())
+        .filter(allocations::submit_attempts.gt(0))
+        .filter(
+            allocations::lease_until
+                .is_null()
+                .or(allocations::lease_until.le(now)),
+        )
+        .order(allocations::ended_at)
+        .limit(limit)
+        .select(allocations::id)
+        .load::<uuid::Uuid>(conn)
+        .await?
+        .into_iter()
+        .map(AllocationId)
+        .collect())
+}
+
+/// The Slurm side was told about `told`; of these it has cancelled the Slurm jobs of `cancelled`.
+pub async fn cancelled(
+    conn: &mut AsyncPgConnection,
+    told: &[AllocationId],
+    cancelled: &[AllocationId],
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    let ids: Vec<uuid::Uuid> = told.iter().map(|id| id.0).collect();
+    diesel::update(allocations::table.filter(allocations::id.eq_any(ids)))
+        .set(allocations::cancelled_at.eq(now))
+        .execute(conn)
+        .await?;
+    let entries: Vec<Entry> = cancelled
+        .iter()
+        .map(|id| Entry::allocation(now, *id, "cancelled", "its Slurm job is cancelled"))
+        .collect();
+    timeline::append(conn, &entries).await
+}

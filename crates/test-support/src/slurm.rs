@@ -1,0 +1,336 @@
+//! A private Slurm: munged, slurmctld, slurmd for each of some virtual nodes, and slurmrestd, all on loopback.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use crate::process::end_processes_marked;
+use crate::server::{Folder, Supervised, free_port, give, we_are_root};
+use crate::wait::try_wait_until;
+
+const START_DEADLINE: Duration = Duration::from_secs(30);
+/// What is needed of Debian's packages, and which packages have it.
+const PROGRAMS: [(&str, &str); 5] = [
+    ("/usr/sbin/munged", "munge"),
+    ("/usr/sbin/slurmctld", "slurmctld"),
+    ("/usr/sbin/slurmd", "slurmd"),
+    ("/usr/sbin/slurmrestd", "slurmrestd"),
+    ("/usr/bin/sbatch", "slurm-client"),
+];
+/// People of the tests: their Slurm jobs run as them. They have no home and no password.
+pub const SLURM_USERS: [&str; 2] = ["gha-test-a", "gha-test-b"];
+
+/// A Slurm cluster of its own. Ends when dropped, and when this process ends; so do its Slurm jobs.
+pub struct PrivateSlurm {
+    folder: Folder,
+    rest_port: u16,
+    controller: Mutex<Option<Supervised>>,
+    rest: Mutex<Option<Supervised>>,
+    /// After the controller, and munged last.
+    _nodes: Vec<Supervised>,
+    _munged: Supervised,
+}
+
+impl PrivateSlurm {
+    /// Whether one can be started here; otherwise what is missing, in one line.
+    pub fn check() -> Result<(), String> {
+        let missing: Vec<&str> = PROGRAMS
+            .into_iter()
+            .filter(|(program, _)| !Path::new(program).is_file())
+            .map(|(_, package)| package)
+            .collect();
+        if !missing.is_empty() {
+            return Err(format!("apt-get install {}", missing.join(" ")));
+        }
+        if !we_are_root() {
+            return Err("Slurm starts Slurm jobs as their users, which takes root".into());
+        }
+        Ok(())
+    }
+
+    /// Starts one with `nodes` virtual nodes of 8 CPUs, n1 and so on, in the partitions `main` (default) and `other`.
+    pub async fn start(nodes: u16) -> anyhow::Result<Self> {
+        if let Err(missing) = Self::check() {
+            bail!("no private Slurm: {missing}");
+        }
+        add_users()?;
+        let folder = Folder::temporary("gha-slurm-slurm-")?;
+        let dir = folder.path().to_owned();
+        open_to_all(&dir)?;
+        for name in ["munge", "state", "spool", "log"] {
+            fs::create_dir(dir.join(name))?;
+            open_to_all(&dir.join(name))?;
+        }
+        let munged = start_munged(&folder)?;
+        let rest_port = free_port();
+        fs::write(dir.join("state/jwt_hs256.key"), random(32)?)?;
+        fs::set_permissions(
+            dir.join("state/jwt_hs256.key"),
+            fs::Permissions::from_mode(0o600),
+        )?;
+        fs::write(dir.join("slurm.conf"), configuration(&dir, nodes))?;
+        open_to_all(&dir.join("slurm.conf"))?;
+        let socket = dir.join("munge/socket");
+        try_wait_until("munged is up", START_DEADLINE, || async { socket.exists() }).await?;
+        let mut slurm = Self {
+            rest_port,
+            controller: Mutex::new(None),
+            rest: Mutex::new(None),
+            _nodes: Vec::new(),
+            _munged: munged,
+            folder,
+        };
+        slurm.start_controller().await?;
+        for node in 1..=nodes {
+            let mut command = slurm.command("/usr/sbin/slurmd");
+            command.args(["-D", "-N", &format!("n{node}"), "-f"]);
+            command.arg(slurm.conf());
+            let log = slurm.path(&format!("log/slurmd.n{node}"));
+            slurm
+                ._nodes
+                .push(Supervised::start(&command, "TERM", &log, None)?);
+        }
+        slurm.start_rest()?;
+        let idle = || async {
+            let seen = slurm
+                .run("sinfo", &["-h", "-N", "-p", "main", "-o", "%t"])
+                .await;
+            let up = seen.as_ref().is_ok_and(|text| {
+                text.lines().filter(|state| *state == "idle").count() == usize::from(nodes)
+            });
+            if up { Ok(()) } else { Err(seen) }
+        };
+        try_wait_until("every node is idle", START_DEADLINE, idle)
+            .await
+            .with_context(|| fs::read_to_string(slurm.path("log/slurmctld")).unwrap_or_default())?;
+        Ok(slurm)
+    }
+
+    /// As [`PrivateSlurm::start`]. `None` where we are not root: Slurm starts Slurm jobs as their users. Panics where one
+    /// could be started, but cannot.
+    pub async fn for_test(nodes: u16) -> Option<Self> {
+        if !we_are_root() {
+            eprintln!("skipped: Slurm starts Slurm jobs as their users, which takes root");
+            return None;
+        }
+        match Self::start(nodes).await {
+            Ok(slurm) => Some(slurm),
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+
+    /// For `SLURM_CONF`.
+    pub fn conf(&self) -> PathBuf {
+        self.path("slurm.conf")
+    }
+
+    /// What slurmrestd's tokens are signed with.
+    pub fn jwt_key(&self) -> PathBuf {
+        self.path("state/jwt_hs256.key")
+    }
+
+    /// `http://127.0.0.1:<port>` of slurmrestd.
+    pub fn rest_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.rest_port)
+    }
+
+    /// munged's socket.
+    pub fn munge_socket(&self) -> PathBuf {
+        self.path("munge/socket")
+    }
+
+    /// Starts slurmctld, for the first time or again.
+    pub async fn start_controller(&self) -> anyhow::Result<()> {
+        let mut command = self.command("/usr/sbin/slurmctld");
+        command.args(["-D", "-f"]).arg(self.conf());
+        let log = self.path("log/slurmctld");
+        let started = Supervised::start(&command, "TERM", &log, self.folder.scratch())?;
+        if let Ok(mut controller) = self.controller.lock() {
+            // The shell of an earlier one would remove the folder.
+            *controller = Some(started);
+        }
+        try_wait_until("slurmctld answers", START_DEADLINE, || async {
+            self.run("scontrol", &["ping"])
+                .await
+                .map_err(|e| e.to_string())
+        })
+        .await
+        .with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
+        Ok(())
+    }
+
+    /// Stops slurmctld; Slurm jobs go on, and its state is kept.
+    pub fn stop_controller(&self) {
+        if let Some(controller) = self.controller.lock().ok().and_then(|mut c| c.take()) {
+            controller.stop_keeping_data();
+        }
+    }
+
+    /// Starts slurmrestd, for the first time or again.
+    pub fn start_rest(&self) -> anyhow::Result<()> {
+        // It refuses to be root, and to be SlurmUser.
+        let mut command = self.folder.command(Path::new("/usr/sbin/slurmrestd"));
+        command
+            .args(["-a", "rest_auth/jwt", "-s"])
+            .arg("openapi/v0.0.36,openapi/v0.0.37,openapi/v0.0.38")
+            .arg(format!("127.0.0.1:{}", self.rest_port))
+            .env("SLURM_JWT", "daemon")
+            .env("SLURM_CONF", self.conf());
+        let started = Supervised::start(&command, "TERM", &self.path("log/slurmrestd"), None)?;
+        if let Ok(mut rest) = self.rest.lock() {
+            *rest = Some(started);
+        }
+        Ok(())
+    }
+
+    /// Stops slurmrestd.
+    pub fn stop_rest(&self) {
+        if let Ok(mut rest) = self.rest.lock() {
+            *rest = None;
+        }
+    }
+
+    /// Runs one of Slurm's client programs and gives what it prints.
+    pub async fn run(&self, program: &str, words: &[&str]) -> anyhow::Result<String> {
+        let mut command = tokio::process::Command::from(self.command(program));
+        let output = command.args(words).output().await?;
+        if !output.status.success() {
+            bail!(
+                "{program} {words:?}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("SLURM_CONF", self.conf()).current_dir("/");
+        command
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+impl Drop for PrivateSlurm {
+    fn drop(&mut self) {
+        // Their environment names our configuration.
+        let mark = self.conf();
+        if let Some(mark) = mark.to_str() {
+            end_processes_marked(mark);
+        }
+    }
+}
+
+fn start_munged(folder: &Folder) -> anyhow::Result<Supervised> {
+    let dir = folder.path().join("munge");
+    let key = dir.join("key");
+    fs::write(&key, random(128)?)?;
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o400))?;
+    give(&key)?;
+    give(&dir)?;
+    let option = |name: &str, file: &str| format!("--{name}={}", dir.join(file).display());
+    let mut command = folder.command(Path::new("/usr/sbin/munged"));
+    command.args([
+        "--foreground".to_owned(),
+        option("socket", "socket"),
+        option("key-file", "key"),
+        option("pid-file", "pid"),
+        option("log-file", "log"),
+        option("seed-file", "seed"),
+    ]);
+    let log = folder.path().join("log/munged");
+    Ok(Supervised::start(&command, "TERM", &log, None)?)
+}
+
+fn configuration(dir: &Path, nodes: u16) -> String {
+    let dir = dir.display();
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim().split('.').next().unwrap_or_default();
+    let mut text = format!(
+        "ClusterName=private\n\
+         SlurmctldHost={host}(127.0.0.1)\n\
+         SlurmUser=root\n\
+         SlurmctldPort={controller}\n\
+         AuthType=auth/munge\n\
+         AuthInfo=socket={dir}/munge/socket\n\
+         CredType=cred/munge\n\
+         AuthAltTypes=auth/jwt\n\
+         AuthAltParameters=jwt_key={dir}/state/jwt_hs256.key\n\
+         StateSaveLocation={dir}/state\n\
+         SlurmdSpoolDir={dir}/spool/%n\n\
+         SlurmctldPidFile={dir}/slurmctld.pid\n\
+         SlurmdPidFile={dir}/slurmd.%n.pid\n\
+         ProctrackType=proctrack/linuxproc\n\
+         TaskPlugin=task/none\n\
+         JobAcctGatherType=jobacct_gather/none\n\
+         AccountingStorageType=accounting_storage/none\n\
+         JobCompType=jobcomp/none\n\
+         SelectType=select/cons_tres\n\
+         SelectTypeParameters=CR_CPU\n\
+         SchedulerParameters=defer_batch,sched_min_interval=0,batch_sched_delay=0,bf_interval=5\n\
+         SlurmdParameters=config_overrides\n\
+         ReturnToService=2\n\
+         MpiDefault=none\n\
+         MailProg=/bin/true\n\
+         RebootProgram=/bin/true\n\
+         KillWait=5\n\
+         MinJobAge=300\n",
+        controller = free_port(),
+    );
+    // The daemons bind to what the host name resolves to.
+    let local = std::net::ToSocketAddrs::to_socket_addrs(&(host, 0))
+        .is_ok_and(|mut found| found.any(|a| a.is_ipv4() && a.ip().is_loopback()));
+    if local {
+        text.push_str("CommunicationParameters=NoInAddrAny,NoCtldInAddrAny\n");
+    }
+    for node in 1..=nodes {
+        text.push_str(&format!(
+            "NodeName=n{node} NodeHostname={host} NodeAddr=127.0.0.1 Port={} CPUs=8 RealMemory=20000 State=UNKNOWN\n",
+            free_port()
+        ));
+    }
+    text.push_str(&format!(
+        "PartitionName=main Nodes=n[1-{nodes}] Default=YES MaxTime=INFINITE State=UP\n\
+         PartitionName=other Nodes=n[1-{nodes}] MaxTime=60 State=UP\n"
+    ));
+    text
+}
+
+fn random(bytes: usize) -> anyhow::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut random = vec![0; bytes];
+    fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
+    Ok(random)
+}
+
+fn open_to_all(path: &Path) -> anyhow::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .with_context(|| path.display().to_string())
+}
+
+/// Adds those of [`SLURM_USERS`] that this machine does not have.
+fn add_users() -> anyhow::Result<()> {
+    // Several test processes may be at it.
+    let lock = fs::File::create(std::env::temp_dir().join("gha-slurm-test-users.lock"))?;
+    lock.lock()?;
+    for user in SLURM_USERS {
+        let known = Command::new("id").args(["-u", user]).output()?;
+        if !known.status.success() {
+            let made = Command::new("useradd")
+                .args(["--no-create-home", "--home-dir", "/nonexistent", user])
+                .output()?;
+            if !made.status.success() {
+                bail!("useradd {user}: {}", String::from_utf8_lossy(&made.stderr));
+            }
+        }
+    }
+    Ok(())
+}
