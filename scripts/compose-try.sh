@@ -13,7 +13,7 @@ say() { printf '%s %s\n' "$(date +%T)" "$*"; }
 fail() {
   say "FAILED: $*" >&2
   compose ps --all >&2
-  compose logs --tail 20 >&2
+  compose logs --no-color --tail 20 >&2
   exit 1
 }
 trap 'compose down --volumes --timeout 5 >/dev/null 2>&1; rm -rf "$folder"' EXIT
@@ -39,7 +39,7 @@ all_healthy() {
 }
 api() { curl -sS --fail-with-body -H "Authorization: Bearer $token" -H 'Content-Type: application/json' "$@"; }
 simulator() { compose exec -T simulator curl -sS --fail-with-body -H 'Content-Type: application/json' "http://127.0.0.1:8090/simulator$1" "${@:2}"; }
-succeeded() { api "$url/api/builds/$1" | jq -e '.state == "completed" and .conclusion == "success"'; }
+succeeded() { api "$url/api/builds/$1" | jq -e '.build | .state == "completed" and .conclusion == "success"'; }
 queue() {
   simulator /workflow-jobs --data '{"repository": "octo-org/demo", "labels": ["self-hosted", "slurm"], "script": "echo hello"}' | jq .id
 }
@@ -111,10 +111,28 @@ kill_process postgres
 all_healthy
 build
 
-# --- the proxy's own answers ---
+# --- another key ---
+compose run --rm --entrypoint gha-slurm keys keys rotate --dir /var/lib/gha-slurm/keys >/dev/null 2>&1 || fail "rotate"
+compose restart launcher >/dev/null 2>&1
+all_healthy
+say "launch-token keys: $(compose exec -T token-broker ls /var/lib/gha-slurm/keys | xargs)"
+build
+
+# --- the proxy ---
+script=$(curl -sS "$url/" | grep -o '/assets/[^"]*\.js' | head -1)
+curl -sS --fail --output /dev/null "$url$script" || fail "the page's script"
+say "the page: $script"
+for megabytes in 24 26 28; do
+  head -c "${megabytes}000000" /dev/zero >"$folder/body"
+  answer=$(curl -sS -w ' %{http_code} %{content_type}' -H 'Content-Type: application/json' -H 'X-GitHub-Event: workflow_job' \
+    -H "X-GitHub-Delivery: $(cat /proc/sys/kernel/random/uuid)" -H "X-Hub-Signature-256: sha256=$(printf '0%.0s' {1..64})" \
+    --data-binary "@$folder/body" "$url/api/github/webhooks")
+  [[ $answer == *' application/problem+json' ]] || fail "$megabytes MB: $answer"
+  say "a webhook of $megabytes MB that nobody signed: $answer"
+done
 docker stop "$(compose ps --quiet repo-mapping)" >/dev/null
-answer=$(curl -sS -w '%{http_code} %{content_type}' "$url/api/builds")
-[[ $answer == *'"code":"unavailable"'*'503 application/problem+json' ]] || fail "without repo-mapping: $answer"
+answer=$(curl -sS -w ' %{http_code} %{content_type}' "$url/api/builds")
+[[ $answer == *'"code":"unavailable"'*' 503 application/problem+json' ]] || fail "without repo-mapping: $answer"
 say "without repo-mapping: $answer"
 docker start "$(compose ps --quiet repo-mapping)" >/dev/null
 all_healthy

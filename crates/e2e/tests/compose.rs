@@ -27,7 +27,10 @@ fn the_services_accept_what_the_compose_file_tells_them() {
         std::fs::write(folder.path().join(name), value).unwrap();
     }
     let written: BTreeSet<&str> = variables.keys().map(String::as_str).collect();
-    assert_eq!(used, written, "variables of docker-compose.yml, and of .env");
+    assert_eq!(
+        used, written,
+        "variables of docker-compose.yml, and of .env"
+    );
 
     let mut services: BTreeMap<String, BTreeMap<&str, String>> = BTreeMap::new();
     for (key, value) in compose.lines().filter_map(setting) {
@@ -43,7 +46,13 @@ fn the_services_accept_what_the_compose_file_tells_them() {
     }
     assert_eq!(
         services.keys().collect::<Vec<_>>(),
-        ["gha-slurm-munge", "launcher", "repo-mapping", "token-broker", "webhook-ingest"],
+        [
+            "gha-slurm-munge",
+            "launcher",
+            "repo-mapping",
+            "token-broker",
+            "webhook-ingest"
+        ],
     );
     for (program, settings) in &services {
         let mut command = Command::new(binary(program));
@@ -56,9 +65,16 @@ fn the_services_accept_what_the_compose_file_tells_them() {
 fn new_env(folder: &Path) -> BTreeMap<String, String> {
     let scripts = folder.join("scripts");
     std::fs::create_dir(&scripts).unwrap();
-    std::fs::copy(Path::new(ROOT).join("scripts/env.sh"), scripts.join("env.sh")).unwrap();
+    std::fs::copy(
+        Path::new(ROOT).join("scripts/env.sh"),
+        scripts.join("env.sh"),
+    )
+    .unwrap();
     let mut make = Command::new("bash");
-    succeeds("scripts/env.sh", &make.arg(scripts.join("env.sh")).output().unwrap());
+    succeeds(
+        "scripts/env.sh",
+        &make.arg(scripts.join("env.sh")).output().unwrap(),
+    );
 
     let mut shell = Command::new("bash");
     let own = "-u PWD -u OLDPWD -u SHLVL -u _";

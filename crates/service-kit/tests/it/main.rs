@@ -5,7 +5,8 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use gha_slurm_contract::Problem;
 use gha_slurm_service_kit::settings::{HttpSettings, OperationsSettings};
 use gha_slurm_service_kit::{
-    ApiError, CancellationToken, HttpService, Operations, Readiness, authentication, operations, problem,
+    ApiError, CancellationToken, HttpService, Operations, Readiness, authentication, operations,
+    problem,
 };
 use gha_slurm_telemetry::Metrics;
 use secrecy::SecretString;
@@ -183,7 +184,10 @@ async fn a_service_is_asked_whether_it_is_ready() {
 
     service.readiness.not_ready("broker", "no connection yet");
     let error = operations::check_ready(&settings).await.unwrap_err();
-    assert!(format!("{error:#}").contains("no connection yet"), "{error:#}");
+    assert!(
+        format!("{error:#}").contains("no connection yet"),
+        "{error:#}"
+    );
 
     service.stop.cancel();
     service.task.await.unwrap().unwrap();
