@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     gha_slurm_service_kit::run(
         info,
         |settings: &Settings| &settings.log,
+        |settings| &settings.operations,
         |settings, stop| async move {
             Application::build(settings)
                 .await?

@@ -2,17 +2,20 @@
 //! can stay inside.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{App, HttpResponse, HttpServer, web};
+use anyhow::{Context, bail};
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::OperationsSettings;
 
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+const CHECK_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Named conditions that must all hold for the service to be ready. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -119,6 +122,33 @@ impl Operations {
             () = stopped.cancelled() => { handle.stop(true).await; Ok(()) }
         }
     }
+}
+
+/// Asks the service that runs on this machine with these settings whether it is ready; the error says what is in the way. For
+/// `--check-ready`, so that a container needs no HTTP client for its health check.
+pub async fn check_ready(settings: &OperationsSettings) -> anyhow::Result<()> {
+    let mut address = settings.listen;
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            address.set_ip(Ipv6Addr::LOCALHOST.into());
+        }
+        _ => {}
+    }
+    let url = format!("http://{address}/health/ready");
+    let http = reqwest::Client::builder()
+        .timeout(CHECK_DEADLINE)
+        .no_proxy()
+        .build()?;
+    let answer = http.get(&url).send().await.context("no answer")?;
+    let status = answer.status();
+    if !status.is_success() {
+        let body = answer.text().await.unwrap_or_default();
+        bail!("{url}: {status}: {body}");
+    }
+    Ok(())
 }
 
 async fn live() -> HttpResponse {

@@ -8,7 +8,8 @@ use gha_slurm_telemetry::LogSettings;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::settings::{self, Settings};
+use crate::operations;
+use crate::settings::{self, OperationsSettings, Settings};
 
 /// Threads of the runtime beside those of the HTTP servers.
 const RUNTIME_WORKERS: usize = 2;
@@ -32,11 +33,19 @@ struct Cli {
     /// Read the settings, say whether they are fine, and exit.
     #[arg(long)]
     check_config: bool,
+    /// Ask the operations port of the service that runs here with these settings whether it is ready, and exit.
+    #[arg(long, conflicts_with = "check_config")]
+    check_ready: bool,
 }
 
 /// Runs a service: reads its settings, starts telemetry, and calls `service` with a token that is cancelled at the first
 /// SIGTERM or SIGINT. A second signal ends the process at once.
-pub fn run<S, F, Fut>(info: ServiceInfo, log: fn(&S) -> &LogSettings, service: F) -> ExitCode
+pub fn run<S, F, Fut>(
+    info: ServiceInfo,
+    log: fn(&S) -> &LogSettings,
+    operations: fn(&S) -> &OperationsSettings,
+    service: F,
+) -> ExitCode
 where
     S: Settings,
     F: FnOnce(S, CancellationToken) -> Fut,
@@ -75,6 +84,12 @@ where
         Ok(runtime) => runtime,
         Err(error) => return fail(info.name, &error),
     };
+    if cli.check_ready {
+        return match runtime.block_on(operations::check_ready(operations(&settings))) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(info.name, &format_args!("{error:#}")),
+        };
+    }
     let _telemetry = match gha_slurm_telemetry::init(info.name, log(&settings)) {
         Ok(guard) => guard,
         Err(error) => return fail(info.name, &error),

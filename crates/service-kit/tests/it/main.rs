@@ -5,7 +5,8 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use gha_slurm_contract::Problem;
 use gha_slurm_service_kit::settings::{HttpSettings, OperationsSettings};
 use gha_slurm_service_kit::{
-    ApiError, CancellationToken, HttpService, Operations, Readiness, authentication, problem,
+    ApiError, CancellationToken, HttpService, Operations, Readiness, authentication, operations,
+    problem,
 };
 use gha_slurm_telemetry::Metrics;
 use secrecy::SecretString;
@@ -169,6 +170,29 @@ async fn authentication_fails_before_the_body_is_looked_at() {
             .as_u16(),
         200
     );
+}
+
+#[tokio::test]
+async fn a_service_is_asked_whether_it_is_ready() {
+    let service = start();
+    let port = service.operations_url.rsplit_once(':').unwrap().1;
+    // As in a container: it listens everywhere, and is asked over loopback.
+    let settings = OperationsSettings {
+        listen: format!("0.0.0.0:{port}").parse().unwrap(),
+    };
+    operations::check_ready(&settings).await.unwrap();
+
+    service.readiness.not_ready("broker", "no connection yet");
+    let error = operations::check_ready(&settings).await.unwrap_err();
+    assert!(
+        format!("{error:#}").contains("no connection yet"),
+        "{error:#}"
+    );
+
+    service.stop.cancel();
+    service.task.await.unwrap().unwrap();
+    let error = operations::check_ready(&settings).await.unwrap_err();
+    assert!(format!("{error:#}").contains("no answer"), "{error:#}");
 }
 
 #[tokio::test]
