@@ -78,6 +78,8 @@ impl Application {
             ledger,
             watch,
             slurm,
+            policy: settings.policy,
+            users_are_real: !matches!(settings.slurm.backend, Backend::Local),
             runner: settings.runner,
             cluster: settings.cluster.name,
             outcomes,

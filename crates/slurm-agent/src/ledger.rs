@@ -19,6 +19,9 @@ pub struct Entry {
     pub allocation: AllocationId,
     /// Whose allocation is spent.
     pub slurm_user: SlurmUser,
+    /// Which repository spends it.
+    #[serde(default)]
+    pub repository_id: i64,
     /// For people.
     pub repository_url: String,
     /// When it was asked for first.
@@ -39,6 +42,7 @@ impl Entry {
         Self {
             allocation: claims.sub,
             slurm_user: claims.slurm_user.clone(),
+            repository_id: claims.repository_id,
             repository_url: claims.repository_url.clone(),
             intended_at: now,
             expires_at: claims.expires_at(),
@@ -146,6 +150,7 @@ mod tests {
         Entry {
             allocation: AllocationId(uuid::Uuid::new_v4()),
             slurm_user: "alice".parse().unwrap(),
+            repository_id: 1,
             repository_url: "https://github.com/acme/widgets".into(),
             intended_at: DateTime::UNIX_EPOCH,
             expires_at: DateTime::from_timestamp(expires, 0),

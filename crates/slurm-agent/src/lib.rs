@@ -4,6 +4,7 @@ mod application;
 mod calls;
 pub mod keys;
 pub mod ledger;
+pub mod policy;
 pub mod settings;
 pub mod slurm;
 pub mod start;

@@ -9,6 +9,8 @@ use gha_slurm_service_kit::settings::{HttpSettings, OperationsSettings};
 use gha_slurm_telemetry::LogSettings;
 use serde::{Deserialize, Deserializer};
 
+use crate::policy::PolicySettings;
+
 /// Everything the agent can be told.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,6 +33,9 @@ pub struct Settings {
     pub keys: KeySource,
     /// What the agent remembers.
     pub state: StateSettings,
+    /// What is allowed.
+    #[serde(default)]
+    pub policy: PolicySettings,
     /// What runs in an allocation.
     pub runner: RunnerSettings,
     /// How Slurm is spoken to.

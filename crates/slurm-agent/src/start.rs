@@ -10,7 +10,7 @@ use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch::{StartAnswer, StartRequest};
 use gha_slurm_contract::problem::ProblemPart;
 use gha_slurm_domain::naming::is_valid_runner_name;
-use gha_slurm_domain::{AllocationId, SlurmJobId};
+use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmJobId};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
 use secrecy::SecretString;
@@ -19,6 +19,7 @@ use tracing::Instrument;
 
 use crate::keys::{Verifier, VerifyError};
 use crate::ledger::{Entry, Ledger};
+use crate::policy::{PolicyRefusal, PolicySettings};
 use crate::settings::RunnerSettings;
 use crate::slurm::{Slurm, SubmitError};
 use crate::submission::Submission;
@@ -41,6 +42,10 @@ pub struct Starter {
     pub watch: Arc<Watch>,
     /// Submits.
     pub slurm: Arc<dyn Slurm>,
+    /// What is allowed.
+    pub policy: PolicySettings,
+    /// Whether Slurm users are users of this system, which the local backend's need not be.
+    pub users_are_real: bool,
     /// What runs in an allocation.
     pub runner: RunnerSettings,
     /// This cluster's name.
@@ -107,7 +112,7 @@ pub async fn start(
 
 impl Starter {
     async fn start(self: Arc<Self>, request: StartRequest) -> Result<SlurmJobId, ApiError> {
-        let claims: LaunchClaims = self.verifier.verify(&request.launcher_token).await?;
+        let mut claims: LaunchClaims = self.verifier.verify(&request.launcher_token).await?;
         self.accept(&claims, &request)?;
         let _turn = match self.turns.of(claims.sub) {
             Some(lock) => Some(lock.lock().await),
@@ -130,6 +135,8 @@ impl Starter {
                 entry
             }
         };
+        // After the search: what is a Slurm job already stays one, whatever became of the policy.
+        claims.resources = self.permit(&claims).await?;
         let token = SecretString::from(request.launcher_token);
         let traceparent = gha_slurm_telemetry::current_traceparent();
         let submission = Submission::prepare(&claims, &token, traceparent, &self.runner)
@@ -195,6 +202,25 @@ impl Starter {
             ));
         }
         Ok(())
+    }
+
+    /// What the policy lets it have.
+    async fn permit(self: &Arc<Self>, claims: &LaunchClaims) -> Result<ResourceRequest, ApiError> {
+        let granted = self.policy.check_resources(&claims.resources)?;
+        let live = self
+            .watch
+            .live(&claims.slurm_user, claims.repository_id, claims.sub);
+        self.policy.check_live(live, claims)?;
+        let (starter, claims) = (Arc::clone(self), claims.clone());
+        tokio::task::spawn_blocking(move || {
+            if starter.users_are_real {
+                starter.policy.check_user(claims.slurm_user.as_str())?;
+            }
+            starter.policy.check_consent(&claims)
+        })
+        .await
+        .map_err(|e| ApiError::internal(&e))??;
+        Ok(granted)
     }
 
     async fn find(&self, allocation: AllocationId) -> Result<Option<SlurmJobId>, ApiError> {
@@ -282,6 +308,25 @@ fn refused_by_slurm(error: SubmitError) -> ApiError {
             "slurm_rejected",
             "Slurm refuses it",
         ),
+    }
+}
+
+impl From<PolicyRefusal> for ApiError {
+    fn from(refusal: PolicyRefusal) -> Self {
+        match &refusal {
+            PolicyRefusal::Never(_) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "policy_refused",
+                "The cluster's policy refuses it",
+            ),
+            PolicyRefusal::Wait(_) => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "limit_reached",
+                "A limit of the cluster's policy is reached",
+            )
+            .header("Retry-After", LIMIT_RETRY_AFTER_S.to_string()),
+        }
+        .detail(refusal.to_string())
     }
 }
 

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gha_slurm_contract::agent::AllocationStatus;
-use gha_slurm_domain::{AllocationId, SlurmState};
+use gha_slurm_domain::{AllocationId, SlurmState, SlurmUser};
 use gha_slurm_service_kit::Readiness;
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Entry, Ledger};
+use crate::policy::Live;
 use crate::slurm::{Slurm, SlurmJob};
 
 /// A Slurm job that so many lists in a row do not show is gone: slurmctld forgets those that are over, and may restart
@@ -50,6 +51,22 @@ impl Watch {
                 misses: 0,
             },
         );
+    }
+
+    /// How many allocations have a Slurm job that is not over, beside `own`.
+    pub fn live(&self, user: &SlurmUser, repository_id: i64, own: AllocationId) -> Live {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut live = Live::default();
+        for known in known.values() {
+            let entry = &known.entry;
+            if entry.ended.is_some() || entry.slurm_job_id.is_none() || entry.allocation == own {
+                continue;
+            }
+            live.total += 1;
+            live.of_user += u32::from(entry.slurm_user == *user);
+            live.of_repository += u32::from(entry.repository_id == repository_id);
+        }
+        live
     }
 
     /// Where these stand; nothing about those of which nothing is known.
@@ -172,6 +189,7 @@ mod tests {
         Entry {
             allocation: AllocationId(uuid::Uuid::from_u128(id)),
             slurm_user: "alice".parse().unwrap(),
+            repository_id: 1,
             repository_url: "https://github.com/acme/widgets".into(),
             intended_at: DateTime::UNIX_EPOCH,
             expires_at: None,
@@ -219,6 +237,20 @@ mod tests {
         let ended = watch.take_in(vec![job(2, "99", SlurmState::Running)]);
         assert_eq!(ended.len(), 1);
         assert_eq!(states(&watch), [SlurmState::NodeFailed, SlurmState::Gone]);
+        let alice = "alice".parse().unwrap();
+        assert_eq!(
+            watch.live(&alice, 1, ids[0]),
+            Live::default(),
+            "both are over"
+        );
+        watch.remember(entry(3));
+        let expected = Live {
+            of_user: 1,
+            of_repository: 0,
+            total: 1,
+        };
+        assert_eq!(watch.live(&alice, 2, ids[0]), expected);
+        assert_eq!(watch.live(&alice, 2, entry(3).allocation), Live::default());
         // After a restart.
         let again = Watch::new(ended);
         assert_eq!(again.states(&ids).len(), 1);

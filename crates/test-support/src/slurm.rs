@@ -22,8 +22,9 @@ const PROGRAMS: [(&str, &str); 5] = [
     ("/usr/sbin/slurmrestd", "slurmrestd"),
     ("/usr/bin/sbatch", "slurm-client"),
 ];
-/// People of the tests: their Slurm jobs run as them. They have no home and no password.
-pub const SLURM_USERS: [&str; 2] = ["gha-test-a", "gha-test-b"];
+/// Users that every Debian has, for Slurm jobs of tests and demos: no account need be made. Their homes are not theirs to
+/// write, and need not exist.
+pub const SLURM_USERS: [&str; 2] = ["games", "news"];
 
 /// A Slurm cluster of its own. Ends when dropped, and when this process ends; so do its Slurm jobs.
 pub struct PrivateSlurm {
@@ -58,7 +59,6 @@ impl PrivateSlurm {
         if let Err(missing) = Self::check() {
             bail!("no private Slurm: {missing}");
         }
-        add_users()?;
         let folder = Folder::temporary("gha-slurm-slurm-")?;
         let dir = folder.path().to_owned();
         open_to_all(&dir)?;
@@ -314,23 +314,4 @@ fn random(bytes: usize) -> anyhow::Result<Vec<u8>> {
 fn open_to_all(path: &Path) -> anyhow::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755))
         .with_context(|| path.display().to_string())
-}
-
-/// Adds those of [`SLURM_USERS`] that this machine does not have.
-fn add_users() -> anyhow::Result<()> {
-    // Several test processes may be at it.
-    let lock = fs::File::create(std::env::temp_dir().join("gha-slurm-test-users.lock"))?;
-    lock.lock()?;
-    for user in SLURM_USERS {
-        let known = Command::new("id").args(["-u", user]).output()?;
-        if !known.status.success() {
-            let made = Command::new("useradd")
-                .args(["--no-create-home", "--home-dir", "/nonexistent", user])
-                .output()?;
-            if !made.status.success() {
-                bail!("useradd {user}: {}", String::from_utf8_lossy(&made.stderr));
-            }
-        }
-    }
-    Ok(())
 }

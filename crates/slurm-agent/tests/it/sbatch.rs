@@ -25,6 +25,7 @@ fn site(slurm: &PrivateSlurm) -> Site {
     std::fs::set_permissions(site.folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     site.with("SLURM__BACKEND", "sbatch")
         .with("SBATCH__RUN_AS", "root")
+        .with("POLICY__MIN_UID", "1")
         .with("SBATCH__CONF", slurm.conf().to_str().unwrap())
         .with("SBATCH__OUTPUT_FOLDER", output.to_str().unwrap())
 }
@@ -258,6 +259,56 @@ async fn slurms_truth_comes_back_and_what_is_not_wanted_is_cancelled() {
     agent.stop();
     let agent = site.agent().await;
     assert_eq!(states(&agent, &site, &[running]).await.len(), 1);
+    agent.stop();
+}
+
+#[tokio::test]
+async fn the_slurm_side_has_the_last_word() {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = site(&slurm)
+        .with("POLICY__GROUP", SLURM_USERS[0])
+        .with("POLICY__MAX__CPUS", "4")
+        .with("POLICY__LIVE__PER_USER", "1")
+        .with("SLURM__INTERVAL_S", "1");
+    let consents = site.path("consents");
+    std::fs::write(&consents, format!("{} 1\n", SLURM_USERS[0])).unwrap();
+    let site = site.with("POLICY__CONSENTS", consents.to_str().unwrap());
+    let agent = site.agent().await;
+    let refused = async |claims: LaunchClaims, status: u16, text: &str| {
+        let problem = refusal(&agent, &site, &claims).await;
+        let detail = problem.detail.unwrap_or_default();
+        assert_eq!(problem.status, status, "{detail}");
+        assert!(detail.contains(text), "{detail}");
+    };
+    refused(of("root", "r"), 422, "uid 0").await;
+    refused(of("nosuchuser", "r"), 422, "no user").await;
+    refused(of(SLURM_USERS[1], "r"), 422, "opted in").await;
+    let mut large = of(SLURM_USERS[0], "r");
+    large.resources.cpus = Some(5);
+    refused(large, 422, "5 CPUs").await;
+    let foreign = LaunchClaims {
+        repository_id: 2,
+        ..of(SLURM_USERS[0], "r")
+    };
+    refused(foreign, 422, "not consented").await;
+    let first = of(SLURM_USERS[0], "r");
+    agent.start(&site.request(&first)).await;
+    let second = of(SLURM_USERS[0], "s");
+    refused(second.clone(), 429, "1 allocations").await;
+    // Room again.
+    let assertion = site.assertion(CallPurpose::Cancel, &[first.sub]);
+    agent
+        .call("/runner/cancel", &assertion, serde_json::json!({}))
+        .await;
+    wait_until("there is room", DEADLINE, || async {
+        let answer = agent.ask(&site.request(&second)).await.unwrap();
+        answer.status().is_success()
+    })
+    .await;
+    let queue = queue(&slurm).await;
+    assert_eq!(queue.len(), 2, "nothing else was submitted: {queue:?}");
     agent.stop();
 }
 

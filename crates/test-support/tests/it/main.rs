@@ -139,7 +139,7 @@ async fn a_private_slurm_runs_a_slurm_job_as_its_user_and_survives_its_controlle
     let state = || async {
         let seen = slurm.run("squeue", &["-h", "-o", "%T %u", "-j", id]).await;
         match seen.as_deref().map(str::trim) {
-            Ok("RUNNING gha-test-a") => Ok(()),
+            Ok("RUNNING games") => Ok(()),
             _ => Err(seen),
         }
     };

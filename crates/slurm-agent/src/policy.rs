@@ -1,0 +1,365 @@
+//! The Slurm side has the last word: who may be run as, on what, how much of it and how often, whatever a launch token says.
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::path::PathBuf;
+
+use gha_slurm_contract::LaunchClaims;
+use gha_slurm_domain::ResourceRequest;
+use nix::unistd::{Group, User, getgrouplist};
+use serde::{Deserialize, Serialize};
+
+/// `[policy]`: what is allowed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicySettings {
+    /// Unix group whose members have opted in. Absent: every user below.
+    pub group: Option<String>,
+    /// Users with a lower uid are never run as; root never is.
+    pub min_uid: u32,
+    /// Users that are never run as.
+    pub deny_users: Vec<String>,
+    /// Partitions that may be named, written as Slurm does. Absent: any.
+    pub partitions: Option<Vec<String>>,
+    /// Accounts that may be named. Absent: any.
+    pub accounts: Option<Vec<String>>,
+    /// QOS that may be named. Absent: any.
+    pub qos: Option<Vec<String>>,
+    /// What is asked for where a request says nothing.
+    pub defaults: ResourceRequest,
+    /// Most that one allocation may ask for.
+    pub max: MaxResources,
+    /// Most allocations pending or running at once.
+    pub live: LiveLimits,
+    /// File of consents, a line for each: a Slurm user and the numeric id of a repository; `#` begins a remark. Only these
+    /// pairs are served. Read at each start of an allocation. Absent: what the launcher says about mappings is believed.
+    pub consents: Option<PathBuf>,
+}
+
+impl Default for PolicySettings {
+    fn default() -> Self {
+        Self {
+            group: None,
+            min_uid: 1000,
+            deny_users: Vec::new(),
+            partitions: None,
+            accounts: None,
+            qos: None,
+            defaults: ResourceRequest::default(),
+            max: MaxResources::default(),
+            live: LiveLimits::default(),
+            consents: None,
+        }
+    }
+}
+
+/// `[policy.max]`: most of each resource in one allocation. Absent: no limit but Slurm's.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MaxResources {
+    /// CPUs per task.
+    pub cpus: Option<u32>,
+    /// MiB of memory per node.
+    pub memory_mib: Option<u64>,
+    /// Minutes; also the time limit of a request without one.
+    pub time_minutes: Option<u32>,
+    /// Nodes.
+    pub nodes: Option<u32>,
+    /// GPUs per node.
+    pub gpus: Option<u32>,
+}
+
+/// `[policy.live]`: most allocations that are pending or running at once; what exceeds it waits. Absent: no limit but Slurm's.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LiveLimits {
+    /// Of one Slurm user; leaves room for what they submit themselves.
+    pub per_user: Option<u32>,
+    /// Of one repository.
+    pub per_repository: Option<u32>,
+    /// Of all.
+    pub total: Option<u32>,
+}
+
+/// How many allocations are pending or running.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Live {
+    /// Of the user.
+    pub of_user: u32,
+    /// Of the repository.
+    pub of_repository: u32,
+    /// Of all.
+    pub total: u32,
+}
+
+/// Why an allocation is not started. The texts are for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyRefusal {
+    /// Never, as long as the policy stays.
+    #[error("{0}")]
+    Never(String),
+    /// Not now.
+    #[error("{0}")]
+    Wait(String),
+}
+
+fn never(text: impl Into<String>) -> PolicyRefusal {
+    PolicyRefusal::Never(text.into())
+}
+
+impl PolicySettings {
+    /// Whether the Slurm user may be run as, as the system knows them. Blocks: asks NSS.
+    pub fn check_user(&self, name: &str) -> Result<(), PolicyRefusal> {
+        let failed = |e: &dyn std::fmt::Display| {
+            PolicyRefusal::Wait(format!("the user {name} cannot be looked up: {e}"))
+        };
+        let user = User::from_name(name)
+            .map_err(|e| failed(&e))?
+            .ok_or_else(|| never(format!("there is no user {name} on this cluster")))?;
+        if self.deny_users.iter().any(|denied| denied == name) {
+            return Err(never(format!("{name} is not to be run as here")));
+        }
+        let uid = user.uid.as_raw();
+        if uid == 0 || uid < self.min_uid {
+            return Err(never(format!(
+                "{name} has the uid {uid}; only users from {} on are run as",
+                self.min_uid.max(1)
+            )));
+        }
+        let Some(group) = &self.group else {
+            return Ok(());
+        };
+        let wanted = Group::from_name(group)
+            .map_err(|e| failed(&e))?
+            .ok_or_else(|| PolicyRefusal::Wait(format!("there is no group {group}")))?;
+        let name = CString::new(name).map_err(|e| failed(&e))?;
+        let groups = getgrouplist(&name, user.gid).map_err(|e| failed(&e))?;
+        if groups.contains(&wanted.gid) {
+            Ok(())
+        } else {
+            Err(never(format!(
+                "{} has not opted in: members of the group {group} have",
+                user.name
+            )))
+        }
+    }
+
+    /// What may be submitted for a request: with defaults, in Slurm's spelling, within limits.
+    pub fn check_resources(
+        &self,
+        asked: &ResourceRequest,
+    ) -> Result<ResourceRequest, PolicyRefusal> {
+        let mut granted = self.defaults.clone().overlaid_with(asked.clone());
+        granted.partition = allowed("partition", granted.partition, self.partitions.as_deref())?;
+        granted.account = allowed("account", granted.account, self.accounts.as_deref())?;
+        granted.qos = allowed("QOS", granted.qos, self.qos.as_deref())?;
+        let MaxResources {
+            cpus,
+            memory_mib,
+            time_minutes,
+            nodes,
+            gpus,
+        } = &self.max;
+        granted.time_minutes = granted.time_minutes.or(*time_minutes);
+        let wide = |n: Option<u32>| n.map(u64::from);
+        at_most("CPUs", wide(granted.cpus), wide(*cpus))?;
+        at_most("MiB of memory", granted.memory_mib, *memory_mib)?;
+        at_most("minutes", wide(granted.time_minutes), wide(*time_minutes))?;
+        at_most("nodes", wide(granted.nodes), wide(*nodes))?;
+        at_most("GPUs", granted.gres.as_deref().map(count_gpus), wide(*gpus))?;
+        Ok(granted)
+    }
+
+    /// Whether one more allocation may be pending or running.
+    pub fn check_live(&self, live: Live, claims: &LaunchClaims) -> Result<(), PolicyRefusal> {
+        let LiveLimits {
+            per_user,
+            per_repository,
+            total,
+        } = self.live;
+        let full = |have: u32, most: Option<u32>, whose: String| match most {
+            Some(most) if have >= most => Err(PolicyRefusal::Wait(format!(
+                "{whose} has {have} allocations, the most that the site allows at once"
+            ))),
+            _ => Ok(()),
+        };
+        full(live.of_user, per_user, claims.slurm_user.to_string())?;
+        let repository = format!("{}/{}", claims.owner, claims.repository_name);
+        full(live.of_repository, per_repository, repository)?;
+        full(live.total, total, "gha-slurm".into())
+    }
+
+    /// Whether the Slurm side itself knows that the user lets the repository spend their allocation. Blocks: reads a file.
+    pub fn check_consent(&self, claims: &LaunchClaims) -> Result<(), PolicyRefusal> {
+        let Some(file) = &self.consents else {
+            return Ok(());
+        };
+        let text = std::fs::read_to_string(file).map_err(|e| {
+            PolicyRefusal::Wait(format!("policy.consents: {}: {e}", file.display()))
+        })?;
+        if consents(&text).contains(&(claims.slurm_user.as_str(), claims.repository_id)) {
+            Ok(())
+        } else {
+            Err(never(format!(
+                "{} has not consented to {}/{} (repository {}) on this cluster",
+                claims.slurm_user, claims.owner, claims.repository_name, claims.repository_id
+            )))
+        }
+    }
+}
+
+fn consents(text: &str) -> HashSet<(&str, i64)> {
+    text.lines()
+        .filter_map(|line| {
+            let line = line.split('#').next()?;
+            let (user, repository) = line.trim().split_once(char::is_whitespace)?;
+            Some((user, repository.trim().parse().ok()?))
+        })
+        .collect()
+}
+
+/// The value as the list writes it; labels come without capital letters.
+fn allowed(
+    what: &str,
+    value: Option<String>,
+    list: Option<&[String]>,
+) -> Result<Option<String>, PolicyRefusal> {
+    let (Some(value), Some(list)) = (&value, list) else {
+        return Ok(value);
+    };
+    let listed = list.iter().find(|known| known.eq_ignore_ascii_case(value));
+    listed.cloned().map(Some).ok_or_else(|| {
+        never(format!(
+            "the {what} {value} is not one of those that may be used: {}",
+            list.join(", ")
+        ))
+    })
+}
+
+fn at_most(what: &str, asked: Option<u64>, most: Option<u64>) -> Result<(), PolicyRefusal> {
+    match (asked, most) {
+        (Some(asked), Some(most)) if asked > most => Err(never(format!(
+            "{asked} {what} are more than the {most} that the site allows"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// GPUs of a list of generic resources, such as `gpu:a100:2,shard:1` (sbatch(1), `--gres`).
+fn count_gpus(gres: &str) -> u64 {
+    gres.split(',')
+        .filter_map(|one| {
+            let mut parts = one.trim().split(':');
+            (parts.next()? == "gpu").then(|| {
+                parts
+                    .next_back()
+                    .and_then(|count| count.parse::<u64>().ok())
+                    .unwrap_or(1)
+            })
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> PolicySettings {
+        PolicySettings {
+            partitions: Some(vec!["Main".into(), "gpu".into()]),
+            defaults: ResourceRequest {
+                partition: Some("Main".into()),
+                ..Default::default()
+            },
+            max: MaxResources {
+                cpus: Some(8),
+                time_minutes: Some(60),
+                gpus: Some(2),
+                ..Default::default()
+            },
+            ..Default::default()
+        }
+    }
+
+    fn refused(asked: ResourceRequest) -> String {
+        policy().check_resources(&asked).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn resources_are_completed_spelt_and_bounded() {
+        let granted = policy().check_resources(&ResourceRequest::default());
+        let granted = granted.unwrap();
+        assert_eq!(
+            (granted.partition.as_deref(), granted.time_minutes),
+            (Some("Main"), Some(60))
+        );
+        let asked = ResourceRequest {
+            partition: Some("main".into()),
+            cpus: Some(8),
+            gres: Some("gpu:a100:2".into()),
+            ..Default::default()
+        };
+        let granted = policy().check_resources(&asked).unwrap();
+        assert_eq!(granted.partition.as_deref(), Some("Main"));
+        let text = refused(ResourceRequest {
+            partition: Some("secret".into()),
+            ..Default::default()
+        });
+        assert!(
+            text.contains("secret") && text.contains("Main, gpu"),
+            "{text}"
+        );
+        let text = refused(ResourceRequest {
+            cpus: Some(9),
+            ..Default::default()
+        });
+        assert!(text.contains('9') && text.contains('8'), "{text}");
+        let text = refused(ResourceRequest {
+            gres: Some("gpu:1,gpu:a100:2".into()),
+            ..Default::default()
+        });
+        assert!(text.contains("3 GPUs"), "{text}");
+    }
+
+    #[test]
+    fn users_are_looked_up() {
+        let policy = PolicySettings {
+            min_uid: 1,
+            deny_users: vec!["mail".into()],
+            ..Default::default()
+        };
+        assert_eq!(policy.check_user("games"), Ok(()));
+        for (name, reason) in [
+            ("root", "uid 0"),
+            ("mail", "not to be run as"),
+            ("no-such-user", "no user"),
+        ] {
+            let text = policy.check_user(name).unwrap_err().to_string();
+            assert!(text.contains(reason), "{text}");
+        }
+        let usual = PolicySettings::default();
+        assert!(usual.check_user("games").is_err(), "a uid below 1000");
+        let grouped = |group: &str| PolicySettings {
+            group: Some(group.into()),
+            ..policy.clone()
+        };
+        assert_eq!(grouped("games").check_user("games"), Ok(()));
+        assert!(matches!(
+            grouped("tty").check_user("games"),
+            Err(PolicyRefusal::Never(text)) if text.contains("opted in")
+        ));
+        assert!(matches!(
+            grouped("no-such-group").check_user("games"),
+            Err(PolicyRefusal::Wait(_))
+        ));
+    }
+
+    #[test]
+    fn consents_are_pairs() {
+        let text = "alice 17 # acme/widgets\n\n# bob 17\nbob x\ncarol\t18\n";
+        assert_eq!(
+            consents(text),
+            HashSet::from([("alice", 17), ("carol", 18)])
+        );
+    }
+}
