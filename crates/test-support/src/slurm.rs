@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use crate::process::end_processes_marked;
 use crate::server::{Folder, Supervised, free_port, give, we_are_root};
 use crate::wait::try_wait_until;
 
@@ -28,6 +28,8 @@ pub const SLURM_USERS: [&str; 2] = ["games", "news"];
 
 /// A Slurm cluster of its own. Ends when dropped, and when this process ends; so do its Slurm jobs.
 pub struct PrivateSlurm {
+    /// First, so that nothing is left that waits for the others.
+    _sweeper: Sweeper,
     folder: Folder,
     rest_port: u16,
     controller: Mutex<Option<Supervised>>,
@@ -78,6 +80,7 @@ impl PrivateSlurm {
         let socket = dir.join("munge/socket");
         try_wait_until("munged is up", START_DEADLINE, || async { socket.exists() }).await?;
         let mut slurm = Self {
+            _sweeper: Sweeper::start(&dir.join("slurm.conf"))?,
             rest_port,
             controller: Mutex::new(None),
             rest: Mutex::new(None),
@@ -219,13 +222,38 @@ impl PrivateSlurm {
     }
 }
 
-impl Drop for PrivateSlurm {
+/// A shell that waits on a pipe to us and then kills whatever has our configuration in its environment: daemons, and Slurm
+/// jobs with their slurmstepd, which would go on for minutes.
+struct Sweeper(Child);
+
+impl Sweeper {
+    fn start(conf: &Path) -> anyhow::Result<Self> {
+        let mut shell = Command::new("sh");
+        shell
+            .arg("-c")
+            .arg(
+                "cat >/dev/null; tries=0\n\
+                 while [ $tries -lt 50 ]; do\n\
+                   left=$(grep -laF \"SLURM_CONF=$1\" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3)\n\
+                   [ -n \"$left\" ] || exit 0\n\
+                   kill -s KILL $left 2>/dev/null\n\
+                   sleep 0.1; tries=$((tries + 1))\n\
+                 done",
+            )
+            .arg("sh")
+            .arg(conf)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0);
+        Ok(Self(shell.spawn()?))
+    }
+}
+
+impl Drop for Sweeper {
     fn drop(&mut self) {
-        // Their environment names our configuration.
-        let mark = self.conf();
-        if let Some(mark) = mark.to_str() {
-            end_processes_marked(mark);
-        }
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 use gha_slurm_contract::build::BuildDetail;
+use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS};
 use serde_json::json;
 
 use super::ports::Ports;
@@ -14,8 +15,8 @@ use super::stack::Stack;
 
 /// The repository, at the simulator.
 pub(super) const REPOSITORY: &str = "octo-org/demo";
-/// Whose allocation it spends.
-const SLURM_USER: &str = "demo";
+/// Whose allocation it spends: a user that every Debian has.
+const SLURM_USER: &str = SLURM_USERS[0];
 /// A label that the launcher's default settings know.
 const LABELS: [&str; 2] = ["self-hosted", "slurm"];
 /// What the workflow job does.
@@ -65,7 +66,11 @@ impl Build {
     }
 
     /// Prints the timeline as it happens, until the workflow job has completed; answers its conclusion.
-    pub(super) async fn follow(&self, stack: &mut Stack) -> Result<String> {
+    pub(super) async fn follow(
+        &self,
+        stack: &mut Stack,
+        slurm: Option<&PrivateSlurm>,
+    ) -> Result<String> {
         let start = Instant::now();
         let mut printed = HashSet::new();
         let mut zero = None;
@@ -87,6 +92,9 @@ impl Build {
                         "{clock}  {after:+7.3} s  {:<22} {}",
                         entry.kind, entry.detail
                     );
+                    if let Some(slurm) = slurm.filter(|_| entry.kind == "allocated") {
+                        println!("{}", queue(slurm).await?);
+                    }
                 }
                 if detail.build.state == "completed" {
                     let conclusion = detail.build.conclusion.clone().unwrap_or_default();
@@ -114,6 +122,19 @@ impl Build {
         }
         Ok(Some(answer.error_for_status()?.json().await?))
     }
+}
+
+/// What squeue says now, indented.
+async fn queue(slurm: &PrivateSlurm) -> Result<String> {
+    let columns = "--format=%.6i %.9P %.34j %.8u %.10T %.6M %R";
+    let listing = slurm.run("squeue", &[columns]).await?;
+    let lines = listing
+        .lines()
+        .map(|line| format!("\n              {line}"));
+    Ok(format!(
+        "\n              $ squeue{}\n",
+        lines.collect::<String>()
+    ))
 }
 
 fn not_completed(seen: Option<&BuildDetail>) -> String {

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,10 +23,18 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// Makes the folder of this run in `runs`, and starts to watch over it.
-    pub(super) fn start(runs: &Path) -> Result<Self> {
-        let folder = runs.join(uuid::Uuid::new_v4().simple().to_string());
+    /// Makes the folder of this run, and starts to watch over it: in `runs`, or where Slurm users get to and may write.
+    pub(super) fn start(runs: &Path, for_slurm_users: bool) -> Result<Self> {
+        let name = uuid::Uuid::new_v4().simple().to_string();
+        let folder = if for_slurm_users {
+            std::env::temp_dir().join(format!("gha-slurm-demo-{name}"))
+        } else {
+            runs.join(name)
+        };
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        if for_slurm_users {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o1777))?;
+        }
         let process = Command::new(std::env::current_exe()?)
             .arg("demo-guard")
             .arg(&folder)

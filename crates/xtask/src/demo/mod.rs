@@ -84,7 +84,7 @@ async fn show(root: &Path, options: &Options) -> Result<ExitCode> {
 struct Demo {
     stack: stack::Stack,
     _guard: guard::Guard,
-    _servers: servers::Servers,
+    servers: servers::Servers,
     ports: ports::Ports,
     secrets: secrets::Secrets,
     _folder: Folder,
@@ -99,7 +99,7 @@ impl Demo {
         ports.check().await?;
         let secrets = secrets::Secrets::open(&folder.path("secrets"))?;
         let servers = servers::Servers::start(&folder, &ports).await?;
-        let guard = guard::Guard::start(&folder.path("runs"))?;
+        let guard = guard::Guard::start(&folder.path("runs"), servers.slurm.is_some())?;
         let stack =
             stack::Stack::start(root, &folder, &ports, &secrets, &servers, guard.folder()).await?;
         println!(
@@ -111,7 +111,7 @@ impl Demo {
         Ok(Self {
             stack,
             _guard: guard,
-            _servers: servers,
+            servers,
             ports,
             secrets,
             _folder: folder,
@@ -121,7 +121,9 @@ impl Demo {
     /// Answers the workflow job's conclusion.
     async fn show_build(&mut self) -> Result<String> {
         let build = build::Build::begin(&self.ports, &self.secrets).await?;
-        build.follow(&mut self.stack).await
+        build
+            .follow(&mut self.stack, self.servers.slurm.as_ref())
+            .await
     }
 }
 

@@ -1,9 +1,13 @@
-//! PostgreSQL and RabbitMQ of the demo: those that the environment names, or private ones that keep their data.
+//! PostgreSQL and RabbitMQ of the demo: those that the environment names, or private ones that keep their data; and a private
+//! Slurm, which begins anew each time.
 
 use anyhow::{Context, Result};
-use gha_slurm_test_support::{Folder, PrivatePostgres, PrivateRabbitMq};
+use gha_slurm_test_support::{Folder, PrivatePostgres, PrivateRabbitMq, PrivateSlurm};
 
 use super::ports::Ports;
+
+/// Virtual nodes of the private Slurm.
+const NODES: u16 = 2;
 
 /// Ends with this value.
 pub(super) struct Servers {
@@ -11,12 +15,14 @@ pub(super) struct Servers {
     pub(super) database_url: String,
     /// `amqp://…` of a virtual host.
     pub(super) amqp_url: String,
+    /// A real Slurm, where one can be started.
+    pub(super) slurm: Option<PrivateSlurm>,
     _postgres: Option<PrivatePostgres>,
     _rabbitmq: Option<PrivateRabbitMq>,
 }
 
 impl Servers {
-    /// Both at once; they take a second or two.
+    /// All at once; they take a few seconds.
     pub(super) async fn start(folder: &super::Folder, ports: &Ports) -> Result<Self> {
         let postgres = async {
             if let Some(url) = given("DATABASE_URL")? {
@@ -38,11 +44,24 @@ impl Servers {
             println!("RabbitMQ: a private one, on port {}", ports.rabbitmq);
             anyhow::Ok((server.amqp_url(), Some(server)))
         };
-        let ((database_url, postgres), (amqp_url, rabbitmq)) =
-            tokio::try_join!(postgres, rabbitmq)?;
+        let slurm = async {
+            if let Err(missing) = PrivateSlurm::check() {
+                println!("Slurm: none ({missing}); the agent runs Slurm jobs beside itself");
+                return Ok(None);
+            }
+            let slurm = PrivateSlurm::start(NODES).await?;
+            println!(
+                "Slurm: a private one with {NODES} nodes; look with SLURM_CONF={} squeue",
+                slurm.conf().display()
+            );
+            anyhow::Ok(Some(slurm))
+        };
+        let ((database_url, postgres), (amqp_url, rabbitmq), slurm) =
+            tokio::try_join!(postgres, rabbitmq, slurm)?;
         Ok(Self {
             database_url,
             amqp_url,
+            slurm,
             _postgres: postgres,
             _rabbitmq: rabbitmq,
         })

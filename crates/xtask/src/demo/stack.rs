@@ -1,6 +1,7 @@
 //! The demo's processes: the simulator, the services, the agent.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use super::servers::Servers;
 /// The App's number at the simulator.
 const APP_ID: &str = "1";
 const DEPLOYMENT: &str = "demo";
-const CLUSTER: &str = "local";
+const CLUSTER: &str = "demo";
 
 /// Everything that runs. Killed when dropped.
 pub(super) struct Stack {
@@ -39,10 +40,15 @@ impl Stack {
         for log in fs::read_dir(&logs)? {
             fs::remove_file(log?.path())?;
         }
-        install_runner(&folder.path("runner"))?;
+        // Slurm users need not get to the demo's own folder.
+        let runner = match servers.slurm {
+            Some(_) => work_root.join("runner"),
+            None => folder.path("runner"),
+        };
+        install_runner(&runner)?;
         let mut stack = Self {
             simulator: simulator(ports, secrets, &logs)?,
-            services: services(root, folder, ports, secrets, servers, work_root),
+            services: services(root, folder, ports, secrets, servers, work_root, &runner),
         };
         for service in &mut stack.services {
             service.spawn()?;
@@ -130,6 +136,7 @@ fn services(
     secrets: &Secrets,
     servers: &Servers,
     work_root: &Path,
+    runner: &Path,
 ) -> Vec<ServiceProcess> {
     let logs = folder.path("logs");
     let service = |program: &str| {
@@ -153,6 +160,26 @@ fn services(
     if let Some(page) = page(root) {
         repo_mapping = repo_mapping.setting("WEB__FOLDER", page);
     }
+    let agent = service("gha-slurm-munge")
+        .setting("HTTP__LISTEN", loopback(ports.agent))
+        .setting("DEPLOYMENT__NAME", DEPLOYMENT)
+        .setting("CLUSTER__NAME", CLUSTER)
+        .setting("KEYS__PUBLIC_KEYS", &secrets.launch_keys)
+        .setting("STATE__FOLDER", folder.path("agent"))
+        .setting("RUNNER__FOLDER", runner)
+        .setting("RUNNER__WORK_ROOT", work_root)
+        .setting("SLURM__INTERVAL_S", "1");
+    let agent = match &servers.slurm {
+        Some(slurm) => agent
+            .setting("SLURM__BACKEND", "sbatch")
+            .setting("SBATCH__RUN_AS", "root")
+            .setting("SBATCH__CONF", slurm.conf())
+            .setting("SBATCH__OUTPUT_FOLDER", work_root)
+            .setting("POLICY__MIN_UID", "1"),
+        None => agent
+            .setting("SLURM__BACKEND", "local")
+            .setting("LOCAL__END_CHILDREN_ON_STOP", "true"),
+    };
     vec![
         service("webhook-ingest")
             .setting("HTTP__LISTEN", loopback(ports.webhook_ingest))
@@ -165,23 +192,15 @@ fn services(
             .setting("KEYS__FOLDER", &secrets.launch_keys)
             .setting("CLUSTER__NAME", CLUSTER)
             .setting("CLUSTER__AGENT_URL", http(ports.agent))
-            .setting("CLUSTER__TOKEN_URL", http(ports.token_broker)),
+            .setting("CLUSTER__TOKEN_URL", http(ports.token_broker))
+            .setting("CLUSTER__STATES_INTERVAL_S", "1"),
         with_github(service("token-broker"))
             .setting("HTTP__LISTEN", loopback(ports.token_broker))
             .setting("DATABASE__URL", &servers.database_url)
             .setting("DEPLOYMENT__NAME", DEPLOYMENT)
             .setting("KEYS__FOLDER", &secrets.launch_keys),
         repo_mapping,
-        service("gha-slurm-munge")
-            .setting("HTTP__LISTEN", loopback(ports.agent))
-            .setting("DEPLOYMENT__NAME", DEPLOYMENT)
-            .setting("CLUSTER__NAME", CLUSTER)
-            .setting("KEYS__PUBLIC_KEYS", &secrets.launch_keys)
-            .setting("STATE__FOLDER", folder.path("agent"))
-            .setting("RUNNER__FOLDER", folder.path("runner"))
-            .setting("RUNNER__WORK_ROOT", work_root)
-            .setting("SLURM__BACKEND", "local")
-            .setting("LOCAL__END_CHILDREN_ON_STOP", "true"),
+        agent,
     ]
 }
 
@@ -191,14 +210,18 @@ pub(super) fn page(root: &Path) -> Option<PathBuf> {
     page.join("index.html").is_file().then_some(page)
 }
 
-/// The stand-in, where the runner's release has its program.
+/// The stand-in, where the runner's release has its program. A copy: Slurm users need not get to where it was built.
 fn install_runner(folder: &Path) -> Result<()> {
-    let program = folder.join("bin/Runner.Listener");
+    let bin = folder.join("bin");
+    fs::create_dir_all(&bin)?;
+    let program = bin.join("Runner.Listener");
     if program.is_symlink() {
         fs::remove_file(&program)?;
     }
-    fs::create_dir_all(folder.join("bin"))?;
-    std::os::unix::fs::symlink(binary("gha-slurm-standin-runner"), program)?;
+    fs::copy(binary("gha-slurm-standin-runner"), &program)?;
+    for path in [folder, &bin, &program] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+    }
     Ok(())
 }
 
