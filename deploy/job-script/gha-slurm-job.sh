@@ -33,7 +33,8 @@ umask 077
 # which waits in a pipe on file descriptor 3.
 if [[ -n ${GHA_SLURM_LAUNCH_TOKEN:-} ]]; then
     launch_token=$GHA_SLURM_LAUNCH_TOKEN
-    unset GHA_SLURM_LAUNCH_TOKEN
+    # And what sudo leaves, where the agent became this user by it.
+    unset GHA_SLURM_LAUNCH_TOKEN SUDO_COMMAND SUDO_USER SUDO_UID SUDO_GID
     exec 3< <(printf '%s\n' "$launch_token")
     exec bash "$0"
 fi
