@@ -93,13 +93,15 @@ is_transient() {
 }
 
 # pause ATTEMPT UNTIL: waits what the broker asked for, else 1, 2, 4 … s; up to a second more, so that nodes spread out;
-# no longer than until $SECONDS is UNTIL.
+# no longer than until $SECONDS is UNTIL, and no longer than until a signal. In pieces: one that comes just before `wait`
+# does not interrupt it.
 pause() {
     local seconds=$((1 << ($1 < 6 ? $1 : 6))) left=$(($2 - SECONDS))
     ((seconds <= LONGEST_PAUSE_S)) || seconds=$LONGEST_PAUSE_S
     seconds=${retry_after:-$seconds}
     ((seconds <= left)) || seconds=$((left > 0 ? left : 0))
-    nap "$seconds.$(printf '%03d' $((RANDOM % 1000)))"
+    nap "0.$(printf '%03d' $((RANDOM % 1000)))"
+    while ((seconds-- > 0)) && [[ -z $signal ]]; do nap 1; done
 }
 
 # A sleep that a signal interrupts.
@@ -309,6 +311,7 @@ listener() {
         exec bin/Runner.Listener "$@" </dev/null >>"$work/runner.log" 2>&1 {output}<&-
     ) &
     child=$!
+    [[ -z $signal ]] || kill -TERM "$child" 2>/dev/null
     set +m
 }
 
@@ -479,6 +482,8 @@ say "allocation ${GHA_SLURM_ALLOCATION:-}: Slurm job ${SLURM_JOB_ID:-} on $NODE"
 { : <&3; } 2>/dev/null || finish 1 'no launch token'
 redeem &
 child=$!
+# One that came before there was anybody to hand it on to.
+[[ -z $signal ]] || kill -TERM "$child" 2>/dev/null
 exec 3<&-
 reap
 case $code in

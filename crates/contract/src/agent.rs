@@ -70,6 +70,8 @@ pub struct StatesRequest {
 pub struct StatesAnswer {
     /// Those of the asked allocations of which something is known.
     pub allocations: Vec<AllocationStatus>,
+    /// Changes when the policy of the Slurm side does: what it refused may be allowed now.
+    pub policy: String,
 }
 
 /// Where the Slurm job of an allocation stands.

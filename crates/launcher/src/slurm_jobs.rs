@@ -73,9 +73,6 @@ async fn look(submitter: &Submitter) -> Result<Looked, String> {
             .await
             .map_err(text)?
     };
-    if allocations.is_empty() {
-        return Ok(Looked::Changed(0));
-    }
     let assertion = assertion(submitter, CallPurpose::States, Vec::new())?;
     let request = StatesRequest { allocations };
     let answer: Option<StatesAnswer> = submitter
@@ -88,6 +85,17 @@ async fn look(submitter: &Submitter) -> Result<Looked, String> {
     let mut changed = 0;
     for status in answer.allocations {
         changed += usize::from(record(&submitter.database, status).await.map_err(text)?);
+    }
+    let mut conn = submitter.database.connection().await.map_err(text)?;
+    let cluster = &submitter.cluster.name;
+    let forgiven = conn
+        .transaction::<_, StorageError, _>(async |conn| {
+            slurm_jobs::policy_is(conn, cluster, &answer.policy).await
+        })
+        .await
+        .map_err(text)?;
+    if forgiven > 0 {
+        tracing::info!(repositories = forgiven, "the cluster's policy changed");
     }
     Ok(Looked::Changed(changed))
 }

@@ -79,5 +79,12 @@ pub(crate) async fn states(
         return Err(too_many(MAX_STATES_AT_ONCE));
     }
     let allocations = starter.watch.states(&asked.allocations);
-    Ok(HttpResponse::Ok().json(StatesAnswer { allocations }))
+    let starter = starter.into_inner();
+    let policy = tokio::task::spawn_blocking(move || starter.policy.version())
+        .await
+        .map_err(|e| ApiError::internal(&e))?;
+    Ok(HttpResponse::Ok().json(StatesAnswer {
+        allocations,
+        policy,
+    }))
 }

@@ -108,6 +108,16 @@ fn never(text: impl Into<String>) -> PolicyRefusal {
 }
 
 impl PolicySettings {
+    /// Another text whenever something else is allowed. Blocks: reads the file of consents.
+    pub fn version(&self) -> String {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        serde_json::to_string(self).ok().hash(&mut hasher);
+        let consents = self.consents.as_ref().map(std::fs::read_to_string);
+        consents.and_then(Result::ok).hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
+    }
+
     /// Whether the Slurm user may be run as, as the system knows them. Blocks: asks NSS.
     pub fn check_user(&self, name: &str) -> Result<(), PolicyRefusal> {
         let failed = |e: &dyn std::fmt::Display| {
@@ -352,6 +362,24 @@ mod tests {
             grouped("no-such-group").check_user("games"),
             Err(PolicyRefusal::Wait(_))
         ));
+    }
+
+    #[test]
+    fn another_policy_has_another_version() {
+        let consents = tempfile::NamedTempFile::new().unwrap();
+        let with = |cpus| PolicySettings {
+            max: MaxResources {
+                cpus: Some(cpus),
+                ..Default::default()
+            },
+            consents: Some(consents.path().into()),
+            ..policy()
+        };
+        let version = with(8).version();
+        assert_eq!(with(8).version(), version);
+        assert_ne!(with(9).version(), version);
+        std::fs::write(consents.path(), "alice 1\n").unwrap();
+        assert_ne!(with(8).version(), version);
     }
 
     #[test]

@@ -162,6 +162,13 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    cluster_policies (cluster) {
+        cluster -> Text,
+        version -> Text,
+    }
+}
+
 diesel::joinable!(allocations -> runner_classes (class_id));
 diesel::joinable!(allocations -> repositories (repository_id));
 diesel::joinable!(runners -> allocations (allocation_id));
@@ -181,4 +188,5 @@ diesel::allow_tables_to_appear_in_same_query!(
     timeline,
     replan_requests,
     leases,
+    cluster_policies,
 );

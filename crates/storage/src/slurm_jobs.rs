@@ -6,9 +6,9 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use gha_slurm_domain::{AllocationId, RepositoryId, SlurmState};
 
 use crate::pool::{StorageError, lock_scope};
-use crate::runners;
-use crate::schema::allocations;
+use crate::schema::{allocations, cluster_policies, runner_classes, workflow_jobs};
 use crate::timeline::{self, Entry};
+use crate::{replan, runners};
 
 /// A launch token lives a day and an hour, a workflow job five days: whatever is older is not asked about any more.
 const OLDEST: TimeDelta = TimeDelta::days(8);
@@ -144,6 +144,50 @@ fn explain(status: &SlurmStatus) -> String {
         text.push_str(&format!(" ({})", details.join(", ")));
     }
     text
+}
+
+/// Takes in which policy a cluster's agent has. If it is another one than before, what was refused or given up gets a fresh
+/// chance. Run it in a transaction. Gives how many scopes are looked at again.
+pub async fn policy_is(
+    conn: &mut AsyncPgConnection,
+    cluster: &str,
+    version: &str,
+) -> Result<usize, StorageError> {
+    let before: Option<String> = cluster_policies::table
+        .find(cluster)
+        .select(cluster_policies::version)
+        .first(conn)
+        .await
+        .optional()?;
+    if before.as_deref() == Some(version) {
+        return Ok(0);
+    }
+    diesel::insert_into(cluster_policies::table)
+        .values((
+            cluster_policies::cluster.eq(cluster),
+            cluster_policies::version.eq(version),
+        ))
+        .on_conflict(cluster_policies::cluster)
+        .do_update()
+        .set(cluster_policies::version.eq(version))
+        .execute(conn)
+        .await?;
+    if before.is_none() {
+        return Ok(0);
+    }
+    let scopes: Vec<i64> = workflow_jobs::table
+        .inner_join(runner_classes::table)
+        .filter(workflow_jobs::state.eq("queued"))
+        .filter(runner_classes::failures.gt(0))
+        .select(workflow_jobs::repository_id)
+        .distinct()
+        .load(conn)
+        .await?;
+    for scope in &scopes {
+        let scope = RepositoryId(*scope);
+        replan::request(conn, scope, true, "the cluster's policy changed").await?;
+    }
+    Ok(scopes.len())
 }
 
 /// Withdrawn allocations that the Slurm side may have a Slurm job of, and was not told about. Not those that are being

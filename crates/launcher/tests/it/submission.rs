@@ -219,8 +219,9 @@ impl wiremock::Respond for States {
             serde_json::json!({"allocation": allocation, "slurmJobId": "17", "state": self.0,
                 "nodes": "n3", "reason": null})
         });
-        ResponseTemplate::new(200)
-            .set_body_json(serde_json::json!({"allocations": told.collect::<Vec<_>>()}))
+        ResponseTemplate::new(200).set_body_json(
+            serde_json::json!({"allocations": told.collect::<Vec<_>>(), "policy": "a"}),
+        )
     }
 }
 
@@ -325,6 +326,50 @@ async fn what_slurm_lost_before_a_workflow_job_started_is_replaced() {
             .any(|(kind, detail)| kind == "slurm" && detail == "node failed on n3"),
         "{timeline:?}"
     );
+}
+
+#[tokio::test]
+async fn a_refusal_is_forgiven_when_the_clusters_policy_changes() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    map(&pool).await;
+    replan_now(&pool).await;
+    apply(&pool, queued(1)).await;
+    let problem = gha_slurm_contract::Problem::new(422, "policy_refused", "Refused")
+        .detail("alice has not opted in");
+    let agent = agent_answering(ResponseTemplate::new(422).set_body_json(problem)).await;
+    let running = start(&pool, &agent.uri());
+    until(&database, "refused").await;
+    replan_now(&pool).await;
+    running.stop.cancel();
+    for policy in ["a", "b"] {
+        let answer = serde_json::json!({"allocations": [], "policy": policy});
+        Mock::given(method("POST"))
+            .and(path("/runner/states"))
+            .respond_with(ResponseTemplate::new(200).set_body_json(answer))
+            .up_to_n_times(2)
+            .mount(&agent)
+            .await;
+    }
+    let stop = CancellationToken::new();
+    let watching = tokio::spawn(gha_slurm_launcher::slurm_jobs::watch(
+        Arc::clone(&running.submitter),
+        Duration::from_millis(50),
+        Arc::new(Notify::new()),
+        stop.clone(),
+    ));
+    wait_until("it is planned again", DEADLINE, || async {
+        replan_now(&pool).await;
+        let seen = states(database.url()).await;
+        if supply(&seen) == 1 {
+            Ok(())
+        } else {
+            Err(seen)
+        }
+    })
+    .await;
+    stop.cancel();
+    watching.await.unwrap();
 }
 
 #[tokio::test]
