@@ -261,7 +261,7 @@ pub enum RestEffect {
     },
     /// The call is done, but the answer is 502: the caller cannot know.
     LoseAnswer,
-    /// The call is done and answered, so many milliseconds later.
+    /// The call is done at once, and answered so many milliseconds later.
     DelayMs(u64),
 }
 

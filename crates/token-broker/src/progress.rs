@@ -166,13 +166,15 @@ impl Broker {
     /// `POST /gha/runner/release`: no workflow job came in time. `Ok`: the runner is deleted at GitHub and may stop.
     pub(crate) async fn release(&self, progress_token: &str) -> Result<(), ApiError> {
         let (runner, scope_id) = self.runner_of(progress_token).await?;
-        let state = runner.state().map_err(|e| storage_error(&e))?;
-        if state == RunnerState::Ended {
-            return Ok(());
-        }
         if runner.busy_at.is_some() || runner.workflow_job_id.is_some() {
-            return Err(busy());
+            return match runner.state() {
+                // It has done its one workflow job.
+                Ok(RunnerState::Ended) => Ok(()),
+                Ok(_) => Err(busy()),
+                Err(error) => Err(storage_error(&error)),
+            };
         }
+        // Also when it has ended: a node says so before it gives back a registration that was not used up.
         let repository = {
             let mut conn = self.connection().await?;
             repositories::find(&mut conn, scope_id)

@@ -14,6 +14,9 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Every process of a run inherits it.
 const MARK: &str = "GHA_SLURM_TEST_RUN";
 
+/// How many tests run at once: twice the processors, for tests with servers and services wait more than they compute.
+const TEST_THREADS: &str = "RUST_TEST_THREADS";
+
 /// How long a process of a test may take to end after the run.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -63,6 +66,10 @@ async fn run_with_servers(program: &str, mut command: Command) -> Result<ExitCod
     }
     if let Some(rabbitmq) = &rabbitmq {
         command.env(SHARED_RABBITMQ, rabbitmq.share());
+    }
+    if !given(TEST_THREADS) {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        command.env(TEST_THREADS, (2 * processors).to_string());
     }
     let mut child = command
         .spawn()

@@ -152,8 +152,9 @@ pub(crate) async fn middleware(
         }
         None => next.call(request).await?.map_into_boxed_body(),
         Some(RestEffect::DelayMs(milliseconds)) => {
+            let done = next.call(request).await?.map_into_boxed_body();
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
-            next.call(request).await?.map_into_boxed_body()
+            done
         }
         Some(RestEffect::LoseAnswer) => {
             let done = next.call(request).await?;

@@ -12,7 +12,7 @@ async fn deletion(broker: &Broker, status: u16) {
     Mock::given(method("DELETE"))
         .and(path("/repos/acme/widgets/actions/runners/900"))
         .respond_with(ResponseTemplate::new(status))
-        .expect(1)
+        .expect(1..)
         .mount(&broker.github)
         .await;
 }
@@ -74,6 +74,19 @@ async fn an_idle_runner_is_released() {
     );
     let requests = broker.query("SELECT reason FROM replan_requests").await;
     assert_eq!(requests, ["a runner ended"]);
+}
+
+/// A node tells why its runner failed, and then gives the registration back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_that_is_over_is_still_deleted_at_github() {
+    let broker = Broker::start().await;
+    let token = redeemed(&broker).await;
+    deletion(&broker, 204).await;
+    let body = json!({"phase": "finished", "reason": "runner_outdated", "exitCode": 7});
+    assert_eq!(broker.progress(&token, body).await.status, 204);
+    assert_eq!(broker.release(&token).await.status, 204);
+    let reason = broker.query("SELECT end_reason FROM runners").await;
+    assert_eq!(reason, ["runner_outdated (the runner's exit code was 7)"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

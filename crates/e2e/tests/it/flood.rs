@@ -1,0 +1,139 @@
+//! What strangers send to webhook-ingest does not make it grow.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use gha_slurm_auth::webhook;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::stack::{REPOSITORY, Service, Stack, WEBHOOK_SECRET};
+
+const MIB: usize = 1 << 20;
+/// Larger than GitHub sends.
+const LARGE: usize = 30 * MIB;
+const CHUNK: usize = 256 << 10;
+const LARGE_BODIES: usize = 40;
+const BROKEN_BODIES: usize = 200;
+const AT_ONCE: usize = 8;
+/// What webhook-ingest may grow by: the bytes of all bodies in hand (`webhook.max_bodies_bytes`, 64 MiB), twice because
+/// buffers double while they grow, and twice again for the halves that the allocator keeps. What is sent is 1.3 GB.
+const MAY_GROW: usize = 4 * 64 * MIB;
+
+#[tokio::test]
+async fn memory_is_bounded_whatever_is_sent() {
+    let mut stack = Stack::builder()
+        .setting(Service::WebhookIngest, "WEBHOOK__BODY_DEADLINE_S", "1")
+        .start()
+        .await;
+    let before = peak(&mut stack);
+    let one = |n: usize| {
+        let stack = &stack;
+        async move { large(stack, n.is_multiple_of(2)).await }
+    };
+    let statuses: Vec<Option<u16>> = stream::iter(0..LARGE_BODIES)
+        .map(one)
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let address = stack.webhook_url().split('/').nth(2).unwrap().to_owned();
+    let broken: Vec<Option<u16>> = stream::iter(0..BROKEN_BODIES)
+        .map(|n| broken(&address, n.is_multiple_of(2)))
+        .buffer_unordered(BROKEN_BODIES / 2)
+        .collect()
+        .await;
+    // Some of those who go on sending see a closed connection instead of the answer, as HTTP has it.
+    for status in statuses.iter().flatten() {
+        assert!([408, 413, 503].contains(status), "{statuses:?}");
+    }
+    assert!(
+        statuses.iter().flatten().any(|status| *status == 413),
+        "{statuses:?}"
+    );
+    // The slow ones are told, or turned away at once; the truncated ones are gone.
+    let told: Vec<u16> = broken.into_iter().flatten().collect();
+    assert_eq!(told.len(), BROKEN_BODIES / 2);
+    assert!(
+        told.iter().all(|status| [408, 503].contains(status)),
+        "{told:?}"
+    );
+    assert!(told.contains(&408), "{told:?}");
+    let after = peak(&mut stack);
+    println!(
+        "peak: {} MiB before, {} MiB after",
+        before / MIB,
+        after / MIB
+    );
+    assert!(
+        after < before + MAY_GROW,
+        "grew from {} MiB to {} MiB",
+        before / MIB,
+        after / MIB
+    );
+
+    // It still does its work.
+    stack.map(&[REPOSITORY]).await;
+    let id = stack.queue("true");
+    stack.until_completed(id).await;
+    stack.finish().await;
+}
+
+/// The most memory that webhook-ingest has ever had resident, bytes.
+fn peak(stack: &mut Stack) -> usize {
+    let id = stack.service(Service::WebhookIngest).id().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
+    let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib * 1024
+}
+
+/// A body that is too large, its length told or not. `None`: the connection was closed before the answer was read.
+async fn large(stack: &Stack, length_is_told: bool) -> Option<u16> {
+    let chunks =
+        stream::iter((0..LARGE / CHUNK).map(|_| Ok::<_, std::io::Error>(vec![b' '; CHUNK])));
+    let mut request = stack
+        .http()
+        .post(stack.webhook_url())
+        .header("Content-Type", "application/json")
+        .header("X-GitHub-Event", "workflow_job")
+        .header("X-GitHub-Delivery", "72d3162e-cc78-11e3-81ab-4c9367dc0958")
+        .header(
+            "X-Hub-Signature-256",
+            webhook::sign(&WEBHOOK_SECRET.into(), b""),
+        );
+    if length_is_told {
+        request = request.header("Content-Length", LARGE);
+    }
+    let answer = request
+        .body(reqwest::Body::wrap_stream(chunks))
+        .send()
+        .await;
+    answer.ok().map(|answer| answer.status().as_u16())
+}
+
+/// Half a body, and then silence, or the end of the connection.
+async fn broken(address: &str, slow: bool) -> Option<u16> {
+    let mut connection = TcpStream::connect(address).await.unwrap();
+    let signature = webhook::sign(&WEBHOOK_SECRET.into(), b"");
+    let head = format!(
+        "POST /api/github/webhooks HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+         X-GitHub-Event: workflow_job\r\nX-GitHub-Delivery: 72d3162e\r\nX-Hub-Signature-256: {signature}\r\n\
+         Content-Length: {MIB}\r\n\r\n"
+    );
+    connection.write_all(head.as_bytes()).await.unwrap();
+    connection.write_all(&vec![b' '; MIB / 2]).await.unwrap();
+    if !slow {
+        return None;
+    }
+    let mut answer = [0; 12];
+    let read = connection.read_exact(&mut answer);
+    tokio::time::timeout(Duration::from_secs(30), read)
+        .await
+        .unwrap()
+        .unwrap();
+    std::str::from_utf8(&answer[9..]).unwrap().parse().ok()
+}

@@ -1,0 +1,14 @@
+//! Every service as a process of its own, over real RabbitMQ and Postgres, with a simulated GitHub.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+mod collector;
+mod crashes;
+mod deliveries;
+mod flood;
+mod mapping;
+mod races;
+mod reconciler;
+mod servers;
+mod stack;
+mod way;
+mod workflow_code;

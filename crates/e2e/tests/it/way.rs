@@ -1,0 +1,126 @@
+//! The way of one build, from a signed webhook to a finished workflow job.
+
+use std::collections::BTreeSet;
+
+use gha_slurm_simulator::model::Runner;
+
+use crate::collector::{Collector, Span};
+use crate::stack::{CREATE_JIT, LABELS, REPOSITORY, Service, Stack};
+
+const REGISTRATION_TOKEN: &str = "POST /repos/{owner}/{repo}/actions/runners/registration-token";
+
+#[tokio::test]
+async fn a_queued_workflow_job_becomes_one_slurm_job_with_one_registration() {
+    let stack = Stack::start().await;
+    stack.map(&[REPOSITORY]).await;
+    stack.github.pause_assignment(true);
+    let id = stack.queue("echo hello from a step");
+    let runners = stack.until_listening(1).await;
+    assert_eq!(labels(&runners[0]), LABELS.into());
+    assert!(runners[0].ephemeral && runners[0].just_in_time);
+    // The node says so a little later than GitHub.
+    stack.until_kind(id, "listening").await;
+    stack.github.pause_assignment(false);
+    let job = stack.until_succeeded(id).await;
+    assert!(job.output.contains("hello from a step"), "{}", job.output);
+    stack.until_kind(id, "finished").await;
+
+    let detail = stack.until_completed(id).await;
+    assert_eq!(detail.build.conclusion.as_deref(), Some("success"));
+    assert_eq!(detail.build.runner_name, job.runner_name);
+    let milestones = [
+        "queued",
+        "planned",
+        "submitted",
+        "allocated",
+        "registered",
+        "listening",
+        "in_progress",
+        "completed",
+    ];
+    let kinds: Vec<&str> = detail
+        .timeline
+        .iter()
+        .map(|entry| entry.kind.as_str())
+        .filter(|kind| milestones.contains(kind))
+        .collect();
+    assert_eq!(kinds, milestones);
+    let slurm_job_ids: BTreeSet<Option<String>> = detail
+        .timeline
+        .into_iter()
+        .filter(|entry| entry.allocation_id.is_some())
+        .map(|entry| entry.slurm_job_id)
+        .collect();
+    assert_eq!(slurm_job_ids, [Some("1".to_owned())].into());
+    assert_eq!(stack.allocations("true").await, 1);
+    assert_eq!(stack.slurm_jobs().len(), 1);
+    assert_eq!(stack.github.calls(CREATE_JIT), 1);
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn one_trace_leads_from_the_webhook_to_the_callback() {
+    let collector = Collector::start();
+    let stack = Stack::builder()
+        .environment("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
+        .environment("OTEL_BSP_SCHEDULE_DELAY", "100")
+        .start()
+        .await;
+    stack.map(&[REPOSITORY]).await;
+    let id = stack.queue("true");
+    stack.until_completed(id).await;
+    let root = "webhook-ingest request /api/github/webhooks";
+    for call in ["/gha/runner", "/gha/runner/progress"] {
+        let callback = format!("token-broker request {call}");
+        let lineage = collector.until_lineage(&callback, root).await;
+        let mut services: Vec<&str> = lineage.iter().map(|span| span.service.as_str()).collect();
+        services.dedup();
+        assert_eq!(
+            services,
+            [
+                "token-broker",
+                "gha-slurm-munge",
+                "launcher",
+                "webhook-ingest"
+            ],
+            "{:?}",
+            lineage.iter().map(Span::label).collect::<Vec<_>>()
+        );
+        let traces: BTreeSet<&str> = lineage.iter().map(|span| span.trace.as_str()).collect();
+        assert_eq!(traces.len(), 1);
+        let delivery = lineage.iter().find(|span| span.name == "delivery").unwrap();
+        assert_eq!(delivery.attributes["delivery.event"], "workflow_job");
+    }
+    stack.finish().await;
+}
+
+#[tokio::test]
+async fn registration_tokens_serve_several_builds_with_the_same_labels() {
+    let stack = Stack::builder()
+        .setting(Service::Agent, "RUNNER__MODE", "registration")
+        .start()
+        .await;
+    stack.map(&[REPOSITORY]).await;
+    for _ in 0..2 {
+        stack.github.pause_assignment(true);
+        let id = stack.queue("true");
+        let runners = stack.until_listening(1).await;
+        assert_eq!(labels(&runners[0]), LABELS.into());
+        assert!(runners[0].ephemeral && !runners[0].just_in_time);
+        stack.github.pause_assignment(false);
+        stack.until_succeeded(id).await;
+        stack.until_completed(id).await;
+    }
+    assert_eq!(stack.github.calls(REGISTRATION_TOKEN), 1);
+    assert_eq!(stack.github.calls(CREATE_JIT), 0);
+    assert_eq!(stack.allocations("true").await, 2);
+    stack.finish().await;
+}
+
+fn labels(runner: &Runner) -> BTreeSet<&str> {
+    runner
+        .labels
+        .iter()
+        .map(|label| label.name.as_str())
+        .collect()
+}
