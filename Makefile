@@ -1,6 +1,6 @@
 # Thin on purpose: what a person types. The work is in cargo and in scripts/.
 XTASK = $${CARGO_TARGET_DIR:-target}/debug/xtask
-.PHONY: help demo test env fmt lint build page packages schemas
+.PHONY: help demo test bench env fmt lint build page packages schemas
 
 help: ## what can be done here
 	@sed -nE 's/^([a-z]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -16,6 +16,12 @@ test: packages lint build ## everything that proves the code
 	$(XTASK) with-services -- cargo test --workspace --locked
 	scripts/web-test.sh
 	if [ -x crates/simulator/github-contract/check.sh ]; then crates/simulator/github-contract/check.sh; fi
+
+# BENCH holds options: BENCH=--json, BENCH='--seconds 10 --rounds 5'.
+bench: ## requests per second, latency and memory beside a floor: docs/performance.md
+	@scripts/packages.sh
+	cargo build --release --workspace --bins --locked
+	@exec $${CARGO_TARGET_DIR:-target}/release/gha-slurm-bench $(BENCH)
 
 env: ## the .env of docker-compose.yml, with new secrets; an existing one stays
 	@scripts/env.sh

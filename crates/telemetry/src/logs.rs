@@ -84,11 +84,20 @@ pub fn init(service: &'static str, settings: &LogSettings) -> Result<Guard, Tele
     let provider = wants_otlp().then(|| exporter(service)).transpose()?;
     // Without an exporter the spans still carry a trace id, so that one trace can be followed through the logs and
     // handed on to a peer that does export.
+    let exporting = provider.is_some();
     let tracer = provider.clone().unwrap_or_default().tracer(service);
+    let spans = tracing_opentelemetry::layer()
+        .with_tracer(tracer)
+        // Nothing of ours asks OpenTelemetry for its current context; spans find their parents without it.
+        .with_context_activation(false)
+        // Nobody would see these.
+        .with_location(exporting)
+        .with_threads(exporting)
+        .with_tracked_inactivity(exporting);
     tracing_subscriber::registry()
         .with(filter)
         .with(lines)
-        .with(tracing_opentelemetry::layer().with_tracer(tracer))
+        .with(spans)
         .try_init()?;
     Ok(Guard { provider })
 }

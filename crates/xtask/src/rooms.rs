@@ -16,7 +16,7 @@ const SERVICES: [&str; 5] = [
     "slurm-agent",
 ];
 /// Rooms that are neither services nor libraries: nothing that is shipped may depend on them.
-const FOR_DEVELOPMENT: [&str; 4] = ["simulator", "test-support", "e2e", "xtask"];
+const FOR_DEVELOPMENT: [&str; 5] = ["simulator", "test-support", "e2e", "bench", "xtask"];
 
 /// One row of the table.
 #[derive(Debug)]

@@ -1,0 +1,166 @@
+//! What the services are compared with: the least that answers the same question safely.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use anyhow::{Context, Result};
+use gha_slurm_amqp::EVENTS_EXCHANGE;
+use gha_slurm_auth::webhook;
+use gha_slurm_domain::RepositoryId;
+use gha_slurm_storage::{AsyncConnection, Database, StorageError, lock_scope, repositories};
+use gha_slurm_test_support::{Process, free_port, try_wait_until};
+use hyper::body::Bytes;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use secrecy::SecretString;
+
+use crate::surroundings::{SECRET, Surroundings, loopback};
+
+/// As many as the services have.
+pub(crate) const WORKERS: usize = 2;
+/// As many as token-broker has.
+const DATABASE_CONNECTIONS: usize = 8;
+/// Delivery mode 2 is persistent (AMQP 0.9.1, basic properties).
+const PERSISTENT: u8 = 2;
+/// As the event of the payload has.
+const ROUTING_KEY: &str = "workflow_job.queued";
+pub(crate) const AMQP_URL: &str = "GHA_SLURM_BENCH_AMQP_URL";
+pub(crate) const DATABASE_URL: &str = "GHA_SLURM_BENCH_DATABASE_URL";
+
+/// A floor that runs.
+pub(crate) struct FloorProcess {
+    pub(crate) process: Process,
+    pub(crate) address: SocketAddr,
+}
+
+impl FloorProcess {
+    /// Starts this program's subcommand `name` and waits until it listens.
+    pub(crate) async fn start(
+        around: &Surroundings,
+        name: &str,
+        arguments: &[&Path],
+    ) -> Result<Self> {
+        let address: SocketAddr = loopback(free_port()).parse()?;
+        let mut command = std::process::Command::new(std::env::current_exe()?);
+        command
+            .arg(name)
+            .arg(address.to_string())
+            .args(arguments)
+            .env(AMQP_URL, around.amqp_url())
+            .env(DATABASE_URL, around.database_url());
+        let log = around.folder().join(format!("{name}.log"));
+        let process = Process::start(name, &command, &log)?;
+        try_wait_until(&format!("{name} listens"), Duration::from_secs(10), || {
+            tokio::net::TcpStream::connect(address)
+        })
+        .await
+        .with_context(|| process.log_tail())?;
+        Ok(Self { process, address })
+    }
+}
+
+/// webhook-ingest's: reads the body, compares its HMAC, publishes `message`, persistent and mandatory, and answers 202
+/// after the broker's confirm. The exchange and its queue are there.
+pub(crate) async fn ingest(listen: SocketAddr, amqp_url: &str, message: &Path) -> Result<()> {
+    let message = web::Data::new(std::fs::read(message)?);
+    let secrets = web::Data::new(vec![SecretString::from(SECRET)]);
+    let connection = Connection::connect(amqp_url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await?;
+    let channel = web::Data::new(channel);
+    HttpServer::new(move || {
+        App::new()
+            .app_data(channel.clone())
+            .app_data(message.clone())
+            .app_data(secrets.clone())
+            .route("/api/github/webhooks", web::post().to(receive))
+    })
+    .workers(WORKERS)
+    .bind(listen)?
+    .run()
+    .await?;
+    Ok(())
+}
+
+async fn receive(
+    request: HttpRequest,
+    body: Bytes,
+    secrets: web::Data<Vec<SecretString>>,
+    channel: web::Data<Channel>,
+    message: web::Data<Vec<u8>>,
+) -> HttpResponse {
+    let signature = request.headers().get("X-Hub-Signature-256");
+    let signature = signature.and_then(|value| value.to_str().ok());
+    if webhook::verify(&secrets, &body, signature.unwrap_or_default()).is_err() {
+        return HttpResponse::Unauthorized().finish();
+    }
+    match publish(&channel, &message).await {
+        Ok(Confirmation::Ack(None)) => HttpResponse::Accepted().finish(),
+        Ok(other) => HttpResponse::ServiceUnavailable().body(format!("{other:?}")),
+        Err(error) => HttpResponse::ServiceUnavailable().body(error.to_string()),
+    }
+}
+
+async fn publish(channel: &Channel, message: &[u8]) -> lapin::Result<Confirmation> {
+    let options = BasicPublishOptions {
+        mandatory: true,
+        ..BasicPublishOptions::default()
+    };
+    let properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
+    channel
+        .basic_publish(
+            EVENTS_EXCHANGE.into(),
+            ROUTING_KEY.into(),
+            options,
+            message,
+            properties,
+        )
+        .await?
+        .await
+}
+
+/// token-broker's: two transactions, each of which takes the scope's lock and writes one row. To decide under the lock,
+/// to register outside it and to store what came of it takes no fewer.
+pub(crate) async fn callbacks(listen: SocketAddr, database_url: String) -> Result<()> {
+    let url = SecretString::from(database_url);
+    let database = web::Data::new(Database::new(&url, "floor", DATABASE_CONNECTIONS)?);
+    HttpServer::new(move || {
+        App::new()
+            .app_data(database.clone())
+            .route("/{repository}", web::post().to(redeem))
+    })
+    .workers(WORKERS)
+    .bind(listen)?
+    .run()
+    .await?;
+    Ok(())
+}
+
+async fn redeem(
+    _body: Bytes,
+    repository: web::Path<i64>,
+    database: web::Data<Database>,
+) -> HttpResponse {
+    // A row of its own: the repository's is token-broker's.
+    let repository = RepositoryId(-repository.into_inner());
+    for _ in 0..2 {
+        if let Err(error) = write(&database, repository).await {
+            return HttpResponse::ServiceUnavailable().body(error.to_string());
+        }
+    }
+    HttpResponse::Ok().finish()
+}
+
+async fn write(database: &Database, repository: RepositoryId) -> Result<(), StorageError> {
+    let mut conn = database.connection().await?;
+    conn.transaction::<_, StorageError, _>(async |conn| {
+        lock_scope(conn, repository).await?;
+        let now = chrono::Utc::now();
+        repositories::upsert(conn, repository, None, "floor", "floor", None, now).await
+    })
+    .await
+}
