@@ -191,13 +191,6 @@ type Asks = Result<ResourceRequest, String>;
 
 /// A label that carries a value, `slurm-<name>-<value>`: the name and what it asks for. `None`: not such a label.
 fn parameter(label: &str, cluster: &str) -> Option<(&'static str, Asks)> {
-    if label == "slurm-exclusive" {
-        let asks = ResourceRequest {
-            exclusive: true,
-            ..Default::default()
-        };
-        return Some(("exclusive", Ok(asks)));
-    }
     type Parse = fn(&str) -> Asks;
     const PARAMETERS: [(&str, Parse); 9] = [
         ("cpus", |value| {
@@ -261,6 +254,13 @@ fn parameter(label: &str, cluster: &str) -> Option<(&'static str, Asks)> {
             })
         }),
     ];
+    if label == "slurm-exclusive" {
+        let asks = ResourceRequest {
+            exclusive: true,
+            ..Default::default()
+        };
+        return Some(("exclusive", Ok(asks)));
+    }
     let rest = label.strip_prefix("slurm-")?;
     if let Some(named) = rest.strip_prefix("cluster-") {
         let asks = if named == cluster {
