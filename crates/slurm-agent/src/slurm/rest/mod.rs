@@ -17,7 +17,7 @@ use crate::settings::SlurmrestdSettings;
 use crate::slurm::{Slurm, SlurmJob, SlurmUnavailable, SubmitError};
 use crate::submission::Submission;
 use tokens::Tokens;
-use version::Answer;
+use version::{Answer, Job};
 
 pub use version::ApiVersion;
 
@@ -197,47 +197,51 @@ impl RestSlurm {
         }
     }
 
-    async fn slurm_jobs(&self) -> Result<Vec<SlurmJob>, SlurmUnavailable> {
+    /// Everybody's.
+    async fn jobs(&self) -> Result<Vec<Job>, SlurmUnavailable> {
         let user = self.settings.service_user.as_str();
         let reply = self.ask(user, &Call::List).await.map_err(away)?;
         // A failure of v0.0.36 has an empty list, too.
         if !reply.status.is_success() {
             return Err(reply.unavailable(user));
         }
-        Ok(reply
-            .answer
-            .jobs
-            .iter()
-            .filter_map(version::Job::ours)
-            .collect())
+        Ok(reply.answer.jobs)
+    }
+
+    async fn ours(&self) -> Result<Vec<SlurmJob>, SlurmUnavailable> {
+        Ok(self.jobs().await?.iter().filter_map(Job::ours).collect())
     }
 
     async fn search(
         &self,
         allocation: AllocationId,
     ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
-        let found = self.slurm_jobs().await?;
+        let found = self.ours().await?;
         let found = found.into_iter().find(|job| job.allocation == allocation);
         Ok(found.map(|job| job.id))
     }
 
     async fn ask_to_cancel(&self, id: &SlurmJobId) -> Result<(), SlurmUnavailable> {
-        let found = self
-            .slurm_jobs()
-            .await?
-            .into_iter()
-            .find(|job| job.id == *id);
-        let Some(job) = found.filter(|job| !job.state.is_over()) else {
+        let wanted = |job: &Job| {
+            job.ours()
+                .is_some_and(|j| j.id == *id && !j.state.is_over())
+        };
+        let Some(job) = self.jobs().await?.into_iter().find(wanted) else {
             return Ok(());
         };
+        let user = tokio::task::spawn_blocking(move || version::owner(&job))
+            .await
+            .map_err(anyhow::Error::from)
+            .flatten()
+            .map_err(|error| SlurmUnavailable(format!("Slurm job {id}: {error:#}")))?;
         // Everybody may cancel what is theirs.
-        let reply = self.ask(&job.user, &Call::Cancel(id)).await.map_err(away)?;
+        let reply = self.ask(&user, &Call::Cancel(id)).await.map_err(away)?;
         let words = reply.answer.words();
         let over = words.contains("Invalid job id") || words.contains("already completing");
         if reply.status.is_success() || over {
             Ok(())
         } else {
-            Err(reply.unavailable(&job.user))
+            Err(reply.unavailable(&user))
         }
     }
 }
@@ -288,7 +292,7 @@ impl Slurm for RestSlurm {
     }
 
     async fn list(&self) -> Result<Vec<SlurmJob>, SlurmUnavailable> {
-        in_time(self.slurm_jobs()).await
+        in_time(self.ours()).await
     }
 
     async fn cancel(&self, id: &SlurmJobId) -> Result<(), SlurmUnavailable> {

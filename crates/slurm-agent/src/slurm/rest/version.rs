@@ -2,8 +2,10 @@
 //!
 //! v0.0.36 to v0.0.38 were held against slurmrestd 22.05, whose parsers take other values than its OpenAPI document says.
 
+use anyhow::Context;
 use chrono::{DateTime, Utc};
 use gha_slurm_domain::{ResourceRequest, SlurmState};
+use nix::unistd::{Uid, User};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -292,6 +294,8 @@ pub(super) struct Job {
     #[serde(default)]
     user_name: Option<String>,
     #[serde(default)]
+    user_id: Option<Number>,
+    #[serde(default)]
     job_state: Option<Words>,
     #[serde(default)]
     state_reason: Option<String>,
@@ -326,6 +330,19 @@ impl Job {
                 .filter(|_| state.is_over()),
         })
     }
+}
+
+/// Who a Slurm job is. v0.0.36 tells the uid alone. Blocks: asks NSS.
+pub(super) fn owner(job: &Job) -> anyhow::Result<String> {
+    if let Some(name) = job.user_name.as_deref().filter(|name| !name.is_empty()) {
+        return Ok(name.to_owned());
+    }
+    let uid = job.user_id.as_ref().and_then(Number::value);
+    let uid = uid.context("a Slurm job without a user")?.try_into()?;
+    let user = User::from_uid(Uid::from_raw(uid))?;
+    Ok(user
+        .with_context(|| format!("there is no user with the uid {uid}"))?
+        .name)
 }
 
 /// Seconds since 1970; 0 when Slurm does not know.
