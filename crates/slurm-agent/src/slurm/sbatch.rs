@@ -328,6 +328,8 @@ mod tests {
             (job.state, job.reason.as_deref(), job.exit_code, job.nodes),
             (SlurmState::Pending, Some("Priority"), None, None)
         );
+        let failed = line(ours, "FAILED").replace("\u{1f}0\u{1f}", "\u{1f}768\u{1f}");
+        assert_eq!(slurm_job(&failed).unwrap().exit_code, Some(3));
         assert_eq!(slurm_job(&line("(null)", "RUNNING")), None);
         assert_eq!(slurm_job(&line("gha-slurm:nonsense", "RUNNING")), None);
         assert_eq!(slurm_job("garbage"), None);

@@ -191,8 +191,9 @@ fn uid_of(name: &str) -> anyhow::Result<u32> {
 fn read_key(path: &Path) -> anyhow::Result<EncodingKey> {
     let here = || path.display().to_string();
     let mode = fs::metadata(path).with_context(here)?.mode() & 0o7777;
+    let of_others = mode & 0o077;
     ensure!(
-        mode & 0o077 == 0,
+        of_others == 0,
         "{}: its mode is {mode:04o}; whoever reads it is root on the cluster: make it 0600",
         here()
     );

@@ -1,6 +1,7 @@
 //! The agent before a real slurmrestd 22.05 (v0.0.36 to v0.0.38), with tokens from `scontrol`, from a file and from the
 //! signer.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use base64::Engine;
@@ -318,7 +319,6 @@ async fn the_signer_knows_slurm_user_and_the_agent_by_their_uids() {
     let mut signer = Signer::start(&site, &slurm, &[("SERVICE_USER", "root")]).await;
     signer.refused("root", "uid 0").await;
     // A key that others may read is none; and nothing of it is kept.
-    use std::os::unix::fs::PermissionsExt;
     let mode = |mode| {
         let mode = std::fs::Permissions::from_mode(mode);
         std::fs::set_permissions(slurm.jwt_key(), mode).unwrap();

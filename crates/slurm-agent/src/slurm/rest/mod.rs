@@ -200,7 +200,7 @@ impl RestSlurm {
     /// Everybody's.
     async fn jobs(&self) -> Result<Vec<Job>, SlurmUnavailable> {
         let user = self.settings.service_user.as_str();
-        let reply = self.ask(user, &Call::List).await.map_err(away)?;
+        let reply = self.ask(user, &Call::List).await?;
         // A failure of v0.0.36 has an empty list, too.
         if !reply.status.is_success() {
             return Err(reply.unavailable(user));
@@ -235,7 +235,7 @@ impl RestSlurm {
             .flatten()
             .map_err(|error| SlurmUnavailable(format!("Slurm job {id}: {error:#}")))?;
         // Everybody may cancel what is theirs.
-        let reply = self.ask(&user, &Call::Cancel(id)).await.map_err(away)?;
+        let reply = self.ask(&user, &Call::Cancel(id)).await?;
         let words = reply.answer.words();
         let over = words.contains("Invalid job id") || words.contains("already completing");
         if reply.status.is_success() || over {
@@ -267,8 +267,10 @@ impl Reply {
 }
 
 /// Where there is nothing to be refused.
-fn away(error: SubmitError) -> SlurmUnavailable {
-    SlurmUnavailable(error.to_string())
+impl From<SubmitError> for SlurmUnavailable {
+    fn from(error: SubmitError) -> Self {
+        Self(error.to_string())
+    }
 }
 
 /// All steps together may take no longer than one.

@@ -145,7 +145,7 @@ impl Tokens {
         );
         Ok(Token {
             text: text.into(),
-            good_for: left - EARLY.min(left / 4),
+            good_for: left.saturating_sub(EARLY.min(left / 4)),
         })
     }
 }

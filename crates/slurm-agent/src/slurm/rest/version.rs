@@ -287,16 +287,16 @@ impl Exit {
 /// A Slurm job of a list, anybody's.
 #[derive(Debug, Deserialize)]
 pub(super) struct Job {
-    #[serde(default)]
-    job_id: Option<Number>,
+    #[serde(default, rename = "job_id")]
+    id: Option<Number>,
     #[serde(default)]
     comment: Option<String>,
     #[serde(default)]
     user_name: Option<String>,
     #[serde(default)]
     user_id: Option<Number>,
-    #[serde(default)]
-    job_state: Option<Words>,
+    #[serde(default, rename = "job_state")]
+    state: Option<Words>,
     #[serde(default)]
     state_reason: Option<String>,
     #[serde(default)]
@@ -313,10 +313,10 @@ impl Job {
     /// `None`: not a Slurm job of ours.
     pub(super) fn ours(&self) -> Option<SlurmJob> {
         let allocation = allocation_of(self.comment.as_deref()?)?;
-        let state = SlurmState::from_slurm(self.job_state.as_ref()?.shown());
+        let state = SlurmState::from_slurm(self.state.as_ref()?.shown());
         Some(SlurmJob {
             allocation,
-            id: self.job_id.as_ref()?.value()?.to_string().parse().ok()?,
+            id: self.id.as_ref()?.value()?.to_string().parse().ok()?,
             user: self.user_name.clone().unwrap_or_default(),
             state,
             reason: told_reason(self.state_reason.as_deref().unwrap_or_default(), state),
