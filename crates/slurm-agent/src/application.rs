@@ -15,7 +15,7 @@ use crate::calls;
 use crate::keys::{RETRY_PAUSE, Verifier};
 use crate::ledger::Ledger;
 use crate::settings::{Backend, Settings};
-use crate::slurm::{LocalSlurm, SbatchSlurm, Slurm};
+use crate::slurm::{LocalSlurm, RestSlurm, SbatchSlurm, Slurm};
 use crate::start::{Starter, Turns, start};
 use crate::watch::Watch;
 
@@ -60,6 +60,12 @@ impl Application {
                     missing.join(", ")
                 );
                 Arc::new(SbatchSlurm::new(settings.sbatch))
+            }
+            Backend::Slurmrestd => {
+                let settings = settings
+                    .slurmrestd
+                    .context("slurmrestd: must be given for slurm.backend = \"slurmrestd\"")?;
+                Arc::new(RestSlurm::new(settings)?)
             }
             Backend::Local => Arc::new(
                 LocalSlurm::open(

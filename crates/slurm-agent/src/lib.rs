@@ -9,6 +9,7 @@ pub mod settings;
 pub mod slurm;
 pub mod start;
 pub mod submission;
+pub mod token_signer;
 pub mod watch;
 
 pub use application::Application;

@@ -5,11 +5,13 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use gha_slurm_contract::runner::RunnerMode;
+use gha_slurm_domain::SlurmUser;
 use gha_slurm_service_kit::settings::{HttpSettings, OperationsSettings};
 use gha_slurm_telemetry::LogSettings;
 use serde::{Deserialize, Deserializer};
 
 use crate::policy::PolicySettings;
+use crate::slurm::ApiVersion;
 
 /// Everything the agent can be told.
 #[derive(Debug, Clone, Deserialize)]
@@ -43,6 +45,9 @@ pub struct Settings {
     /// The backend that uses Slurm's own programs.
     #[serde(default)]
     pub sbatch: SbatchSettings,
+    /// The backend that uses slurmrestd.
+    #[serde(default)]
+    pub slurmrestd: Option<SlurmrestdSettings>,
     /// The local backend.
     #[serde(default)]
     pub local: LocalSettings,
@@ -175,6 +180,8 @@ fn default_interval() -> NonZeroU32 {
 pub enum Backend {
     /// Slurm's own programs: sbatch, squeue, scancel.
     Sbatch,
+    /// Slurm's REST service.
+    Slurmrestd,
     /// No Slurm at all: the job script runs beside the agent. For demos and tests.
     Local,
 }
@@ -222,6 +229,79 @@ pub enum RunAs {
     Sudo,
     /// The agent is root: `sbatch --uid=USER`.
     Root,
+}
+
+/// `[slurmrestd]`: Slurm's REST service.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlurmrestdSettings {
+    /// `http://host:port` or `https://…`; or `socket`.
+    pub url: Option<String>,
+    /// Path of its unix socket; or `url`.
+    pub socket: Option<PathBuf>,
+    /// The only version of its API that is asked for. Found by asking when absent, newest first.
+    pub api_version: Option<ApiVersion>,
+    /// Who asks for the list of Slurm jobs: must see those of others. Submitted and cancelled is as the user themselves.
+    pub service_user: SlurmUser,
+    /// Where Slurm tokens come from.
+    pub tokens: TokenSource,
+    /// Seconds that a token is asked for; the signer may give less.
+    #[serde(default = "default_lifespan")]
+    pub token_lifespan_s: NonZeroU32,
+    /// For `tokens = "signer"`: the signer's unix socket.
+    #[serde(default = "default_signer_socket")]
+    pub signer_socket: PathBuf,
+    /// For `tokens = "file"`: the file of a token; `%u` stands for the user. Read for each call.
+    pub token_file: Option<String>,
+    /// For `tokens = "scontrol"`: the program.
+    #[serde(default = "default_scontrol")]
+    pub scontrol: PathBuf,
+    /// For `tokens = "scontrol"`: `SLURM_CONF`, where it is not Slurm's default.
+    pub conf: Option<PathBuf>,
+    /// As [`SbatchSettings::output_folder`].
+    #[serde(default = "default_output_folder")]
+    pub output_folder: PathBuf,
+    /// As [`SbatchSettings::requeue`].
+    #[serde(default)]
+    pub requeue: bool,
+    /// As [`SbatchSettings::signal_before_end_s`]; from v0.0.40 on.
+    #[serde(default = "default_signal_before_end")]
+    pub signal_before_end_s: u16,
+    /// As [`SbatchSettings::repository_in_comment`].
+    #[serde(default)]
+    pub repository_in_comment: bool,
+}
+
+/// Where Slurm tokens come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenSource {
+    /// `gha-slurm-token-signer`.
+    Signer,
+    /// `scontrol token`: the agent is root or SlurmUser.
+    Scontrol,
+    /// A file that somebody else keeps fresh.
+    File,
+}
+
+fn default_lifespan() -> NonZeroU32 {
+    NonZeroU32::new(600).unwrap_or(NonZeroU32::MIN)
+}
+
+fn default_signer_socket() -> PathBuf {
+    "/run/gha-slurm-token-signer/socket".into()
+}
+
+fn default_scontrol() -> PathBuf {
+    "/usr/bin/scontrol".into()
+}
+
+fn default_output_folder() -> PathBuf {
+    SbatchSettings::default().output_folder
+}
+
+fn default_signal_before_end() -> u16 {
+    120
 }
 
 /// `[local]`: the local backend.

@@ -142,6 +142,12 @@ impl PrivateSlurm {
         format!("http://127.0.0.1:{}", self.rest_port)
     }
 
+    /// slurmrestd's unix socket.
+    pub fn rest_socket(&self) -> PathBuf {
+        // slurmrestd may write there.
+        self.path("munge/slurmrestd")
+    }
+
     /// munged's socket.
     pub fn munge_socket(&self) -> PathBuf {
         self.path("munge/socket")
@@ -176,12 +182,14 @@ impl PrivateSlurm {
 
     /// Starts slurmrestd, for the first time or again.
     pub fn start_rest(&self) -> anyhow::Result<()> {
+        let _ = fs::remove_file(self.rest_socket());
         // It refuses to be root, and to be SlurmUser.
         let mut command = self.folder.command(Path::new("/usr/sbin/slurmrestd"));
         command
             .args(["-a", "rest_auth/jwt", "-s"])
             .arg("openapi/v0.0.36,openapi/v0.0.37,openapi/v0.0.38")
             .arg(format!("127.0.0.1:{}", self.rest_port))
+            .arg(format!("unix:{}", self.rest_socket().display()))
             .env("SLURM_JWT", "daemon")
             .env("SLURM_CONF", self.conf());
         let started = Supervised::start(&command, "TERM", &self.path("log/slurmrestd"), None)?;

@@ -2,7 +2,10 @@
 
 mod local;
 mod process;
+mod rest;
 mod sbatch;
+
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -11,8 +14,14 @@ use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState};
 use crate::submission::Submission;
 
 pub use local::LocalSlurm;
+pub use rest::{ApiVersion, RestSlurm};
 pub use sbatch::SbatchSlurm;
 pub(crate) use sbatch::missing as missing_programs;
+
+/// A Slurm job is ours if its comment begins with this; the allocation follows.
+const COMMENT: &str = "gha-slurm:";
+/// What a Slurm job finds programs with.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// A way of speaking to Slurm.
 #[async_trait]
@@ -75,4 +84,75 @@ pub enum SubmitError {
     /// Slurm says no, in its own words (a partition that does not exist): it will say so again.
     #[error("{0}")]
     Rejected(String),
+}
+
+impl SubmitError {
+    /// Sorts what Slurm says (strings of slurm_errno.c). What is not known here is Slurm's no: it says so in its own words.
+    fn from_slurm(words: &str, shown: String) -> Self {
+        const AWAY: [&str; 9] = [
+            "Unable to contact slurm controller",
+            "Socket timed out",
+            "Zero Bytes were transmitted",
+            "Connection refused",
+            "Connection timed out",
+            "Munge encode failed",
+            "Invalid authentication credential",
+            "Protocol authentication error",
+            "temporarily unable to accept job",
+        ];
+        const LIMITS: [&str; 5] = [
+            "Job violates accounting/QOS policy",
+            "MaxSubmit",
+            "SubmitJobs",
+            "job submit limit",
+            "Maximum number of jobs",
+        ];
+        let says = |known: &[&str]| known.iter().any(|text| words.contains(text));
+        if says(&AWAY) || words.trim().is_empty() {
+            SlurmUnavailable(shown).into()
+        } else if says(&LIMITS) {
+            Self::Limit(shown)
+        } else {
+            Self::Rejected(shown)
+        }
+    }
+}
+
+/// The comment of a Slurm job of ours; with the repository, for people, if that is wanted.
+fn comment(submission: &Submission, with_repository: bool) -> String {
+    let mut comment = format!("{COMMENT}{}", submission.allocation);
+    if with_repository {
+        comment.push(' ');
+        let harmless = submission.repository.chars().filter(char::is_ascii_graphic);
+        comment.extend(harmless.take(200));
+    }
+    comment
+}
+
+/// The allocation that a comment names. `None`: not a Slurm job of ours.
+fn allocation_of(comment: &str) -> Option<AllocationId> {
+    let rest = comment.strip_prefix(COMMENT)?;
+    rest.split(' ').next()?.parse().ok()
+}
+
+/// Where the node writes what the job script prints.
+fn output_file(submission: &Submission, folder: &Path) -> PathBuf {
+    folder.join(format!("{}.log", submission.name))
+}
+
+/// Why a Slurm job is pending or ended so. One that was cancelled while it was pending still has the reason of that.
+fn reason(word: &str, state: SlurmState) -> Option<String> {
+    let told = !matches!(
+        state,
+        SlurmState::Running | SlurmState::Completed | SlurmState::Cancelled
+    );
+    (told && !matches!(word, "" | "None" | "(null)")).then(|| word.to_owned())
+}
+
+/// The exit code in a status as of wait(2), as a shell says it: 128 and the signal for one that was ended by a signal.
+fn exit_code(wait_status: u32) -> i32 {
+    match wait_status & 0x7f {
+        0 => ((wait_status >> 8) & 0xff).cast_signed(),
+        signal => (128 + signal).cast_signed(),
+    }
 }

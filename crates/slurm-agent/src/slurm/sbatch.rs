@@ -12,13 +12,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::settings::{RunAs, SbatchSettings};
-use crate::slurm::{Slurm, SlurmJob, SlurmUnavailable, SubmitError};
+use crate::slurm::{
+    PATH, Slurm, SlurmJob, SlurmUnavailable, SubmitError, allocation_of, comment, exit_code,
+    output_file, reason,
+};
 use crate::submission::Submission;
 
 /// The programs themselves wait some time for a slurmctld that is away; the launcher waits 30 s for us.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// A Slurm job is ours if its comment begins with this; the allocation follows.
-const COMMENT: &str = "gha-slurm:";
 /// Between the columns of squeue. No value of Slurm's contains it.
 const SEPARATOR: char = '\u{1f}';
 /// What squeue is asked for, and how wide: it cuts what is wider (squeue(1), `--Format`).
@@ -58,7 +59,7 @@ impl SbatchSlurm {
         };
         command
             .env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("PATH", PATH)
             // Times are read back from what is printed.
             .env("SLURM_TIME_FORMAT", "standard")
             .current_dir("/")
@@ -163,15 +164,8 @@ impl Slurm for SbatchSlurm {
 
 /// sbatch's arguments.
 fn arguments(submission: &Submission, settings: &SbatchSettings) -> Vec<String> {
-    let mut comment = format!("{COMMENT}{}", submission.allocation);
-    if settings.repository_in_comment {
-        comment.push(' ');
-        let harmless = submission.repository.chars().filter(char::is_ascii_graphic);
-        comment.extend(harmless.take(200));
-    }
-    let output = settings
-        .output_folder
-        .join(format!("{}.log", submission.name));
+    let comment = comment(submission, settings.repository_in_comment);
+    let output = output_file(submission, &settings.output_folder);
     let mut arguments = vec![
         "--parsable".to_owned(),
         format!("--job-name={}", submission.name),
@@ -234,39 +228,34 @@ fn slurm_job(line: &str) -> Option<SlurmJob> {
     let [
         id,
         state,
-        reason,
+        reason_word,
         starts,
         ends,
         nodes,
         comment,
         user,
-        exit_code,
+        wait_status,
         ..,
     ] = columns.as_slice()
     else {
         return None;
     };
-    let allocation = comment.strip_prefix(COMMENT)?.split(' ').next()?;
+    let allocation = allocation_of(comment)?;
     let state = SlurmState::from_slurm(state);
-    let text = |text: &str| {
-        Some(text.to_owned()).filter(|t| !t.is_empty() && t != "None" && t != "(null)")
-    };
     Some(SlurmJob {
-        allocation: allocation.parse().ok()?,
+        allocation,
         id: id.parse().ok()?,
         user: (*user).to_owned(),
         state,
-        // One that was cancelled while it was pending still has the reason of that.
-        reason: text(reason).filter(|_| {
-            !matches!(
-                state,
-                SlurmState::Running | SlurmState::Completed | SlurmState::Cancelled
-            )
-        }),
+        reason: reason(reason_word, state),
         starts_at: time(starts),
         ended_at: time(ends).filter(|_| state.is_over()),
-        nodes: text(nodes),
-        exit_code: exit_code.parse().ok().filter(|_| state.is_over()),
+        nodes: Some((*nodes).to_owned()).filter(|n| !n.is_empty() && n != "(null)"),
+        exit_code: wait_status
+            .parse()
+            .ok()
+            .map(exit_code)
+            .filter(|_| state.is_over()),
     })
 }
 
@@ -276,35 +265,9 @@ fn time(text: &str) -> Option<DateTime<Utc>> {
     Some(Local.from_local_datetime(&local).earliest()?.to_utc())
 }
 
-/// Sorts what sbatch says on standard error. What is not known here is Slurm's no: it says so in its own words.
+/// Sorts what sbatch says on standard error.
 fn why(errors: &str) -> SubmitError {
-    const AWAY: [&str; 9] = [
-        "Unable to contact slurm controller",
-        "Socket timed out",
-        "Zero Bytes were transmitted",
-        "Connection refused",
-        "Connection timed out",
-        "Munge encode failed",
-        "Invalid authentication credential",
-        "Protocol authentication error",
-        "temporarily unable to accept job",
-    ];
-    const LIMITS: [&str; 5] = [
-        "Job violates accounting/QOS policy",
-        "MaxSubmit",
-        "SubmitJobs",
-        "job submit limit",
-        "Maximum number of jobs",
-    ];
-    let line = last_line(errors);
-    let says = |known: &[&str]| known.iter().any(|text| errors.contains(text));
-    if says(&AWAY) || errors.trim().is_empty() {
-        SlurmUnavailable(line).into()
-    } else if says(&LIMITS) {
-        SubmitError::Limit(line)
-    } else {
-        SubmitError::Rejected(line)
-    }
+    SubmitError::from_slurm(errors, last_line(errors))
 }
 
 /// The last line, without the program's own name, at most 300 characters.
@@ -365,6 +328,8 @@ mod tests {
             (job.state, job.reason.as_deref(), job.exit_code, job.nodes),
             (SlurmState::Pending, Some("Priority"), None, None)
         );
+        let failed = line(ours, "FAILED").replace("\u{1f}0\u{1f}", "\u{1f}768\u{1f}");
+        assert_eq!(slurm_job(&failed).unwrap().exit_code, Some(3));
         assert_eq!(slurm_job(&line("(null)", "RUNNING")), None);
         assert_eq!(slurm_job(&line("gha-slurm:nonsense", "RUNNING")), None);
         assert_eq!(slurm_job("garbage"), None);

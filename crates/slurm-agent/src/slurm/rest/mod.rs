@@ -1,0 +1,305 @@
+//! Slurm by slurmrestd, over TCP or a unix socket, with a Slurm token of the user it is about.
+
+mod tokens;
+mod version;
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use async_trait::async_trait;
+use gha_slurm_domain::{AllocationId, SlurmJobId};
+use reqwest::header::HeaderValue;
+use reqwest::{Method, StatusCode, redirect};
+use secrecy::ExposeSecret;
+
+use crate::settings::SlurmrestdSettings;
+use crate::slurm::{Slurm, SlurmJob, SlurmUnavailable, SubmitError};
+use crate::submission::Submission;
+use tokens::Tokens;
+use version::{Answer, Job};
+
+pub use version::ApiVersion;
+
+/// slurmrestd waits 9 s for a slurmctld that is away; the launcher waits 30 s for us.
+const DEADLINE: Duration = Duration::from_secs(20);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// A token that is not accepted is told at once; a slurmctld that is away, in 9 s.
+const AT_ONCE: Duration = Duration::from_secs(4);
+
+/// Slurm by slurmrestd.
+pub struct RestSlurm {
+    settings: SlurmrestdSettings,
+    http: reqwest::Client,
+    url: String,
+    tokens: Tokens,
+    version: Mutex<Option<ApiVersion>>,
+}
+
+/// What slurmrestd is asked.
+enum Call<'a> {
+    List,
+    Submit(&'a Submission),
+    Cancel(&'a SlurmJobId),
+}
+
+/// What it answered.
+struct Reply {
+    status: StatusCode,
+    answer: Answer,
+    /// The token may be what it did not like.
+    token_doubtful: bool,
+}
+
+impl RestSlurm {
+    /// With these settings; asks nothing yet.
+    pub fn new(settings: SlurmrestdSettings) -> anyhow::Result<Self> {
+        let http = reqwest::Client::builder()
+            .timeout(DEADLINE)
+            .connect_timeout(CONNECT_DEADLINE)
+            // The token is for it alone.
+            .redirect(redirect::Policy::none())
+            .no_proxy();
+        let (http, url) = match (&settings.url, &settings.socket) {
+            (Some(url), None) => (http, url.trim_end_matches('/').to_owned()),
+            (None, Some(socket)) => (
+                http.unix_socket(socket.as_path()),
+                "http://localhost".to_owned(),
+            ),
+            _ => bail!("slurmrestd: give either url (http://host:port) or socket (a path)"),
+        };
+        Ok(Self {
+            http: http.build()?,
+            url,
+            tokens: Tokens::new(&settings)?,
+            version: Mutex::new(None),
+            settings,
+        })
+    }
+
+    /// Asks once, as `user`, in the version that slurmrestd was found to know.
+    async fn ask_once(&self, user: &str, call: &Call<'_>) -> Result<Reply, SubmitError> {
+        let known = *self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        let versions: Vec<ApiVersion> = match self.settings.api_version {
+            Some(only) => vec![only],
+            // Another slurmrestd may be there now: then the one that was known is not.
+            None => known.into_iter().chain(ApiVersion::NEWEST_FIRST).collect(),
+        };
+        for version in &versions {
+            if let Some(reply) = self.ask_in(*version, user, call).await? {
+                if known != Some(*version) {
+                    self.found(*version);
+                }
+                return Ok(reply);
+            }
+        }
+        let names: Vec<&str> = versions.iter().map(|v| v.as_str()).collect();
+        Err(SlurmUnavailable(format!("slurmrestd knows none of {}", names.join(", "))).into())
+    }
+
+    /// `None`: slurmrestd does not know this version. It has done nothing then.
+    async fn ask_in(
+        &self,
+        version: ApiVersion,
+        user: &str,
+        call: &Call<'_>,
+    ) -> Result<Option<Reply>, SubmitError> {
+        let token = self.tokens.of(user).await?;
+        let mut token = HeaderValue::from_str(token.expose_secret())
+            .map_err(|_| SlurmUnavailable(format!("the Slurm token of {user} is none")))?;
+        token.set_sensitive(true);
+        let (method, path) = match call {
+            Call::List => (Method::GET, "jobs".to_owned()),
+            Call::Submit(_) => (Method::POST, "job/submit".to_owned()),
+            Call::Cancel(id) => (Method::DELETE, format!("job/{id}")),
+        };
+        let url = format!("{}/slurm/{}/{path}", self.url, version.as_str());
+        let mut request = self
+            .http
+            .request(method, url)
+            .header("X-SLURM-USER-NAME", user)
+            .header("X-SLURM-USER-TOKEN", token);
+        if let Call::Submit(submission) = call {
+            request = request.json(&version.submission(submission, &self.settings));
+        }
+        let asked = Instant::now();
+        let unavailable = |error: reqwest::Error| {
+            SlurmUnavailable(format!("slurmrestd: {:#}", anyhow::Error::from(error)))
+        };
+        let response = request.send().await.map_err(unavailable)?;
+        let status = response.status();
+        if status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        let body = response.bytes().await.map_err(unavailable)?;
+        let answer: Answer = match serde_json::from_slice(&body) {
+            Ok(answer) => answer,
+            // It says some things in plain text.
+            Err(_) if !status.is_success() => Answer::default(),
+            Err(error) => {
+                return Err(
+                    SlurmUnavailable(format!("slurmrestd answered {status}, {error}")).into(),
+                );
+            }
+        };
+        let token_doubtful = asked.elapsed() < AT_ONCE && answer.may_be_the_token(status.as_u16());
+        Ok(Some(Reply {
+            status,
+            answer,
+            token_doubtful,
+        }))
+    }
+
+    fn found(&self, version: ApiVersion) {
+        tracing::info!(version = version.as_str(), "slurmrestd answers");
+        if !version.signals_the_job_script() && self.settings.signal_before_end_s > 0 {
+            tracing::warn!(
+                version = version.as_str(),
+                "slurmrestd.signal_before_end_s: not possible in this version; Slurm's SIGTERM at the time limit remains"
+            );
+        }
+        *self.version.lock().unwrap_or_else(PoisonError::into_inner) = Some(version);
+    }
+
+    /// Asks; once more with a fresh token, where the token may be what is wrong. For what may be asked twice.
+    async fn ask(&self, user: &str, call: &Call<'_>) -> Result<Reply, SubmitError> {
+        let reply = self.ask_once(user, call).await?;
+        if !reply.token_doubtful {
+            return Ok(reply);
+        }
+        self.tokens.forget(user).await;
+        self.ask_once(user, call).await
+    }
+
+    /// Submits; once more with a fresh token, unless Slurm has it all the same.
+    async fn ask_to_submit(&self, submission: &Submission) -> Result<SlurmJobId, SubmitError> {
+        let user = submission.slurm_user.as_str();
+        let call = Call::Submit(submission);
+        let mut reply = self.ask_once(user, &call).await?;
+        if reply.token_doubtful {
+            self.tokens.forget(user).await;
+            // slurmctld may have hung up after it, too.
+            if let Some(id) = self.search(submission.allocation).await? {
+                return Ok(id);
+            }
+            reply = self.ask_once(user, &call).await?;
+        }
+        match reply.answer.submitted() {
+            Some(id) if reply.status.is_success() => Ok(id
+                .to_string()
+                .parse()
+                .map_err(|_| SlurmUnavailable(format!("slurmrestd answered {id}")))?),
+            _ if reply.token_doubtful => Err(reply.unavailable(user).into()),
+            _ => Err(SubmitError::from_slurm(
+                &reply.answer.words(),
+                reply.words(),
+            )),
+        }
+    }
+
+    /// Everybody's.
+    async fn jobs(&self) -> Result<Vec<Job>, SlurmUnavailable> {
+        let user = self.settings.service_user.as_str();
+        let reply = self.ask(user, &Call::List).await?;
+        // A failure of v0.0.36 has an empty list, too.
+        if !reply.status.is_success() {
+            return Err(reply.unavailable(user));
+        }
+        Ok(reply.answer.jobs)
+    }
+
+    async fn ours(&self) -> Result<Vec<SlurmJob>, SlurmUnavailable> {
+        Ok(self.jobs().await?.iter().filter_map(Job::ours).collect())
+    }
+
+    async fn search(
+        &self,
+        allocation: AllocationId,
+    ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
+        let found = self.ours().await?;
+        let found = found.into_iter().find(|job| job.allocation == allocation);
+        Ok(found.map(|job| job.id))
+    }
+
+    async fn ask_to_cancel(&self, id: &SlurmJobId) -> Result<(), SlurmUnavailable> {
+        let wanted = |job: &Job| {
+            job.ours()
+                .is_some_and(|j| j.id == *id && !j.state.is_over())
+        };
+        let Some(job) = self.jobs().await?.into_iter().find(wanted) else {
+            return Ok(());
+        };
+        let user = tokio::task::spawn_blocking(move || version::owner(&job))
+            .await
+            .map_err(anyhow::Error::from)
+            .flatten()
+            .map_err(|error| SlurmUnavailable(format!("Slurm job {id}: {error:#}")))?;
+        // Everybody may cancel what is theirs.
+        let reply = self.ask(&user, &Call::Cancel(id)).await?;
+        let words = reply.answer.words();
+        let over = words.contains("Invalid job id") || words.contains("already completing");
+        if reply.status.is_success() || over {
+            Ok(())
+        } else {
+            Err(reply.unavailable(&user))
+        }
+    }
+}
+
+impl Reply {
+    fn words(&self) -> String {
+        let words = self.answer.words();
+        if words.is_empty() {
+            format!("slurmrestd answered {}", self.status)
+        } else {
+            words
+        }
+    }
+
+    fn unavailable(&self, user: &str) -> SlurmUnavailable {
+        let token = if self.token_doubtful {
+            format!(" (the Slurm token of {user} may be what is wrong)")
+        } else {
+            String::new()
+        };
+        SlurmUnavailable(format!("slurmrestd: {}{token}", self.words()))
+    }
+}
+
+/// Where there is nothing to be refused.
+impl From<SubmitError> for SlurmUnavailable {
+    fn from(error: SubmitError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// All steps together may take no longer than one.
+async fn in_time<T, E: From<SlurmUnavailable>>(
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let none = format!("slurmrestd: no answer within {} s", DEADLINE.as_secs());
+    tokio::time::timeout(DEADLINE, work)
+        .await
+        .unwrap_or_else(|_| Err(SlurmUnavailable(none).into()))
+}
+
+#[async_trait]
+impl Slurm for RestSlurm {
+    async fn submit(&self, submission: &Submission) -> Result<SlurmJobId, SubmitError> {
+        in_time(self.ask_to_submit(submission)).await
+    }
+
+    async fn find(&self, allocation: AllocationId) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
+        in_time(self.search(allocation)).await
+    }
+
+    async fn list(&self) -> Result<Vec<SlurmJob>, SlurmUnavailable> {
+        in_time(self.ours()).await
+    }
+
+    async fn cancel(&self, id: &SlurmJobId) -> Result<(), SlurmUnavailable> {
+        in_time(self.ask_to_cancel(id)).await
+    }
+
+    async fn stop(&self) {}
+}

@@ -1,0 +1,338 @@
+//! The agent before a real Slurm: what holds whichever way Slurm is spoken to. Each scenario gets the site's settings.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use gha_slurm_contract::agent::{CallPurpose, StatesAnswer};
+use gha_slurm_contract::{LaunchClaims, Problem};
+use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmState};
+use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, wait_until};
+
+use crate::DEADLINE;
+use crate::agent_fixture::{Agent, Site, claims};
+
+/// Says who and where it is, and waits for its end.
+const SCRIPT: &str = r#"#!/bin/bash
+echo "user=$(id -un) home=${HOME:-} token=${GHA_SLURM_LAUNCH_TOKEN:+yes} allocation=$GHA_SLURM_ALLOCATION cpus=${SLURM_CPUS_ON_NODE:-}"
+[ -z "${AGENT_ONLY:-}" ] || echo "AGENT_ONLY leaked"
+exec sleep 600
+"#;
+
+/// A site before `slurm`, and the folder for what job scripts print. How Slurm is spoken to comes on top.
+pub(crate) fn bare_site() -> (Site, String) {
+    let site = Site::new(SCRIPT);
+    let output = site.path("output");
+    std::fs::create_dir(&output).unwrap();
+    std::fs::set_permissions(&output, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    std::fs::set_permissions(site.folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let output = output.to_str().unwrap().to_owned();
+    (site.with("POLICY__MIN_UID", "1"), output)
+}
+
+pub(crate) fn of(user: &str, name: &str) -> LaunchClaims {
+    LaunchClaims {
+        slurm_user: user.parse().unwrap(),
+        runner_name: name.into(),
+        ..claims()
+    }
+}
+
+/// Numbers, states and comments of all Slurm jobs.
+pub(crate) async fn queue(slurm: &PrivateSlurm) -> Vec<String> {
+    let listing = slurm
+        .run("squeue", &["-h", "-t", "all", "-o", "%i %T %u %k"])
+        .await
+        .unwrap();
+    listing.lines().map(|l| l.trim().to_owned()).collect()
+}
+
+pub(crate) fn of_allocation(queue: &[String], allocation: AllocationId) -> Vec<&String> {
+    let comment = format!("gha-slurm:{allocation}");
+    queue.iter().filter(|l| l.ends_with(&comment)).collect()
+}
+
+pub(crate) async fn refusal(agent: &Agent, site: &Site, claims: &LaunchClaims) -> Problem {
+    let response = agent.ask(&site.request(claims)).await.unwrap();
+    response.json().await.unwrap()
+}
+
+/// Two users get what they asked for and see nothing of each other.
+pub(crate) async fn two_users_on_one_node(site: impl Fn(&PrivateSlurm) -> Site) {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = site(&slurm);
+    let agent = site.agent().await;
+    for (number, user) in SLURM_USERS.into_iter().enumerate() {
+        let asked = LaunchClaims {
+            resources: ResourceRequest {
+                cpus: Some(2 + number as u32),
+                time_minutes: Some(30),
+                memory_mib: Some(100),
+                ..ResourceRequest::default()
+            },
+            ..of(user, &format!("r{number}"))
+        };
+        let id = agent.start(&site.request(&asked)).await;
+        let output = site.path("output").join(format!("r{number}.log"));
+        let said = wait_until("the job script speaks", DEADLINE, || async {
+            let text = std::fs::read_to_string(&output).ok()?;
+            text.ends_with('\n').then_some(text)
+        })
+        .await;
+        let expected = format!(
+            "user={user} home= token=yes allocation={} cpus={}\n",
+            asked.sub,
+            2 + number
+        );
+        assert_eq!(said, expected);
+        let owner = std::fs::metadata(&output).unwrap();
+        assert_eq!(owner.mode() & 0o777, 0o600, "nobody else may read it");
+        let uid = std::process::Command::new("id")
+            .args(["-u", user])
+            .output()
+            .unwrap();
+        assert_eq!(
+            owner.uid().to_string(),
+            String::from_utf8(uid.stdout).unwrap().trim()
+        );
+        let shown = slurm.run("scontrol", &["show", "job", &id]).await.unwrap();
+        for wanted in ["TimeLimit=00:30:00", "Requeue=0", "JobName=r"] {
+            assert!(shown.contains(wanted), "{wanted}: {shown}");
+        }
+        assert!(
+            !shown.contains("acme"),
+            "repositories are nobody's business: {shown}"
+        );
+    }
+    agent.stop();
+}
+
+/// Slurm's no, and its absence.
+pub(crate) async fn what_slurm_says(site: impl Fn(&PrivateSlurm) -> Site) {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = site(&slurm);
+    let agent = site.agent().await;
+    let mut asked = of(SLURM_USERS[0], "r");
+    asked.resources.partition = Some("nowhere".into());
+    let problem = refusal(&agent, &site, &asked).await;
+    assert_eq!(
+        (problem.status, problem.code.as_str()),
+        (422, "slurm_rejected")
+    );
+    assert!(
+        problem.detail.unwrap().contains("Invalid partition name"),
+        "in Slurm's own words"
+    );
+
+    slurm.stop_controller();
+    let asked = of(SLURM_USERS[0], "r");
+    let problem = refusal(&agent, &site, &asked).await;
+    assert_eq!(problem.status, 503, "{problem:?}");
+    slurm.start_controller().await.unwrap();
+    let id = agent.start(&site.request(&asked)).await;
+    let queue = queue(&slurm).await;
+    assert_eq!(
+        of_allocation(&queue, asked.sub).len(),
+        1,
+        "one Slurm job, {id}: {queue:?}"
+    );
+    agent.stop();
+}
+
+/// An agent that was killed finds its Slurm job again.
+pub(crate) async fn a_killed_agent(site: impl Fn(&PrivateSlurm) -> Site) {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = site(&slurm);
+    let agent = site.agent().await;
+    let asked = of(SLURM_USERS[1], "r");
+    let request = site.request(&asked);
+    let id = agent.start(&request).await;
+    agent.kill();
+    // As if it had been killed before it wrote the answer down.
+    let entry = site.entry(asked.sub);
+    let text = std::fs::read_to_string(&entry).unwrap();
+    let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    value.as_object_mut().unwrap().remove("slurmJobId").unwrap();
+    std::fs::write(&entry, value.to_string()).unwrap();
+    let agent = site.agent().await;
+    assert_eq!(agent.start(&request).await, id);
+    let queue = queue(&slurm).await;
+    assert_eq!(of_allocation(&queue, asked.sub).len(), 1, "{queue:?}");
+    agent.stop();
+}
+
+/// What the agent says of these allocations: state, reason, nodes.
+pub(crate) async fn states(
+    agent: &Agent,
+    site: &Site,
+    asked: &[AllocationId],
+) -> Vec<(SlurmState, Option<String>, Option<String>)> {
+    let assertion = site.assertion(CallPurpose::States, &[]);
+    let body = serde_json::json!({ "allocations": asked });
+    let (status, answer) = agent.call("/runner/states", &assertion, body).await;
+    assert_eq!(status, 200, "{answer}");
+    let answer: StatesAnswer = serde_json::from_value(answer).unwrap();
+    let told = answer.allocations.into_iter();
+    told.map(|s| (s.state, s.reason, s.nodes)).collect()
+}
+
+/// Slurm's truth comes back, and what is not wanted is cancelled.
+pub(crate) async fn states_and_cancelling(site: impl Fn(&PrivateSlurm) -> Site) {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = site(&slurm).with("SLURM__INTERVAL_S", "1");
+    let agent = site.agent().await;
+    let mut asked = of(SLURM_USERS[0], "r1");
+    asked.resources.exclusive = true;
+    agent.start(&site.request(&asked)).await;
+    let running = asked.sub;
+    let until = async |ids: &[AllocationId], expected: &[(SlurmState, &str, &str)]| {
+        wait_until(&format!("{expected:?}"), DEADLINE, || async {
+            let seen = states(&agent, &site, ids).await;
+            let short: Vec<(SlurmState, &str, &str)> = seen
+                .iter()
+                .map(|(state, reason, nodes)| {
+                    let text = |t: &'_ Option<String>| t.clone().unwrap_or_default().leak() as &str;
+                    (*state, text(reason), text(nodes))
+                })
+                .collect();
+            if short == expected { Ok(()) } else { Err(seen) }
+        })
+        .await;
+    };
+    until(&[running], &[(SlurmState::Running, "", "n1")]).await;
+    let waiting = of(SLURM_USERS[1], "r2");
+    let id = agent.start(&site.request(&waiting)).await;
+    until(
+        &[running, waiting.sub],
+        &[
+            (SlurmState::Running, "", "n1"),
+            (SlurmState::Pending, "Resources", ""),
+        ],
+    )
+    .await;
+
+    // Only the launcher may cancel, and only by an assertion for that.
+    for wrong in [
+        "nonsense".to_owned(),
+        site.assertion(CallPurpose::States, &[waiting.sub]),
+        site.request(&waiting).launcher_token,
+    ] {
+        let (status, _) = agent
+            .call("/runner/cancel", &wrong, serde_json::json!({}))
+            .await;
+        assert_eq!(status, 401);
+    }
+    let never = AllocationId(uuid::Uuid::now_v7());
+    let assertion = site.assertion(CallPurpose::Cancel, &[waiting.sub, never]);
+    let (status, answer) = agent
+        .call("/runner/cancel", &assertion, serde_json::json!({}))
+        .await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer, serde_json::json!({ "cancelled": [waiting.sub] }));
+    let seen = slurm
+        .run("squeue", &["-h", "-t", "all", "-j", &id, "-o", "%T"])
+        .await
+        .unwrap();
+    assert_eq!(seen.trim(), "CANCELLED");
+    // Its user ends the other.
+    slurm
+        .run("scancel", &["--user", SLURM_USERS[0]])
+        .await
+        .unwrap();
+    until(
+        &[running, waiting.sub],
+        &[
+            (SlurmState::Cancelled, "", "n1"),
+            (SlurmState::Cancelled, "", ""),
+        ],
+    )
+    .await;
+    // It is remembered, also by the next agent.
+    agent.stop();
+    let agent = site.agent().await;
+    assert_eq!(states(&agent, &site, &[running]).await.len(), 1);
+    agent.stop();
+}
+
+/// The Slurm side has the last word.
+pub(crate) async fn policy(site: impl Fn(&PrivateSlurm) -> Site) {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = site(&slurm)
+        .with("POLICY__GROUP", SLURM_USERS[0])
+        .with("POLICY__MAX__CPUS", "4")
+        .with("POLICY__LIVE__PER_USER", "1")
+        .with("SLURM__INTERVAL_S", "1");
+    let consents = site.path("consents");
+    std::fs::write(&consents, format!("{} 1\n", SLURM_USERS[0])).unwrap();
+    let site = site.with("POLICY__CONSENTS", consents.to_str().unwrap());
+    let agent = site.agent().await;
+    let refused = async |claims: LaunchClaims, status: u16, text: &str| {
+        let problem = refusal(&agent, &site, &claims).await;
+        let detail = problem.detail.unwrap_or_default();
+        assert_eq!(problem.status, status, "{detail}");
+        assert!(detail.contains(text), "{detail}");
+    };
+    refused(of("root", "r"), 422, "uid 0").await;
+    refused(of("nosuchuser", "r"), 422, "no user").await;
+    refused(of(SLURM_USERS[1], "r"), 422, "opted in").await;
+    let mut large = of(SLURM_USERS[0], "r");
+    large.resources.cpus = Some(5);
+    refused(large, 422, "5 CPUs").await;
+    let foreign = LaunchClaims {
+        repository_id: 2,
+        ..of(SLURM_USERS[0], "r")
+    };
+    refused(foreign, 422, "not consented").await;
+    let first = of(SLURM_USERS[0], "r");
+    agent.start(&site.request(&first)).await;
+    let second = of(SLURM_USERS[0], "s");
+    refused(second.clone(), 429, "1 allocations").await;
+    // Room again.
+    let assertion = site.assertion(CallPurpose::Cancel, &[first.sub]);
+    agent
+        .call("/runner/cancel", &assertion, serde_json::json!({}))
+        .await;
+    wait_until("there is room", DEADLINE, || async {
+        let answer = agent.ask(&site.request(&second)).await.unwrap();
+        answer.status().is_success()
+    })
+    .await;
+    let queue = queue(&slurm).await;
+    assert_eq!(queue.len(), 2, "nothing else was submitted: {queue:?}");
+    agent.stop();
+}
+
+/// Hostile names reach neither a shell nor a path. The repository is in the comment.
+pub(crate) async fn hostile_names(site: impl Fn(&PrivateSlurm) -> Site) {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = site(&slurm);
+    let agent = site.agent().await;
+    let mut asked = of(SLURM_USERS[0], "r");
+    asked.owner = "$(touch /tmp/gha-slurm-hostile)".into();
+    asked.repository_name = "'; touch /tmp/gha-slurm-hostile; '\n../../x".into();
+    agent.start(&site.request(&asked)).await;
+    for partition in [
+        "$(reboot)",
+        "a\nb",
+        "--uid=root",
+        "../x",
+        &"x".repeat(10_000),
+    ] {
+        let mut asked = of(SLURM_USERS[0], "s");
+        asked.resources.partition = Some(partition.into());
+        let problem = refusal(&agent, &site, &asked).await;
+        assert_eq!(problem.status, 422, "{problem:?}");
+    }
+    assert!(!std::path::Path::new("/tmp/gha-slurm-hostile").exists());
+    agent.stop();
+}

@@ -1,0 +1,362 @@
+//! The agent before a real slurmrestd 22.05 (v0.0.36 to v0.0.38), with tokens from `scontrol`, from a file and from the
+//! signer.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use gha_slurm_service_kit::settings::load;
+use gha_slurm_slurm_agent::Settings;
+use gha_slurm_slurm_agent::settings::{Backend, SlurmrestdSettings};
+use gha_slurm_slurm_agent::slurm::{ApiVersion, RestSlurm};
+use gha_slurm_slurm_agent::token_signer::{self, Answer, Request};
+use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, ServiceProcess, wait_until};
+
+use crate::DEADLINE;
+use crate::agent_fixture::Site;
+use crate::real_slurm::{self, of, of_allocation, queue, refusal};
+
+/// Asks for lists; has no Slurm jobs of its own.
+const SERVICE_USER: &str = "bin";
+
+fn bare_site() -> Site {
+    let (site, output) = real_slurm::bare_site();
+    site.with("SLURM__BACKEND", "slurmrestd")
+        .with("SLURMRESTD__SERVICE_USER", SERVICE_USER)
+        .with("SLURMRESTD__OUTPUT_FOLDER", &output)
+}
+
+fn site(slurm: &PrivateSlurm) -> Site {
+    bare_site()
+        .with("SLURMRESTD__URL", &slurm.rest_url())
+        .with("SLURMRESTD__TOKENS", "scontrol")
+        .with("SLURMRESTD__CONF", slurm.conf().to_str().unwrap())
+}
+
+#[test]
+fn the_samples_are_right() {
+    let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/config");
+    let signer = format!("{deploy}/gha-slurm-token-signer.toml");
+    let settings: token_signer::Settings = load(Some(signer.as_ref()), []).unwrap();
+    assert_eq!(settings.max_lifespan_s.get(), 600);
+    // The agent's has the section in remarks.
+    let text = std::fs::read_to_string(format!("{deploy}/gha-slurm-munge.toml")).unwrap();
+    let (head, section) = text.split_once("# [slurmrestd]").unwrap();
+    let (section, tail) = section.split_once("\n\n").unwrap();
+    let lines = section.lines().skip(1);
+    let section: Vec<&str> = lines.map(|line| line.strip_prefix("# ").unwrap()).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.toml");
+    let text = format!("{head}[slurmrestd]\n{}\n\n{tail}", section.join("\n"));
+    std::fs::write(&path, text.replace("\"sbatch\"   ", "\"slurmrestd\"")).unwrap();
+    let settings: Settings = load(Some(&path), []).unwrap();
+    assert_eq!(settings.slurm.backend, Backend::Slurmrestd);
+    let slurmrestd = settings.slurmrestd.unwrap();
+    assert_eq!(slurmrestd.api_version, Some(ApiVersion::V38));
+    RestSlurm::new(slurmrestd.clone()).unwrap();
+    let neither = SlurmrestdSettings {
+        url: None,
+        ..slurmrestd
+    };
+    let error = RestSlurm::new(neither).err().unwrap();
+    assert!(error.to_string().contains("give either url"), "{error}");
+}
+
+#[tokio::test]
+async fn two_users_on_one_node_by_each_version() {
+    for version in ["v0.0.36", "v0.0.37", "v0.0.38"] {
+        real_slurm::two_users_on_one_node(|slurm| {
+            site(slurm).with("SLURMRESTD__API_VERSION", version)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn what_slurm_says_is_told_apart_over_a_unix_socket() {
+    real_slurm::what_slurm_says(|slurm| {
+        bare_site()
+            .with("SLURMRESTD__SOCKET", slurm.rest_socket().to_str().unwrap())
+            .with("SLURMRESTD__TOKENS", "scontrol")
+            .with("SLURMRESTD__CONF", slurm.conf().to_str().unwrap())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_agent_that_was_killed_finds_its_slurm_job_again() {
+    real_slurm::a_killed_agent(site).await;
+}
+
+#[tokio::test]
+async fn slurms_truth_comes_back_and_what_is_not_wanted_is_cancelled() {
+    for version in ["v0.0.36", "v0.0.38"] {
+        real_slurm::states_and_cancelling(|slurm| {
+            site(slurm).with("SLURMRESTD__API_VERSION", version)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn hostile_names_reach_neither_a_shell_nor_a_path() {
+    real_slurm::hostile_names(|slurm| {
+        site(slurm).with("SLURMRESTD__REPOSITORY_IN_COMMENT", "true")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_slurmrestd_that_is_away_delays_and_a_version_it_does_not_know_is_named() {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = site(&slurm);
+    let agent = site.agent().await;
+    assert!(
+        agent.log().contains("v0.0.38"),
+        "the newest: {}",
+        agent.log()
+    );
+    slurm.stop_rest();
+    let asked = of(SLURM_USERS[0], "r");
+    let problem = refusal(&agent, &site, &asked).await;
+    assert_eq!(
+        (problem.status, problem.code.as_str()),
+        (503, "unavailable")
+    );
+    slurm.start_rest().unwrap();
+    let request = site.request(&asked);
+    wait_until("it is submitted", DEADLINE, || async {
+        agent.ask(&request).await.unwrap().status().is_success()
+    })
+    .await;
+    agent.start(&request).await;
+    let queue = queue(&slurm).await;
+    assert_eq!(of_allocation(&queue, asked.sub).len(), 1, "{queue:?}");
+    agent.stop();
+
+    let site = site.with("SLURMRESTD__API_VERSION", "v0.0.42");
+    let agent = site.spawn();
+    wait_until("the log says why", DEADLINE, || async {
+        agent.log().contains("slurmrestd knows none of v0.0.42")
+    })
+    .await;
+    agent.stop();
+}
+
+#[tokio::test]
+async fn a_token_that_slurm_no_longer_accepts_is_replaced() {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = site(&slurm);
+    let agent = site.agent().await;
+    agent.start(&site.request(&of(SLURM_USERS[0], "r1"))).await;
+    // Slurm gets another key: the tokens at hand are worth nothing.
+    slurm.stop_controller();
+    std::fs::write(slurm.jwt_key(), [7; 32]).unwrap();
+    slurm.start_controller().await.unwrap();
+    let asked = of(SLURM_USERS[0], "r2");
+    agent.start(&site.request(&asked)).await;
+    let queue = queue(&slurm).await;
+    assert_eq!(of_allocation(&queue, asked.sub).len(), 1, "{queue:?}");
+    agent.stop();
+}
+
+#[tokio::test]
+async fn tokens_in_files_are_read_again() {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = bare_site();
+    let file = |user: &str| site.path(&format!("token-{user}"));
+    let pattern = file("%u");
+    let token = async |user: &str| {
+        let words = ["token", &format!("username={user}")];
+        slurm.run("scontrol", &words).await.unwrap()
+    };
+    std::fs::write(file(SERVICE_USER), token(SERVICE_USER).await).unwrap();
+    let site = site
+        .with("SLURMRESTD__URL", &slurm.rest_url())
+        .with("SLURMRESTD__TOKENS", "file")
+        .with("SLURMRESTD__TOKEN_FILE", pattern.to_str().unwrap());
+    let agent = site.agent().await;
+    let user = SLURM_USERS[1];
+    let path = site.path(&format!("token-{user}"));
+    let asked = of(user, "r");
+    let good = token(user).await;
+    for wrong in [
+        None,
+        Some("nonsense".to_owned()),
+        // Of somebody else; and one that somebody changed.
+        Some(token(SLURM_USERS[0]).await),
+        Some(format!("{}x", good.trim())),
+    ] {
+        if let Some(text) = wrong {
+            std::fs::write(&path, text).unwrap();
+        }
+        let problem = refusal(&agent, &site, &asked).await;
+        assert_eq!(problem.status, 503, "{problem:?}");
+    }
+    std::fs::write(&path, &good).unwrap();
+    agent.start(&site.request(&asked)).await;
+    let seen = queue(&slurm).await;
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    for token in [good.trim(), "eyJ"] {
+        assert!(!agent.log().contains(token), "a token is in the log");
+    }
+    agent.stop();
+}
+
+/// A signer for `slurm`: root may ask, and members of `group` get tokens.
+struct Signer {
+    service: ServiceProcess,
+    socket: PathBuf,
+}
+
+impl Signer {
+    async fn start(site: &Site, slurm: &PrivateSlurm, settings: &[(&str, &str)]) -> Self {
+        let socket = site.path("signer-socket");
+        let mut service = ServiceProcess::new("gha-slurm-token-signer", site.folder.path())
+            .setting("SOCKET", &socket)
+            .setting("KEY_FILE", slurm.jwt_key())
+            .setting("AGENT_USER", "root")
+            .setting("SLURM_USER", "daemon")
+            .setting("SERVICE_USER", SERVICE_USER)
+            .setting("GROUP", SLURM_USERS[0])
+            .setting("MIN_UID", "3");
+        for (key, value) in settings {
+            service = service.setting(key, value);
+        }
+        service.start().await.unwrap();
+        Self { service, socket }
+    }
+
+    async fn ask(&self, user: &str, lifespan_s: u32) -> Answer {
+        let user = user.to_owned();
+        token_signer::ask(&self.socket, &Request { user, lifespan_s })
+            .await
+            .unwrap()
+    }
+
+    async fn refused(&self, user: &str, because: &str) {
+        match self.ask(user, 60).await {
+            Answer::Refused(why) => assert!(why.contains(because), "{user}: {why}"),
+            Answer::Token(_) => panic!("{user} got a token"),
+            Answer::Failed(why) => panic!("{user}: {why}"),
+        }
+    }
+}
+
+fn with_signer(slurm: &PrivateSlurm) -> Site {
+    let site = bare_site();
+    let socket = site.path("signer-socket");
+    site.with("SLURMRESTD__URL", &slurm.rest_url())
+        .with("SLURMRESTD__TOKENS", "signer")
+        .with("SLURMRESTD__SIGNER_SOCKET", socket.to_str().unwrap())
+}
+
+#[tokio::test]
+async fn the_signer_gives_tokens_of_those_who_opted_in_and_of_nobody_else() {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = with_signer(&slurm);
+    let mut signer = Signer::start(&site, &slurm, &[]).await;
+    let agent = site.agent().await;
+    let asked = of(SLURM_USERS[0], "r1");
+    agent.start(&site.request(&asked)).await;
+    let seen = queue(&slurm).await;
+    assert_eq!(of_allocation(&seen, asked.sub).len(), 1, "{seen:?}");
+    // One who did not opt in is refused for good, with the signer's reason.
+    let problem = refusal(&agent, &site, &of(SLURM_USERS[1], "r2")).await;
+    assert_eq!(problem.status, 422, "{problem:?}");
+    assert!(problem.detail.unwrap().contains("opted in"));
+
+    signer.refused("root", "uid 0").await;
+    signer.refused("daemon", "uid 1").await;
+    signer.refused("sys", "opted in").await;
+    signer.refused("nosuchuser", "no user").await;
+    signer.refused("", "no user").await;
+    let Answer::Token(token) = signer.ask(SLURM_USERS[0], u32::MAX).await else {
+        panic!("no token");
+    };
+    let log = signer.service.log();
+    assert!(
+        log.contains("gave a token") && !log.contains(&token),
+        "{log}"
+    );
+    // It lives ten minutes, whatever was asked for.
+    let claims = BASE64_URL_SAFE_NO_PAD
+        .decode(token.split('.').nth(1).unwrap())
+        .unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+    assert_eq!(claims["sun"], SLURM_USERS[0]);
+    let left = claims["exp"].as_i64().unwrap() - chrono::Utc::now().timestamp();
+    assert!((590..=600).contains(&left), "{left}");
+    agent.stop();
+    assert!(signer.service.stop().unwrap().success());
+    assert!(!signer.socket.exists());
+}
+
+#[tokio::test]
+async fn the_signer_knows_slurm_user_and_the_agent_by_their_uids() {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = with_signer(&slurm);
+    let mut signer = Signer::start(&site, &slurm, &[("SLURM_USER", SLURM_USERS[0])]).await;
+    signer.refused(SLURM_USERS[0], "SlurmUser").await;
+    signer.service.kill9();
+    // A socket that was left behind is no obstacle.
+    let mut signer = Signer::start(&site, &slurm, &[("AGENT_USER", "nobody")]).await;
+    signer
+        .refused(SLURM_USERS[0], "uid 0 is not that of nobody")
+        .await;
+    signer.service.stop().unwrap();
+    let mut signer = Signer::start(&site, &slurm, &[("SERVICE_USER", "root")]).await;
+    signer.refused("root", "uid 0").await;
+    // A key that others may read is none; and nothing of it is kept.
+    let mode = |mode| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(slurm.jwt_key(), mode).unwrap();
+    };
+    mode(0o640);
+    let Answer::Failed(why) = signer.ask(SLURM_USERS[0], 60).await else {
+        panic!("not failed");
+    };
+    assert!(why.contains("0640"), "{why}");
+    mode(0o600);
+    assert!(matches!(
+        signer.ask(SLURM_USERS[0], 60).await,
+        Answer::Token(_)
+    ));
+    signer.service.stop().unwrap();
+}
+
+#[tokio::test]
+async fn tokens_are_replaced_before_they_expire_and_the_signer_may_be_away() {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = with_signer(&slurm).with("SLURM__INTERVAL_S", "1");
+    let mut signer = Signer::start(&site, &slurm, &[("MAX_LIFESPAN_S", "4")]).await;
+    let agent = site.agent().await;
+    wait_until("three tokens in a row", DEADLINE, || async {
+        signer.service.log().matches("gave a token").count() >= 3
+    })
+    .await;
+    let log = agent.log();
+    assert!(!log.contains("Slurm does not answer"), "{log}");
+    signer.service.stop().unwrap();
+    let asked = of(SLURM_USERS[0], "r");
+    let problem = refusal(&agent, &site, &asked).await;
+    assert_eq!(problem.status, 503, "{problem:?}");
+    // The failure is not remembered.
+    let mut signer = Signer::start(&site, &slurm, &[]).await;
+    agent.start(&site.request(&asked)).await;
+    agent.stop();
+    signer.service.stop().unwrap();
+}
