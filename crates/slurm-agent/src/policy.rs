@@ -291,8 +291,8 @@ mod tests {
         }
     }
 
-    fn refused(asked: ResourceRequest) -> String {
-        policy().check_resources(&asked).unwrap_err().to_string()
+    fn refused(asked: &ResourceRequest) -> String {
+        policy().check_resources(asked).unwrap_err().to_string()
     }
 
     #[test]
@@ -311,7 +311,7 @@ mod tests {
         };
         let granted = policy().check_resources(&asked).unwrap();
         assert_eq!(granted.partition.as_deref(), Some("Main"));
-        let text = refused(ResourceRequest {
+        let text = refused(&ResourceRequest {
             partition: Some("secret".into()),
             ..Default::default()
         });
@@ -319,12 +319,12 @@ mod tests {
             text.contains("secret") && text.contains("Main, gpu"),
             "{text}"
         );
-        let text = refused(ResourceRequest {
+        let text = refused(&ResourceRequest {
             cpus: Some(9),
             ..Default::default()
         });
         assert!(text.contains('9') && text.contains('8'), "{text}");
-        let text = refused(ResourceRequest {
+        let text = refused(&ResourceRequest {
             gres: Some("gpu:1,gpu:a100:2".into()),
             ..Default::default()
         });

@@ -146,7 +146,7 @@ impl Starter {
             .slurm
             .submit(&submission)
             .await
-            .map_err(refused_by_slurm)?;
+            .map_err(|e| refused_by_slurm(&e))?;
         tracing::info!(
             allocation.id = %claims.sub,
             slurm.job_id = %id,
@@ -292,17 +292,17 @@ impl Starter {
     }
 }
 
-fn refused_by_slurm(error: SubmitError) -> ApiError {
+fn refused_by_slurm(error: &SubmitError) -> ApiError {
     let refusal =
         |status, code, title| ApiError::new(status, code, title).detail(error.to_string());
-    match &error {
+    match error {
         SubmitError::Unavailable(e) => ApiError::unavailable("Slurm", e, RETRY_AFTER_S),
         SubmitError::Limit(_) => refusal(
             StatusCode::TOO_MANY_REQUESTS,
             "limit_reached",
             "A limit of Slurm's is reached",
         )
-        .header("Retry-After", &LIMIT_RETRY_AFTER_S.to_string()),
+        .header("Retry-After", LIMIT_RETRY_AFTER_S.to_string()),
         SubmitError::Rejected(_) => refusal(
             StatusCode::UNPROCESSABLE_ENTITY,
             "slurm_rejected",

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gha_slurm_contract::agent::AllocationStatus;
-use gha_slurm_domain::{AllocationId, SlurmState, SlurmUser};
+use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState, SlurmUser};
 use gha_slurm_service_kit::Readiness;
 use tokio_util::sync::CancellationToken;
 
@@ -97,27 +97,15 @@ impl Watch {
             let job = listed
                 .get(id)
                 .and_then(|jobs| jobs.iter().find(|job| job.id == slurm_job_id));
-            let status = match job {
-                Some(job) => {
-                    known.misses = 0;
-                    status(job)
+            let status = if let Some(job) = job {
+                known.misses = 0;
+                status(job)
+            } else {
+                known.misses = known.misses.saturating_add(1);
+                if known.misses < MISSES {
+                    continue;
                 }
-                None => {
-                    known.misses = known.misses.saturating_add(1);
-                    if known.misses < MISSES {
-                        continue;
-                    }
-                    AllocationStatus {
-                        allocation: *id,
-                        slurm_job_id: slurm_job_id.to_string(),
-                        state: SlurmState::Gone,
-                        reason: None,
-                        starts_at: None,
-                        ended_at: None,
-                        nodes: None,
-                        exit_code: None,
-                    }
-                }
+                gone(*id, &slurm_job_id)
             };
             if status.state.is_over() {
                 known.entry.ended = Some(status.clone());
@@ -164,6 +152,19 @@ impl Watch {
                 () = tokio::time::sleep(interval) => {}
             }
         }
+    }
+}
+
+fn gone(allocation: AllocationId, slurm_job_id: &SlurmJobId) -> AllocationStatus {
+    AllocationStatus {
+        allocation,
+        slurm_job_id: slurm_job_id.to_string(),
+        state: SlurmState::Gone,
+        reason: None,
+        starts_at: None,
+        ended_at: None,
+        nodes: None,
+        exit_code: None,
     }
 }
 

@@ -136,14 +136,16 @@ fn explain(status: &SlurmStatus) -> String {
     if let Some(code) = status.exit_code.filter(|code| *code != 0) {
         details.push(format!("exit code {code}"));
     }
-    let mut text = status.state.explained().to_owned();
-    if let Some(nodes) = status.nodes.as_ref().filter(|n| !n.is_empty()) {
-        text.push_str(&format!(" on {nodes}"));
-    }
-    if !details.is_empty() {
-        text.push_str(&format!(" ({})", details.join(", ")));
-    }
-    text
+    let nodes = match &status.nodes {
+        Some(nodes) if !nodes.is_empty() => format!(" on {nodes}"),
+        _ => String::new(),
+    };
+    let details = if details.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", details.join(", "))
+    };
+    format!("{}{nodes}{details}", status.state.explained())
 }
 
 /// Takes in which policy a cluster's agent has. If it is another one than before, what was refused or given up gets a fresh

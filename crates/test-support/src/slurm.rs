@@ -1,5 +1,6 @@
 //! A private Slurm: munged, slurmctld, slurmd for each of some virtual nodes, and slurmrestd, all on loopback.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -35,7 +36,7 @@ pub struct PrivateSlurm {
     controller: Mutex<Option<Supervised>>,
     rest: Mutex<Option<Supervised>>,
     /// After the controller, and munged last.
-    _nodes: Vec<Supervised>,
+    nodes: Vec<Supervised>,
     _munged: Supervised,
 }
 
@@ -84,7 +85,7 @@ impl PrivateSlurm {
             rest_port,
             controller: Mutex::new(None),
             rest: Mutex::new(None),
-            _nodes: Vec::new(),
+            nodes: Vec::new(),
             _munged: munged,
             folder,
         };
@@ -95,7 +96,7 @@ impl PrivateSlurm {
             command.arg(slurm.conf());
             let log = slurm.path(&format!("log/slurmd.n{node}"));
             slurm
-                ._nodes
+                .nodes
                 .push(Supervised::start(&command, "TERM", &log, None)?);
         }
         slurm.start_rest()?;
@@ -328,15 +329,17 @@ fn configuration(dir: &Path, nodes: u16) -> String {
         text.push_str("CommunicationParameters=NoInAddrAny,NoCtldInAddrAny\n");
     }
     for node in 1..=nodes {
-        text.push_str(&format!(
-            "NodeName=n{node} NodeHostname={host} NodeAddr=127.0.0.1 Port={} CPUs=8 RealMemory=20000 State=UNKNOWN\n",
-            free_port()
-        ));
+        let port = free_port();
+        let _ = writeln!(
+            text,
+            "NodeName=n{node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=20000 State=UNKNOWN"
+        );
     }
-    text.push_str(&format!(
+    let _ = write!(
+        text,
         "PartitionName=main Nodes=n[1-{nodes}] Default=YES MaxTime=INFINITE State=UP\n\
          PartitionName=other Nodes=n[1-{nodes}] MaxTime=60 State=UP\n"
-    ));
+    );
     text
 }
 

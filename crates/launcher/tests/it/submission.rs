@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
 use gha_slurm_auth::{KeyFolder, Signer, verify};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::agent::{CallClaims, CallPurpose, StatesRequest};
@@ -252,7 +253,6 @@ async fn a_withdrawn_slurm_job_is_cancelled_by_a_signed_call() {
                 .to_str()
                 .unwrap();
             let payload = token.split('.').nth(1).unwrap();
-            use base64::Engine;
             let payload = base64::engine::general_purpose::URL_SAFE_NO_PAD
                 .decode(payload)
                 .unwrap();
