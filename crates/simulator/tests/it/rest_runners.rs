@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use gha_slurm_simulator::model::Status;
 use gha_slurm_simulator::request::NewWorkflowJob;
+use gha_slurm_test_support::wait_until;
 use reqwest::Method;
 use serde_json::json;
 
@@ -122,7 +123,12 @@ async fn a_busy_runner_is_not_deleted() {
         "Bad request - Runner \"busy\" is still running a job\""
     );
 
-    std::fs::write(runner.folder.path().join("_work/widgets/widgets/go"), "").unwrap();
+    // It has the workflow job before it has made a folder for it.
+    let go = runner.folder.path().join("_work/widgets/widgets/go");
+    wait_until("the step may go on", DEADLINE, || async {
+        std::fs::write(&go, "")
+    })
+    .await;
     sim.handle
         .wait_for_status(job.id, Status::Completed, DEADLINE)
         .await
