@@ -81,7 +81,7 @@ impl PrivateSlurm {
         let socket = dir.join("munge/socket");
         try_wait_until("munged is up", START_DEADLINE, || async { socket.exists() }).await?;
         let mut slurm = Self {
-            _sweeper: Sweeper::start(&dir.join("slurm.conf"))?,
+            _sweeper: Sweeper::start(&dir)?,
             rest_port,
             controller: Mutex::new(None),
             rest: Mutex::new(None),
@@ -159,9 +159,8 @@ impl PrivateSlurm {
         let mut command = self.command("/usr/sbin/slurmctld");
         command.args(["-D", "-f"]).arg(self.conf());
         let log = self.path("log/slurmctld");
-        let started = Supervised::start(&command, "TERM", &log, self.folder.scratch())?;
+        let started = Supervised::start(&command, "TERM", &log, None)?;
         if let Ok(mut controller) = self.controller.lock() {
-            // The shell of an earlier one would remove the folder.
             *controller = Some(started);
         }
         try_wait_until("slurmctld answers", START_DEADLINE, || async {
@@ -231,26 +230,28 @@ impl PrivateSlurm {
     }
 }
 
-/// A shell that waits on a pipe to us and then kills whatever has our configuration in its environment: daemons, and Slurm
-/// jobs with their slurmstepd, which would go on for minutes.
+/// A shell that waits on a pipe to us and then kills whatever has our configuration in its environment: daemons, the shells
+/// beside them, and Slurm jobs with their slurmstepd, which would go on for minutes. Then it removes the folder.
 struct Sweeper(Child);
 
 impl Sweeper {
-    fn start(conf: &Path) -> anyhow::Result<Self> {
+    fn start(folder: &Path) -> anyhow::Result<Self> {
         let mut shell = Command::new("sh");
         shell
             .arg("-c")
             .arg(
                 "cat >/dev/null; tries=0\n\
                  while [ $tries -lt 50 ]; do\n\
-                   left=$(grep -laF \"SLURM_CONF=$1\" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3)\n\
-                   [ -n \"$left\" ] || exit 0\n\
+                   left=$(grep -laF \"SLURM_CONF=$1/slurm.conf\" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3)\n\
+                   [ -n \"$left\" ] || break\n\
                    kill -s KILL $left 2>/dev/null\n\
                    sleep 0.1; tries=$((tries + 1))\n\
-                 done",
+                 done\n\
+                 # munged may write once more at its end.\n\
+                 rm -rf \"$1\" 2>/dev/null || { sleep 1; rm -rf \"$1\"; }",
             )
             .arg("sh")
-            .arg(conf)
+            .arg(folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

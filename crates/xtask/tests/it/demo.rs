@@ -75,8 +75,18 @@ async fn a_demo_killed_in_the_middle_leaves_no_process() {
         demo.log().contains(" s  allocated ")
     })
     .await;
+    let log = demo.log();
     demo.kill9();
     nothing_is_left(folder.path()).await;
+    // Where a private Slurm could be started, it has a folder of its own.
+    if let Some((_, rest)) = log.split_once("SLURM_CONF=") {
+        let conf = Path::new(rest.split_whitespace().next().unwrap());
+        let slurm = conf.parent().unwrap();
+        wait_until("Slurm's folder is removed", DEADLINE, || async {
+            !slurm.exists()
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
