@@ -57,13 +57,9 @@ pub(crate) async fn cancel(
     if claims.allocations.len() > MAX_CANCELLED_AT_ONCE {
         return Err(too_many(MAX_CANCELLED_AT_ONCE));
     }
-    let starter = starter.into_inner();
-    let mut cancelled = Vec::new();
-    for allocation in claims.allocations {
-        if std::sync::Arc::clone(&starter).cancel(allocation).await? {
-            tracing::info!(allocation.id = %allocation, "cancelled");
-            cancelled.push(allocation);
-        }
+    let cancelled = starter.into_inner().cancel(claims.allocations).await?;
+    for allocation in &cancelled {
+        tracing::info!(allocation.id = %allocation, "cancelled");
     }
     Ok(HttpResponse::Ok().json(CancelAnswer { cancelled }))
 }

@@ -251,11 +251,11 @@ impl Starter {
         Ok(())
     }
 
-    /// Cancels the Slurm job of an allocation, if it has one that is not over. Whether it did.
-    pub(crate) async fn cancel(
-        self: Arc<Self>,
+    /// The Slurm job of an allocation, if it has one that is not over.
+    async fn live_slurm_job(
+        self: &Arc<Self>,
         allocation: AllocationId,
-    ) -> Result<bool, ApiError> {
+    ) -> Result<Option<SlurmJobId>, ApiError> {
         // After a submission that is under way.
         let _turn = match self.turns.of(allocation) {
             Some(lock) => Some(lock.lock().await),
@@ -263,21 +263,35 @@ impl Starter {
         };
         let known = self.on_disk(move |ledger| ledger.find(allocation)).await?;
         let Some(entry) = known.filter(|entry| entry.ended.is_none()) else {
-            return Ok(false);
+            return Ok(None);
         };
-        let id = match entry.slurm_job_id.clone() {
-            Some(id) => id,
+        match entry.slurm_job_id.clone() {
+            Some(id) => Ok(Some(id)),
             // A submission whose answer never came.
             None => match self.find(allocation).await? {
-                Some(id) => self.record(entry, id).await?,
-                None => return Ok(false),
+                Some(id) => Ok(Some(self.record(entry, id).await?)),
+                None => Ok(None),
             },
-        };
-        self.slurm
-            .cancel(&id)
-            .await
-            .map_err(|e| ApiError::unavailable("Slurm", &e, RETRY_AFTER_S))?;
-        Ok(true)
+        }
+    }
+
+    /// Cancels the Slurm jobs of allocations. Gives those that had one that was not over.
+    pub(crate) async fn cancel(
+        self: Arc<Self>,
+        allocations: Vec<AllocationId>,
+    ) -> Result<Vec<AllocationId>, ApiError> {
+        let (mut cancelled, mut ids) = (Vec::new(), Vec::new());
+        for allocation in allocations {
+            if let Some(id) = self.live_slurm_job(allocation).await? {
+                cancelled.push(allocation);
+                ids.push(id);
+            }
+        }
+        if !ids.is_empty() {
+            let told = self.slurm.cancel(&ids).await;
+            told.map_err(|e| ApiError::unavailable("Slurm", &e, RETRY_AFTER_S))?;
+        }
+        Ok(cancelled)
     }
 
     async fn on_disk<T: Send + 'static>(

@@ -149,11 +149,6 @@ impl PrivateSlurm {
         self.path("munge/slurmrestd")
     }
 
-    /// munged's socket.
-    pub fn munge_socket(&self) -> PathBuf {
-        self.path("munge/socket")
-    }
-
     /// Starts slurmctld, for the first time or again.
     pub async fn start_controller(&self) -> anyhow::Result<()> {
         let mut command = self.command("/usr/sbin/slurmctld");

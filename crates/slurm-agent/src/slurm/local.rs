@@ -202,12 +202,13 @@ impl Slurm for LocalSlurm {
             .collect()
     }
 
-    async fn cancel(&self, id: &SlurmJobId) -> Result<(), SlurmUnavailable> {
-        let Ok(id) = id.as_str().parse::<u64>() else {
-            return Ok(());
-        };
+    async fn cancel(&self, ids: &[SlurmJobId]) -> Result<(), SlurmUnavailable> {
+        let ids: Vec<u64> = ids
+            .iter()
+            .filter_map(|id| id.as_str().parse().ok())
+            .collect();
         let inner = Arc::clone(&self.inner);
-        blocking(move || inner.cancel(id)).await
+        blocking(move || ids.into_iter().try_for_each(|id| inner.cancel(id))).await
     }
 
     async fn stop(&self) {

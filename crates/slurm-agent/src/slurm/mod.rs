@@ -37,8 +37,8 @@ pub trait Slurm: Send + Sync {
     /// Every Slurm job of ours that Slurm still knows, in one call.
     async fn list(&self) -> Result<Vec<SlurmJob>, SlurmUnavailable>;
 
-    /// Cancels a Slurm job of ours; one that is over already stays as it is.
-    async fn cancel(&self, id: &SlurmJobId) -> Result<(), SlurmUnavailable>;
+    /// Cancels those of these Slurm jobs that are ours and not over, after one look at the queue.
+    async fn cancel(&self, ids: &[SlurmJobId]) -> Result<(), SlurmUnavailable>;
 
     /// The agent stops.
     async fn stop(&self);

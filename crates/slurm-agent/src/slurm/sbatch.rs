@@ -142,21 +142,19 @@ impl Slurm for SbatchSlurm {
         Ok(listing.lines().filter_map(slurm_job).collect())
     }
 
-    async fn cancel(&self, id: &SlurmJobId) -> Result<(), SlurmUnavailable> {
-        let found = self.list().await?.into_iter().find(|job| job.id == *id);
-        let Some(job) = found.filter(|job| !job.state.is_over()) else {
-            return Ok(());
-        };
-        let mut command = self.program("scancel", Some(&job.user));
-        command.arg(id.as_str());
-        let output = self.run(command, "").await?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        let over = errors.contains("Invalid job id") || errors.contains("already completing");
-        if output.status.success() || over {
-            Ok(())
-        } else {
-            Err(SlurmUnavailable(last_line(&errors)))
+    async fn cancel(&self, ids: &[SlurmJobId]) -> Result<(), SlurmUnavailable> {
+        let wanted = |job: &SlurmJob| ids.contains(&job.id) && !job.state.is_over();
+        for job in self.list().await?.into_iter().filter(wanted) {
+            let mut command = self.program("scancel", Some(&job.user));
+            command.arg(job.id.as_str());
+            let output = self.run(command, "").await?;
+            let errors = String::from_utf8_lossy(&output.stderr);
+            let over = errors.contains("Invalid job id") || errors.contains("already completing");
+            if !output.status.success() && !over {
+                return Err(SlurmUnavailable(last_line(&errors)));
+            }
         }
+        Ok(())
     }
 
     async fn stop(&self) {}

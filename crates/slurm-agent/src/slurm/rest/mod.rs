@@ -221,14 +221,7 @@ impl RestSlurm {
         Ok(found.map(|job| job.id))
     }
 
-    async fn ask_to_cancel(&self, id: &SlurmJobId) -> Result<(), SlurmUnavailable> {
-        let wanted = |job: &Job| {
-            job.ours()
-                .is_some_and(|j| j.id == *id && !j.state.is_over())
-        };
-        let Some(job) = self.jobs().await?.into_iter().find(wanted) else {
-            return Ok(());
-        };
+    async fn ask_to_cancel(&self, id: &SlurmJobId, job: Job) -> Result<(), SlurmUnavailable> {
         let user = tokio::task::spawn_blocking(move || version::owner(&job))
             .await
             .map_err(anyhow::Error::from)
@@ -297,8 +290,17 @@ impl Slurm for RestSlurm {
         in_time(self.ours()).await
     }
 
-    async fn cancel(&self, id: &SlurmJobId) -> Result<(), SlurmUnavailable> {
-        in_time(self.ask_to_cancel(id)).await
+    async fn cancel(&self, ids: &[SlurmJobId]) -> Result<(), SlurmUnavailable> {
+        in_time(async {
+            for job in self.jobs().await? {
+                let ours = job.ours().filter(|j| !j.state.is_over()).map(|j| j.id);
+                if let Some(id) = ours.filter(|id| ids.contains(id)) {
+                    self.ask_to_cancel(&id, job).await?;
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn stop(&self) {}
