@@ -451,10 +451,9 @@ impl Stack {
     pub(crate) fn cut_power(&self, slurm_job: &Path) {
         let stat = fs::read_to_string(slurm_job.join("started")).unwrap();
         let session: i32 = stat.split(' ').next().unwrap().parse().unwrap();
-        let session = Pid::from_raw(session).unwrap();
         for (id, _) in processes_marked(self.folder().to_str().unwrap()) {
-            let pid = Pid::from_raw(id.cast_signed()).unwrap();
-            if rustix::process::getsid(Some(pid)) == Ok(session) {
+            if session_of(id) == Some(session) {
+                let pid = Pid::from_raw(id.cast_signed()).unwrap();
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
             }
         }
@@ -857,4 +856,12 @@ async fn timeline(url: &str) -> anyhow::Result<String> {
 fn is_number(name: &std::ffi::OsStr) -> bool {
     name.to_str()
         .is_some_and(|name| name.parse::<u64>().is_ok())
+}
+
+/// The session of a process; nothing when it has just ended.
+fn session_of(id: u32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // proc_pid_stat(5): the name may hold anything, so the fields are counted from its closing parenthesis.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(3)?.parse().ok()
 }
