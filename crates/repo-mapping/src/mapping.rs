@@ -160,7 +160,8 @@ fn entries(body: &[u8]) -> Result<Vec<Wanted>, ApiError> {
                 charge: None,
             }),
             value @ serde_json::Value::Object(_) => {
-                let shown = value["repository"].as_str().unwrap_or_default().to_owned();
+                let shown = value.get("repository").and_then(|r| r.as_str());
+                let shown = shown.unwrap_or_default().to_owned();
                 let entry: RepositoryEntry = serde_json::from_value(value)
                     .map_err(|error| invalid(format!("Entry {index}: {error}")))?;
                 match Wanted::new(entry) {

@@ -23,6 +23,7 @@ pub(crate) struct Site {
     pub(crate) folder: TempDir,
     pub(crate) keys: KeyFolder,
     settings: Vec<(String, String)>,
+    settings_file: Option<PathBuf>,
 }
 
 /// An agent of a site.
@@ -43,12 +44,19 @@ impl Site {
             folder,
             keys,
             settings: Vec::new(),
+            settings_file: None,
         }
     }
 
     /// With one more setting, as an environment variable without its prefix.
     pub(crate) fn with(mut self, key: &str, value: &str) -> Self {
         self.settings.push((key.into(), value.into()));
+        self
+    }
+
+    /// With a settings file of the site's folder.
+    pub(crate) fn from_file(mut self, name: &str) -> Self {
+        self.settings_file = Some(self.path(name));
         self
     }
 
@@ -102,6 +110,9 @@ impl Site {
         let keys = ("KEYS__PUBLIC_KEYS", text(&self.path("keys")));
         let own_keys = self.settings.iter().any(|(k, _)| k.starts_with("KEYS__"));
         let mut service = ServiceProcess::new("gha-slurm-munge", self.folder.path());
+        if let Some(file) = &self.settings_file {
+            service = service.config(file);
+        }
         for (key, value) in settings.into_iter().chain((!own_keys).then_some(keys)) {
             service = service.setting(key, value);
         }
@@ -159,6 +170,10 @@ impl Drop for Site {
 impl Agent {
     pub(crate) async fn ready(&mut self) {
         self.service.ready().await.unwrap();
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 
     pub(crate) fn log(&self) -> String {

@@ -11,6 +11,7 @@ mod rest_recorded;
 mod sbatch;
 mod script_fixture;
 mod secrets;
+mod self_service;
 mod start;
 
 use std::time::Duration;
