@@ -3,6 +3,7 @@ import { SkeletonBox, Text } from '@primer/react';
 import { Blankslate } from '@primer/react/experimental';
 import { useSearch } from '@tanstack/react-router';
 import { useRef } from 'react';
+import { RequestsOfUser } from '../requests/RequestsOfUser';
 import { PageHeading } from '../ui/PageHeading';
 import { ProblemBanner } from '../ui/ProblemBanner';
 import { AddRepositories } from './AddRepositories';
@@ -91,8 +92,10 @@ function Editor({ user, mapping, draft }: EditorProps) {
           }
         }}
         onRestore={(entry) => mapping.restore(entry.key)}
+        onRecharge={(entry, charge) => mapping.recharge(entry.key, charge)}
       />
       {mapping.unsaved && <SaveBar mapping={mapping} entries={entries} />}
+      <RequestsOfUser user={user} />
     </>
   );
 }
