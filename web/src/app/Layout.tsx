@@ -60,7 +60,7 @@ export function Layout() {
           </Button>
         </div>
         <div className={styles.nav}>
-          <UnderlineNav aria-label="Pages" hideIconsBreakpoint={null}>
+          <UnderlineNav aria-label="Pages" hideIconsBreakpoint="small">
             <NavItem
               to="/"
               aria-current={pathname.startsWith('/builds/') ? 'page' : undefined}

@@ -41,7 +41,7 @@ export function ChargeDialog({ name, charge, onChange, onClose }: Props) {
         <Field ref={qos} label="QOS" value={charge.qos} />
         <div className={styles.hint}>
           They count where the labels of a workflow job name none. An empty one is left to the
-          cluster’s defaults. Nothing is saved before the list is.
+          site’s settings. Nothing is saved before the list is.
         </div>
       </form>
     </Dialog>

@@ -4,7 +4,7 @@ import { type Charge, isSet } from './charge';
 /** What is charged, in words. */
 export function ChargeText({ charge }: { readonly charge: Charge }) {
   if (!isSet(charge)) {
-    return <div className={styles.charge}>Charged to what the cluster’s defaults say</div>;
+    return <div className={styles.charge}>Charged to what the site’s settings say</div>;
   }
   const { account, qos } = charge;
   return (

@@ -1,4 +1,4 @@
-import { screen, within } from '@testing-library/react';
+import { screen, waitFor, within } from '@testing-library/react';
 import type { UserEvent } from '@testing-library/user-event';
 import { describe, expect, it } from 'vitest';
 import { FakeApi, problem } from '../../test/fakeApi';
@@ -126,7 +126,7 @@ describe('what is charged', () => {
 
     await charged(user, 'octo/b', ' chemistry ');
     expect(await screen.findByText('Not saved yet: 1 charged differently')).toBeVisible();
-    expect((await row('octo/b')).getByText('Charged differently')).toBeVisible();
+    expect((await row('octo/b')).getByText('Edited')).toBeVisible();
     await user.click(save());
     expect(await screen.findByText('Saved. alice has 2 repositories.')).toBeVisible();
     expect(api.sent).toEqual([url('octo/a'), { repository: url('octo/b'), account: 'chemistry' }]);
@@ -137,16 +137,36 @@ describe('what is charged', () => {
     expect(unsaved()).toBeNull();
   });
 
-  it('can be left to the cluster again', async () => {
+  it('can be left to the site’s settings again', async () => {
     const api = alice('octo/a');
     api.charge('alice', 'octo/a', { account: 'physics' });
     const { user } = open('/mapping?user=alice', { api });
     await charged(user, 'octo/a', '');
-    expect((await row('octo/a')).getByText(/what the cluster’s defaults say/)).toBeVisible();
+    expect((await row('octo/a')).getByText(/what the site’s settings say/)).toBeVisible();
     await user.click(save());
     expect(await screen.findByText('Saved. alice has 1 repository.')).toBeVisible();
     expect(api.lists.get('alice')?.charges.get('octo/a')).toEqual({});
     expect((await row('octo/a')).queryByText(/Charged to/)).toBeNull();
+  });
+
+  it('is as the user asked for it, when what they wait for is added to the list', async () => {
+    const api = alice('octo/a');
+    api.ask('alice', 'octo/waiting', { account: 'chemistry' });
+    api.ask('bob', 'octo/b', { account: 'biology' });
+    const { user } = open('/mapping?user=alice', { api });
+    await screen.findByText('Waiting for an administrator');
+    await user.type(await field(), 'octo/waiting octo/b{Enter}');
+    expect((await row('octo/waiting')).getByText(/Charged to/)).toHaveTextContent(
+      'Charged to account chemistry',
+    );
+    await user.click(save());
+    expect(await screen.findByText('Saved. alice has 3 repositories.')).toBeVisible();
+    expect(api.sent).toEqual([
+      url('octo/a'),
+      { repository: 'octo/waiting', account: 'chemistry' },
+      'octo/b',
+    ]);
+    await waitFor(() => expect(screen.queryByText('Waiting for an administrator')).toBeNull());
   });
 
   it('is refused beside its entry', async () => {

@@ -88,26 +88,25 @@ function Row({
         )}
       </span>
       {entry.change === 'added' && <Label variant="success">New</Label>}
-      {entry.change === 'kept' && entry.recharged && (
-        <Label variant="attention">Charged differently</Label>
-      )}
+      {entry.change === 'kept' && entry.recharged && <Label variant="attention">Edited</Label>}
       {removed && <Label variant="danger">Removed</Label>}
-      {!removed && (
+      <span className={styles.actions}>
+        {!removed && (
+          <IconButton
+            icon={CreditCardIcon}
+            aria-label={`Account and QOS of ${name}`}
+            variant="invisible"
+            onClick={() => setEditing(true)}
+          />
+        )}
         <IconButton
-          icon={CreditCardIcon}
-          aria-label={`Account and QOS of ${name}`}
+          // One button all the time: it keeps the focus when it changes its meaning.
+          icon={removed ? UndoIcon : TrashIcon}
+          aria-label={removed ? `Keep ${name}` : `Remove ${name}`}
           variant="invisible"
-          onClick={() => setEditing(true)}
+          onClick={() => (removed ? onRestore(entry) : onRemove(entry))}
         />
-      )}
-      <IconButton
-        // One button all the time: it keeps the focus when it changes its meaning.
-        icon={removed ? UndoIcon : TrashIcon}
-        aria-label={removed ? `Keep ${name}` : `Remove ${name}`}
-        variant="invisible"
-        className={styles.action}
-        onClick={() => (removed ? onRestore(entry) : onRemove(entry))}
-      />
+      </span>
       {entry.refusal && !removed && (
         <div className={styles.refusal}>
           <Refusal part={entry.refusal} />

@@ -18,6 +18,7 @@ import {
   withRefusals,
 } from './draft';
 import { useDrafts } from './drafts';
+import { keyOf } from './repositoryName';
 
 export function listQuery(api: Api, user: string) {
   return queryOptions({
@@ -89,7 +90,15 @@ export function useMapping(user: string) {
         save.mutate(draft);
       }
     },
-    add: (repositories: readonly string[]) => edit((d) => repositories.reduce(add, d)),
+    /** `asked`: what is to be charged for those that the user waits for, by key. */
+    add: (repositories: readonly string[], asked: ReadonlyMap<string, Charge>) =>
+      edit((d) =>
+        repositories.reduce((before, each) => {
+          const charge = asked.get(keyOf(each));
+          const after = add(before, each);
+          return charge === undefined ? after : recharge(after, keyOf(each), charge);
+        }, d),
+      ),
     remove: (key: string) => edit((d) => remove(d, key)),
     recharge: (key: string, charge: Charge) => edit((d) => recharge(d, key, charge)),
     restore: (key: string) => edit((d) => restore(d, key)),

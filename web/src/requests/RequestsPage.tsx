@@ -52,8 +52,8 @@ function NoRequests() {
       <Blankslate.Heading>Nobody waits for an administrator</Blankslate.Heading>
       <Blankslate.Description>
         A repository shows up here when a user of a cluster asks for it on a login node, with{' '}
-        <code>gha-slurm repos add owner/name</code>. It is mapped to that user once an administrator
-        grants it.
+        <code className={styles.command}>gha-slurm repos add owner/name</code>. It is mapped to that
+        user once an administrator grants it.
       </Blankslate.Description>
     </Blankslate>
   );
