@@ -196,7 +196,7 @@ fn entries(body: &[u8]) -> Result<Vec<Wanted>, ApiError> {
     responses(
         (status = 200, description = "The new list", body = Vec<String>,
          headers(("ETag" = String, description = "Its version"))),
-        (status = 400, description = "Not a Slurm user, or not a JSON array of texts", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "Not a Slurm user, or not a JSON array of texts and objects", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`repository_mapped_elsewhere`: a repository is mapped to another user", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "`mapping_changed`: somebody else changed the list", body = Problem, content_type = "application/problem+json"),

@@ -176,12 +176,13 @@ async fn grant(
             let now = Utc::now();
             remember(conn, found, now).await?;
             let mut entry = found.entry();
-            if entry.charge.as_ref() == Some(&Charge::default()) {
-                let asked = mappings::requests(conn, Some(user)).await?;
-                let asked = asked
-                    .into_iter()
-                    .find(|request| request.repository.id == entry.repository.0);
-                entry.charge = asked.map_or(entry.charge, |request| Some(request.charge));
+            let waits = mappings::requests(conn, Some(user)).await?;
+            let waits = waits
+                .iter()
+                .any(|request| request.repository.id == entry.repository.0);
+            if waits && entry.charge.as_ref() == Some(&Charge::default()) {
+                // As the user asks for.
+                entry.charge = None;
             }
             let replaced = mappings::add(conn, user, entry, now).await?;
             replan_changed(conn, &replaced).await?;

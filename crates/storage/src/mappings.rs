@@ -25,7 +25,7 @@ pub struct Mapped {
 pub struct Entry {
     /// Which.
     pub repository: RepositoryId,
-    /// What its allocations are charged to. `None`: as before.
+    /// What its allocations are charged to. `None`: as before, or as the user asks for.
     pub charge: Option<Charge>,
 }
 
@@ -153,6 +153,11 @@ pub async fn replace(
     .get_results(conn)
     .await?;
     let (_, before) = self::list(conn, user).await?;
+    let asked = requests(conn, Some(user)).await?;
+    let asked_for = |id: RepositoryId| {
+        let asked = asked.iter().find(|asked| asked.repository.id == id.0)?;
+        Some(asked.charge.clone())
+    };
     let mut changed: Vec<RepositoryId> = removed.into_iter().map(RepositoryId).collect();
     let mut rows = Vec::with_capacity(list.len());
     for (position, entry) in list.iter().enumerate() {
@@ -163,7 +168,9 @@ pub async fn replace(
         let charge = entry
             .charge
             .clone()
-            .unwrap_or_else(|| known.clone().unwrap_or_default());
+            .or_else(|| known.clone())
+            .or_else(|| asked_for(entry.repository))
+            .unwrap_or_default();
         if known.as_ref() != Some(&charge) {
             changed.push(entry.repository);
         }

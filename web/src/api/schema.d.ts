@@ -796,7 +796,7 @@ export interface operations {
                     "application/json": string[];
                 };
             };
-            /** @description Not a Slurm user, or not a JSON array of texts */
+            /** @description Not a Slurm user, or not a JSON array of texts and objects */
             400: {
                 headers: {
                     [name: string]: unknown;

@@ -55,7 +55,7 @@ impl Site {
     }
 
     /// With a settings file of the site's folder.
-    pub(crate) fn from_file(mut self, name: &str) -> Self {
+    pub(crate) fn with_file(mut self, name: &str) -> Self {
         self.settings_file = Some(self.path(name));
         self
     }

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use gha_slurm_auth::{KeyFolder, verify};
@@ -64,7 +64,7 @@ impl Cluster {
             .with("SBATCH__OUTPUT_FOLDER", &output)
             .with("IDENTITY__KEYS", &text(identity_path(&output)))
             .with("POLICY__CONSENTS", &text(consents.clone()))
-            .from_file("settings.toml");
+            .with_file("settings.toml");
         let agent = site.agent().await;
         // What the users of a login node find: the command, and where the agent is.
         let command = site.path("gha-slurm");
@@ -121,25 +121,6 @@ impl Cluster {
         std::fs::read_to_string(&self.consents).unwrap()
     }
 
-    /// A credential of the user for this call.
-    fn credential(&self, socket: &PathBuf, call: &CredentialPayload, restricted: bool) -> String {
-        let (uid, gid) = ids(USER);
-        let mut command = Command::new("munge");
-        command.arg("--socket").arg(socket).uid(uid).gid(gid);
-        if restricted {
-            command.arg("--restrict-uid=root");
-        }
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        serde_json::to_writer(&mut stdin, call).unwrap();
-        drop(stdin);
-        String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
-    }
-
     async fn call(&self, method: Method, credential: &str, body: &str) -> (u16, Value) {
         let response = reqwest::Client::builder()
             .build()
@@ -152,6 +133,25 @@ impl Cluster {
             .unwrap();
         (response.status().as_u16(), response.json().await.unwrap())
     }
+}
+
+/// A credential of the user for this call.
+fn credential(socket: &Path, call: &CredentialPayload, restricted: bool) -> String {
+    let (uid, gid) = ids(USER);
+    let mut command = Command::new("munge");
+    command.arg("--socket").arg(socket).uid(uid).gid(gid);
+    if restricted {
+        command.arg("--restrict-uid=root");
+    }
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    serde_json::to_writer(&mut stdin, call).unwrap();
+    drop(stdin);
+    String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
 }
 
 fn identity_path(output: &str) -> PathBuf {
@@ -264,7 +264,7 @@ async fn a_credential_is_good_for_one_call_from_a_login_node() {
     };
     cluster.has(json!([])).await;
     let login = &cluster.login;
-    let fine = cluster.credential(login, &list_call(), true);
+    let fine = credential(login, &list_call(), true);
     assert_eq!(cluster.call(Method::GET, &fine, "").await.0, 200);
     let (status, problem) = cluster.call(Method::GET, &fine, "").await;
     assert_eq!(status, 401, "a second time: {problem}");
@@ -273,7 +273,7 @@ async fn a_credential_is_good_for_one_call_from_a_login_node() {
     let other_call = |change: fn(&mut CredentialPayload)| {
         let mut call = list_call();
         change(&mut call);
-        cluster.credential(login, &call, true)
+        credential(login, &call, true)
     };
     for (what, credential) in [
         ("method", other_call(|call| call.method = "DELETE".into())),
@@ -282,10 +282,7 @@ async fn a_credential_is_good_for_one_call_from_a_login_node() {
             other_call(|call| call.path = "/config/runners".into()),
         ),
         ("body", other_call(|call| call.body_sha256 = "0".repeat(64))),
-        (
-            "no restriction",
-            cluster.credential(login, &list_call(), false),
-        ),
+        ("no restriction", credential(login, &list_call(), false)),
         ("garbage", "MUNGE:AwQFAAA=:".into()),
     ] {
         let (status, problem) = cluster.call(Method::GET, &credential, "").await;
@@ -293,14 +290,10 @@ async fn a_credential_is_good_for_one_call_from_a_login_node() {
     }
     let body = json!({"repository": "acme/widgets"}).to_string();
     let (status, _) = cluster
-        .call(
-            Method::POST,
-            &cluster.credential(login, &list_call(), true),
-            &body,
-        )
+        .call(Method::POST, &credential(login, &list_call(), true), &body)
         .await;
     assert_eq!(status, 401, "a body that was put under it");
-    let elsewhere = cluster.credential(&cluster.slurm.munge_socket(), &list_call(), true);
+    let elsewhere = credential(&cluster.slurm.munge_socket(), &list_call(), true);
     let (status, problem) = cluster.call(Method::GET, &elsewhere, "").await;
     assert_eq!(
         (status, &problem["code"]),
