@@ -17,8 +17,11 @@ pub enum SupplyStage {
     Submitted,
     /// Called back; the runner token is being minted.
     Redeeming,
-    /// Has a runner token; no workflow job is attributed to it yet. Never withdrawn by us: it may have work.
-    Redeemed,
+    /// Has a runner token and says nothing of a workflow job. It may have one all the same: only GitHub can tell, by letting
+    /// it be deregistered or not.
+    Idle,
+    /// A workflow job started in it; which one is not known yet. Never withdrawn by us.
+    Busy,
 }
 
 /// One allocation that counts as supply: it is on the way or has a runner, and no workflow job is attributed to it.
@@ -83,6 +86,8 @@ pub struct Plan {
     pub verify_demand: bool,
     /// Allocations to withdraw, newest first.
     pub withdraw: Vec<AllocationId>,
+    /// Allocations whose runner shall be deregistered, newest first, and which are withdrawn if GitHub lets that happen.
+    pub release: Vec<AllocationId>,
     /// Pending allocations whose launch token is about to expire: withdraw them too; `launch` counts their successors.
     pub expired: Vec<AllocationId>,
     /// Nothing is launched although there is demand: too many failures in a row.
@@ -122,23 +127,24 @@ pub fn plan(class: &ClassView, limits: &PlannerLimits, now: DateTime<Utc>) -> Pl
                 .filter(|at| *at > now);
         }
     } else if counted.len() > class.demand {
-        let mut pending: Vec<&Supply> = counted
+        let mut surplus: Vec<&Supply> = counted
             .iter()
             .copied()
-            .filter(|s| s.stage != SupplyStage::Redeemed)
+            .filter(|s| s.stage != SupplyStage::Busy)
             .collect();
         // Cheapest first: what never reached Slurm, then what waits there; the newest of each.
-        pending.sort_by_key(|s| {
+        surplus.sort_by_key(|s| {
             (
                 stage_order(s.stage),
                 std::cmp::Reverse((s.planned_at, s.allocation)),
             )
         });
-        result.withdraw = pending
-            .iter()
-            .take(counted.len() - class.demand)
-            .map(|s| s.allocation)
-            .collect();
+        surplus.truncate(counted.len() - class.demand);
+        let (idle, pending): (Vec<&Supply>, Vec<&Supply>) = surplus
+            .into_iter()
+            .partition(|s| s.stage == SupplyStage::Idle);
+        result.withdraw = pending.iter().map(|s| s.allocation).collect();
+        result.release = idle.iter().map(|s| s.allocation).collect();
     }
     result
 }
@@ -148,7 +154,8 @@ fn stage_order(stage: SupplyStage) -> u8 {
         SupplyStage::Planned => 0,
         SupplyStage::Submitted => 1,
         SupplyStage::Redeeming => 2,
-        SupplyStage::Redeemed => 3,
+        SupplyStage::Idle => 3,
+        SupplyStage::Busy => 4,
     }
 }
 
@@ -187,23 +194,23 @@ mod tests {
     }
 
     #[test]
-    fn newest_pending_is_withdrawn_first_and_redeemed_never() {
+    fn newest_pending_is_withdrawn_first_then_idle_ones_are_released_and_busy_ones_never() {
         let class = ClassView {
-            demand: 1,
+            demand: 2,
             supply: vec![
-                supply(1, SupplyStage::Redeemed, 1),
+                supply(1, SupplyStage::Busy, 1),
                 supply(2, SupplyStage::Submitted, 50),
                 supply(3, SupplyStage::Submitted, 10),
                 supply(4, SupplyStage::Planned, 90),
+                supply(5, SupplyStage::Idle, 30),
+                supply(6, SupplyStage::Idle, 20),
             ],
             ..Default::default()
         };
-        let ids: Vec<u128> = plan(&class, &PlannerLimits::default(), now())
-            .withdraw
-            .iter()
-            .map(|a| a.0.as_u128())
-            .collect();
-        assert_eq!(ids, [4, 3, 2]);
+        let ids = |ids: &[AllocationId]| ids.iter().map(|a| a.0.as_u128()).collect::<Vec<_>>();
+        let p = plan(&class, &PlannerLimits::default(), now());
+        assert_eq!(ids(&p.withdraw), [4, 3, 2]);
+        assert_eq!(ids(&p.release), [6]);
     }
 
     #[test]
@@ -243,7 +250,8 @@ mod tests {
             Just(SupplyStage::Planned),
             Just(SupplyStage::Submitted),
             Just(SupplyStage::Redeeming),
-            Just(SupplyStage::Redeemed)
+            Just(SupplyStage::Idle),
+            Just(SupplyStage::Busy)
         ]
     }
 
@@ -260,26 +268,30 @@ mod tests {
             };
             let p = plan(&class, &limits, now());
             prop_assert!(p.launch == 0 || p.withdraw.is_empty());
-            let redeemed = class.supply.iter().filter(|s| s.stage == SupplyStage::Redeemed).count();
+            let busy = class.supply.iter().filter(|s| s.stage == SupplyStage::Busy).count();
             let mut after = class.clone();
-            after.supply.retain(|s| !p.withdraw.contains(&s.allocation));
+            after.supply.retain(|s| !p.withdraw.contains(&s.allocation) && !p.release.contains(&s.allocation));
             for i in 0..p.launch {
                 after.supply.push(supply(1000 + i as u128, SupplyStage::Planned, 0));
             }
-            prop_assert_eq!(after.supply.len(), demand.max(redeemed));
+            prop_assert_eq!(after.supply.len(), demand.max(busy));
             prop_assert_eq!(plan(&after, &limits, now()), Plan::default());
         }
 
         #[test]
-        fn redeemed_runners_are_never_withdrawn(demand in 0usize..6, stages in proptest::collection::vec(any_stage(), 0..10)) {
+        fn what_may_have_work_is_withdrawn_only_if_github_agrees(demand in 0usize..6, stages in proptest::collection::vec(any_stage(), 0..10)) {
             let class = ClassView {
                 demand,
                 supply: stages.iter().enumerate().map(|(i, s)| supply(i as u128 + 1, *s, 5)).collect(),
                 ..Default::default()
             };
-            for gone in plan(&class, &PlannerLimits::default(), now()).withdraw {
-                let s = class.supply.iter().find(|s| s.allocation == gone).unwrap();
-                prop_assert_ne!(s.stage, SupplyStage::Redeemed);
+            let stage_of = |id| class.supply.iter().find(|s| s.allocation == id).unwrap().stage;
+            let p = plan(&class, &PlannerLimits::default(), now());
+            for gone in p.withdraw {
+                prop_assert!(stage_order(stage_of(gone)) < stage_order(SupplyStage::Idle));
+            }
+            for idle in p.release {
+                prop_assert_eq!(stage_of(idle), SupplyStage::Idle);
             }
         }
     }

@@ -4,8 +4,9 @@ use chrono::{DateTime, Utc};
 use gha_slurm_domain::{
     InstallationId, RepositoryFullName, RepositoryId, WorkflowJobId, WorkflowJobState,
 };
-use gha_slurm_github::{Github, GithubError, Scope, WorkflowJob as Told};
+use gha_slurm_github::{Deletion, Github, GithubError, Scope, WorkflowJob as Told};
 use gha_slurm_storage::repositories::{self, Repository};
+use gha_slurm_storage::runners::Runner;
 use gha_slurm_storage::workflow_jobs::{self, WorkflowJob};
 use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, Database, StorageError, lock_scope};
 
@@ -48,6 +49,38 @@ impl Inquiry {
             .github
             .scope(RepositoryId(repository.id), name, known)
             .await?)
+    }
+
+    /// Has GitHub forget a runner. Where the App is not installed any more there is none.
+    pub(crate) async fn deregister(
+        &self,
+        runner: &Runner,
+        repository: RepositoryId,
+    ) -> Result<Deletion, InquiryError> {
+        let found = {
+            let mut conn = self.database.connection().await?;
+            repositories::find(&mut conn, repository).await?
+        };
+        let scope = match found {
+            Some(found) => self.scope(&found).await?,
+            None => None,
+        };
+        let Some(scope) = scope else {
+            return Ok(Deletion::NotFound);
+        };
+        let id = match runner.github_runner_id {
+            Some(id) => Some(id),
+            // Registered with a registration token: only the name is known.
+            None => self
+                .github
+                .find_runner(&scope, &runner.name)
+                .await?
+                .map(|found| found.id),
+        };
+        match id {
+            Some(id) => Ok(self.github.delete_runner(&scope, id).await?),
+            None => Ok(Deletion::NotFound),
+        }
     }
 
     /// Asks about one workflow job. Gives its state afterwards; `None`: nobody knows it.

@@ -9,6 +9,7 @@ pub mod reconciler;
 pub mod settings;
 pub mod slurm_jobs;
 pub mod submission;
+mod surplus;
 
 pub use application::Application;
 pub use settings::Settings;

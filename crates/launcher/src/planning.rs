@@ -123,6 +123,7 @@ async fn carry_out(
         now,
     )
     .await?;
+    allocations::want_released(conn, class.id, &plan.release, now).await?;
     if plan.given_up {
         let last = class.last_failure_reason.as_deref().unwrap_or("unknown");
         let reason = format!(

@@ -23,7 +23,7 @@ use tracing::Instrument;
 use crate::agent::{Agent, Submission};
 use crate::inquiry::{Inquiry, InquiryError};
 use crate::settings::{ClusterSettings, DeploymentSettings};
-use crate::slurm_jobs;
+use crate::{slurm_jobs, surplus};
 
 /// Longer than the agent's call may take; after it, another process may try.
 const LEASE: TimeDelta = TimeDelta::seconds(60);
@@ -61,6 +61,9 @@ pub struct Submitter {
 pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: CancellationToken) {
     let mut cancelling_fails = false;
     while !stop.is_cancelled() {
+        if let Err(error) = surplus::release(&submitter.inquiry).await {
+            tracing::warn!(%error, "idle runners that are not wanted cannot be looked up");
+        }
         let cancelled = slurm_jobs::cancel_withdrawn(&submitter).await;
         if let Err(error) = &cancelled
             && !cancelling_fails

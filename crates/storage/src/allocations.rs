@@ -93,7 +93,8 @@ pub async fn scope_classes(
             ("planned", _) => SupplyStage::Planned,
             ("submitted", _) => SupplyStage::Submitted,
             (_, Some("redeeming")) => SupplyStage::Redeeming,
-            _ => SupplyStage::Redeemed,
+            (_, Some("registered" | "listening")) => SupplyStage::Idle,
+            _ => SupplyStage::Busy,
         };
         let class = classes.entry(class).or_insert_with(|| entry(class));
         class.view.supply.push(Supply {
@@ -239,6 +240,36 @@ pub async fn withdraw(
         .collect();
     timeline::append(conn, &entries).await?;
     Ok(gone.into_iter().map(AllocationId).collect())
+}
+
+/// Wants the runners of `ids` deregistered, and no other one's of the class. Call it under the scope's lock.
+pub async fn want_released(
+    conn: &mut AsyncPgConnection,
+    class: ClassId,
+    ids: &[AllocationId],
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    let ids: Vec<uuid::Uuid> = ids.iter().map(|a| a.0).collect();
+    let of_class = allocations::table.filter(allocations::class_id.eq(class.0));
+    diesel::update(
+        of_class
+            .filter(allocations::release_at.is_not_null())
+            .filter(allocations::id.ne_all(&ids)),
+    )
+    .set(allocations::release_at.eq(None::<DateTime<Utc>>))
+    .execute(conn)
+    .await?;
+    if !ids.is_empty() {
+        diesel::update(
+            allocations::table
+                .filter(allocations::id.eq_any(&ids))
+                .filter(allocations::release_at.is_null()),
+        )
+        .set(allocations::release_at.eq(now))
+        .execute(conn)
+        .await?;
+    }
+    Ok(())
 }
 
 /// A planned allocation the submission loop holds a lease on.

@@ -514,6 +514,83 @@ pub async fn end(
     replan::request(conn, scope, false, "a runner ended").await
 }
 
+/// Idle runners that GitHub shall be asked to deregister now, because no queued workflow job waits for them.
+pub async fn to_release(
+    conn: &mut AsyncPgConnection,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<(Runner, RepositoryId)>, StorageError> {
+    let rows: Vec<(Runner, i64)> = runners::table
+        .inner_join(allocations::table)
+        .filter(allocations::release_at.le(now))
+        .filter(allocations::in_supply.eq(true))
+        .filter(runners::state.eq_any(["registered", "listening"]))
+        .order(allocations::release_at)
+        .limit(limit)
+        .select((Runner::as_select(), allocations::repository_id))
+        .load(conn)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(r, s)| (r, RepositoryId(s)))
+        .collect())
+}
+
+/// Asks again at `at`; never, when that is `None`, unless the planner wants it once more.
+pub async fn release_again(
+    conn: &mut AsyncPgConnection,
+    runner: &Runner,
+    at: Option<DateTime<Utc>>,
+) -> Result<(), StorageError> {
+    diesel::update(allocations::table.find(runner.allocation_id))
+        .set(allocations::release_at.eq(at))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// GitHub has deregistered an idle runner: no workflow job can reach it. Its allocation is withdrawn, so that its Slurm job is
+/// cancelled. Run it in a transaction.
+pub async fn released(
+    conn: &mut AsyncPgConnection,
+    scope: RepositoryId,
+    runner: &Runner,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    lock_scope(conn, scope).await?;
+    let ended = diesel::update(
+        runners::table
+            .find(runner.id)
+            .filter(runners::state.eq_any(["registered", "listening"])),
+    )
+    .set((
+        runners::state.eq("ended"),
+        runners::ended_at.eq(now),
+        runners::end_reason.eq(reason),
+    ))
+    .execute(conn)
+    .await?;
+    if ended == 0 {
+        // Its node said something meanwhile.
+        return release_again(conn, runner, None).await;
+    }
+    diesel::update(allocations::table.find(runner.allocation_id))
+        .set((
+            allocations::state.eq("withdrawn"),
+            allocations::in_supply.eq(false),
+            allocations::release_at.eq(None::<DateTime<Utc>>),
+            allocations::reason.eq(reason),
+            allocations::ended_at.eq(now),
+        ))
+        .execute(conn)
+        .await?;
+    let detail = format!("runner {} is deregistered: {reason}", runner.name);
+    let entry = Entry::allocation(now, AllocationId(runner.allocation_id), "withdrawn", detail);
+    timeline::append(conn, &[entry]).await?;
+    replan::request(conn, scope, false, "a runner was deregistered").await
+}
+
 /// An allocation that never got a runner ended on its node (the callback failed for good). Run it in a transaction.
 pub async fn allocation_ended(
     conn: &mut AsyncPgConnection,

@@ -119,6 +119,7 @@ diesel::table! {
         slurm_starts_at -> Nullable<Timestamptz>,
         slurm_nodes -> Nullable<Text>,
         cancelled_at -> Nullable<Timestamptz>,
+        release_at -> Nullable<Timestamptz>,
     }
 }
 

@@ -7,6 +7,7 @@ mod deliveries;
 mod flood;
 mod mapping;
 mod races;
+mod real_slurm;
 mod reconciler;
 mod servers;
 mod stack;

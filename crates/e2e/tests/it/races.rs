@@ -221,6 +221,7 @@ async fn a_late_waiting_after_queued_changes_nothing() {
 async fn an_idle_runner_is_released_and_a_slow_download_is_not_idle() {
     let stack = Stack::builder()
         .setting(Service::Agent, "RUNNER__IDLE_DEADLINE_S", "1")
+        .setting(Service::Launcher, "PLANNER__BACKOFF_BASE_S", "1")
         .start()
         .await;
     stack.map(&[REPOSITORY]).await;
@@ -239,15 +240,73 @@ async fn an_idle_runner_is_released_and_a_slow_download_is_not_idle() {
     stack.github.pause_assignment(true);
     let id = stack.queue("true");
     stack.until_listening(1).await;
-    // A runner that may have work is not withdrawn, although nothing waits for it any more.
-    stack.github.cancel(id).unwrap();
     stack.until_kind(id, "ended_without_workflow_job").await;
     assert_eq!(stack.github.calls(DELETE_RUNNER), 1);
     wait_until("the node is given back", DEADLINE, || async {
         stack.outputs()[1].contains("over: idle")
     })
     .await;
+    stack.github.pause_assignment(false);
+    stack.until_succeeded(id).await;
+    stack.until_completed(id).await;
+    stack.finish().await;
+}
+
+/// Long before its idle deadline, a runner that nothing waits for any more is deregistered, and its Slurm job cancelled.
+#[tokio::test]
+async fn an_idle_runner_that_is_not_wanted_any_more_is_deregistered_and_cancelled() {
+    let stack = Stack::start().await;
+    stack.map(&[REPOSITORY]).await;
+    stack.github.pause_assignment(true);
+    let (a, b) = (stack.queue("true"), stack.queue("true"));
+    stack.until_listening(2).await;
+    stack.github.cancel(b).unwrap();
+    stack.until_allocations("state = 'withdrawn'", 1).await;
+    wait_until("one Slurm job is told to end", DEADLINE, || async {
+        let outputs = stack.outputs();
+        let told = outputs.iter().filter(|text| text.contains("got SIGTERM"));
+        told.count() == 1
+    })
+    .await;
+    assert_eq!(stack.github.calls(DELETE_RUNNER), 1);
+    stack.github.pause_assignment(false);
+    stack.until_succeeded(a).await;
+    stack.until_completed(a).await;
     assert_eq!(stack.allocations("true").await, 2);
+    stack.finish().await;
+}
+
+/// It looks idle because neither its node nor GitHub's webhook has said that it works: GitHub refuses to deregister it.
+#[tokio::test]
+async fn a_runner_that_only_looks_idle_is_kept() {
+    let mut stack = Stack::start().await;
+    stack.map(&[REPOSITORY]).await;
+    stack.github.pause_assignment(true);
+    let go = stack.folder().join("go");
+    let wait = format!("until [ -e '{}' ]; do sleep 0.05; done", go.display());
+    let (a, b) = (stack.queue(&wait), stack.queue(&wait));
+    stack.until_listening(2).await;
+    stack.until_allocations("state = 'redeemed'", 2).await;
+    stack.freeze(Service::TokenBroker);
+    stack
+        .github
+        .add_webhook_fault(WebhookFault::on("in_progress", WebhookEffect::Hold));
+    // The newest is asked for first.
+    let newest = stack.runner_caused_by(b).await;
+    stack.github.assign(a, &newest).unwrap();
+    stack.until_in_progress(a).await;
+    stack.github.cancel(b).unwrap();
+    stack.until_allocations("state = 'withdrawn'", 1).await;
+    assert_eq!(
+        stack.github.calls(DELETE_RUNNER),
+        2,
+        "the busy one was asked for, too"
+    );
+    stack.thaw(Service::TokenBroker);
+    stack.github.release_webhooks(&ReleaseOrder::AsHeld);
+    std::fs::write(go, "").unwrap();
+    assert_eq!(stack.until_succeeded(a).await.runner_name, Some(newest));
+    stack.until_completed(a).await;
     stack.finish().await;
 }
 

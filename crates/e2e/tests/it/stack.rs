@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -15,7 +16,7 @@ use gha_slurm_simulator::model::{Conclusion, Delivery, Runner, State, Status, Wo
 use gha_slurm_simulator::request::{NewRepository, NewWorkflowJob};
 use gha_slurm_simulator::{AppKey, Handle, Simulator};
 use gha_slurm_test_support::{
-    ServiceProcess, TestBroker, TestDatabase, binary, end_processes_in, free_port,
+    PrivateSlurm, SLURM_USERS, ServiceProcess, TestBroker, TestDatabase, binary, end_processes_in, free_port,
     processes_marked, wait_until,
 };
 use reqwest::Method;
@@ -80,6 +81,16 @@ pub(crate) struct Builder {
     settings: Vec<(Service, &'static str, String)>,
     environment: Vec<(&'static str, String)>,
     database_url: Option<String>,
+    slurm: Option<(PrivateSlurm, By)>,
+}
+
+/// How the agent speaks to a real Slurm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// `sbatch`, `squeue`, `scancel`.
+    Programs,
+    /// slurmrestd.
+    Rest,
 }
 
 impl Builder {
@@ -99,6 +110,12 @@ impl Builder {
     pub(crate) fn database(mut self, url: &str) -> Self {
         self.database_url = Some(url.to_owned());
         self
+    }
+
+    /// On a real Slurm with two nodes. `None`: that takes root.
+    pub(crate) async fn on_slurm(mut self, by: By) -> Option<Self> {
+        self.slurm = Some((PrivateSlurm::for_test(2).await?, by));
+        Some(self)
     }
 
     /// Starts everything at once, waits until all services are ready, and makes the private repository [`REPOSITORY`].
@@ -121,6 +138,7 @@ pub(crate) struct Stack {
     finished: bool,
     pub(crate) broker: TestBroker,
     // Dropped after the services.
+    slurm: Option<PrivateSlurm>,
     _database: Option<TestDatabase>,
     _permit: SemaphorePermit<'static>,
 }
@@ -152,7 +170,7 @@ impl Stack {
             .prefix("gha-slurm-e2e-")
             .tempdir()
             .unwrap();
-        let files = Files::write(folder.path());
+        let files = Files::write(folder.path(), builder.slurm.is_some());
 
         let settings = gha_slurm_simulator::Settings::new(
             APP_ID,
@@ -192,6 +210,7 @@ impl Stack {
             expected_errors: Vec::new(),
             finished: false,
             broker,
+            slurm: builder.slurm.map(|(slurm, _)| slurm),
             _database: database,
             _permit: permit,
         };
@@ -203,6 +222,11 @@ impl Stack {
             .create_repository(&NewRepository::named(REPOSITORY))
             .unwrap();
         stack
+    }
+
+    /// The real Slurm that this stack was built on.
+    pub(crate) fn slurm(&self) -> &PrivateSlurm {
+        self.slurm.as_ref().unwrap()
     }
 
     // --- services -------------------------------------------------------------------------------------------------
@@ -279,9 +303,13 @@ impl Stack {
 
     // --- people ---------------------------------------------------------------------------------------------------
 
-    /// [`SLURM_USER`] maps these repositories, and no others.
+    /// [`SLURM_USER`], or a user of the real Slurm, maps these repositories, and no others.
     pub(crate) async fn map(&self, repositories: &[&str]) {
-        let request = self.call(Method::POST, &format!("/repositories/{SLURM_USER}"));
+        let user = match self.slurm {
+            Some(_) => SLURM_USERS[0],
+            None => SLURM_USER,
+        };
+        let request = self.call(Method::POST, &format!("/repositories/{user}"));
         let answer = request.json(repositories).send().await.unwrap();
         let status = answer.status();
         assert!(
@@ -571,7 +599,15 @@ impl Stack {
         wait_until("no Slurm job is left", DEADLINE, || async {
             let running = |job: &PathBuf| !job.join("ended").exists();
             let left: Vec<PathBuf> = self.slurm_jobs().into_iter().filter(running).collect();
-            if left.is_empty() { Ok(()) } else { Err(left) }
+            let queued = match &self.slurm {
+                Some(slurm) => slurm.run("squeue", &["--noheader"]).await.unwrap(),
+                None => String::new(),
+            };
+            if left.is_empty() && queued.is_empty() {
+                Ok(())
+            } else {
+                Err((left, queued))
+            }
         })
         .await;
         for queue in [gha_slurm_amqp::LAUNCHER_QUEUE, gha_slurm_amqp::DEAD_QUEUE] {
@@ -657,9 +693,15 @@ impl Stack {
             Ok(Ok(lines)) => format!("--- timeline:\n{lines}"),
             _ => "--- the timeline cannot be read\n".to_owned(),
         };
-        for job in self.slurm_jobs() {
-            let output = fs::read_to_string(job.join("output")).unwrap_or_default();
-            let _ = write!(text, "--- {}:\n{output}", job.display());
+        let outputs = self.slurm_jobs().into_iter().map(|job| job.join("output"));
+        let on_slurm = fs::read_dir(self.folder().join("output"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
+        for path in outputs.chain(on_slurm) {
+            let output = fs::read_to_string(&path).unwrap_or_default();
+            let _ = write!(text, "--- {}:\n{output}", path.display());
         }
         text
     }
@@ -709,7 +751,7 @@ struct Files {
 }
 
 impl Files {
-    fn write(folder: &Path) -> Self {
+    fn write(folder: &Path, for_slurm_users: bool) -> Self {
         let file = |name: &str, text: &str| {
             let path = folder.join(name);
             fs::write(&path, text).unwrap();
@@ -722,11 +764,18 @@ impl Files {
         fs::create_dir_all(folder.join("runner/bin")).unwrap();
         fs::create_dir_all(folder.join("work")).unwrap();
         fs::create_dir_all(folder.join("logs")).unwrap();
-        std::os::unix::fs::symlink(
-            binary("gha-slurm-standin-runner"),
-            folder.join("runner/bin/Runner.Listener"),
-        )
-        .unwrap();
+        let runner = folder.join("runner/bin/Runner.Listener");
+        if for_slurm_users {
+            // They get neither to where it was built nor, without this, to the folder of the test.
+            fs::copy(binary("gha-slurm-standin-runner"), runner).unwrap();
+            fs::create_dir(folder.join("output")).unwrap();
+            for (name, mode) in [("", 0o755), ("work", 0o1777), ("output", 0o1777)] {
+                let open = fs::Permissions::from_mode(mode);
+                fs::set_permissions(folder.join(name), open).unwrap();
+            }
+        } else {
+            std::os::unix::fs::symlink(binary("gha-slurm-standin-runner"), runner).unwrap();
+        }
         Self {
             app_private_key: file("app.private-key.pem", &APP_KEY),
             webhook_secret: file("webhook-secret", WEBHOOK_SECRET),
@@ -808,9 +857,16 @@ fn process(
             .setting("KEYS__PUBLIC_KEYS", &files.launch_keys)
             .setting("STATE__FOLDER", files.folder.join("agent"))
             .setting("RUNNER__FOLDER", files.folder.join("runner"))
-            .setting("RUNNER__WORK_ROOT", files.folder.join("work"))
-            .setting("SLURM__BACKEND", "local"),
+            .setting("RUNNER__WORK_ROOT", files.folder.join("work")),
     };
+    match (service, &builder.slurm) {
+        (Service::Agent, None) => process = process.setting("SLURM__BACKEND", "local"),
+        (Service::Agent, Some((slurm, by))) => process = on_slurm(process, slurm, *by, files),
+        (Service::Launcher, Some(_)) => {
+            process = process.setting("CLUSTER__STATES_INTERVAL_S", "1");
+        }
+        _ => {}
+    }
     for (key, value) in &builder.environment {
         process = process.env(key, value);
     }
@@ -818,6 +874,28 @@ fn process(
         process = process.setting(key, value);
     }
     process
+}
+
+/// The agent's settings for a real Slurm.
+fn on_slurm(agent: ServiceProcess, slurm: &PrivateSlurm, by: By, files: &Files) -> ServiceProcess {
+    let output = files.folder.join("output");
+    let agent = agent
+        .setting("POLICY__MIN_UID", "1")
+        .setting("SLURM__INTERVAL_S", "1");
+    match by {
+        By::Programs => agent
+            .setting("SLURM__BACKEND", "sbatch")
+            .setting("SBATCH__RUN_AS", "root")
+            .setting("SBATCH__CONF", slurm.conf())
+            .setting("SBATCH__OUTPUT_FOLDER", output),
+        By::Rest => agent
+            .setting("SLURM__BACKEND", "slurmrestd")
+            .setting("SLURMRESTD__URL", slurm.rest_url())
+            .setting("SLURMRESTD__TOKENS", "scontrol")
+            .setting("SLURMRESTD__CONF", slurm.conf())
+            .setting("SLURMRESTD__SERVICE_USER", "bin")
+            .setting("SLURMRESTD__OUTPUT_FOLDER", output),
+    }
 }
 
 fn client() -> reqwest::Client {

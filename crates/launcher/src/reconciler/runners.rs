@@ -152,23 +152,7 @@ async fn give_up(
     repository: RepositoryId,
 ) -> Result<bool, InquiryError> {
     let inquiry = &reconciler.inquiry;
-    let deletion = match scope_of(reconciler, repository).await? {
-        None => Deletion::NotFound,
-        Some(scope) => {
-            let id = match runner.github_runner_id {
-                Some(id) => Some(id),
-                None => inquiry
-                    .github
-                    .find_runner(&scope, &runner.name)
-                    .await?
-                    .map(|found| found.id),
-            };
-            match id {
-                Some(id) => inquiry.github.delete_runner(&scope, id).await?,
-                None => Deletion::NotFound,
-            }
-        }
-    };
+    let deletion = inquiry.deregister(runner, repository).await?;
     let now = Utc::now();
     let mut conn = inquiry.database.connection().await?;
     if deletion == Deletion::Busy {

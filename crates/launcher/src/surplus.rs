@@ -1,0 +1,63 @@
+//! Idle runners that no queued workflow job waits for: deregistered at GitHub first, which refuses where one has work
+//! (rule 4); what was deregistered is withdrawn, so that its Slurm job is cancelled.
+
+use chrono::{TimeDelta, Utc};
+use gha_slurm_domain::RepositoryId;
+use gha_slurm_github::Deletion;
+use gha_slurm_storage::runners::{self, Runner};
+use gha_slurm_storage::{AsyncConnection, StorageError};
+
+use crate::inquiry::{Inquiry, InquiryError};
+
+/// Looked at at once.
+const AT_ONCE: i64 = 50;
+/// GitHub is in trouble: asked again after this.
+const RETRY: TimeDelta = TimeDelta::seconds(30);
+
+/// Deregisters what the planner wants deregistered. Gives how many Slurm jobs have to be cancelled for that.
+pub(crate) async fn release(inquiry: &Inquiry) -> Result<usize, StorageError> {
+    let due = {
+        let mut conn = inquiry.database.connection().await?;
+        runners::to_release(&mut conn, Utc::now(), AT_ONCE).await?
+    };
+    let mut released = 0;
+    for (runner, repository) in due {
+        match release_one(inquiry, &runner, repository).await {
+            Ok(was_idle) => released += usize::from(was_idle),
+            Err(InquiryError::Storage(error)) => return Err(error),
+            Err(InquiryError::Github(error)) => {
+                tracing::warn!(%error, runner = runner.name, "an idle runner is not deregistered yet");
+                let mut conn = inquiry.database.connection().await?;
+                let again = Some(Utc::now() + RETRY);
+                runners::release_again(&mut conn, &runner, again).await?;
+            }
+        }
+    }
+    Ok(released)
+}
+
+async fn release_one(
+    inquiry: &Inquiry,
+    runner: &Runner,
+    repository: RepositoryId,
+) -> Result<bool, InquiryError> {
+    let deletion = inquiry.deregister(runner, repository).await?;
+    let now = Utc::now();
+    let mut conn = inquiry.database.connection().await?;
+    match deletion {
+        Deletion::Deleted => {
+            let reason = "no queued workflow job waits for it any more";
+            conn.transaction::<_, StorageError, _>(async |conn| {
+                runners::released(conn, repository, runner, reason, now).await
+            })
+            .await?;
+        }
+        Deletion::Busy => {
+            runners::busy(&mut conn, runner, None, now).await?;
+            runners::release_again(&mut conn, runner, None).await?;
+        }
+        // Not registered yet, or over: its node will say which. That GitHub does not know it does not mean that it is idle.
+        Deletion::NotFound => runners::release_again(&mut conn, runner, None).await?,
+    }
+    Ok(deletion == Deletion::Deleted)
+}
