@@ -7,6 +7,7 @@ mod public_repositories;
 mod resolve;
 mod routes;
 pub mod settings;
+mod usage;
 mod web_application;
 
 pub use application::Application;

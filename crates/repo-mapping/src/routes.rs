@@ -5,6 +5,7 @@ use std::sync::Arc;
 use actix_web::{HttpRequest, web};
 use gha_slurm_contract::build::{Build, BuildDetail, TimelineEntry};
 use gha_slurm_contract::problem::{Problem, ProblemPart};
+use gha_slurm_contract::usage::{BuildUsage, MonthlyUsage, UsageSum};
 use gha_slurm_github::{Github, GithubError};
 use gha_slurm_service_kit::authentication::require_bearer;
 use gha_slurm_service_kit::{ApiError, problem};
@@ -14,7 +15,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 
 use crate::web_application::WebApplication;
-use crate::{builds, mapping, public_repositories};
+use crate::{builds, mapping, public_repositories, usage};
 
 /// A list of 1,000 repositories with the longest names GitHub has.
 const BODY_LIMIT: usize = 256 * 1024;
@@ -93,6 +94,11 @@ pub(crate) fn configure(
                         .route(problem::method_not_allowed("GET")),
                 )
                 .service(
+                    web::resource("/usage")
+                        .route(web::get().to(usage::get))
+                        .route(problem::method_not_allowed("GET")),
+                )
+                .service(
                     web::resource("/public-repositories/{owner}/{name}")
                         .route(web::put().to(public_repositories::allow))
                         .route(web::delete().to(public_repositories::refuse))
@@ -128,10 +134,20 @@ impl utoipa::Modify for Security {
         mapping::replace,
         builds::list,
         builds::get,
+        usage::get,
         public_repositories::allow,
         public_repositories::refuse
     ),
-    components(schemas(Build, BuildDetail, TimelineEntry, Problem, ProblemPart)),
+    components(schemas(
+        Build,
+        BuildDetail,
+        TimelineEntry,
+        BuildUsage,
+        MonthlyUsage,
+        UsageSum,
+        Problem,
+        ProblemPart
+    )),
     modifiers(&Security)
 )]
 struct Document;

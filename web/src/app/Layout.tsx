@@ -1,4 +1,4 @@
-import { PlayIcon, RepoIcon, ServerIcon, SignOutIcon } from '@primer/octicons-react';
+import { GraphIcon, PlayIcon, RepoIcon, ServerIcon, SignOutIcon } from '@primer/octicons-react';
 import { Button, UnderlineNav, useConfirm } from '@primer/react';
 import { Outlet, useLocation, useSearch } from '@tanstack/react-router';
 import { useEffect } from 'react';
@@ -70,6 +70,13 @@ export function Layout() {
             <NavItem to="/mapping" leadingVisual={<RepoIcon />}>
               Repositories
               {unsaved && <span className={styles.unsaved}> (unsaved)</span>}
+            </NavItem>
+            <NavItem
+              to="/usage"
+              activeOptions={{ includeSearch: false }}
+              leadingVisual={<GraphIcon />}
+            >
+              Usage
             </NavItem>
           </UnderlineNav>
         </div>

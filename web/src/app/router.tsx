@@ -9,6 +9,8 @@ import { BuildPage } from '../builds/BuildPage';
 import { BuildsPage } from '../builds/BuildsPage';
 import { MappingPage } from '../mapping/MappingPage';
 import { slurmUserProblem } from '../mapping/slurmUser';
+import { isMonth } from '../usage/month';
+import { UsagePage } from '../usage/UsagePage';
 import { Layout } from './Layout';
 import { NotFound } from './NotFound';
 
@@ -48,7 +50,15 @@ const mapping = createRoute({
   component: MappingPage,
 });
 
-const routeTree = root.addChildren([builds, build, mapping]);
+const usage = createRoute({
+  getParentRoute: () => root,
+  path: '/usage',
+  validateSearch: ({ month }: Record<string, unknown>): { month?: string } =>
+    typeof month === 'string' && isMonth(month) ? { month } : {},
+  component: UsagePage,
+});
+
+const routeTree = root.addChildren([builds, build, mapping, usage]);
 
 /** The addresses of the page. Tests give a history of their own. */
 export function createPageRouter(history?: RouterHistory) {

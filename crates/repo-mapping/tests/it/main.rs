@@ -5,4 +5,5 @@ mod builds;
 mod mapping;
 mod settings;
 mod support;
+mod usage;
 mod web_application;
