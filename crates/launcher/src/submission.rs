@@ -219,14 +219,11 @@ async fn submit(submitter: &Submitter, due: &Due) -> Result<(), StorageError> {
     match outcome {
         Submission::Accepted(slurm_job) => {
             let expires = claims.expires_at().unwrap_or(now);
-            allocations::submitted(
-                &mut conn,
-                due.id,
-                &submitter.cluster.name,
-                slurm_job.as_ref(),
-                expires,
-                now,
-            )
+            let cluster = &submitter.cluster.name;
+            conn.transaction::<_, StorageError, _>(async |conn| {
+                allocations::submitted(conn, due.id, cluster, slurm_job.as_ref(), expires, now)
+                    .await
+            })
             .await
         }
         Submission::Delayed {
