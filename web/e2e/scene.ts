@@ -214,5 +214,24 @@ export function busyDay(): FakeApi {
   });
   api.notInstalled.add('octo/secret');
   api.map('bob', 'octo/open-source', 'octo/shared');
+  const used = { builds: 41, allocations: 43, elapsedS: 98_765 };
+  api.used('2026-10', [
+    {
+      ...used,
+      repositoryUrl: 'https://github.com/octo/simulation',
+      slurmUser: 'alice',
+      cpuAllocatedS: 790_120,
+      cpuUsedS: 612_005,
+      gpuAllocatedS: 98_765,
+    },
+    {
+      ...used,
+      repositoryUrl: 'https://github.com/octo/open-source',
+      slurmUser: 'bob',
+      cpuAllocatedS: 98_765,
+      cpuUsedS: 31_999,
+      gpuAllocatedS: 0,
+    },
+  ]);
   return api;
 }
