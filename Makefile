@@ -1,9 +1,9 @@
 # Thin on purpose: what a person types. The work is in cargo and in scripts/.
 XTASK = $${CARGO_TARGET_DIR:-target}/debug/xtask
-.PHONY: help demo test bench env fmt lint build page packages schemas
+.PHONY: help demo test bench bench-slurm env fmt lint build page packages schemas
 
 help: ## what can be done here
-	@sed -nE 's/^([a-z]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 # DATABASE_URL and AMQP_URL name servers of yours; ONCE=1 ends with the build; PORTS_FROM=9400 moves its ports.
 demo: ## one build from a signed webhook to a finished workflow job, on this machine
@@ -22,6 +22,11 @@ bench: ## requests per second, latency and memory beside a floor: docs/performan
 	@scripts/packages.sh
 	cargo build --release --workspace --bins --locked
 	@exec $${CARGO_TARGET_DIR:-target}/release/gha-slurm-bench $(BENCH)
+
+bench-slurm: ## submissions to Slurm through launcher and agent, beside bare ones; takes root
+	@scripts/packages.sh
+	cargo build --release --workspace --bins --locked
+	@exec $${CARGO_TARGET_DIR:-target}/release/gha-slurm-bench slurm $(BENCH)
 
 env: ## the .env of docker-compose.yml, with new secrets; an existing one stays
 	@scripts/env.sh

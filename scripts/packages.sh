@@ -19,6 +19,13 @@ if [ "$(id -u)" -eq 0 ]; then
     /usr/sbin/slurmrestd:slurmrestd /usr/bin/sbatch:slurm-client; do
     [ -x "${program%%:*}" ] || missing+=("${program#*:}")
   done
+  # Slurm's accounting, which the demo does without.
+  if [ "$use" != demo ]; then
+    for program in /usr/sbin/slurmdbd:slurmdbd /usr/sbin/mariadbd:mariadb-server; do
+      [ -x "${program%%:*}" ] || missing+=("${program#*:}")
+    done
+    have '/usr/lib/*/slurm-wlm/accounting_storage_mysql.so' || missing+=(slurm-wlm-mysql-plugin)
+  fi
   have '/usr/lib/*/slurm-wlm/select_cons_tres.so' || missing+=(slurm-wlm-basic-plugins)
   have '/usr/lib/*/slurm-wlm/auth_jwt.so' || missing+=(slurm-wlm-jwt-plugin)
 fi

@@ -98,6 +98,16 @@ const SCENES: readonly Scene[] = [
     act: (page) => expect(page.getByText('There is no such build')).toBeVisible(),
   },
   {
+    name: 'usage',
+    path: '/usage?month=2026-10',
+    act: (page) => expect(page.getByRole('row', { name: /octo\/open-source/ })).toBeVisible(),
+  },
+  {
+    name: 'usage-empty',
+    path: '/usage?month=2026-09&user=alice',
+    act: (page) => expect(page.getByText('Nothing in September 2026')).toBeVisible(),
+  },
+  {
     name: 'mapping-no-user',
     path: '/mapping',
     act: (page) => expect(page.getByText('Choose a Slurm user')).toBeVisible(),

@@ -222,5 +222,24 @@ export function busyDay(): FakeApi {
   });
   api.ask('alice', 'octo/shared', { requestedAt: seconds(7300) });
   api.ask('dora', 'newlab/first-steps', { requestedAt: seconds(240), cluster: 'gpu' });
+  const used = { builds: 41, allocations: 43, elapsedS: 98_765 };
+  api.used('2026-10', [
+    {
+      ...used,
+      repositoryUrl: 'https://github.com/octo/simulation',
+      slurmUser: 'alice',
+      cpuAllocatedS: 790_120,
+      cpuUsedS: 612_005,
+      gpuAllocatedS: 98_765,
+    },
+    {
+      ...used,
+      repositoryUrl: 'https://github.com/octo/open-source',
+      slurmUser: 'bob',
+      cpuAllocatedS: 98_765,
+      cpuUsedS: 31_999,
+      gpuAllocatedS: 0,
+    },
+  ]);
   return api;
 }

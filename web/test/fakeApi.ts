@@ -1,4 +1,11 @@
-import type { Build, BuildDetail, ListEntry, TimelineEntry, UserRepository } from '../src/api/api';
+import type {
+  Build,
+  BuildDetail,
+  ListEntry,
+  TimelineEntry,
+  UsageSum,
+  UserRepository,
+} from '../src/api/api';
 import type { Problem, ProblemPart } from '../src/api/problem';
 import { type Charge, chargeOf } from '../src/mapping/charge';
 import { fullNameOf, keyOf, parseRepository } from '../src/mapping/repositoryName';
@@ -26,6 +33,8 @@ export class FakeApi {
   /** The last list that came to be saved, as it was written. */
   sent: ListEntry[] | undefined;
   readonly details = new Map<number, BuildDetail>();
+  /** What was used, by month. */
+  private readonly usage = new Map<string, UsageSum[]>();
   /** Every request that came, as `METHOD path`. */
   readonly requests: string[] = [];
   /**
@@ -77,6 +86,10 @@ export class FakeApi {
     return whole;
   }
 
+  used(month: string, sums: UsageSum[]): void {
+    this.usage.set(month, sums);
+  }
+
   async handle(request: Request): Promise<Response> {
     const { pathname, searchParams } = new URL(request.url);
     this.requests.push(`${request.method} ${pathname}`);
@@ -108,6 +121,9 @@ export class FakeApi {
     if (pathname === '/api/builds') {
       return this.list(searchParams);
     }
+    if (pathname === '/api/usage') {
+      return this.answerUsage(searchParams);
+    }
     const id = /^\/api\/builds\/(\d+)$/.exec(pathname)?.[1];
     const detail = id === undefined ? undefined : this.details.get(Number(id));
     return detail === undefined
@@ -122,6 +138,15 @@ export class FakeApi {
       .filter((build) => user === null || build.slurmUser === user)
       .sort((a, b) => Date.parse(b.updatedAt) - Date.parse(a.updatedAt));
     return Response.json(builds.slice(0, Number(parameters.get('limit') ?? 50)));
+  }
+
+  private answerUsage(parameters: URLSearchParams): Response {
+    const month = parameters.get('month') ?? '';
+    const user = parameters.get('user');
+    const sums = (this.usage.get(month) ?? []).filter(
+      (sum) => user === null || sum.slurmUser === user,
+    );
+    return Response.json({ month, sums });
   }
 
   private answerList(user: string): Response {

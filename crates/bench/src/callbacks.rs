@@ -1,7 +1,6 @@
 //! token-broker: launch tokens that come back from the nodes.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use chrono::{TimeDelta, Utc};
@@ -9,13 +8,8 @@ use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch::{AUDIENCE_AGENT, AUDIENCE_BROKER};
 use gha_slurm_contract::runner::{RunnerMode, RunnerRequest};
-use gha_slurm_domain::{
-    AllocationId, InstallationId, LabelSet, RepositoryId, ResourceRequest, WorkflowJobId,
-};
-use gha_slurm_simulator::request::{NewInstallation, NewRepository};
-use gha_slurm_storage::allocations::{self, NewAllocation};
-use gha_slurm_storage::workflow_jobs::{self, WorkflowJob};
-use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, Database, mappings, repositories};
+use gha_slurm_domain::{RepositoryId, ResourceRequest};
+use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, allocations};
 use gha_slurm_test_support::free_port;
 use http::{Request, StatusCode};
 use hyper::body::Bytes;
@@ -26,12 +20,10 @@ use crate::floor::FloorProcess;
 use crate::load::{Call, Target, closed_loop};
 use crate::report::Table;
 use crate::rounds::{COLUMNS, Round, rows};
+use crate::site::{LABELS, OWNER, Planned, Site};
 use crate::surroundings::{CLUSTER, DEPLOYMENT, Surroundings, loopback};
 
-const OWNER: &str = "acme";
-const LABELS: [&str; 2] = ["self-hosted", "slurm"];
-/// Callbacks of one repository come one after the other under its lock.
-const REPOSITORIES: i64 = 16;
+const SLURM_USER: &str = "alice";
 
 pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Table> {
     let port = free_port();
@@ -39,7 +31,8 @@ pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Ta
     service.start().await?;
     let service_id = service.id().context("token-broker runs")?;
     let floor = FloorProcess::start(around, "floor-callbacks", &[]).await?;
-    let mut site = Site::new(around)?;
+    let mut site = Site::new(around, around.database_url())?;
+    let signer = Signer::load(&KeyFolder::new(around.keys()))?;
     let mut table = Table {
         title: "token-broker",
         columns: [COLUMNS.as_slice(), &["GitHub calls/request"]].concat(),
@@ -55,7 +48,7 @@ pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Ta
         let mut rounds = Vec::new();
         let mut github_calls = 0;
         for _ in 0..effort.rounds {
-            let builds = site.queue(effort.callbacks).await?;
+            let builds = queue(&mut site, &signer, effort.callbacks).await?;
             let run = |address, call: fn(&Build, RunnerMode) -> Result<Call>| {
                 let calls = builds.iter().map(|build| call(build, mode));
                 anyhow::Ok(send(address, connections, calls.collect::<Result<_>>()?))
@@ -134,140 +127,57 @@ impl Build {
     }
 }
 
-/// What a launcher would have written.
-struct Site {
-    database: Database,
-    github: gha_slurm_simulator::Handle,
-    installation: InstallationId,
-    signer: Arc<Signer>,
-    workflow_jobs: i64,
-    repositories: i64,
-}
-
-impl Site {
-    fn new(around: &Surroundings) -> Result<Self> {
-        let url = SecretString::from(around.database_url());
-        let installation = around
-            .github
-            .create_installation(NewInstallation::on(OWNER))?;
-        Ok(Self {
-            database: Database::new(&url, "bench", 1)?,
-            github: around.github.clone(),
-            installation: InstallationId(installation.id),
-            signer: Arc::new(Signer::load(&KeyFolder::new(around.keys()))?),
-            workflow_jobs: 0,
-            repositories: 0,
-        })
-    }
-
-    /// Queues workflow jobs in [`REPOSITORIES`] new repositories, each with a submitted allocation.
-    async fn queue(&mut self, count: u32) -> Result<Vec<Build>> {
-        let mut names = Vec::new();
-        for _ in 0..REPOSITORIES {
-            self.repositories += 1;
-            let name = format!("widgets-{}", self.repositories);
-            let new = NewRepository::named(&format!("{OWNER}/{name}"));
-            let made = self.github.create_repository(&new)?;
-            names.push((RepositoryId(made.id), name));
+/// Queues workflow jobs in new repositories, each with a submitted allocation.
+async fn queue(site: &mut Site, signer: &Signer, count: u32) -> Result<Vec<Build>> {
+    let repositories = site.repositories(SLURM_USER).await?;
+    let planned = site.plan(SLURM_USER, &repositories, count).await?;
+    let mut conn = site.database.connection().await?;
+    conn.transaction::<_, anyhow::Error, _>(async |conn| {
+        let mut builds = Vec::new();
+        for planned in planned {
+            builds.push(submitted(conn, signer, planned).await?);
         }
-        let first = self.workflow_jobs + 1;
-        self.workflow_jobs += i64::from(count);
-        let ids = first..=self.workflow_jobs;
-        let (installation, signer) = (self.installation, Arc::clone(&self.signer));
-        let mut conn = self.database.connection().await?;
-        conn.transaction::<_, anyhow::Error, _>(async |conn| {
-            write(conn, installation, &names, ids, &signer).await
-        })
-        .await
-    }
+        Ok(builds)
+    })
+    .await
 }
 
-async fn write(
+async fn submitted(
     conn: &mut AsyncPgConnection,
-    installation: InstallationId,
-    names: &[(RepositoryId, String)],
-    workflow_job_ids: std::ops::RangeInclusive<i64>,
     signer: &Signer,
-) -> Result<Vec<Build>> {
+    planned: Planned,
+) -> Result<Build> {
+    let Planned {
+        workflow_job,
+        allocation,
+        repository: (repository, name),
+    } = planned;
     let now = Utc::now();
-    let user = "alice".parse()?;
-    let labels: LabelSet = LABELS.into_iter().collect();
-    let mut classes = Vec::new();
-    for (id, name) in names {
-        let (installation, private) = (Some(installation), Some(true));
-        repositories::upsert(conn, *id, installation, OWNER, name, private, now).await?;
-    }
-    let entries: Vec<mappings::Entry> = names.iter().map(|(id, _)| (*id).into()).collect();
-    mappings::replace(conn, &user, &entries, None, now).await?;
-    for (id, name) in names {
-        let resources = ResourceRequest::default();
-        let class = workflow_jobs::ensure_class(conn, *id, &user, &labels, &resources).await?;
-        classes.push((*id, name, class));
-    }
-    let mut builds = Vec::new();
-    for (id, (repository, name, class)) in workflow_job_ids.zip(classes.iter().cycle()) {
-        let waiting = WorkflowJob {
-            id,
-            repository_id: repository.0,
-            installation_id: Some(installation.0),
-            run_id: id,
-            run_attempt: 1,
-            name: "build".into(),
-            workflow_name: None,
-            html_url: None,
-            head_branch: None,
-            labels: LABELS.map(str::to_owned).to_vec(),
-            state: "queued".into(),
-            conclusion: None,
-            verdict: "ours".into(),
-            reason: None,
-            class_id: Some(class.0),
-            runner_name: None,
-            queued_at: Some(now),
-            started_at: None,
-            completed_at: None,
-            traceparent: None,
-            updated_at: now,
-        };
-        workflow_jobs::save(conn, &waiting).await?;
-        let allocation = AllocationId(uuid::Uuid::now_v7());
-        let new = NewAllocation {
-            id: allocation,
-            class: *class,
-            repository: *repository,
-            cause: WorkflowJobId(id),
-            not_before: now,
-            verify_demand: false,
-            traceparent: None,
-        };
-        allocations::plan(conn, &[new], now).await?;
-        let expires = now + TimeDelta::hours(25);
-        allocations::submitted(conn, allocation, CLUSTER, None, expires, now).await?;
-        let claims = LaunchClaims {
-            iss: DEPLOYMENT.into(),
-            aud: vec![AUDIENCE_AGENT.into(), AUDIENCE_BROKER.into()],
-            sub: allocation,
-            jti: uuid::Uuid::new_v4(),
-            iat: now.timestamp(),
-            nbf: now.timestamp() - 120,
-            exp: expires.timestamp(),
-            runner_name: "runner".into(),
-            cluster: CLUSTER.into(),
-            token_url: "http://127.0.0.1".into(),
-            owner: OWNER.into(),
-            repository_name: (*name).clone(),
-            repository_url: format!("https://github.com/{OWNER}/{name}"),
-            repository_id: repository.0,
-            labels: LABELS.join(","),
-            workflow_id: id,
-            slurm_user: user.clone(),
-            resources: ResourceRequest::default(),
-        };
-        builds.push(Build {
-            repository: *repository,
-            launch_token: signer.sign(&claims)?,
-            slurm_job_id: id.to_string(),
-        });
-    }
-    Ok(builds)
+    let expires = now + TimeDelta::hours(25);
+    allocations::submitted(conn, allocation, CLUSTER, None, expires, now).await?;
+    let claims = LaunchClaims {
+        iss: DEPLOYMENT.into(),
+        aud: vec![AUDIENCE_AGENT.into(), AUDIENCE_BROKER.into()],
+        sub: allocation,
+        jti: uuid::Uuid::new_v4(),
+        iat: now.timestamp(),
+        nbf: now.timestamp() - 120,
+        exp: expires.timestamp(),
+        runner_name: "runner".into(),
+        cluster: CLUSTER.into(),
+        token_url: "http://127.0.0.1".into(),
+        owner: OWNER.into(),
+        repository_url: format!("https://github.com/{OWNER}/{name}"),
+        repository_name: name,
+        repository_id: repository.0,
+        labels: LABELS.join(","),
+        workflow_id: workflow_job,
+        slurm_user: SLURM_USER.parse()?,
+        resources: ResourceRequest::default(),
+    };
+    Ok(Build {
+        repository,
+        launch_token: signer.sign(&claims)?,
+        slurm_job_id: workflow_job.to_string(),
+    })
 }

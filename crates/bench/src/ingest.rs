@@ -19,6 +19,7 @@ use crate::floor::FloorProcess;
 use crate::load::{Call, Measured, Target, closed_loop, open_loop};
 use crate::report::Table;
 use crate::rounds::{COLUMNS, Round, rows};
+use crate::site::{LABELS, OWNER, Repository};
 use crate::surroundings::{SECRET, Surroundings, loopback, resident_kib};
 
 /// GitHub's own example of a workflow job that is queued.
@@ -137,7 +138,7 @@ async fn run(
 
 /// Signed deliveries of one payload, each with a GUID of its own.
 #[derive(Clone)]
-struct Deliveries {
+pub(crate) struct Deliveries {
     body: Bytes,
     signature: http::HeaderValue,
 }
@@ -146,6 +147,27 @@ impl Deliveries {
     fn new() -> Result<Self> {
         // GitHub sends no spaces.
         let payload: serde_json::Value = serde_json::from_str(PAYLOAD)?;
+        Self::of(&payload)
+    }
+
+    /// Of a workflow job for Slurm that is queued in this repository.
+    pub(crate) fn queued((repository, name): &Repository, workflow_job: i64) -> Result<Self> {
+        let mut payload: serde_json::Value = serde_json::from_str(PAYLOAD)?;
+        for (field, value) in [
+            ("/workflow_job/id", workflow_job.into()),
+            ("/workflow_job/labels", LABELS.as_slice().into()),
+            ("/repository/id", repository.0.into()),
+            ("/repository/name", name.as_str().into()),
+            ("/repository/full_name", format!("{OWNER}/{name}").into()),
+            ("/repository/owner/login", OWNER.into()),
+            ("/repository/private", true.into()),
+        ] {
+            *payload.pointer_mut(field).context(field)? = value;
+        }
+        Self::of(&payload)
+    }
+
+    fn of(payload: &serde_json::Value) -> Result<Self> {
         let body = Bytes::from(payload.to_string());
         let signature = webhook::sign(&SecretString::from(SECRET), &body).parse()?;
         Ok(Self { body, signature })
@@ -173,7 +195,7 @@ impl Deliveries {
         call
     }
 
-    fn first(&self, calls: u64) -> impl Fn(u64) -> Option<Call> + use<> {
+    pub(crate) fn first(&self, calls: u64) -> impl Fn(u64) -> Option<Call> + use<> {
         let this = self.clone();
         move |number| (number < calls).then(|| this.call(number))
     }

@@ -69,6 +69,31 @@ where
     gather(tasks, start).await
 }
 
+/// As [`closed_loop`], for what is not a call of ours: `calls` of them, by as many `submitters`.
+pub(crate) async fn closed_loop_of<F, W>(submitters: usize, calls: u64, call: F) -> Result<Measured>
+where
+    F: Fn() -> W + Send + Sync + 'static,
+    W: Future<Output = Result<()>> + Send,
+{
+    let shared = Arc::new((AtomicU64::new(0), call));
+    let start = Instant::now();
+    let mut tasks = JoinSet::new();
+    for _ in 0..submitters {
+        let shared = Arc::clone(&shared);
+        tasks.spawn(async move {
+            let (next, call) = shared.as_ref();
+            let mut latencies = latencies()?;
+            while next.fetch_add(1, Ordering::Relaxed) < calls {
+                let sent = Instant::now();
+                call().await?;
+                record(&mut latencies, sent.elapsed());
+            }
+            Ok(latencies)
+        });
+    }
+    gather(tasks, start).await
+}
+
 /// `calls` calls at `rate` per second, each sent by whichever connection is free when it is due. Latency counts from when
 /// a call was due, so a target that stalls does not hide what would have been sent meanwhile.
 pub(crate) async fn open_loop<F>(

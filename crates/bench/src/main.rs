@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "the answer is shown on the terminal")]
 #![expect(clippy::print_stderr, reason = "and what makes it worthless")]
 
+mod bare;
 mod callbacks;
 mod floor;
 mod ingest;
@@ -9,6 +10,8 @@ mod load;
 mod memory;
 mod report;
 mod rounds;
+mod site;
+mod slurm;
 mod surroundings;
 
 use std::net::SocketAddr;
@@ -29,10 +32,10 @@ struct Cli {
     #[command(flatten)]
     effort: Effort,
     /// Show JSON instead of Markdown.
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
-    floor: Option<Floor>,
+    what: Option<What>,
 }
 
 /// How long is measured.
@@ -55,9 +58,12 @@ impl Effort {
     }
 }
 
-/// What the services are compared with, as processes of their own; started by the benchmark.
+/// What else there is, beside webhook-ingest, token-broker and memory.
 #[derive(Debug, Subcommand)]
-enum Floor {
+enum What {
+    /// Submissions to a private Slurm through launcher and agent, beside bare ones. Takes root.
+    Slurm(slurm::Effort),
+    /// What webhook-ingest is compared with, as a process of its own; started by the benchmark.
     #[command(hide = true)]
     FloorIngest {
         listen: SocketAddr,
@@ -66,6 +72,7 @@ enum Floor {
         /// What is published for each request.
         message: PathBuf,
     },
+    /// What token-broker is compared with.
     #[command(hide = true)]
     FloorCallbacks {
         listen: SocketAddr,
@@ -82,46 +89,58 @@ fn main() -> Result<()> {
             .enable_all()
             .build()
     };
-    match cli.floor {
-        Some(Floor::FloorIngest {
+    match cli.what {
+        Some(What::FloorIngest {
             listen,
             amqp_url,
             message,
         }) => runtime(floor::WORKERS)?.block_on(floor::ingest(listen, &amqp_url, &message)),
-        Some(Floor::FloorCallbacks {
+        Some(What::FloorCallbacks {
             listen,
             database_url,
         }) => runtime(floor::WORKERS)?.block_on(floor::callbacks(listen, database_url)),
-        None => {
-            let report = runtime(LOAD_THREADS)?.block_on(measure(&cli.effort, cli.json))?;
-            if cli.json {
-                println!("{}", serde_json::to_string_pretty(&report)?);
-            }
-            Ok(())
+        Some(What::Slurm(effort)) => {
+            runtime(LOAD_THREADS)?.block_on(measure(cli.json, async |around, show| {
+                for table in slurm::measure(around, &effort).await? {
+                    show(table);
+                }
+                Ok(())
+            }))
         }
+        None => runtime(LOAD_THREADS)?.block_on(measure(cli.json, async |around, show| {
+            show(memory::measure(around).await?);
+            show(ingest::measure(around, &cli.effort).await?);
+            show(callbacks::measure(around, &cli.effort).await?);
+            Ok(())
+        })),
     }
 }
 
-/// Measures everything; shows each table when it is there unless `quiet`.
-async fn measure(effort: &Effort, quiet: bool) -> Result<Report> {
+/// Measures; shows each table when it is there, or at the end all of them as JSON.
+async fn measure(
+    json: bool,
+    tables_of: impl AsyncFnOnce(&Surroundings, &mut dyn FnMut(Table)) -> Result<()>,
+) -> Result<()> {
     if cfg!(debug_assertions) {
         eprintln!("This is a debug build: its figures mean nothing.");
     }
     let around = Surroundings::start().await?;
     let machine = around.machine().await?;
     let mut tables = Vec::new();
-    if !quiet {
+    if !json {
         println!("{}", machine.join("\n"));
     }
     let mut show = |table: Table| {
-        if !quiet {
+        if !json {
             println!("\n{table}");
         }
         tables.push(table);
     };
-    show(memory::measure(&around).await?);
-    show(ingest::measure(&around, effort).await?);
-    show(callbacks::measure(&around, effort).await?);
+    tables_of(&around, &mut show).await?;
     around.stop().await;
-    Ok(Report { machine, tables })
+    if json {
+        let report = Report { machine, tables };
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    }
+    Ok(())
 }

@@ -5,10 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use gha_slurm_auth::KeyFolder;
+use gha_slurm_domain::InstallationId;
+use gha_slurm_simulator::request::NewInstallation;
 use gha_slurm_simulator::{AppKey, Handle, Settings, Simulator};
 use gha_slurm_test_support::{Folder, PrivatePostgres, PrivateRabbitMq, ServiceProcess, free_port};
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::site::OWNER;
 
 /// The App's number at the simulator.
 const APP_ID: u64 = 4242;
@@ -25,6 +29,8 @@ pub(crate) struct Surroundings {
     rabbitmq: PrivateRabbitMq,
     database_url: String,
     pub(crate) github: Handle,
+    /// Of the App, on [`OWNER`].
+    pub(crate) installation: InstallationId,
     _github_stops: DropGuard,
 }
 
@@ -39,6 +45,7 @@ impl Surroundings {
         settings.timing.rate_limit = 1_000_000_000;
         let simulator = Simulator::build(settings)?;
         let github = simulator.handle();
+        let installation = github.create_installation(NewInstallation::on(OWNER))?;
         let stop = CancellationToken::new();
         tokio::spawn(simulator.run_until_stopped(stop.clone()));
         // What is written is on the disk, as it would be at a site.
@@ -56,6 +63,7 @@ impl Surroundings {
             postgres,
             rabbitmq,
             github,
+            installation: InstallationId(installation.id),
             _github_stops: stop.drop_guard(),
         })
     }
@@ -71,6 +79,13 @@ impl Surroundings {
 
     pub(crate) fn database_url(&self) -> &str {
         &self.database_url
+    }
+
+    /// Another database, empty and migrated.
+    pub(crate) async fn new_database(&self, name: &str) -> Result<String> {
+        let url = self.postgres.database(name).await?;
+        gha_slurm_storage::run_migrations(&url).await?;
+        Ok(url)
     }
 
     pub(crate) fn amqp_url(&self) -> String {

@@ -1,7 +1,7 @@
 //! What the launcher says to the agent about Slurm jobs that were submitted.
 
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{AllocationId, SlurmState};
+use gha_slurm_domain::{AllocationId, SlurmState, Usage};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -99,4 +99,10 @@ pub struct AllocationStatus {
     /// Exit code of the job script.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+    /// What it used, after its end, where Slurm has accounting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// It has ended, and what it used is not known yet: ask again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub usage_to_come: bool,
 }

@@ -4,6 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::usage::BuildUsage;
+
 /// One workflow job and how far we are with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -63,6 +65,9 @@ pub struct BuildDetail {
     /// What happened, oldest first: to the workflow job, and to the allocation and runner that served it (while none
     /// has, to those of its runner class that are on the way).
     pub timeline: Vec<TimelineEntry>,
+    /// What the Slurm job used that it ran in, once that has ended, where Slurm has accounting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<BuildUsage>,
 }
 
 /// One thing that happened.

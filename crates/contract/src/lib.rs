@@ -8,6 +8,7 @@ pub mod mapping;
 pub mod problem;
 pub mod runner;
 pub mod self_service;
+pub mod usage;
 
 pub use event::Event;
 pub use launch::LaunchClaims;

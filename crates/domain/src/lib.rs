@@ -7,6 +7,7 @@ pub mod naming;
 pub mod planner;
 pub mod resources;
 pub mod state;
+pub mod usage;
 
 pub use ids::{
     AllocationId, InstallationId, RepositoryFullName, RepositoryId, RunnerId, SlurmJobId,
@@ -15,3 +16,4 @@ pub use ids::{
 pub use labels::{LabelPolicy, LabelSet, NotOurs};
 pub use resources::ResourceRequest;
 pub use state::{AllocationState, RunnerState, SlurmState, WorkflowJobState};
+pub use usage::Usage;

@@ -11,7 +11,7 @@ use gha_slurm_contract::agent::{
 use gha_slurm_contract::launch::AUDIENCE_AGENT;
 use gha_slurm_domain::AllocationId;
 use gha_slurm_storage::slurm_jobs::{self, SlurmStatus};
-use gha_slurm_storage::{AsyncConnection, Database, StorageError};
+use gha_slurm_storage::{AsyncConnection, Database, StorageError, usage};
 use secrecy::SecretString;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -100,18 +100,28 @@ async fn look(submitter: &Submitter) -> Result<Looked, String> {
     Ok(Looked::Changed(changed))
 }
 
-async fn record(database: &Database, status: AllocationStatus) -> Result<bool, StorageError> {
+async fn record(database: &Database, told: AllocationStatus) -> Result<bool, StorageError> {
     let status = SlurmStatus {
-        allocation: status.allocation,
-        state: status.state,
-        reason: status.reason,
-        starts_at: status.starts_at,
-        nodes: status.nodes,
-        exit_code: status.exit_code,
+        allocation: told.allocation,
+        state: told.state,
+        reason: told.reason,
+        starts_at: told.starts_at,
+        nodes: told.nodes,
+        exit_code: told.exit_code,
     };
     let mut conn = database.connection().await?;
     conn.transaction::<_, StorageError, _>(async |conn| {
-        slurm_jobs::record(conn, &status, Utc::now()).await
+        let now = Utc::now();
+        let changed = slurm_jobs::record(conn, &status, now).await?;
+        if let Some(used) = &told.usage {
+            // One that slurmctld forgot before its end was seen has none: it counts in the month it is known in.
+            let ended_at = told.ended_at.unwrap_or(now);
+            usage::record(conn, told.allocation, ended_at, used).await?;
+        }
+        if told.state.is_over() {
+            usage::to_come(conn, told.allocation, told.usage_to_come).await?;
+        }
+        Ok(changed)
     })
     .await
 }

@@ -28,7 +28,7 @@ use crate::{slurm_jobs, surplus};
 /// Longer than the agent's call may take; after it, another process may try.
 const LEASE: TimeDelta = TimeDelta::seconds(60);
 /// Calls to the agent at once.
-const CONCURRENCY: i64 = 16;
+const CONCURRENCY: usize = 16;
 /// Planned rows of other processes, and leases that ran out, are looked for this often.
 const SWEEP: Duration = Duration::from_secs(2);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -60,6 +60,7 @@ pub struct Submitter {
 /// planned.
 pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: CancellationToken) {
     let mut cancelling_fails = false;
+    let mut calls = JoinSet::new();
     while !stop.is_cancelled() {
         if let Err(error) = surplus::release(&submitter.inquiry).await {
             tracing::warn!(%error, "idle runners that are not wanted cannot be looked up");
@@ -71,22 +72,16 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
             tracing::warn!(error, "what is not wanted any more is not cancelled yet");
         }
         cancelling_fails = cancelled.is_err();
-        let claimed = match claim(&submitter.database).await {
+        while calls.try_join_next().is_some() {}
+        let room = CONCURRENCY - calls.len();
+        let claimed = match claim(&submitter.database, room).await {
             Ok(claimed) => claimed,
             Err(error) => {
                 tracing::warn!(%error, "planned allocations cannot be read");
                 Vec::new()
             }
         };
-        if claimed.is_empty() {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = wake.notified() => {}
-                () = tokio::time::sleep(SWEEP) => {}
-            }
-            continue;
-        }
-        let mut calls = JoinSet::new();
+        let more_may_wait = claimed.len() == room;
         for due in claimed {
             let submitter = Arc::clone(&submitter);
             let span = tracing::info_span!("submit", allocation.id = %due.id);
@@ -103,13 +98,27 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
                 .instrument(span),
             );
         }
-        while calls.join_next().await.is_some() {}
+        if more_may_wait {
+            // One look takes several; the others go on meanwhile.
+            while calls.len() > CONCURRENCY / 2 {
+                calls.join_next().await;
+            }
+            continue;
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = wake.notified() => {}
+            // It may have been withdrawn meanwhile: that is cancelled now.
+            Some(_) = calls.join_next() => {}
+            () = tokio::time::sleep(SWEEP) => {}
+        }
     }
+    while calls.join_next().await.is_some() {}
 }
 
-async fn claim(database: &Database) -> Result<Vec<Due>, StorageError> {
+async fn claim(database: &Database, most: usize) -> Result<Vec<Due>, StorageError> {
     let mut conn = database.connection().await?;
-    allocations::claim_due(&mut conn, Utc::now(), LEASE, CONCURRENCY).await
+    allocations::claim_due(&mut conn, Utc::now(), LEASE, most as i64).await
 }
 
 /// The claims of an allocation's launch token, issued at `now`.
@@ -213,14 +222,11 @@ async fn submit(submitter: &Submitter, due: &Due) -> Result<(), StorageError> {
     match outcome {
         Submission::Accepted(slurm_job) => {
             let expires = claims.expires_at().unwrap_or(now);
-            allocations::submitted(
-                &mut conn,
-                due.id,
-                &submitter.cluster.name,
-                slurm_job.as_ref(),
-                expires,
-                now,
-            )
+            let cluster = &submitter.cluster.name;
+            conn.transaction::<_, StorageError, _>(async |conn| {
+                allocations::submitted(conn, due.id, cluster, slurm_job.as_ref(), expires, now)
+                    .await
+            })
             .await
         }
         Submission::Delayed {

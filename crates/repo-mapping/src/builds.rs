@@ -7,9 +7,11 @@ use gha_slurm_contract::problem::Problem;
 use gha_slurm_domain::{SlurmUser, WorkflowJobId};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::builds::{self, BuildRow};
+use gha_slurm_storage::usage;
 use serde::Deserialize;
 
 use crate::routes::{State, storage_error};
+use crate::usage::of_build;
 
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 200;
@@ -138,6 +140,12 @@ pub(crate) async fn get(
             log_tail: entry.log_tail,
         })
         .collect();
-    let build = shown(&state, row);
-    Ok(HttpResponse::Ok().json(BuildDetail { build, timeline }))
+    let usage = usage::of_build(&mut conn, id)
+        .await
+        .map_err(|e| storage_error(&e))?;
+    Ok(HttpResponse::Ok().json(BuildDetail {
+        build: shown(&state, row),
+        timeline,
+        usage: usage.as_ref().map(of_build),
+    }))
 }

@@ -6,6 +6,7 @@ use actix_web::{HttpRequest, web};
 use gha_slurm_contract::build::{Build, BuildDetail, TimelineEntry};
 use gha_slurm_contract::mapping::{ListEntry, RepositoryEntry, UserRepository};
 use gha_slurm_contract::problem::{Problem, ProblemPart};
+use gha_slurm_contract::usage::{BuildUsage, MonthlyUsage, UsageSum};
 use gha_slurm_domain::SlurmUser;
 use gha_slurm_github::{Github, GithubError};
 use gha_slurm_service_kit::{ApiError, problem};
@@ -15,7 +16,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 
 use crate::access::{Access, Caller};
 use crate::web_application::WebApplication;
-use crate::{builds, mapping, public_repositories, users};
+use crate::{builds, mapping, public_repositories, usage, users};
 
 /// A list of 1,000 repositories with the longest names GitHub has.
 const BODY_LIMIT: usize = 256 * 1024;
@@ -119,6 +120,11 @@ pub(crate) fn configure(
                         .route(problem::method_not_allowed("DELETE")),
                 )
                 .service(
+                    web::resource("/usage")
+                        .route(web::get().to(usage::get))
+                        .route(problem::method_not_allowed("GET")),
+                )
+                .service(
                     web::resource("/public-repositories/{owner}/{name}")
                         .route(web::put().to(public_repositories::allow))
                         .route(web::delete().to(public_repositories::refuse))
@@ -158,6 +164,7 @@ impl utoipa::Modify for Security {
         users::requests,
         builds::list,
         builds::get,
+        usage::get,
         public_repositories::allow,
         public_repositories::refuse
     ),
@@ -168,6 +175,9 @@ impl utoipa::Modify for Security {
         ListEntry,
         RepositoryEntry,
         UserRepository,
+        BuildUsage,
+        MonthlyUsage,
+        UsageSum,
         Problem,
         ProblemPart
     )),

@@ -1,9 +1,11 @@
 //! What Slurm says of our allocations: asked in one call per interval, whatever their number.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_contract::agent::AllocationStatus;
 use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState, SlurmUser};
 use gha_slurm_service_kit::Readiness;
@@ -11,22 +13,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Entry, Ledger};
 use crate::policy::Live;
-use crate::slurm::{Slurm, SlurmJob};
+use crate::slurm::{JobUsage, Slurm, SlurmJob};
 
 /// A Slurm job that so many lists in a row do not show is gone: slurmctld forgets those that are over, and may restart
 /// without its state.
 const MISSES: u8 = 2;
+/// Accounting lags by seconds, and by as long as slurmdbd is away: slurmctld keeps what it has to tell it.
+const USAGE_PATIENCE: TimeDelta = TimeDelta::days(1);
+/// They are an argument, or part of a URL.
+const MAX_USAGES_AT_ONCE: usize = 200;
+/// Between the agent and slurmctld.
+const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
 
 /// Every allocation the agent remembers, and where its Slurm job stands.
 #[derive(Default)]
 pub struct Watch {
     known: Mutex<HashMap<AllocationId, Known>>,
+    no_accounting: AtomicBool,
 }
 
 struct Known {
     entry: Entry,
     status: Option<AllocationStatus>,
     misses: u8,
+    since: DateTime<Utc>,
+    usage_asked_at: Option<DateTime<Utc>>,
 }
 
 impl Watch {
@@ -49,6 +60,8 @@ impl Watch {
                 entry,
                 status,
                 misses: 0,
+                since: Utc::now(),
+                usage_asked_at: None,
             },
         );
     }
@@ -87,9 +100,16 @@ impl Watch {
     /// Where these stand; nothing about those of which nothing is known.
     pub fn states(&self, allocations: &[AllocationId]) -> Vec<AllocationStatus> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let accounting = !self.no_accounting.load(Ordering::Relaxed);
+        let now = Utc::now();
         allocations
             .iter()
-            .filter_map(|id| known.get(id)?.status.clone())
+            .filter_map(|id| {
+                let known = known.get(id)?;
+                let mut status = known.status.clone()?;
+                status.usage_to_come = accounting && known.usage_to_come(now);
+                Some(status)
+            })
             .collect()
     }
 
@@ -131,6 +151,53 @@ impl Watch {
         ended
     }
 
+    /// Ended Slurm jobs whose usage is to be asked for now: the longer ago they ended, the more rarely. No more than one
+    /// call may name.
+    fn usage_due(&self, now: DateTime<Utc>) -> Vec<SlurmJobId> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due: Vec<&mut Known> = known
+            .values_mut()
+            .filter(|known| known.usage_to_come(now))
+            .filter(|known| {
+                known
+                    .usage_asked_at
+                    .is_none_or(|at| now - at >= known.age(now) / 4)
+            })
+            .collect();
+        due.sort_by_key(|known| known.usage_asked_at);
+        due.truncate(MAX_USAGES_AT_ONCE);
+        due.into_iter()
+            .filter_map(|known| {
+                known.usage_asked_at = Some(now);
+                known.entry.slurm_job_id.clone()
+            })
+            .collect()
+    }
+
+    /// Takes in what Slurm jobs used. Gives the entries that have it now, to be written down.
+    fn take_in_usage(&self, jobs: &[JobUsage]) -> Vec<Entry> {
+        let mut changed = Vec::new();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for known in known.values_mut() {
+            let entry = &mut known.entry;
+            let Some(status) = entry.ended.as_mut().filter(|s| s.usage.is_none()) else {
+                continue;
+            };
+            // slurmctld may have lost its state, and another Slurm job have had the number before.
+            let earliest = entry.intended_at - CLOCKS_DIFFER;
+            let job = jobs.iter().find(|job| {
+                entry.slurm_job_id.as_ref() == Some(&job.id)
+                    && job.submitted_at.is_none_or(|at| at >= earliest)
+            });
+            if let Some(job) = job {
+                status.usage = Some(job.usage.clone());
+                known.status = Some(status.clone());
+                changed.push(entry.clone());
+            }
+        }
+        changed
+    }
+
     /// Asks Slurm each `interval`, until `stop`.
     pub async fn run(
         self: Arc<Self>,
@@ -140,33 +207,92 @@ impl Watch {
         readiness: Readiness,
         stop: CancellationToken,
     ) {
-        while !stop.is_cancelled() {
-            match slurm.list().await {
-                Ok(jobs) => {
-                    readiness.ready("slurm");
-                    let ended = self.take_in(jobs);
-                    if !ended.is_empty() {
-                        let ledger = Arc::clone(&ledger);
-                        let write = move || ended.iter().try_for_each(|entry| ledger.write(entry));
-                        match tokio::task::spawn_blocking(write).await {
-                            Ok(Ok(())) => {}
-                            Ok(Err(error)) => {
-                                tracing::error!(%error, "the end of a Slurm job cannot be written down");
-                            }
-                            Err(error) => tracing::error!(%error, "writing the ledger failed"),
-                        }
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "Slurm does not answer");
-                    readiness.not_ready("slurm", error.to_string());
-                }
-            }
+        let pause = async || {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(interval) => {}
             }
+        };
+        let states = async {
+            while !stop.is_cancelled() {
+                match slurm.list().await {
+                    Ok(jobs) => {
+                        readiness.ready("slurm");
+                        write(&ledger, self.take_in(jobs)).await;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "Slurm does not answer");
+                        readiness.not_ready("slurm", error.to_string());
+                    }
+                }
+                pause().await;
+            }
+        };
+        // Beside it: a slow database shall not keep states back.
+        let usages = async {
+            let mut failing = false;
+            while !stop.is_cancelled() {
+                let due = self.usage_due(Utc::now());
+                let answer = if due.is_empty() {
+                    Ok(Some(Vec::new()))
+                } else {
+                    slurm.usage(&due).await
+                };
+                match answer {
+                    Ok(Some(usages)) => {
+                        failing &= due.is_empty();
+                        write(&ledger, self.take_in_usage(&usages)).await;
+                    }
+                    Ok(None) => {
+                        tracing::info!(
+                            "Slurm has no accounting here: what Slurm jobs use is not known; carrying on without"
+                        );
+                        self.no_accounting.store(true, Ordering::Relaxed);
+                        return;
+                    }
+                    Err(error) => {
+                        // Once, not each time.
+                        if !failing {
+                            tracing::warn!(%error, "what Slurm jobs used is not known yet");
+                        }
+                        failing = true;
+                    }
+                }
+                pause().await;
+            }
+        };
+        tokio::join!(states, usages);
+    }
+}
+
+impl Known {
+    /// Whether what it used is not known yet, and still asked for.
+    fn usage_to_come(&self, now: DateTime<Utc>) -> bool {
+        let ended = self.entry.ended.as_ref();
+        ended.is_some_and(|status| status.usage.is_none())
+            && self.entry.slurm_job_id.is_some()
+            && self.age(now) < USAGE_PATIENCE
+    }
+
+    /// How long ago it ended, or how long it has been known where nobody saw it end.
+    fn age(&self, now: DateTime<Utc>) -> TimeDelta {
+        let ended = self.entry.ended.as_ref().and_then(|s| s.ended_at);
+        now - ended.unwrap_or(self.since)
+    }
+}
+
+async fn write(ledger: &Arc<Ledger>, entries: Vec<Entry>) {
+    if entries.is_empty() {
+        return;
+    }
+    let ledger = Arc::clone(ledger);
+    let write = move || entries.iter().try_for_each(|entry| ledger.write(entry));
+    match tokio::task::spawn_blocking(write).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the end of a Slurm job cannot be written down");
         }
+        Err(error) => tracing::error!(%error, "writing the ledger failed"),
     }
 }
 
@@ -180,6 +306,8 @@ fn gone(allocation: AllocationId, slurm_job_id: &SlurmJobId) -> AllocationStatus
         ended_at: None,
         nodes: None,
         exit_code: None,
+        usage: None,
+        usage_to_come: false,
     }
 }
 
@@ -193,13 +321,15 @@ fn status(job: &SlurmJob) -> AllocationStatus {
         ended_at: job.ended_at,
         nodes: job.nodes.clone(),
         exit_code: job.exit_code,
+        usage: None,
+        usage_to_come: false,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chrono::DateTime;
+    use gha_slurm_domain::Usage;
 
     fn entry(id: u128) -> Entry {
         Entry {
@@ -270,5 +400,49 @@ mod tests {
         // After a restart.
         let again = Watch::new(ended);
         assert_eq!(again.states(&ids).len(), 1);
+    }
+
+    #[test]
+    fn usage_is_asked_for_ever_more_rarely_and_then_no_more() {
+        let at = |seconds: i64| DateTime::from_timestamp(seconds, 0).unwrap();
+        let watch = Watch::new(vec![entry(1), entry(2)]);
+        let over = SlurmJob {
+            ended_at: Some(at(1000)),
+            ..job(1, "1", SlurmState::Completed)
+        };
+        watch.take_in(vec![over, job(2, "2", SlurmState::Running)]);
+        let due = |seconds: i64| -> Vec<String> {
+            let due = watch.usage_due(at(seconds)).into_iter();
+            due.map(|id| id.to_string()).collect()
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(due(1000), ["1"], "the other one runs");
+        assert_eq!(due(1001), ["1"]);
+        assert_eq!(due(1100), ["1"]);
+        assert_eq!(due(1120), none, "20 s later, 120 s after its end");
+        assert_eq!(due(1140), ["1"]);
+        let day = USAGE_PATIENCE.num_seconds();
+        assert_eq!(due(1000 + day), none, "given up");
+
+        let usage = |submitted: i64| JobUsage {
+            id: "1".parse().unwrap(),
+            submitted_at: Some(at(submitted)),
+            usage: Usage {
+                elapsed_s: 5,
+                ..Usage::default()
+            },
+        };
+        let earlier = usage(-3600);
+        assert!(watch.take_in_usage(&[earlier]).is_empty(), "another one's");
+        let changed = watch.take_in_usage(&[usage(900)]);
+        let ended = changed[0].ended.as_ref().unwrap();
+        assert_eq!(ended.usage.as_ref().unwrap().elapsed_s, 5);
+        assert_eq!(due(1200), none);
+        let told = watch.states(&[entry(1).allocation]);
+        assert_eq!(
+            (&told[0].usage, told[0].usage_to_come),
+            (&ended.usage, false)
+        );
+        assert!(watch.take_in_usage(&[usage(900)]).is_empty(), "known");
     }
 }

@@ -11,6 +11,7 @@ pub mod runners;
 mod schema;
 pub mod slurm_jobs;
 pub mod timeline;
+pub mod usage;
 pub mod workflow_jobs;
 
 pub use diesel_async::{AsyncConnection, AsyncPgConnection};

@@ -120,6 +120,7 @@ diesel::table! {
         slurm_nodes -> Nullable<Text>,
         cancelled_at -> Nullable<Timestamptz>,
         release_at -> Nullable<Timestamptz>,
+        usage_to_come -> Bool,
     }
 }
 
@@ -183,6 +184,19 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    usages (allocation_id) {
+        allocation_id -> Uuid,
+        ended_at -> Timestamptz,
+        elapsed_s -> BigInt,
+        cpu_allocated_s -> BigInt,
+        cpu_used_s -> BigInt,
+        gpu_allocated_s -> BigInt,
+        max_rss_bytes -> Nullable<BigInt>,
+        tres -> Jsonb,
+    }
+}
+
 diesel::joinable!(allocations -> runner_classes (class_id));
 diesel::joinable!(allocations -> repositories (repository_id));
 diesel::joinable!(runners -> allocations (allocation_id));
@@ -205,4 +219,5 @@ diesel::allow_tables_to_appear_in_same_query!(
     replan_requests,
     leases,
     cluster_policies,
+    usages,
 );

@@ -30,7 +30,7 @@ pub struct SlurmStatus {
     pub exit_code: Option<i32>,
 }
 
-/// Allocations that Slurm had when it was asked last.
+/// Allocations that Slurm had when it was asked last, and those whose usage is still to come.
 pub async fn to_watch(
     conn: &mut AsyncPgConnection,
     now: DateTime<Utc>,
@@ -42,7 +42,8 @@ pub async fn to_watch(
         .filter(
             allocations::slurm_state
                 .is_null()
-                .or(allocations::slurm_state.eq_any(["pending", "running"])),
+                .or(allocations::slurm_state.eq_any(["pending", "running"]))
+                .or(allocations::usage_to_come),
         )
         .order(allocations::submitted_at.desc())
         .limit(limit)

@@ -6,6 +6,7 @@
     reason = "test code: a broken set-up shall stop the test with its reason"
 )]
 
+mod accounting;
 mod postgres;
 mod process;
 mod rabbitmq;
@@ -19,5 +20,5 @@ pub use process::{Process, binary, end_processes_in, end_processes_marked, proce
 pub use rabbitmq::{PrivateRabbitMq, SHARED_RABBITMQ, TestBroker};
 pub use server::{Folder, free_port};
 pub use service::ServiceProcess;
-pub use slurm::{LOGIN_NODE, PrivateSlurm, SLURM_USERS};
+pub use slurm::{LOGIN_NODE, PrivateSlurm, SLURM_ACCOUNT, SLURM_USERS};
 pub use wait::{Condition, try_wait_until, wait_until};

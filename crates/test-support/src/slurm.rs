@@ -1,4 +1,5 @@
-//! A private Slurm: munged, slurmctld, slurmd for each of some virtual nodes, and slurmrestd, all on loopback.
+//! A private Slurm: munged, slurmctld, slurmd for each of some virtual nodes, and slurmrestd, all on loopback; with slurmdbd
+//! and its database where accounting is wanted.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,10 +12,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use crate::accounting::{self, Accounting};
 use crate::server::{Folder, Supervised, free_port, give, we_are_root};
 use crate::wait::try_wait_until;
 
-const START_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const START_DEADLINE: Duration = Duration::from_secs(30);
 /// What is needed of Debian's packages, and which packages have it.
 const PROGRAMS: [(&str, &str); 5] = [
     ("/usr/sbin/munged", "munge"),
@@ -26,6 +28,8 @@ const PROGRAMS: [(&str, &str); 5] = [
 /// Users that every Debian has, for Slurm jobs of tests and demos: no account need be made. Their homes are not theirs to
 /// write, and need not exist.
 pub const SLURM_USERS: [&str; 2] = ["games", "news"];
+/// The account that they have where there is accounting.
+pub const SLURM_ACCOUNT: &str = "builds";
 
 /// A Slurm cluster of its own. Ends when dropped, and when this process ends; so do its Slurm jobs.
 pub struct PrivateSlurm {
@@ -38,6 +42,7 @@ pub struct PrivateSlurm {
     /// After the controller, and munged last.
     nodes: Vec<Supervised>,
     login: Mutex<Option<Supervised>>,
+    accounting: Option<Accounting>,
     _munged: Supervised,
 }
 
@@ -47,23 +52,27 @@ pub const LOGIN_NODE: &str = "127.0.0.2";
 impl PrivateSlurm {
     /// Whether one can be started here; otherwise what is missing, in one line.
     pub fn check() -> Result<(), String> {
-        let missing: Vec<&str> = PROGRAMS
-            .into_iter()
-            .filter(|(program, _)| !Path::new(program).is_file())
-            .map(|(_, package)| package)
-            .collect();
-        if !missing.is_empty() {
-            return Err(format!("apt-get install {}", missing.join(" ")));
-        }
-        if !we_are_root() {
-            return Err("Slurm starts Slurm jobs as their users, which takes root".into());
-        }
-        Ok(())
+        check(&PROGRAMS)
     }
 
     /// Starts one with `nodes` virtual nodes of 8 CPUs, n1 and so on, in the partitions `main` (default) and `other`.
     pub async fn start(nodes: u16) -> anyhow::Result<Self> {
-        if let Err(missing) = Self::check() {
+        Self::boot(nodes, false).await
+    }
+
+    /// As [`PrivateSlurm::start`], with slurmdbd and a private MariaDB: `sacct` and slurmrestd's `/slurmdb` answer,
+    /// [`SLURM_USERS`] have [`SLURM_ACCOUNT`], and each node has two GPUs that are there in name only. Takes some seconds.
+    pub async fn start_with_accounting(nodes: u16) -> anyhow::Result<Self> {
+        Self::boot(nodes, true).await
+    }
+
+    async fn boot(nodes: u16, accounting: bool) -> anyhow::Result<Self> {
+        let more: &[(&str, &str)] = if accounting {
+            &accounting::PROGRAMS
+        } else {
+            &[]
+        };
+        if let Err(missing) = check(&[&PROGRAMS, more].concat()) {
             bail!("no private Slurm: {missing}");
         }
         let folder = Folder::temporary("gha-slurm-slurm-")?;
@@ -80,9 +89,21 @@ impl PrivateSlurm {
             dir.join("state/jwt_hs256.key"),
             fs::Permissions::from_mode(0o600),
         )?;
-        fs::write(dir.join("slurm.conf"), configuration(&dir, nodes))?;
+        let accounting_port = accounting.then(free_port);
+        let configuration = configuration(&dir, nodes, accounting_port);
+        fs::write(dir.join("slurm.conf"), configuration)?;
         open_to_all(&dir.join("slurm.conf"))?;
-        let socket = folder.path().join("munge/socket");
+        if accounting {
+            let devices = ["gpu0", "gpu1"].map(|name| dir.join("state").join(name));
+            let mut gpus = String::new();
+            for device in devices {
+                fs::write(&device, "")?;
+                let _ = writeln!(gpus, "Name=gpu File={}", device.display());
+            }
+            fs::write(dir.join("gres.conf"), gpus)?;
+            open_to_all(&dir.join("gres.conf"))?;
+        }
+        let socket = dir.join("munge/socket");
         try_wait_until("munged is up", START_DEADLINE, || async { socket.exists() }).await?;
         let mut slurm = Self {
             _sweeper: Sweeper::start(&dir)?,
@@ -91,9 +112,14 @@ impl PrivateSlurm {
             rest: Mutex::new(None),
             nodes: Vec::new(),
             login: Mutex::new(None),
+            accounting: None,
             _munged: munged,
             folder,
         };
+        if let Some(port) = accounting_port {
+            slurm.accounting = Some(Accounting::start(&slurm.folder, port).await?);
+            slurm.register().await?;
+        }
         slurm.start_controller().await?;
         for node in 1..=nodes {
             let mut command = slurm.command("/usr/sbin/slurmd");
@@ -123,14 +149,39 @@ impl PrivateSlurm {
     /// As [`PrivateSlurm::start`]. `None` where we are not root: Slurm starts Slurm jobs as their users. Panics where one
     /// could be started, but cannot.
     pub async fn for_test(nodes: u16) -> Option<Self> {
+        Self::unless_skipped(Self::start(nodes)).await
+    }
+
+    /// As [`PrivateSlurm::for_test`], with [accounting](PrivateSlurm::start_with_accounting).
+    pub async fn for_test_with_accounting(nodes: u16) -> Option<Self> {
+        Self::unless_skipped(Self::start_with_accounting(nodes)).await
+    }
+
+    async fn unless_skipped(start: impl Future<Output = anyhow::Result<Self>>) -> Option<Self> {
         if !we_are_root() {
             eprintln!("skipped: Slurm starts Slurm jobs as their users, which takes root");
             return None;
         }
-        match Self::start(nodes).await {
+        match start.await {
             Ok(slurm) => Some(slurm),
             Err(error) => panic!("{error:#}"),
         }
+    }
+
+    /// Tells slurmdbd of the cluster, the account and the users.
+    async fn register(&self) -> anyhow::Result<()> {
+        let users = format!("name={}", SLURM_USERS.join(","));
+        let account = format!("name={SLURM_ACCOUNT}");
+        let of_account = format!("account={SLURM_ACCOUNT}");
+        for words in [
+            vec!["cluster", "name=private"],
+            vec!["account", &account, "cluster=private"],
+            vec!["user", &users, &of_account, "cluster=private"],
+        ] {
+            let words = [vec!["-i", "add"], words].concat();
+            self.run("sacctmgr", &words).await?;
+        }
+        Ok(())
     }
 
     /// For `SLURM_CONF`.
@@ -201,9 +252,13 @@ impl PrivateSlurm {
         let _ = fs::remove_file(self.rest_socket());
         // It refuses to be root, and to be SlurmUser.
         let mut command = self.folder.command(Path::new("/usr/sbin/slurmrestd"));
+        let mut plugins = "openapi/v0.0.36,openapi/v0.0.37,openapi/v0.0.38".to_owned();
+        // Without slurmdbd they are fatal.
+        if self.accounting.is_some() {
+            plugins.push_str(",openapi/dbv0.0.36,openapi/dbv0.0.37,openapi/dbv0.0.38");
+        }
         command
-            .args(["-a", "rest_auth/jwt", "-s"])
-            .arg("openapi/v0.0.36,openapi/v0.0.37,openapi/v0.0.38")
+            .args(["-a", "rest_auth/jwt", "-s", &plugins])
             .arg(format!("127.0.0.1:{}", self.rest_port))
             .arg(format!("unix:{}", self.rest_socket().display()))
             .env("SLURM_JWT", "daemon")
@@ -244,6 +299,23 @@ impl PrivateSlurm {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
+}
+
+/// Whether these programs are there, and we are root.
+fn check(programs: &[(&str, &str)]) -> Result<(), String> {
+    let mut missing: Vec<&str> = programs
+        .iter()
+        .filter(|(program, _)| !Path::new(program).is_file())
+        .map(|(_, package)| *package)
+        .collect();
+    missing.dedup();
+    if !missing.is_empty() {
+        return Err(format!("apt-get install {}", missing.join(" ")));
+    }
+    if !we_are_root() {
+        return Err("Slurm starts Slurm jobs as their users, which takes root".into());
+    }
+    Ok(())
 }
 
 /// A shell that waits on a pipe to us and then kills whatever has our configuration in its environment: daemons, the shells
@@ -308,7 +380,8 @@ fn start_munged(folder: &Folder, prefix: &str, origin: &str) -> anyhow::Result<S
     Ok(Supervised::start(&command, "TERM", &log, None)?)
 }
 
-fn configuration(dir: &Path, nodes: u16) -> String {
+fn configuration(dir: &Path, nodes: u16, accounting_port: Option<u16>) -> String {
+    let path = dir;
     let dir = dir.display();
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = host.trim().split('.').next().unwrap_or_default();
@@ -328,8 +401,6 @@ fn configuration(dir: &Path, nodes: u16) -> String {
          SlurmdPidFile={dir}/slurmd.%n.pid\n\
          ProctrackType=proctrack/linuxproc\n\
          TaskPlugin=task/none\n\
-         JobAcctGatherType=jobacct_gather/none\n\
-         AccountingStorageType=accounting_storage/none\n\
          JobCompType=jobcomp/none\n\
          SelectType=select/cons_tres\n\
          SelectTypeParameters=CR_CPU\n\
@@ -349,11 +420,20 @@ fn configuration(dir: &Path, nodes: u16) -> String {
     if local {
         text.push_str("CommunicationParameters=NoInAddrAny,NoCtldInAddrAny\n");
     }
+    let gres = if let Some(port) = accounting_port {
+        text.push_str(&accounting::slurm_conf(path, port));
+        "Gres=gpu:2 "
+    } else {
+        text.push_str(
+            "JobAcctGatherType=jobacct_gather/none\nAccountingStorageType=accounting_storage/none\n",
+        );
+        ""
+    };
     for node in 1..=nodes {
         let port = free_port();
         let _ = writeln!(
             text,
-            "NodeName=n{node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=20000 State=UNKNOWN"
+            "NodeName=n{node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=20000 {gres}State=UNKNOWN"
         );
     }
     let _ = write!(

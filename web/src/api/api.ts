@@ -15,6 +15,10 @@ export type TimelineEntry = components['schemas']['TimelineEntry'];
 export type UserRepository = components['schemas']['UserRepository'];
 /** An entry of a list to save: an address alone leaves as it is what is charged. */
 export type ListEntry = components['schemas']['ListEntry'];
+/** What was used in a month. */
+type MonthlyUsage = components['schemas']['MonthlyUsage'];
+/** What one Slurm user's allocation was used for by a repository. */
+export type UsageSum = components['schemas']['UsageSum'];
 
 /** A Slurm user's repositories as the service has them. */
 export interface RepositoryList {
@@ -29,6 +33,13 @@ export interface RepositoryList {
 export interface BuildFilter {
   readonly user?: string | undefined;
   readonly limit: number;
+}
+
+/** Which usage to sum up. */
+export interface UsageFilter {
+  /** `2026-11`. */
+  readonly month: string;
+  readonly user?: string | undefined;
 }
 
 /** What every cached answer about builds is filed under. */
@@ -122,6 +133,14 @@ export function createApi(token: string) {
     async build(workflowJobId: number, signal?: AbortSignal): Promise<BuildDetail> {
       const { data } = await client.GET('/api/builds/{workflow_job_id}', {
         params: { path: { workflow_job_id: workflowJobId } },
+        signal: signal ?? null,
+      });
+      return expected(data);
+    },
+
+    async usage({ month, user }: UsageFilter, signal?: AbortSignal): Promise<MonthlyUsage> {
+      const { data } = await client.GET('/api/usage', {
+        params: { query: user === undefined ? { month } : { month, user } },
         signal: signal ?? null,
       });
       return expected(data);

@@ -1,4 +1,11 @@
-import { InboxIcon, PlayIcon, RepoIcon, ServerIcon, SignOutIcon } from '@primer/octicons-react';
+import {
+  GraphIcon,
+  InboxIcon,
+  PlayIcon,
+  RepoIcon,
+  ServerIcon,
+  SignOutIcon,
+} from '@primer/octicons-react';
 import { Button, UnderlineNav, useConfirm } from '@primer/react';
 import { Outlet, useLocation, useSearch } from '@tanstack/react-router';
 import { useEffect } from 'react';
@@ -75,6 +82,13 @@ export function Layout() {
             </NavItem>
             <NavItem to="/requests" leadingVisual={<InboxIcon />} counter={waiting || undefined}>
               Requests
+            </NavItem>
+            <NavItem
+              to="/usage"
+              activeOptions={{ includeSearch: false }}
+              leadingVisual={<GraphIcon />}
+            >
+              Usage
             </NavItem>
           </UnderlineNav>
         </div>

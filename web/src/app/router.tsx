@@ -10,6 +10,8 @@ import { BuildsPage } from '../builds/BuildsPage';
 import { MappingPage } from '../mapping/MappingPage';
 import { slurmUserProblem } from '../mapping/slurmUser';
 import { RequestsPage } from '../requests/RequestsPage';
+import { isMonth } from '../usage/month';
+import { UsagePage } from '../usage/UsagePage';
 import { Layout } from './Layout';
 import { NotFound } from './NotFound';
 
@@ -55,7 +57,15 @@ const requests = createRoute({
   component: RequestsPage,
 });
 
-const routeTree = root.addChildren([builds, build, mapping, requests]);
+const usage = createRoute({
+  getParentRoute: () => root,
+  path: '/usage',
+  validateSearch: ({ month }: Record<string, unknown>): { month?: string } =>
+    typeof month === 'string' && isMonth(month) ? { month } : {},
+  component: UsagePage,
+});
+
+const routeTree = root.addChildren([builds, build, mapping, requests, usage]);
 
 /** The addresses of the page. Tests give a history of their own. */
 export function createPageRouter(history?: RouterHistory) {

@@ -2,6 +2,7 @@ import { Link } from '@primer/react';
 import type { ReactNode } from 'react';
 import type { BuildDetail } from '../api/api';
 import { fullNameOf } from '../mapping/repositoryName';
+import { bytes } from '../ui/bytes';
 import { duration } from '../ui/time';
 import { Ago, Elapsed, LocalTime } from '../ui/When';
 import styles from './Facts.module.css';
@@ -9,7 +10,7 @@ import { Labels } from './Labels';
 import { slurmJobsOf } from './timeline';
 
 /** What is known of a build. What is not known yet is left out. */
-export function Facts({ detail: { build, timeline } }: { readonly detail: BuildDetail }) {
+export function Facts({ detail: { build, timeline, usage } }: { readonly detail: BuildDetail }) {
   const slurmJobs = slurmJobsOf(timeline);
   return (
     <dl className={styles.facts}>
@@ -48,10 +49,31 @@ export function Facts({ detail: { build, timeline } }: { readonly detail: BuildD
           )}
         </Fact>
       )}
+      {usage != null && <UsageFacts usage={usage} />}
       <Fact name="Workflow job">
         <span className={styles.mono}>{build.workflowJobId}</span>
       </Fact>
     </dl>
+  );
+}
+
+/** What its Slurm job used, as Slurm's accounting says. */
+function UsageFacts({ usage }: { readonly usage: NonNullable<BuildDetail['usage']> }) {
+  const time = (seconds: number) => duration(seconds * 1000);
+  return (
+    <>
+      <Fact name="Slurm time">{time(usage.elapsedS)}</Fact>
+      <Fact name="CPU time">
+        {time(usage.cpuUsedS)} of {time(usage.cpuAllocatedS)}
+      </Fact>
+      {usage.gpuAllocatedS > 0 && <Fact name="GPU time">{time(usage.gpuAllocatedS)}</Fact>}
+      {usage.maxRssBytes != null && <Fact name="Largest memory">{bytes(usage.maxRssBytes)}</Fact>}
+      {usage.tres !== '' && (
+        <Fact name="Had">
+          <span className={styles.mono}>{usage.tres}</span>
+        </Fact>
+      )}
+    </>
   );
 }
 

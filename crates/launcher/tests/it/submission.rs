@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -326,6 +327,84 @@ async fn what_slurm_lost_before_a_workflow_job_started_is_replaced() {
             .any(|(kind, detail)| kind == "slurm" && detail == "node failed on n3"),
         "{timeline:?}"
     );
+}
+
+#[tokio::test]
+async fn what_a_slurm_job_used_is_asked_for_until_it_is_told() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let agent = submitted_to_an_agent(&database).await;
+    let running = start(&pool, &agent.uri());
+    until(&database, "submitted").await;
+    running.stop.cancel();
+    // Twice it is still to come, then it is told.
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    Mock::given(method("POST"))
+        .and(path("/runner/states"))
+        .respond_with(move |request: &wiremock::Request| {
+            let body: StatesRequest = serde_json::from_slice(&request.body).unwrap();
+            let told: Vec<serde_json::Value> = body
+                .allocations
+                .into_iter()
+                .map(|allocation| {
+                    let mut status = serde_json::json!({"allocation": allocation, "slurmJobId": "17",
+                        "state": "completed", "endedAt": "2026-11-24T12:00:00Z"});
+                    let more = if count.fetch_add(1, Ordering::Relaxed) < 2 {
+                        ("usageToCome", serde_json::json!(true))
+                    } else {
+                        ("usage", serde_json::json!({"elapsedS": 5, "cpuAllocatedS": 10, "cpuUsedS": 7,
+                            "tres": {"cpu": 2, "gres/gpu": 3}}))
+                    };
+                    status[more.0] = more.1;
+                    status
+                })
+                .collect();
+            ResponseTemplate::new(200)
+                .set_body_json(serde_json::json!({"allocations": told, "policy": "a"}))
+        })
+        .mount(&agent)
+        .await;
+    let stop = CancellationToken::new();
+    let watching = tokio::spawn(gha_slurm_launcher::slurm_jobs::watch(
+        Arc::clone(&running.submitter),
+        Duration::from_millis(50),
+        Arc::new(Notify::new()),
+        stop.clone(),
+    ));
+    let span = ["2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z"].map(|at| at.parse().unwrap());
+    let sums = wait_until("its usage is stored", DEADLINE, || async {
+        let mut conn = pool.connection().await.unwrap();
+        let sums = gha_slurm_storage::usage::sums(&mut conn, span.into(), None, None)
+            .await
+            .unwrap();
+        (!sums.is_empty()).then_some(sums)
+    })
+    .await;
+    // Then nobody asks for it any more.
+    wait_until("it is asked about no more", DEADLINE, || async {
+        let calls = agent.received_requests().await.unwrap();
+        let last = calls.last().unwrap();
+        let body: StatesRequest = serde_json::from_slice(&last.body).unwrap();
+        body.allocations.is_empty().then_some(())
+    })
+    .await;
+    stop.cancel();
+    watching.await.unwrap();
+    assert_eq!(asked.load(Ordering::Relaxed), 3);
+    let sum = &sums[0];
+    assert_eq!(
+        (sum.name.as_str(), sum.slurm_user.as_str()),
+        ("widgets", "alice")
+    );
+    assert_eq!((sum.allocations, sum.builds), (1, 0));
+    let seconds = [
+        sum.elapsed_s,
+        sum.cpu_allocated_s,
+        sum.cpu_used_s,
+        sum.gpu_allocated_s,
+    ];
+    assert_eq!((seconds, sum.max_rss_bytes), ([5, 10, 7, 15], None));
 }
 
 #[tokio::test]

@@ -14,7 +14,15 @@ async fn build(service: &Service, id: i64) {
     repositories::upsert(&mut conn, scope, None, "acme", "widgets", Some(true), now)
         .await
         .unwrap();
-    let waiting = WorkflowJob {
+    workflow_jobs::save(&mut conn, &waiting(id)).await.unwrap();
+    let entry = Entry::workflow_job(now, WorkflowJobId(id), "queued", "GitHub queued it");
+    timeline::append(&mut conn, &[entry]).await.unwrap();
+}
+
+/// In a repository that nobody has mapped.
+pub(crate) fn waiting(id: i64) -> WorkflowJob {
+    let now = Utc::now();
+    WorkflowJob {
         id,
         repository_id: 1,
         installation_id: None,
@@ -36,10 +44,7 @@ async fn build(service: &Service, id: i64) {
         completed_at: None,
         traceparent: None,
         updated_at: now,
-    };
-    workflow_jobs::save(&mut conn, &waiting).await.unwrap();
-    let entry = Entry::workflow_job(now, WorkflowJobId(id), "queued", "GitHub queued it");
-    timeline::append(&mut conn, &[entry]).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,5 +5,6 @@ mod builds;
 mod mapping;
 mod settings;
 mod support;
+mod usage;
 mod users;
 mod web_application;

@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::ledger::sync_folder;
 use crate::settings::LocalSettings;
 use crate::slurm::process::Leader;
-use crate::slurm::{Slurm, SlurmJob, SlurmUnavailable, SubmitError};
+use crate::slurm::{JobUsage, Slurm, SlurmJob, SlurmUnavailable, SubmitError};
 use crate::submission::Submission;
 
 /// The files of a Slurm job's folder.
@@ -209,6 +209,10 @@ impl Slurm for LocalSlurm {
             .collect();
         let inner = Arc::clone(&self.inner);
         blocking(move || ids.into_iter().try_for_each(|id| inner.cancel(id))).await
+    }
+
+    async fn usage(&self, _: &[SlurmJobId]) -> Result<Option<Vec<JobUsage>>, SlurmUnavailable> {
+        Ok(None)
     }
 
     async fn stop(&self) {

@@ -3,13 +3,14 @@
 mod local;
 mod process;
 mod rest;
+mod sacct;
 mod sbatch;
 
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState};
+use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState, Usage};
 
 use crate::submission::Submission;
 
@@ -40,6 +41,10 @@ pub trait Slurm: Send + Sync {
     /// Cancels those of these Slurm jobs that are ours and not over, after one look at the queue.
     async fn cancel(&self, ids: &[SlurmJobId]) -> Result<(), SlurmUnavailable>;
 
+    /// What these Slurm jobs used, in one call: those that accounting has a complete record of. `None`: there is no
+    /// accounting here.
+    async fn usage(&self, ids: &[SlurmJobId]) -> Result<Option<Vec<JobUsage>>, SlurmUnavailable>;
+
     /// The agent stops.
     async fn stop(&self);
 }
@@ -65,6 +70,17 @@ pub struct SlurmJob {
     pub nodes: Option<String>,
     /// Its exit code, when it is over.
     pub exit_code: Option<i32>,
+}
+
+/// What accounting tells of a Slurm job that has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobUsage {
+    /// Slurm's number.
+    pub id: SlurmJobId,
+    /// When it was submitted.
+    pub submitted_at: Option<DateTime<Utc>>,
+    /// What it used.
+    pub usage: Usage,
 }
 
 /// Slurm cannot be spoken to right now; a submission may have been accepted all the same.

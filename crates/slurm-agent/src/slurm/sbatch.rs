@@ -13,8 +13,8 @@ use tokio::process::Command;
 
 use crate::settings::{RunAs, SbatchSettings};
 use crate::slurm::{
-    PATH, Slurm, SlurmJob, SlurmUnavailable, SubmitError, allocation_of, comment, exit_code,
-    output_file, reason,
+    JobUsage, PATH, Slurm, SlurmJob, SlurmUnavailable, SubmitError, allocation_of, comment,
+    exit_code, output_file, reason, sacct,
 };
 use crate::submission::Submission;
 
@@ -157,6 +157,28 @@ impl Slurm for SbatchSlurm {
         Ok(())
     }
 
+    async fn usage(&self, ids: &[SlurmJobId]) -> Result<Option<Vec<JobUsage>>, SlurmUnavailable> {
+        if !self.settings.bin.join("sacct").is_file() {
+            return Ok(None);
+        }
+        let ids: Vec<&str> = ids.iter().map(SlurmJobId::as_str).collect();
+        let mut command = self.program("sacct", None);
+        command
+            .args(["--allusers", "--noheader", "--parsable2", "--noconvert"])
+            .arg(format!("--format={}", sacct::COLUMNS))
+            .arg(format!("--jobs={}", ids.join(",")));
+        let output = self.run(command, "").await?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        if errors.contains("accounting storage is disabled") {
+            return Ok(None);
+        }
+        if !output.status.success() {
+            return Err(SlurmUnavailable(format!("sacct: {}", last_line(&errors))));
+        }
+        let listing = String::from_utf8_lossy(&output.stdout);
+        Ok(Some(sacct::usages(&listing)))
+    }
+
     async fn stop(&self) {}
 }
 
@@ -258,7 +280,7 @@ fn slurm_job(line: &str) -> Option<SlurmJob> {
 }
 
 /// `2026-11-24T13:58:22`, in this machine's time zone; `N/A` when Slurm does not know.
-fn time(text: &str) -> Option<DateTime<Utc>> {
+pub(super) fn time(text: &str) -> Option<DateTime<Utc>> {
     let local = NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S").ok()?;
     Some(Local.from_local_datetime(&local).earliest()?.to_utc())
 }

@@ -253,6 +253,13 @@ pub(crate) async fn states_and_cancelling(site: impl Fn(&PrivateSlurm) -> Site) 
         ],
     )
     .await;
+    // There is no accounting here, which is said once.
+    let none = || async { agent.log().contains("Slurm has no accounting here") };
+    wait_until("the agent says so", DEADLINE, none).await;
+    let body = serde_json::json!({ "allocations": [running] });
+    let assertion = site.assertion(CallPurpose::States, &[]);
+    let (_, told) = agent.call("/runner/states", &assertion, body).await;
+    assert_eq!(told["allocations"][0].get("usageToCome"), None, "{told}");
     // It is remembered, also by the next agent.
     agent.stop();
     let agent = site.agent().await;
@@ -334,5 +341,62 @@ pub(crate) async fn hostile_names(site: impl Fn(&PrivateSlurm) -> Site) {
         assert_eq!(problem.status, 422, "{problem:?}");
     }
     assert!(!std::path::Path::new("/tmp/gha-slurm-hostile").exists());
+    agent.stop();
+}
+
+/// What a Slurm job used comes back after its end, and is remembered.
+pub(crate) async fn usage(site: impl Fn(&PrivateSlurm) -> Site) {
+    let Some(slurm) = PrivateSlurm::for_test_with_accounting(1).await else {
+        return;
+    };
+    let site = site(&slurm).with("SLURM__INTERVAL_S", "1");
+    // Some CPU time, and some memory for as long as it takes to be looked at.
+    let script = "#!/bin/bash\n\
+        for ((i = 0; i < 400000; i++)); do :; done\n\
+        text=$(head -c 30000000 /dev/zero | tr '\\0' x); sleep 2; exit 3\n";
+    std::fs::write(site.path("script"), script).unwrap();
+    let agent = site.agent().await;
+    let mut asked = of(SLURM_USERS[0], "r1");
+    asked.resources.cpus = Some(2);
+    asked.resources.gres = Some("gpu:1".into());
+    asked.resources.memory_mib = Some(100);
+    agent.start(&site.request(&asked)).await;
+    let body = serde_json::json!({ "allocations": [asked.sub] });
+    let assertion = site.assertion(CallPurpose::States, &[]);
+    let seen = std::sync::Mutex::new(Vec::new());
+    let status = wait_until("its usage is told", DEADLINE, || async {
+        let (_, answer) = agent.call("/runner/states", &assertion, body.clone()).await;
+        let answer: StatesAnswer = serde_json::from_value(answer).unwrap();
+        let status = answer.allocations.first().cloned();
+        seen.lock().unwrap().extend(status.clone());
+        status.filter(|s| s.usage.is_some()).ok_or(answer)
+    })
+    .await;
+    assert_eq!(
+        (status.state, status.exit_code, status.usage_to_come),
+        (SlurmState::Failed, Some(3), false)
+    );
+    // Until then it was said whether to ask again.
+    let seen = seen.into_inner().unwrap();
+    let earlier = || seen.iter().filter(|s| s.usage.is_none());
+    assert!(
+        earlier().all(|s| s.usage_to_come == s.state.is_over()),
+        "{seen:?}"
+    );
+    let usage = status.usage.unwrap();
+    assert!((2..60).contains(&usage.elapsed_s), "{usage:?}");
+    assert_eq!(usage.cpu_allocated_s, 2 * usage.elapsed_s, "{usage:?}");
+    assert!(usage.cpu_used_s >= 1, "{usage:?}");
+    assert!(usage.cpu_used_s <= usage.cpu_allocated_s, "{usage:?}");
+    assert!(usage.max_rss_bytes.unwrap() > 25_000_000, "{usage:?}");
+    assert_eq!(usage.gpu_allocated_s(), usage.elapsed_s, "{usage:?}");
+    for (tres, count) in [("cpu", 2), ("node", 1), ("gres/gpu", 1)] {
+        assert_eq!(usage.tres.get(tres), Some(&count), "{usage:?}");
+    }
+    agent.stop();
+    let agent = site.agent().await;
+    let (_, again) = agent.call("/runner/states", &assertion, body).await;
+    let again: StatesAnswer = serde_json::from_value(again).unwrap();
+    assert_eq!(again.allocations[0].usage.as_ref(), Some(&usage));
     agent.stop();
 }

@@ -100,6 +100,13 @@ async fn slurms_truth_comes_back_and_what_is_not_wanted_is_cancelled() {
 }
 
 #[tokio::test]
+async fn what_a_slurm_job_used_comes_back() {
+    for version in ["v0.0.36", "v0.0.38"] {
+        real_slurm::usage(|slurm| site(slurm).with("SLURMRESTD__API_VERSION", version)).await;
+    }
+}
+
+#[tokio::test]
 async fn hostile_names_reach_neither_a_shell_nor_a_path() {
     real_slurm::hostile_names(|slurm| {
         site(slurm).with("SLURMRESTD__REPOSITORY_IN_COMMENT", "true")

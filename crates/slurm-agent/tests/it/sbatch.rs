@@ -43,3 +43,8 @@ async fn hostile_names_reach_neither_a_shell_nor_a_path() {
     real_slurm::hostile_names(|slurm| site(slurm).with("SBATCH__REPOSITORY_IN_COMMENT", "true"))
         .await;
 }
+
+#[tokio::test]
+async fn what_a_slurm_job_used_comes_back() {
+    real_slurm::usage(site).await;
+}

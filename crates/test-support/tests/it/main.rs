@@ -148,3 +148,36 @@ async fn a_private_slurm_runs_a_slurm_job_as_its_user_and_survives_its_controlle
     slurm.start_controller().await.unwrap();
     wait_until("it runs on", DEADLINE, state).await;
 }
+
+#[tokio::test]
+async fn a_private_slurm_accounts_for_slurm_jobs() {
+    let Some(slurm) = PrivateSlurm::for_test_with_accounting(1).await else {
+        return;
+    };
+    let submit = [
+        "--parsable",
+        &format!("--uid={}", SLURM_USERS[0]),
+        "--gres=gpu:1",
+        "--comment=ours",
+        "--chdir=/",
+        "--output=/dev/null",
+        "--wrap=true",
+    ];
+    let id = slurm.run("sbatch", &submit).await.unwrap();
+    let words = [
+        "--noheader",
+        "--parsable2",
+        "--allocations",
+        "--format=State,Account,AllocTRES,Comment",
+        "--jobs",
+        id.trim(),
+    ];
+    let accounted = || async {
+        let seen = slurm.run("sacct", &words).await;
+        match seen.as_deref().map(str::trim) {
+            Ok("COMPLETED|builds|billing=1,cpu=1,gres/gpu=1,node=1|ours") => Ok(()),
+            _ => Err(seen),
+        }
+    };
+    wait_until("it is accounted for", DEADLINE, accounted).await;
+}

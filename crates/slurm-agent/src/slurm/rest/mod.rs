@@ -1,5 +1,6 @@
 //! Slurm by slurmrestd, over TCP or a unix socket, with a Slurm token of the user it is about.
 
+mod accounting;
 mod tokens;
 mod version;
 
@@ -10,11 +11,12 @@ use anyhow::bail;
 use async_trait::async_trait;
 use gha_slurm_domain::{AllocationId, SlurmJobId};
 use reqwest::header::HeaderValue;
-use reqwest::{Method, StatusCode, redirect};
+use reqwest::{Method, RequestBuilder, StatusCode, redirect};
 use secrecy::ExposeSecret;
+use serde::de::DeserializeOwned;
 
 use crate::settings::SlurmrestdSettings;
-use crate::slurm::{Slurm, SlurmJob, SlurmUnavailable, SubmitError};
+use crate::slurm::{JobUsage, Slurm, SlurmJob, SlurmUnavailable, SubmitError};
 use crate::submission::Submission;
 use tokens::Tokens;
 use version::{Answer, Job};
@@ -104,43 +106,19 @@ impl RestSlurm {
         user: &str,
         call: &Call<'_>,
     ) -> Result<Option<Reply>, SubmitError> {
-        let token = self.tokens.of(user).await?;
-        let mut token = HeaderValue::from_str(token.expose_secret())
-            .map_err(|_| SlurmUnavailable(format!("the Slurm token of {user} is none")))?;
-        token.set_sensitive(true);
         let (method, path) = match call {
             Call::List => (Method::GET, "jobs".to_owned()),
             Call::Submit(_) => (Method::POST, "job/submit".to_owned()),
             Call::Cancel(id) => (Method::DELETE, format!("job/{id}")),
         };
         let url = format!("{}/slurm/{}/{path}", self.url, version.as_str());
-        let mut request = self
-            .http
-            .request(method, url)
-            .header("X-SLURM-USER-NAME", user)
-            .header("X-SLURM-USER-TOKEN", token);
+        let mut request = self.http.request(method, url);
         if let Call::Submit(submission) = call {
             request = request.json(&version.submission(submission, &self.settings));
         }
         let asked = Instant::now();
-        let unavailable = |error: reqwest::Error| {
-            SlurmUnavailable(format!("slurmrestd: {:#}", anyhow::Error::from(error)))
-        };
-        let response = request.send().await.map_err(unavailable)?;
-        let status = response.status();
-        if status == StatusCode::NOT_FOUND {
+        let Some((status, answer)) = self.send::<Answer>(user, request).await? else {
             return Ok(None);
-        }
-        let body = response.bytes().await.map_err(unavailable)?;
-        let answer: Answer = match serde_json::from_slice(&body) {
-            Ok(answer) => answer,
-            // It says some things in plain text.
-            Err(_) if !status.is_success() => Answer::default(),
-            Err(error) => {
-                return Err(
-                    SlurmUnavailable(format!("slurmrestd answered {status}, {error}")).into(),
-                );
-            }
         };
         let token_doubtful = asked.elapsed() < AT_ONCE && answer.may_be_the_token(status.as_u16());
         Ok(Some(Reply {
@@ -148,6 +126,69 @@ impl RestSlurm {
             answer,
             token_doubtful,
         }))
+    }
+
+    /// Sends as `user`. `None`: slurmrestd does not know such a path.
+    async fn send<A: DeserializeOwned + Default>(
+        &self,
+        user: &str,
+        request: RequestBuilder,
+    ) -> Result<Option<(StatusCode, A)>, SubmitError> {
+        let token = self.tokens.of(user).await?;
+        let mut token = HeaderValue::from_str(token.expose_secret())
+            .map_err(|_| SlurmUnavailable(format!("the Slurm token of {user} is none")))?;
+        token.set_sensitive(true);
+        let unavailable = |error: reqwest::Error| {
+            SlurmUnavailable(format!("slurmrestd: {:#}", anyhow::Error::from(error)))
+        };
+        let response = request
+            .header("X-SLURM-USER-NAME", user)
+            .header("X-SLURM-USER-TOKEN", token)
+            .send()
+            .await
+            .map_err(unavailable)?;
+        let status = response.status();
+        if status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        let body = response.bytes().await.map_err(unavailable)?;
+        match serde_json::from_slice(&body) {
+            Ok(answer) => Ok(Some((status, answer))),
+            // It says some things in plain text.
+            Err(_) if !status.is_success() => Ok(Some((status, A::default()))),
+            Err(error) => {
+                Err(SlurmUnavailable(format!("slurmrestd answered {status}, {error}")).into())
+            }
+        }
+    }
+
+    /// What ended Slurm jobs used. `None`: slurmrestd has no `/slurmdb`.
+    async fn accounted(
+        &self,
+        ids: &[SlurmJobId],
+    ) -> Result<Option<Vec<JobUsage>>, SlurmUnavailable> {
+        let known = *self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        // A list comes before whatever has ended.
+        let version = known.ok_or_else(|| SlurmUnavailable("slurmrestd: not asked yet".into()))?;
+        let url = format!(
+            "{}/slurmdb/{}/{}",
+            self.url,
+            version.as_str(),
+            accounting::query(ids)
+        );
+        let user = self.settings.service_user.as_str();
+        let sent = self.send(user, self.http.get(url)).await?;
+        let Some((status, answer)): Option<(_, accounting::Answer)> = sent else {
+            return Ok(None);
+        };
+        if let Some(failure) = answer.failure() {
+            return Err(SlurmUnavailable(failure));
+        }
+        if !status.is_success() {
+            let failure = format!("slurmrestd: accounting: it answered {status}");
+            return Err(SlurmUnavailable(failure));
+        }
+        Ok(Some(answer.usages()))
     }
 
     fn found(&self, version: ApiVersion) {
@@ -301,6 +342,10 @@ impl Slurm for RestSlurm {
             Ok(())
         })
         .await
+    }
+
+    async fn usage(&self, ids: &[SlurmJobId]) -> Result<Option<Vec<JobUsage>>, SlurmUnavailable> {
+        in_time(self.accounted(ids)).await
     }
 
     async fn stop(&self) {}

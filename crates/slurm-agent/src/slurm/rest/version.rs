@@ -201,7 +201,7 @@ struct SubmissionResult {
 
 /// An error in an answer.
 #[derive(Debug, Deserialize)]
-struct Fault {
+pub(super) struct Fault {
     #[serde(default)]
     error: Option<String>,
     #[serde(default)]
@@ -213,14 +213,14 @@ struct Fault {
 /// `5`, or `{"set": true, "infinite": false, "number": 5}`.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Number {
+pub(super) enum Number {
     Plain(u64),
     Of { set: bool, number: u64 },
     Other(IgnoredAny),
 }
 
 impl Number {
-    fn value(&self) -> Option<u64> {
+    pub(super) fn value(&self) -> Option<u64> {
         match self {
             Self::Plain(number) | Self::Of { set: true, number } => Some(*number),
             Self::Of { set: false, .. } | Self::Other(_) => None,
@@ -231,7 +231,7 @@ impl Number {
 /// `"RUNNING"`, or `["RUNNING", "COMPLETING"]`.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Words {
+pub(super) enum Words {
     One(String),
     Several(Vec<String>),
     Other(IgnoredAny),
@@ -239,7 +239,7 @@ enum Words {
 
 impl Words {
     /// What squeue shows: a flag goes before the state it is added to.
-    fn shown(&self) -> &str {
+    pub(super) fn shown(&self) -> &str {
         match self {
             Self::One(word) => word,
             Self::Several(words) => words.last().map_or("", String::as_str),
@@ -346,7 +346,7 @@ pub(super) fn owner(job: &Job) -> anyhow::Result<String> {
 }
 
 /// Seconds since 1970; 0 when Slurm does not know.
-fn time(seconds: Option<&Number>) -> Option<DateTime<Utc>> {
+pub(super) fn time(seconds: Option<&Number>) -> Option<DateTime<Utc>> {
     let seconds = seconds?.value().filter(|s| *s > 0)?;
     DateTime::from_timestamp(seconds.try_into().ok()?, 0)
 }
@@ -366,12 +366,11 @@ impl Answer {
     /// Whether the token may be what is wrong. Slurm 22.05 does not say so: it is one of several reasons of a 500.
     pub(super) fn may_be_the_token(&self, status: u16) -> bool {
         let faults = self.errors.as_deref().unwrap_or_default();
-        let code = |fault: &Fault| fault.error_code.unwrap_or(UNSPECIFIED);
         match status {
             401 | 511 => true,
             500 => {
-                faults.iter().any(|fault| code(fault) == ZERO_BYTES)
-                    || faults.iter().all(|fault| code(fault) == UNSPECIFIED)
+                faults.iter().any(|fault| fault.code() == ZERO_BYTES)
+                    || faults.iter().all(|fault| fault.code() == UNSPECIFIED)
             }
             _ => false,
         }
@@ -379,22 +378,36 @@ impl Answer {
 
     /// What went wrong, in Slurm's words, at most 300 characters.
     pub(super) fn words(&self) -> String {
-        let mut words: Vec<&str> = Vec::new();
-        for fault in self.errors.as_deref().unwrap_or_default() {
-            for text in [&fault.error, &fault.description].into_iter().flatten() {
-                // One often repeats the other.
-                if !text.is_empty() && !words.iter().any(|word| word.contains(text.as_str())) {
-                    words.push(text);
-                }
+        words(self.errors.as_deref().unwrap_or_default())
+    }
+}
+
+impl Fault {
+    pub(super) fn code(&self) -> i64 {
+        self.error_code.unwrap_or(UNSPECIFIED)
+    }
+
+    pub(super) fn words(&self) -> String {
+        words(std::slice::from_ref(self))
+    }
+}
+
+fn words(faults: &[Fault]) -> String {
+    let mut words: Vec<&str> = Vec::new();
+    for fault in faults {
+        for text in [&fault.error, &fault.description].into_iter().flatten() {
+            // One often repeats the other.
+            if !text.is_empty() && !words.iter().any(|word| word.contains(text.as_str())) {
+                words.push(text);
             }
         }
-        let words = words.join("; ");
-        words
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(300)
-            .collect()
     }
+    let words = words.join("; ");
+    words
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(300)
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,276 @@
+//! Submissions through launcher and agent beside bare ones, to one private Slurm in the same run.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use chrono::{DateTime, Utc};
+use gha_slurm_test_support::{
+    PrivateSlurm, SLURM_USERS, ServiceProcess, free_port, try_wait_until,
+};
+use tokio_postgres::NoTls;
+
+use crate::bare::Bare;
+use crate::ingest::Deliveries;
+use crate::load::{Target, closed_loop};
+use crate::report::{Table, median};
+use crate::site::Site;
+use crate::surroundings::{Surroundings, loopback};
+
+/// As many calls as the launcher has under way at once.
+const SUBMITTERS: usize = 16;
+/// For what shall happen at all.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// How much is submitted.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Effort {
+    /// Submissions of each stretch.
+    #[arg(long, default_value_t = 300)]
+    submissions: u32,
+    /// Webhooks of each stretch, one after the other.
+    #[arg(long, default_value_t = 40)]
+    webhooks: u32,
+    /// How often each stretch is repeated, bare and through the services in turn; the middle one is shown.
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+}
+
+/// One round of one backend.
+struct Round {
+    bare_rate: f64,
+    rate: f64,
+    bare_p50_ms: f64,
+    p50_ms: f64,
+    p90_ms: f64,
+}
+
+pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Vec<Table>> {
+    let slurm = PrivateSlurm::start(1).await?;
+    // Submissions are what is measured: nothing runs on the two cores beside them.
+    slurm
+        .run("scontrol", &["update", "partitionname=main", "state=down"])
+        .await?;
+    let mut rates = Table {
+        title: "Submissions",
+        columns: vec!["16 at once", "submissions/s", "of the bare rate"],
+        rows: Vec::new(),
+        notes: Vec::new(),
+    };
+    let mut latencies = Table {
+        title: "From webhook to Slurm job id",
+        columns: vec!["one at a time", "p50 ms", "p90 ms", "added at p50, ms"],
+        rows: Vec::new(),
+        notes: Vec::new(),
+    };
+    for backend in ["sbatch", "slurmrestd"] {
+        let mut rounds = Vec::new();
+        for number in 0..effort.rounds {
+            let name = format!("{backend}_{number}");
+            rounds.push(round(around, &slurm, backend, &name, effort).await?);
+        }
+        let of = |key: fn(&Round) -> f64| -> Result<f64> {
+            median(rounds.iter().map(key).collect(), |v| *v).context("no round")
+        };
+        let ratio = |round: &Round| round.rate / round.bare_rate;
+        let least = rounds.iter().map(ratio).fold(f64::INFINITY, f64::min);
+        let most = rounds.iter().map(ratio).fold(0.0, f64::max);
+        let ratio = of(ratio)?;
+        rates.rows.push(vec![
+            format!("{backend}: bare"),
+            format!("{:.0}", of(|r| r.bare_rate)?),
+            String::new(),
+        ]);
+        rates.rows.push(vec![
+            format!("{backend}: launcher and agent"),
+            format!("{:.0}", of(|r| r.rate)?),
+            format!("{ratio:.2} ({least:.2} to {most:.2})"),
+        ]);
+        latencies.rows.push(vec![
+            format!("{backend}: bare call"),
+            format!("{:.1}", of(|r| r.bare_p50_ms)?),
+            String::new(),
+            String::new(),
+        ]);
+        latencies.rows.push(vec![
+            format!("{backend}: webhook to Slurm job id"),
+            format!("{:.1}", of(|r| r.p50_ms)?),
+            format!("{:.1}", of(|r| r.p90_ms)?),
+            format!("{:.1}", of(|r| r.p50_ms - r.bare_p50_ms)?),
+        ]);
+    }
+    Ok(vec![rates, latencies])
+}
+
+async fn round(
+    around: &Surroundings,
+    slurm: &PrivateSlurm,
+    backend: &str,
+    name: &str,
+    effort: &Effort,
+) -> Result<Round> {
+    // What an earlier round left shall not be in the way.
+    let database_url = around.new_database(name).await?;
+    let folder = around.folder().join(name);
+    std::fs::create_dir(&folder)?;
+    let output = folder.display().to_string();
+    let bare = match backend {
+        "sbatch" => Bare::sbatch(slurm, &output),
+        _ => Bare::slurmrestd(slurm, &output).await?,
+    };
+    let agent_port = free_port();
+    let mut agent = agent(around, slurm, backend, &folder, agent_port)?;
+    let mut launcher = around
+        .launcher()
+        .setting("DATABASE__URL", &database_url)
+        .setting(
+            "CLUSTER__AGENT_URL",
+            format!("http://{}", loopback(agent_port)),
+        );
+    let ingest_port = free_port();
+    let mut ingest = around.webhook_ingest(ingest_port);
+    agent.start().await?;
+    launcher.start().await?;
+    ingest.start().await?;
+
+    let mut site = Site::new(around, &database_url)?;
+    let user = SLURM_USERS[0];
+    let repositories = site.repositories(user).await?;
+    let stored = Stored::open(&database_url).await?;
+    let target = Target {
+        address: loopback(ingest_port).parse()?,
+        expected: http::StatusCode::ACCEPTED,
+    };
+    let (mut bare_ms, mut ms) = (Vec::new(), Vec::new());
+    // The first of each opens connections, and fetches tokens.
+    for number in 0..=effort.webhooks {
+        let repository = repositories
+            .get(number as usize % repositories.len())
+            .context("a repository")?;
+        let id = site.next_workflow_job();
+        let queued = Deliveries::queued(repository, id)?;
+        let sent = Utc::now();
+        closed_loop(&target, 1, queued.first(1)).await?;
+        let submitted = stored.submitted_at(id).await?;
+        let single = bare.submit(1, 1).await?;
+        if number > 0 {
+            let since = submitted - sent;
+            ms.push(since.num_microseconds().unwrap_or_default() as f64 / 1000.0);
+            bare_ms.push(single.millis(0.5));
+        }
+    }
+    ingest.stop();
+    launcher.stop();
+
+    let count = effort.submissions;
+    clear(slurm, user).await?;
+    let bare_rate = bare.submit(SUBMITTERS, count.into()).await?.per_second;
+    expect(slurm, count).await?;
+    clear(slurm, user).await?;
+    let planned = site.plan(user, &repositories, count).await?;
+    let ids: Vec<i64> = planned.iter().map(|p| p.workflow_job).collect();
+    launcher.start().await?;
+    let rate = stored.rate(&ids).await?;
+    launcher.stop();
+    expect(slurm, count).await?;
+    agent.stop();
+    clear(slurm, user).await?;
+
+    ms.sort_by(f64::total_cmp);
+    let p90_ms = ms.get(ms.len() * 9 / 10).copied().unwrap_or_default();
+    Ok(Round {
+        bare_rate,
+        rate,
+        bare_p50_ms: median(bare_ms, |v| *v).context("no webhook")?,
+        p50_ms: median(ms, |v| *v).context("no webhook")?,
+        p90_ms,
+    })
+}
+
+fn agent(
+    around: &Surroundings,
+    slurm: &PrivateSlurm,
+    backend: &str,
+    folder: &Path,
+    port: u16,
+) -> Result<ServiceProcess> {
+    let conf = slurm.conf();
+    let service = around
+        .agent(port)?
+        .setting("STATE__FOLDER", folder.join("state"))
+        .setting("POLICY__MIN_UID", "1")
+        .setting("SLURM__BACKEND", backend);
+    Ok(if backend == "sbatch" {
+        service
+            .setting("SBATCH__RUN_AS", "root")
+            .setting("SBATCH__CONF", conf)
+            .setting("SBATCH__OUTPUT_FOLDER", folder)
+    } else {
+        service
+            .setting("SLURMRESTD__URL", slurm.rest_url())
+            .setting("SLURMRESTD__SERVICE_USER", SLURM_USERS[1])
+            .setting("SLURMRESTD__TOKENS", "scontrol")
+            .setting("SLURMRESTD__CONF", conf)
+            .setting("SLURMRESTD__OUTPUT_FOLDER", folder)
+    })
+}
+
+/// Cancels everything, so that the next stretch starts with the same queue.
+async fn clear(slurm: &PrivateSlurm, user: &str) -> Result<()> {
+    slurm.run("scancel", &["--user", user]).await?;
+    Ok(())
+}
+
+/// Each was submitted once.
+async fn expect(slurm: &PrivateSlurm, count: u32) -> Result<()> {
+    let queue = slurm.run("squeue", &["--noheader", "--format=%i"]).await?;
+    let pending = queue.lines().count();
+    ensure!(pending == count as usize, "{pending} Slurm jobs of {count}");
+    Ok(())
+}
+
+/// What the launcher has written down.
+struct Stored(tokio_postgres::Client);
+
+impl Stored {
+    async fn open(url: &str) -> Result<Self> {
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+        tokio::spawn(connection);
+        Ok(Self(client))
+    }
+
+    /// When the launcher had the Slurm job's number.
+    async fn submitted_at(&self, workflow_job: i64) -> Result<DateTime<Utc>> {
+        let sql = "SELECT (extract(epoch FROM submitted_at) * 1e6)::BIGINT FROM allocations
+                   WHERE workflow_job_id = $1 AND slurm_job_id IS NOT NULL";
+        let micros: i64 = try_wait_until("a workflow job is submitted", DEADLINE, || async {
+            let row = self.0.query_opt(sql, &[&workflow_job]).await;
+            row.map_err(|e| e.to_string())?
+                .map(|row| row.get(0))
+                .ok_or_else(|| "not yet".to_owned())
+        })
+        .await?;
+        DateTime::from_timestamp_micros(micros).context("a time")
+    }
+
+    /// Submissions per second, from the first answer of the agent to the last.
+    async fn rate(&self, workflow_jobs: &[i64]) -> Result<f64> {
+        let count = workflow_jobs.len();
+        let sql =
+            "SELECT count(*), extract(epoch FROM max(submitted_at) - min(submitted_at))::FLOAT8
+                   FROM allocations
+                   WHERE workflow_job_id = ANY($1) AND slurm_job_id IS NOT NULL";
+        let seconds: f64 = try_wait_until("everything is submitted", DEADLINE, || async {
+            let row = self.0.query_one(sql, &[&workflow_jobs]).await;
+            let row = row.map_err(|e| e.to_string())?;
+            let submitted: i64 = row.get(0);
+            if submitted as usize == count {
+                Ok(row.get(1))
+            } else {
+                Err(format!("{submitted} of {count}"))
+            }
+        })
+        .await?;
+        Ok((count - 1) as f64 / seconds)
+    }
+}

@@ -1,0 +1,12 @@
+import { useQuery } from '@tanstack/react-query';
+import type { UsageFilter } from '../api/api';
+import { useApi } from '../app/apiContext';
+
+/** What was used in a month. */
+export function useUsage(filter: UsageFilter) {
+  const api = useApi();
+  return useQuery({
+    queryKey: ['usage', filter],
+    queryFn: ({ signal }) => api.usage(filter, signal),
+  });
+}
