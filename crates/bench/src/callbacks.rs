@@ -151,7 +151,7 @@ impl Site {
             .github
             .create_installation(NewInstallation::on(OWNER))?;
         Ok(Self {
-            database: Database::new(&url, "bench", 1)?,
+            database: Database::new(&url, None, "bench", 1)?,
             github: around.github.clone(),
             installation: InstallationId(installation.id),
             signer: Arc::new(Signer::load(&KeyFolder::new(around.keys()))?),

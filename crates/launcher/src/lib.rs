@@ -1,14 +1,17 @@
 #![doc = include_str!("../README.md")]
 
 pub mod agent;
+mod agents;
 mod application;
 pub mod events;
 pub mod inquiry;
+pub mod mailbox;
 pub mod planning;
 pub mod reconciler;
 pub mod settings;
 pub mod slurm_jobs;
 pub mod submission;
 
+pub use agents::openapi;
 pub use application::Application;
 pub use settings::Settings;

@@ -21,6 +21,8 @@ const MISSES: u8 = 2;
 #[derive(Default)]
 pub struct Watch {
     known: Mutex<HashMap<AllocationId, Known>>,
+    /// How often Slurm was asked.
+    looks: tokio::sync::watch::Sender<u64>,
 }
 
 struct Known {
@@ -78,6 +80,17 @@ impl Watch {
             .collect()
     }
 
+    /// Where all stand of which something is known.
+    pub fn all(&self) -> Vec<AllocationStatus> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.values().filter_map(|k| k.status.clone()).collect()
+    }
+
+    /// Changes each time Slurm was asked.
+    pub fn looks(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.looks.subscribe()
+    }
+
     /// Takes a complete list in. Gives the entries that have ended now, to be written down.
     pub fn take_in(&self, jobs: Vec<SlurmJob>) -> Vec<Entry> {
         let mut listed: HashMap<AllocationId, Vec<SlurmJob>> = HashMap::new();
@@ -130,6 +143,7 @@ impl Watch {
                 Ok(jobs) => {
                     readiness.ready("slurm");
                     let ended = self.take_in(jobs);
+                    self.looks.send_modify(|looks| *looks += 1);
                     if !ended.is_empty() {
                         let ledger = Arc::clone(&ledger);
                         let write = move || ended.iter().try_for_each(|entry| ledger.write(entry));

@@ -8,6 +8,7 @@ pub mod replan;
 pub mod repositories;
 pub mod runners;
 mod schema;
+mod server;
 pub mod slurm_jobs;
 pub mod timeline;
 pub mod workflow_jobs;

@@ -6,6 +6,7 @@
     reason = "test code: a broken set-up shall stop the test with its reason"
 )]
 
+mod certificates;
 mod postgres;
 mod process;
 mod rabbitmq;
@@ -14,6 +15,7 @@ mod service;
 mod slurm;
 mod wait;
 
+pub use certificates::{TestCa, TestCertificate};
 pub use postgres::{PrivatePostgres, TestDatabase};
 pub use process::{Process, binary, end_processes_in, end_processes_marked, processes_marked};
 pub use rabbitmq::{PrivateRabbitMq, SHARED_RABBITMQ, TestBroker};

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use gha_slurm_amqp::Publisher;
+use gha_slurm_amqp::{Broker, Publisher};
 use gha_slurm_auth::KeyFolder;
 use gha_slurm_launcher::{Application, Settings};
 use gha_slurm_service_kit::settings::load;
@@ -85,8 +85,8 @@ async fn an_event_in_the_queue_becomes_a_submission() {
     })
     .await;
 
-    let url = secrecy::SecretString::from(broker.amqp_url());
-    let publisher = Publisher::start(url, "test", DEADLINE, stop.clone(), |_| {});
+    let broker = Broker::new(broker.amqp_url().into(), None).unwrap();
+    let publisher = Publisher::start(broker, "test", DEADLINE, stop.clone(), |_| {});
     publisher.publish(&queued(1)).await.unwrap();
     wait_until("the workflow job waits for a mapping", DEADLINE, || async {
         let pool = database.pool();

@@ -23,6 +23,7 @@ pub(crate) struct Site {
     pub(crate) folder: TempDir,
     pub(crate) keys: KeyFolder,
     settings: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
 }
 
 /// An agent of a site.
@@ -43,12 +44,19 @@ impl Site {
             folder,
             keys,
             settings: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
     /// With one more setting, as an environment variable without its prefix.
     pub(crate) fn with(mut self, key: &str, value: &str) -> Self {
         self.settings.push((key.into(), value.into()));
+        self
+    }
+
+    /// With one more environment variable of the agent.
+    pub(crate) fn env(mut self, key: &str, value: &str) -> Self {
+        self.environment.push((key.into(), value.into()));
         self
     }
 
@@ -108,6 +116,9 @@ impl Site {
         for (key, value) in &self.settings {
             service = service.setting(key, value);
         }
+        for (key, value) in &self.environment {
+            service = service.env(key, value);
+        }
         service.spawn().unwrap();
         Agent { service, port }
     }
@@ -159,6 +170,11 @@ impl Drop for Site {
 impl Agent {
     pub(crate) async fn ready(&mut self) {
         self.service.ready().await.unwrap();
+    }
+
+    /// Why it does not start.
+    pub(crate) async fn refusal(mut self) -> String {
+        format!("{:#}", self.service.ready().await.unwrap_err())
     }
 
     pub(crate) fn log(&self) -> String {

@@ -21,7 +21,7 @@ fn the_sample_file_is_right() {
         "/../../deploy/config/gha-slurm-munge.toml"
     );
     let settings: Settings = load(Some(sample.as_ref()), []).unwrap();
-    assert_eq!(settings.http.listen.port(), 5011);
+    assert_eq!(settings.http.unwrap().listen.port(), 5011);
     let both = [(
         "GHA_SLURM_MUNGE__KEYS__PUBLIC_KEYS".to_owned(),
         "/keys".to_owned(),
