@@ -8,6 +8,7 @@ pub mod mapping;
 pub mod outbound;
 pub mod problem;
 pub mod runner;
+pub mod self_service;
 
 pub use event::Event;
 pub use launch::LaunchClaims;

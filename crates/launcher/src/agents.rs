@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
-use gha_slurm_auth::{KeyFolder, KeySet, KeysError, verify};
+use gha_slurm_auth::{KeySet, KeysError, verify};
 use gha_slurm_contract::agent::StatesAnswer;
 use gha_slurm_contract::launch::AUDIENCE_AGENT;
 use gha_slurm_contract::outbound::{
@@ -67,11 +67,7 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, agents: web::Data<Agent
 
 /// The public keys at `path`, at least one.
 pub(crate) fn read_keys(path: &Path) -> Result<KeySet, KeysError> {
-    let keys = if path.is_dir() {
-        KeyFolder::new(path).key_set()?
-    } else {
-        KeySet::from_file(path)?
-    };
+    let keys = KeySet::read(path)?;
     if keys.is_empty() {
         return Err(KeysError::NotAKey(format!(
             "{}: no *.pub.pem",

@@ -6,6 +6,7 @@ use std::time::Duration;
 use actix_web::web;
 use anyhow::Context;
 use chrono::{TimeDelta, Utc};
+use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_service_kit::problem::method_not_allowed;
 use gha_slurm_service_kit::settings::HttpSettings;
 use gha_slurm_service_kit::{HttpService, Operations, Readiness};
@@ -17,6 +18,7 @@ use crate::keys::{RETRY_PAUSE, Verifier};
 use crate::ledger::Ledger;
 use crate::outbound::Outbound;
 use crate::relay::Relay;
+use crate::self_service::{self, SelfService};
 use crate::settings::{Backend, Settings, default_http};
 use crate::slurm::{LocalSlurm, RestSlurm, SbatchSlurm, Slurm};
 use crate::start::{Starter, Turns, start};
@@ -116,6 +118,17 @@ impl Application {
                 Some(HttpService::bind_section("relay", &http, &metrics, routes)?)
             }
         };
+        let signer = settings
+            .identity
+            .map(|identity| Signer::load(&KeyFolder::new(identity.keys)))
+            .transpose()
+            .context("identity.keys")?;
+        let self_service = settings
+            .self_service
+            .map(|settings| SelfService::new(settings, signer, Arc::clone(&starter)))
+            .transpose()?
+            .map(web::Data::new);
+        let for_users = self_service.is_some();
         let data = web::Data::from(Arc::clone(&starter));
         let routes = move |config: &mut web::ServiceConfig| {
             config
@@ -135,9 +148,12 @@ impl Application {
                         .route(web::post().to(calls::states))
                         .default_service(method_not_allowed("POST")),
                 );
+            if let Some(service) = self_service.clone() {
+                self_service::configure(config, service);
+            }
         };
         let http = match (settings.http, &outbound) {
-            (None, Some(_)) => None,
+            (None, Some(_)) if !for_users => None,
             (http, _) => {
                 let http = http.unwrap_or_else(default_http);
                 Some(HttpService::bind(&http, &metrics, routes)?)

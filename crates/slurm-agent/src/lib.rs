@@ -7,6 +7,7 @@ pub mod ledger;
 mod outbound;
 pub mod policy;
 mod relay;
+pub mod self_service;
 pub mod settings;
 pub mod slurm;
 pub mod start;

@@ -12,6 +12,7 @@ use gha_slurm_telemetry::LogSettings;
 use serde::{Deserialize, Deserializer};
 
 use crate::policy::PolicySettings;
+use crate::self_service::SelfServiceSettings;
 use crate::slurm::ApiVersion;
 
 /// Everything the agent can be told.
@@ -61,6 +62,9 @@ pub struct Settings {
     /// The local backend.
     #[serde(default)]
     pub local: LocalSettings,
+    /// Users manage their repositories from a login node.
+    #[serde(default)]
+    pub self_service: Option<SelfServiceSettings>,
 }
 
 impl gha_slurm_service_kit::Settings for Settings {
@@ -95,14 +99,6 @@ pub struct DeploymentSettings {
 pub struct ClusterSettings {
     /// The launcher's `cluster.name`: a launch token meant for another cluster is refused.
     pub name: String,
-}
-
-/// `[identity]`: what the agent signs with, for those whom it calls.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IdentitySettings {
-    /// Folder made by `gha-slurm keys generate`.
-    pub keys: PathBuf,
 }
 
 /// `[outbound]`: the agent calls launchers, which do not call it.
@@ -205,6 +201,14 @@ fn key_source<'de, D: Deserializer<'de>>(deserializer: D) -> Result<KeySource, D
             "give either public_keys (a <kid>.pub.pem file or a folder of them) or jwks_url",
         )),
     }
+}
+
+/// `[identity]`: the agent's own key, for what it asserts.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentitySettings {
+    /// Folder of keys made by `gha-slurm keys generate`; the newest signs.
+    pub keys: PathBuf,
 }
 
 /// `[state]`: what the agent remembers.

@@ -71,6 +71,21 @@ impl Watch {
         live
     }
 
+    /// The allocations of a user that have a Slurm job that is not over, the oldest first.
+    pub fn of_user(&self, user: &SlurmUser) -> Vec<(Entry, SlurmJobId, Option<AllocationStatus>)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut own: Vec<_> = known
+            .values()
+            .filter(|known| known.entry.slurm_user == *user && known.entry.ended.is_none())
+            .filter_map(|known| {
+                let id = known.entry.slurm_job_id.clone()?;
+                Some((known.entry.clone(), id, known.status.clone()))
+            })
+            .collect();
+        own.sort_by_key(|(entry, ..)| entry.intended_at);
+        own
+    }
+
     /// Where these stand; nothing about those of which nothing is known.
     pub fn states(&self, allocations: &[AllocationId]) -> Vec<AllocationStatus> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -24,6 +24,7 @@ pub(crate) struct Site {
     pub(crate) keys: KeyFolder,
     settings: Vec<(String, String)>,
     environment: Vec<(String, String)>,
+    settings_file: Option<PathBuf>,
 }
 
 /// An agent of a site.
@@ -45,6 +46,7 @@ impl Site {
             keys,
             settings: Vec::new(),
             environment: Vec::new(),
+            settings_file: None,
         }
     }
 
@@ -57,6 +59,12 @@ impl Site {
     /// With one more environment variable of the agent.
     pub(crate) fn env(mut self, key: &str, value: &str) -> Self {
         self.environment.push((key.into(), value.into()));
+        self
+    }
+
+    /// With a settings file of the site's folder.
+    pub(crate) fn with_file(mut self, name: &str) -> Self {
+        self.settings_file = Some(self.path(name));
         self
     }
 
@@ -110,6 +118,9 @@ impl Site {
         let keys = ("KEYS__PUBLIC_KEYS", text(&self.path("keys")));
         let own_keys = self.settings.iter().any(|(k, _)| k.starts_with("KEYS__"));
         let mut service = ServiceProcess::new("gha-slurm-munge", self.folder.path());
+        if let Some(file) = &self.settings_file {
+            service = service.config(file);
+        }
         for (key, value) in settings.into_iter().chain((!own_keys).then_some(keys)) {
             service = service.setting(key, value);
         }
@@ -175,6 +186,10 @@ impl Agent {
     /// Why it does not start.
     pub(crate) async fn refusal(mut self) -> String {
         format!("{:#}", self.service.ready().await.unwrap_err())
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 
     pub(crate) fn log(&self) -> String {

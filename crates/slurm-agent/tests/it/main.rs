@@ -12,6 +12,7 @@ mod rest_recorded;
 mod sbatch;
 mod script_fixture;
 mod secrets;
+mod self_service;
 mod start;
 
 use std::time::Duration;

@@ -45,7 +45,6 @@ fn what_the_sample_file_has_in_comments_is_right_too() {
     let settings: Settings = load(Some(copy.path()), []).unwrap();
     assert!(settings.http.unwrap().tls.unwrap().client_ca.is_some());
     assert_eq!(settings.outbound.unwrap().launchers.len(), 1);
-    assert!(settings.identity.is_some());
     assert!(settings.relay.unwrap().tls.is_some());
     let copy = uncommented(sample, "# tls.ca_file", "# public_keys");
     let settings: Settings = load(Some(copy.path()), []).unwrap();
