@@ -46,7 +46,9 @@ fn what_the_sample_file_has_in_comments_is_right_too() {
     assert!(settings.http.unwrap().tls.unwrap().client_ca.is_some());
     assert_eq!(settings.outbound.unwrap().launchers.len(), 1);
     assert!(settings.relay.unwrap().tls.is_some());
-    let copy = uncommented(sample, "# tls.ca_file", "# public_keys");
+    let keys_ca =
+        "# tls.ca_file = \"/etc/gha-slurm/tls/ca.pem\"    # a private CA of token-broker's";
+    let copy = uncommented(sample, keys_ca, "# public_keys");
     let settings: Settings = load(Some(copy.path()), []).unwrap();
     assert!(matches!(settings.keys, KeySource::Jwks { tls, .. } if tls.ca_file.is_some()));
 }
