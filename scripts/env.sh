@@ -39,7 +39,7 @@ ADMINISTRATOR_TOKEN=$(secret)
 
 POSTGRES_PASSWORD=$postgres
 RABBITMQ_PASSWORD=$rabbitmq
-GHA_SLURM_DATABASE_URL=postgres://gha_slurm:$postgres@postgres:5432/gha_slurm
+GHA_SLURM_DATABASE_URL=postgres://gha_slurm:$postgres@postgres:5432/gha_slurm?sslmode=disable
 GHA_SLURM_AMQP_URL=amqp://gha_slurm:$rabbitmq@rabbitmq:5672/%2f
 ENV
 # Fails when somebody else was faster.

@@ -10,12 +10,11 @@ use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use secrecy::SecretString;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::topology::{LAUNCHER_QUEUE, backoff, open};
+use crate::topology::{Broker, LAUNCHER_QUEUE, backoff, open};
 
 /// Events in hand at once.
 const PREFETCH: u16 = 16;
@@ -40,7 +39,7 @@ pub enum Outcome {
 /// Consumes events until `stop`, then finishes those in hand. Reconnects for ever: RabbitMQ ends a stream with `None`
 /// and no error when the queue is deleted, so any end is a failure. `on_state` hears whether the broker is there.
 pub async fn consume<H, Fut>(
-    url: SecretString,
+    broker: Broker,
     name: &'static str,
     stop: CancellationToken,
     on_state: impl Fn(Result<(), String>) + Send,
@@ -52,7 +51,7 @@ pub async fn consume<H, Fut>(
     let handler = Arc::new(handler);
     let mut attempt = 0;
     while !stop.is_cancelled() {
-        let result = session(&url, name, &stop, &on_state, &handler, &mut attempt).await;
+        let result = session(&broker, name, &stop, &on_state, &handler, &mut attempt).await;
         if stop.is_cancelled() {
             return;
         }
@@ -68,7 +67,7 @@ pub async fn consume<H, Fut>(
 }
 
 async fn session<H, Fut>(
-    url: &SecretString,
+    broker: &Broker,
     name: &'static str,
     stop: &CancellationToken,
     on_state: &(impl Fn(Result<(), String>) + Send),
@@ -79,7 +78,7 @@ where
     H: Fn(Event) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Outcome> + Send + 'static,
 {
-    let (connection, channel) = open(url, name).await?;
+    let (connection, channel) = open(broker, name).await?;
     channel
         .basic_qos(PREFETCH, BasicQosOptions::default())
         .await?;

@@ -6,11 +6,10 @@ use gha_slurm_contract::Event;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation};
-use secrecy::SecretString;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::topology::{EVENTS_EXCHANGE, backoff, open};
+use crate::topology::{Broker, EVENTS_EXCHANGE, backoff, open};
 
 /// How often an idle connection is looked at; a broken one is noticed at once by whoever publishes.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(200);
@@ -45,14 +44,14 @@ impl Publisher {
     /// Starts the connection's supervisor, which reconnects for ever until `stop`. `on_state` hears whether the broker
     /// is there.
     pub fn start(
-        url: SecretString,
+        broker: Broker,
         name: &'static str,
         deadline: Duration,
         stop: CancellationToken,
         on_state: impl Fn(Result<(), String>) + Send + 'static,
     ) -> Self {
         let (sender, receiver) = watch::channel(None);
-        tokio::spawn(supervise(url, name, sender, stop, on_state));
+        tokio::spawn(supervise(broker, name, sender, stop, on_state));
         Self {
             channel: receiver,
             deadline,
@@ -147,7 +146,7 @@ impl Publisher {
 }
 
 async fn supervise(
-    url: SecretString,
+    broker: Broker,
     name: &'static str,
     sender: watch::Sender<Option<Channel>>,
     stop: CancellationToken,
@@ -156,7 +155,7 @@ async fn supervise(
     let mut attempt = 0;
     while !stop.is_cancelled() {
         let opened = async {
-            let (connection, channel) = open(&url, name).await?;
+            let (connection, channel) = open(&broker, name).await?;
             channel
                 .confirm_select(ConfirmSelectOptions::default())
                 .await?;

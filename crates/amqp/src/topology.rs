@@ -1,8 +1,10 @@
 //! Exchanges and queues.
 
+use std::path::Path;
 use std::time::Duration;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::tcp::OwnedTLSConfig;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use secrecy::{ExposeSecret, SecretString};
@@ -19,11 +21,52 @@ const DEAD_EXCHANGE: &str = "gha-slurm.dead";
 const DELIVERY_LIMIT: i32 = 20;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Where RabbitMQ is.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    url: SecretString,
+    tls: OwnedTLSConfig,
+}
+
+impl Broker {
+    /// The broker at `url`, `amqp://` or `amqps://`. `ca_file`: a PEM file of CAs that are trusted beside the system's.
+    pub fn new(url: SecretString, ca_file: Option<&Path>) -> Result<Self, BrokerError> {
+        let cert_chain = match ca_file {
+            None => None,
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| BrokerError(format!("{}: {error}", path.display())))?;
+                if !text.contains("-----BEGIN CERTIFICATE-----") {
+                    let path = path.display();
+                    return Err(BrokerError(format!(
+                        "{path}: there is no certificate (PEM) in it"
+                    )));
+                }
+                Some(text)
+            }
+        };
+        Ok(Self {
+            url,
+            tls: OwnedTLSConfig {
+                identity: None,
+                cert_chain,
+            },
+        })
+    }
+}
+
+/// `amqp.ca_file` cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("amqp.ca_file: {0}")]
+pub struct BrokerError(String);
+
 /// Opens a connection and a channel, and declares everything.
-pub(crate) async fn open(url: &SecretString, name: &str) -> lapin::Result<(Connection, Channel)> {
+pub(crate) async fn open(broker: &Broker, name: &str) -> lapin::Result<(Connection, Channel)> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let runtime = lapin::runtime::default_runtime()?;
     let attempt = async {
-        let connection = Connection::connect(url.expose_secret(), properties).await?;
+        let (url, tls) = (broker.url.expose_secret(), broker.tls.clone());
+        let connection = Connection::connect_with_config(url, properties, tls, runtime).await?;
         let channel = connection.create_channel().await?;
         declare(&channel).await?;
         Ok((connection, channel))

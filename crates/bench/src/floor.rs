@@ -127,7 +127,7 @@ async fn publish(channel: &Channel, message: &[u8]) -> lapin::Result<Confirmatio
 /// to register outside it and to store what came of it takes no fewer.
 pub(crate) async fn callbacks(listen: SocketAddr, database_url: String) -> Result<()> {
     let url = SecretString::from(database_url);
-    let database = web::Data::new(Database::new(&url, "floor", DATABASE_CONNECTIONS)?);
+    let database = web::Data::new(Database::new(&url, None, "floor", DATABASE_CONNECTIONS)?);
     HttpServer::new(move || {
         App::new()
             .app_data(database.clone())

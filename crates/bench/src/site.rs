@@ -40,7 +40,7 @@ impl Site {
     pub(crate) fn new(around: &Surroundings, database_url: &str) -> Result<Self> {
         let url = SecretString::from(database_url);
         Ok(Self {
-            database: Database::new(&url, "bench", 1)?,
+            database: Database::new(&url, None, "bench", 1)?,
             github: around.github.clone(),
             installation: around.installation,
             workflow_jobs: 0,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 const VARIABLE: &str = "DATABASE_URL";
 
@@ -13,11 +13,16 @@ pub(crate) struct Arguments {
     /// File that holds `postgres://user:password@host:port/database`; `DATABASE_URL` otherwise.
     #[arg(long, value_name = "FILE")]
     database_url_file: Option<PathBuf>,
+    /// PEM file of CAs that are trusted beside the system's.
+    #[arg(long, value_name = "FILE")]
+    database_ca_file: Option<PathBuf>,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<String> {
+    let ca_file = arguments.database_ca_file.clone();
     let url = database_url(arguments)?;
-    gha_slurm_storage::run_migrations(url.expose_secret()).await?;
+    let database = gha_slurm_storage::Database::new(&url, ca_file.as_deref(), "gha-slurm", 1)?;
+    database.migrate().await?;
     Ok("the database has this version's schema\n".to_owned())
 }
 

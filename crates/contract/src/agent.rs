@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use gha_slurm_domain::{AllocationId, SlurmState, Usage};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// Longest seconds an assertion is valid.
@@ -64,8 +65,8 @@ pub struct StatesRequest {
     pub allocations: Vec<AllocationId>,
 }
 
-/// Answer of `POST /runner/states`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Answer of `POST /runner/states`, and body of `POST /agent/states`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StatesAnswer {
     /// Those of the asked allocations of which something is known.
@@ -75,14 +76,16 @@ pub struct StatesAnswer {
 }
 
 /// Where the Slurm job of an allocation stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AllocationStatus {
     /// Which.
+    #[schema(value_type = Uuid)]
     pub allocation: AllocationId,
     /// Slurm's number.
     pub slurm_job_id: String,
     /// Where it stands.
+    #[schema(value_type = String)]
     pub state: SlurmState,
     /// Slurm's word for why it is pending or ended so.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,7 @@ pub mod build;
 pub mod event;
 pub mod launch;
 pub mod mapping;
+pub mod outbound;
 pub mod problem;
 pub mod runner;
 pub mod self_service;

@@ -1,5 +1,6 @@
 //! Authentication, tokens, and the one place where a call is made.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -123,11 +124,13 @@ impl Call<'_> {
 
 impl Github {
     /// A client of the API at `api_url` (`https://api.github.com`, or `https://HOST/api/v3`), as App `app_id` with its
-    /// private key in PEM.
+    /// private key in PEM. `ca_file`: a PEM file of CAs that are trusted beside the system's. Proxies are those of the
+    /// environment (`https_proxy`, `no_proxy`).
     pub fn new(
         api_url: &str,
         app_id: u64,
         private_key: &SecretString,
+        ca_file: Option<&Path>,
     ) -> Result<Self, GithubError> {
         let url = url::Url::parse(api_url)
             .map_err(|e| GithubError::Setup(format!("github.api_url `{api_url}`: {e}")))?;
@@ -142,10 +145,7 @@ impl Github {
                 )
             })?
             .add_retry_config(RetryConfig::None)
-            .set_connect_timeout(Some(CONNECT_TIMEOUT))
-            .set_read_timeout(Some(ANSWER_TIMEOUT))
-            .set_write_timeout(Some(ANSWER_TIMEOUT))
-            .build()
+            .build_with_reqwest(http_client(ca_file)?)
             .map_err(setup)?;
         Ok(Self {
             shared: Arc::new(Shared {
@@ -313,6 +313,27 @@ impl Github {
         }
         Err(error)
     }
+}
+
+fn http_client(ca_file: Option<&Path>) -> Result<reqwest::Client, GithubError> {
+    let setup = |error: &dyn std::fmt::Display| match ca_file {
+        Some(path) => GithubError::Setup(format!("github.ca_file: {}: {error}", path.display())),
+        None => GithubError::Setup(format!("github: {error}")),
+    };
+    let mut builder = reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(ANSWER_TIMEOUT)
+        // octocrab follows them.
+        .redirect(reqwest::redirect::Policy::none());
+    if let Some(path) = ca_file {
+        let text = std::fs::read(path).map_err(|e| setup(&e))?;
+        let roots = reqwest::Certificate::from_pem_bundle(&text).map_err(|e| setup(&e))?;
+        if roots.is_empty() {
+            return Err(setup(&"there is no certificate (PEM) in it"));
+        }
+        builder = builder.tls_certs_merge(roots);
+    }
+    builder.build().map_err(|e| setup(&e))
 }
 
 /// octocrab's own texts say "Service Error"; the cause says what happened.

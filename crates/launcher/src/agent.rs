@@ -1,18 +1,27 @@
 //! Calls to the Slurm agent: `POST /runner/start`, the original wire contract; `POST /runner/cancel` and
-//! `POST /runner/states`, which an original agent does not have.
+//! `POST /runner/states`, which an original agent does not have. They go to its port, or wait in a mailbox until it asks.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use gha_slurm_contract::Problem;
 use gha_slurm_contract::launch::{StartAnswer, StartRequest};
+use gha_slurm_contract::outbound::Call;
 use gha_slurm_domain::SlurmJobId;
+use gha_slurm_service_kit::tls::ClientTlsSettings;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use crate::mailbox::Mailbox;
 
 /// The agent may wait for Slurm: slurmrestd itself takes 9 s to notice that slurmctld is down.
-const CALL_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(30);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+const UNREADABLE: &str = "the Slurm agent's answer is not what its contract says";
+const NOT_FOUND: u16 = 404;
+const REFUSED: u16 = 422;
 
 /// What came of a submission.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,85 +40,73 @@ pub enum Submission {
 }
 
 /// A client of one agent.
-#[derive(Debug, Clone)]
-pub struct Agent {
-    http: reqwest::Client,
-    url: String,
+#[derive(Clone)]
+pub struct Agent(Way);
+
+/// How calls get to the agent.
+#[derive(Clone)]
+enum Way {
+    Direct { http: reqwest::Client, url: String },
+    Mailbox(Arc<Mailbox>),
+}
+
+/// What the agent answered.
+struct Reply {
+    status: u16,
+    retry_after: Option<Duration>,
+    body: Vec<u8>,
 }
 
 impl Agent {
-    /// The agent at `url`.
-    pub fn new(url: &str) -> anyhow::Result<Self> {
+    /// The agent at `url`. Proxies are those of the environment (`https_proxy`, `no_proxy`).
+    pub fn new(url: &str, tls: &ClientTlsSettings) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
             .timeout(CALL_DEADLINE)
-            .connect_timeout(CONNECT_DEADLINE)
-            .build()?;
-        Ok(Self {
-            http,
+            .connect_timeout(CONNECT_DEADLINE);
+        Ok(Self(Way::Direct {
+            http: tls.apply(http, "cluster.tls")?.build()?,
             url: url.trim_end_matches('/').to_owned(),
-        })
+        }))
+    }
+
+    /// An agent that asks for its calls.
+    pub fn asking(mailbox: Arc<Mailbox>) -> Self {
+        Self(Way::Mailbox(mailbox))
     }
 
     /// Submits. The same allocation twice gives the first answer.
     pub async fn start(&self, request: &StartRequest, traceparent: Option<&str>) -> Submission {
-        let mut call = self
-            .http
-            .post(format!("{}/runner/start", self.url))
-            .json(request);
-        if let Some(traceparent) = traceparent {
-            call = call.header("traceparent", traceparent);
-        }
-        let response = match call.send().await {
-            Ok(response) => response,
-            Err(error) => {
-                let reason = if error.is_timeout() {
-                    "the Slurm agent does not answer in time"
-                } else {
-                    "the Slurm agent cannot be reached"
-                };
-                tracing::debug!(%error, "{reason}");
+        let reply = match self.send("/runner/start", None, traceparent, request).await {
+            Ok(reply) => reply,
+            Err(reason) => {
                 return Submission::Delayed {
-                    reason: reason.into(),
+                    reason,
                     retry_after: None,
                 };
             }
         };
-        let status = response.status();
-        let retry_after = response
-            .headers()
-            .get("retry-after")
-            .and_then(|v| v.to_str().ok())
-            .and_then(|v| v.parse().ok())
-            .map(Duration::from_secs);
-        let body = response.bytes().await.unwrap_or_default();
-        if status.is_success() {
-            let answer = std::str::from_utf8(&body)
-                .ok()
-                .and_then(|t| serde_json::from_str::<StartAnswer>(t).ok());
-            return match answer {
-                Some(answer) => {
+        let retry_after = reply.retry_after;
+        if reply.is_success() {
+            return match reply.json::<StartAnswer>() {
+                Ok(answer) => {
                     Submission::Accepted(answer.slurm_job_id.and_then(|id| id.parse().ok()))
                 }
-                None => Submission::Delayed {
-                    reason: "the Slurm agent's answer is not what its contract says".into(),
+                Err(reason) => Submission::Delayed {
+                    reason,
                     retry_after,
                 },
             };
         }
-        let detail =
-            problem_detail(&body).unwrap_or_else(|| format!("the Slurm agent answered {status}"));
-        if status.as_u16() == 422 {
-            Submission::Refused(detail)
+        if reply.status == REFUSED {
+            Submission::Refused(reply.problem())
         } else {
             Submission::Delayed {
-                reason: detail,
+                reason: reply.problem(),
                 retry_after,
             }
         }
     }
-}
 
-impl Agent {
     /// A call with an assertion. `None`: an original agent, which has no such call.
     pub async fn call<A: DeserializeOwned>(
         &self,
@@ -117,31 +114,85 @@ impl Agent {
         assertion: &SecretString,
         body: &impl Serialize,
     ) -> Result<Option<A>, String> {
-        let call = self
-            .http
-            .post(format!("{}{path}", self.url))
-            .bearer_auth(assertion.expose_secret())
-            .json(body);
-        let response = call
-            .send()
-            .await
-            .map_err(|_| "the Slurm agent cannot be reached".to_owned())?;
-        let status = response.status();
-        if status == reqwest::StatusCode::NOT_FOUND {
+        let reply = self.send(path, Some(assertion), None, body).await?;
+        if reply.status == NOT_FOUND {
             return Ok(None);
         }
-        let body = response.bytes().await.unwrap_or_default();
-        if !status.is_success() {
-            return Err(problem_detail(&body)
-                .unwrap_or_else(|| format!("the Slurm agent answered {status}")));
+        if !reply.is_success() {
+            return Err(reply.problem());
         }
-        serde_json::from_slice(&body)
-            .map(Some)
-            .map_err(|_| "the Slurm agent's answer is not what its contract says".into())
+        reply.json().map(Some)
+    }
+
+    async fn send(
+        &self,
+        path: &str,
+        assertion: Option<&SecretString>,
+        traceparent: Option<&str>,
+        body: &impl Serialize,
+    ) -> Result<Reply, String> {
+        match &self.0 {
+            Way::Direct { http, url } => {
+                let mut call = http.post(format!("{url}{path}")).json(body);
+                if let Some(assertion) = assertion {
+                    call = call.bearer_auth(assertion.expose_secret());
+                }
+                if let Some(traceparent) = traceparent {
+                    call = call.header("traceparent", traceparent);
+                }
+                let response = call.send().await.map_err(|error| {
+                    let reason = if error.is_timeout() {
+                        "the Slurm agent does not answer in time"
+                    } else {
+                        "the Slurm agent cannot be reached"
+                    };
+                    tracing::debug!(%error, "{reason}");
+                    reason.to_owned()
+                })?;
+                let retry_after = response.headers().get("retry-after");
+                Ok(Reply {
+                    status: response.status().as_u16(),
+                    retry_after: retry_after
+                        .and_then(|v| v.to_str().ok())
+                        .and_then(|v| v.parse().ok())
+                        .map(Duration::from_secs),
+                    body: response.bytes().await.unwrap_or_default().into(),
+                })
+            }
+            Way::Mailbox(mailbox) => {
+                let call = Call {
+                    id: Uuid::new_v4(),
+                    path: path.to_owned(),
+                    assertion: assertion.map(|a| a.expose_secret().to_owned()),
+                    traceparent: traceparent.map(str::to_owned),
+                    body: serde_json::to_value(body).map_err(|e| e.to_string())?,
+                };
+                let answer = mailbox.call(call).await?;
+                Ok(Reply {
+                    status: answer.status,
+                    retry_after: answer.retry_after_s.map(Duration::from_secs),
+                    body: answer.body.to_string().into_bytes(),
+                })
+            }
+        }
     }
 }
 
-fn problem_detail(body: &[u8]) -> Option<String> {
-    let problem: Problem = serde_json::from_slice(body).ok()?;
-    problem.detail.or(Some(problem.title))
+impl Reply {
+    fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    fn json<A: DeserializeOwned>(&self) -> Result<A, String> {
+        serde_json::from_slice(&self.body).map_err(|_| UNREADABLE.to_owned())
+    }
+
+    /// What the agent says is wrong.
+    fn problem(&self) -> String {
+        let problem = serde_json::from_slice::<Problem>(&self.body).ok();
+        problem.map_or_else(
+            || format!("the Slurm agent answered {}", self.status),
+            |problem| problem.detail.unwrap_or(problem.title),
+        )
+    }
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::web;
 use anyhow::Context;
 use chrono::{TimeDelta, Utc};
-use gha_slurm_amqp::Outcome;
+use gha_slurm_amqp::{Broker, Outcome};
 use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::Event;
 use gha_slurm_github::Github;
-use gha_slurm_service_kit::{Operations, Readiness};
+use gha_slurm_service_kit::{HttpService, Operations, Readiness};
 use gha_slurm_storage::{Database, StorageError, replan};
 use gha_slurm_telemetry::Metrics;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
@@ -17,8 +18,10 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
+use crate::agents::{self, Agents};
 use crate::events::{self, EventError};
 use crate::inquiry::Inquiry;
+use crate::mailbox::Mailbox;
 use crate::planning::Policy;
 use crate::reconciler::Reconciler;
 use crate::settings::{Settings, span};
@@ -35,6 +38,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// The launcher, built and bound.
 pub struct Application {
     settings: Settings,
+    broker: Broker,
     database: Database,
     policy: Arc<Policy>,
     submitter: Arc<Submitter>,
@@ -45,6 +49,12 @@ pub struct Application {
     readiness: Readiness,
     events: IntCounterVec,
     port: u16,
+    /// For an agent in outbound mode.
+    http: Option<HttpService>,
+    /// Ends its polls.
+    quit: CancellationToken,
+    /// Tells the calls in hand that there is little time.
+    stopping: CancellationToken,
 }
 
 impl Application {
@@ -59,17 +69,15 @@ impl Application {
             &["outcome"],
         )?;
         let signer = Signer::load(&KeyFolder::new(&settings.keys.folder)).context("keys.folder")?;
+        let amqp = &settings.amqp;
+        let broker = Broker::new(amqp.url.clone(), amqp.ca_file.as_deref())?;
         let database = Database::new(
             &settings.database.url,
+            settings.database.ca_file.as_deref(),
             "launcher",
             settings.database.connections,
         )?;
-        {
-            use secrecy::ExposeSecret;
-            gha_slurm_storage::run_migrations(settings.database.url.expose_secret())
-                .await
-                .context("database.url")?;
-        }
+        database.migrate().await.context("database.url")?;
         let policy = Arc::new(Policy {
             labels: settings.labels.policy(&settings.cluster.name),
             limits: settings.planner.limits(),
@@ -80,6 +88,7 @@ impl Application {
                 &settings.github.api_url,
                 settings.github.app_id,
                 &settings.github.private_key,
+                settings.github.ca_file.as_deref(),
             )?,
             policy: Arc::clone(&policy),
         };
@@ -88,11 +97,13 @@ impl Application {
             "What no event told and the reconciler found, by where it looked",
             &["what"],
         )?;
+        let stopping = CancellationToken::new();
+        let (agent, mailbox) = way_to_the_agent(&settings, &stopping)?;
         let submitter = Arc::new(Submitter {
             database: database.clone(),
             inquiry: inquiry.clone(),
             web_url: settings.github.web_url.clone(),
-            agent: Agent::new(&settings.cluster.agent_url).context("cluster.agent_url")?,
+            agent,
             signer,
             deployment: settings.deployment.clone(),
             cluster: settings.cluster.clone(),
@@ -106,10 +117,27 @@ impl Application {
             found: reconciled,
             wake: Arc::clone(&wake),
         };
+        let quit = CancellationToken::new();
+        let http = match (&settings.http, mailbox, &settings.cluster.agent_public_keys) {
+            (Some(http), Some(mailbox), Some(public_keys)) => {
+                let agents = web::Data::new(Agents {
+                    mailbox,
+                    submitter: Arc::clone(&submitter),
+                    public_keys: public_keys.clone(),
+                    changed: Arc::clone(&wake),
+                    quit: quit.clone(),
+                });
+                Some(HttpService::bind(http, &metrics, move |config| {
+                    agents::configure(config, agents.clone());
+                })?)
+            }
+            _ => None,
+        };
         let operations = Operations::bind(&settings.operations, readiness.clone(), metrics)?;
         let port = operations.port();
         Ok(Self {
             settings,
+            broker,
             database,
             policy,
             submitter,
@@ -119,10 +147,18 @@ impl Application {
             readiness,
             events,
             port,
+            http,
+            quit,
+            stopping,
         })
     }
 
-    /// The operations port; the launcher has no other.
+    /// The port that an agent in outbound mode calls.
+    pub fn port(&self) -> Option<u16> {
+        self.http.as_ref().map(HttpService::port)
+    }
+
+    /// The operations port.
     pub fn ops_port(&self) -> u16 {
         self.port
     }
@@ -131,6 +167,7 @@ impl Application {
     pub async fn run_until_stopped(self, stop: CancellationToken) -> anyhow::Result<()> {
         let Self {
             settings,
+            broker,
             database,
             policy,
             submitter,
@@ -139,6 +176,9 @@ impl Application {
             operations,
             readiness,
             events,
+            http,
+            quit,
+            stopping,
             ..
         } = self;
         let drained = CancellationToken::new();
@@ -179,13 +219,8 @@ impl Application {
                 Err(reason) => readiness.not_ready("rabbitmq", reason),
             }
         };
-        let consumer = gha_slurm_amqp::consume(
-            settings.amqp.url.clone(),
-            "launcher",
-            stop.clone(),
-            broker_state,
-            handler,
-        );
+        let consumer =
+            gha_slurm_amqp::consume(broker, "launcher", stop.clone(), broker_state, handler);
         let watch = slurm_jobs::watch(
             Arc::clone(&submitter),
             span(settings.cluster.states_interval_s),
@@ -196,8 +231,20 @@ impl Application {
         let replans = replan_loop(database, policy, wake, stop.clone());
         let not_ready = async {
             stop.cancelled().await;
+            stopping.cancel();
             readiness.not_ready("running", "stopping");
         };
+        // Until the last call in hand is answered.
+        let http = tokio::spawn({
+            let (quit, stop) = (quit.clone(), stop.clone());
+            async move {
+                let Some(http) = http else { return Ok(()) };
+                let served = http.run_until_stopped(quit).await;
+                // It may have ended by itself.
+                stop.cancel();
+                served
+            }
+        });
         tokio::join!(
             consumer,
             submissions,
@@ -206,8 +253,45 @@ impl Application {
             Box::pin(reconciler.run(stop.clone())),
             not_ready
         );
+        quit.cancel();
+        let served = http.await?;
         drained.cancel();
-        operations.await?
+        operations.await??;
+        served
+    }
+}
+
+/// The agent is called, or calls: then there is a mailbox.
+fn way_to_the_agent(
+    settings: &Settings,
+    stopping: &CancellationToken,
+) -> anyhow::Result<(Agent, Option<Arc<Mailbox>>)> {
+    let cluster = &settings.cluster;
+    match (
+        &cluster.agent_url,
+        &cluster.agent_public_keys,
+        &settings.http,
+    ) {
+        (Some(url), None, None) => {
+            let agent = Agent::new(url, &cluster.tls).context("cluster.agent_url")?;
+            Ok((agent, None))
+        }
+        (None, Some(keys), Some(_)) => {
+            agents::read_keys(keys).context("cluster.agent_public_keys")?;
+            let mailbox = Arc::new(Mailbox::new(stopping.clone()));
+            Ok((Agent::asking(Arc::clone(&mailbox)), Some(mailbox)))
+        }
+        (None, Some(_), None) => {
+            anyhow::bail!(
+                "http.listen: must be given for cluster.agent_public_keys: the agent calls there"
+            )
+        }
+        (Some(_), None, Some(_)) => {
+            anyhow::bail!("http: nobody calls the launcher where cluster.agent_url is given")
+        }
+        _ => anyhow::bail!(
+            "cluster: give either agent_url (the launcher calls the agent) or agent_public_keys (the agent calls the launcher)"
+        ),
     }
 }
 

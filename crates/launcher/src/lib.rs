@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 
 pub mod agent;
+mod agents;
 mod application;
 pub mod events;
 pub mod inquiry;
+pub mod mailbox;
 pub mod planning;
 pub mod reconciler;
 pub mod settings;
@@ -11,5 +13,6 @@ pub mod slurm_jobs;
 pub mod submission;
 mod surplus;
 
+pub use agents::openapi;
 pub use application::Application;
 pub use settings::Settings;

@@ -16,10 +16,8 @@ fn main() -> ExitCode {
         |settings: &Settings| &settings.log,
         |settings| &settings.operations,
         |settings, stop| async move {
-            Application::build(settings)
-                .await?
-                .run_until_stopped(stop)
-                .await
+            let application = Box::pin(Application::build(settings)).await?;
+            Box::pin(application.run_until_stopped(stop)).await
         },
     )
 }

@@ -9,8 +9,9 @@ use chrono::TimeDelta;
 use gha_slurm_domain::planner::PlannerLimits;
 use gha_slurm_domain::{LabelPolicy, ResourceRequest};
 use gha_slurm_service_kit::settings::{
-    AmqpSettings, DatabaseSettings, GithubSettings, OperationsSettings,
+    AmqpSettings, DatabaseSettings, GithubSettings, HttpSettings, OperationsSettings,
 };
+use gha_slurm_service_kit::tls::ClientTlsSettings;
 use gha_slurm_telemetry::LogSettings;
 use serde::{Deserialize, Deserializer};
 
@@ -21,6 +22,9 @@ pub struct Settings {
     /// Logs.
     #[serde(default)]
     pub log: LogSettings,
+    /// Where an agent in outbound mode calls; nobody else calls the launcher.
+    #[serde(default)]
+    pub http: Option<HttpSettings>,
     /// Liveness, readiness, metrics.
     #[serde(default = "default_operations")]
     pub operations: OperationsSettings,
@@ -106,8 +110,15 @@ fn default_lifetime() -> i64 {
 pub struct ClusterSettings {
     /// Its name, in tokens and timelines.
     pub name: String,
-    /// Base URL of its Slurm agent.
-    pub agent_url: String,
+    /// Base URL of its Slurm agent, which the launcher calls. Or `agent_public_keys`.
+    #[serde(default)]
+    pub agent_url: Option<String>,
+    /// TLS on the way to `agent_url`.
+    #[serde(default)]
+    pub tls: ClientTlsSettings,
+    /// Public keys of its Slurm agent, which calls the launcher (outbound mode): a `<kid>.pub.pem` file, or a folder of them.
+    #[serde(default)]
+    pub agent_public_keys: Option<PathBuf>,
     /// Base URL of token-broker as the compute nodes reach it.
     pub token_url: String,
     /// Seconds between two questions where Slurm jobs stand.

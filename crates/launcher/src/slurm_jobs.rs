@@ -79,9 +79,15 @@ async fn look(submitter: &Submitter) -> Result<Looked, String> {
         .agent
         .call("/runner/states", &assertion, &request)
         .await?;
-    let Some(answer) = answer else {
-        return Ok(Looked::Original);
-    };
+    match answer {
+        Some(answer) => take_in(submitter, answer).await.map(Looked::Changed),
+        None => Ok(Looked::Original),
+    }
+}
+
+/// Records what the agent says, asked or of its own accord. Gives how many rows changed.
+pub(crate) async fn take_in(submitter: &Submitter, answer: StatesAnswer) -> Result<usize, String> {
+    let text = |error: StorageError| error.to_string();
     let mut changed = 0;
     for status in answer.allocations {
         changed += usize::from(record(&submitter.database, status).await.map_err(text)?);
@@ -97,7 +103,7 @@ async fn look(submitter: &Submitter) -> Result<Looked, String> {
     if forgiven > 0 {
         tracing::info!(repositories = forgiven, "the cluster's policy changed");
     }
-    Ok(Looked::Changed(changed))
+    Ok(changed)
 }
 
 async fn record(database: &Database, told: AllocationStatus) -> Result<bool, StorageError> {

@@ -32,18 +32,15 @@ impl Application {
             &settings.github.api_url,
             settings.github.app_id,
             &settings.github.private_key,
+            settings.github.ca_file.as_deref(),
         )?;
         let database = Database::new(
             &settings.database.url,
+            settings.database.ca_file.as_deref(),
             "repo-mapping",
             settings.database.connections,
         )?;
-        {
-            use secrecy::ExposeSecret;
-            gha_slurm_storage::run_migrations(settings.database.url.expose_secret())
-                .await
-                .context("database.url")?;
-        }
+        database.migrate().await.context("database.url")?;
         let state = State {
             database: database.clone(),
             github,

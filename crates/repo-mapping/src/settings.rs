@@ -46,9 +46,7 @@ impl gha_slurm_service_kit::Settings for Settings {
 }
 
 fn default_http() -> HttpSettings {
-    HttpSettings {
-        listen: SocketAddr::from(([127, 0, 0, 1], 8004)),
-    }
+    HttpSettings::plain(SocketAddr::from(([127, 0, 0, 1], 8004)))
 }
 
 fn default_operations() -> OperationsSettings {

@@ -32,14 +32,24 @@ struct RequestMetrics {
 }
 
 impl HttpService {
-    /// Binds the port; `routes` adds the service's routes and data.
+    /// Binds the port of the section `[http]`; `routes` adds the service's routes and data.
     pub fn bind(
         settings: &HttpSettings,
         metrics: &Metrics,
         routes: impl Fn(&mut web::ServiceConfig) + Send + Clone + 'static,
     ) -> anyhow::Result<Self> {
+        Self::bind_section("http", settings, metrics, routes)
+    }
+
+    /// Binds the port of another section, which also names its metric.
+    pub fn bind_section(
+        section: &str,
+        settings: &HttpSettings,
+        metrics: &Metrics,
+        routes: impl Fn(&mut web::ServiceConfig) + Send + Clone + 'static,
+    ) -> anyhow::Result<Self> {
         let seconds = metrics.seconds(
-            "gha_slurm_http_request_seconds",
+            &format!("gha_slurm_{section}_request_seconds"),
             "Time to answer HTTP requests, by method, route pattern and status",
             &["method", "route", "status"],
         )?;
@@ -55,9 +65,15 @@ impl HttpService {
         .workers(WORKERS)
         .client_request_timeout(REQUEST_HEAD_DEADLINE)
         .shutdown_timeout(SHUTDOWN_TIMEOUT_S)
-        .disable_signals()
-        .bind(settings.listen)
-        .map_err(|e| anyhow::anyhow!("http.listen: {}: {e}", settings.listen))?;
+        .disable_signals();
+        let server = match &settings.tls {
+            None => server.bind(settings.listen),
+            Some(tls) => {
+                let config = tls.config(&format!("{section}.tls"))?;
+                server.bind_rustls_0_23(settings.listen, config)
+            }
+        }
+        .map_err(|e| anyhow::anyhow!("{section}.listen: {}: {e}", settings.listen))?;
         let port = server.addrs().first().map_or(0, std::net::SocketAddr::port);
         Ok(Self {
             server: server.run(),

@@ -6,6 +6,7 @@ pub mod operations;
 pub mod problem;
 pub mod process;
 pub mod settings;
+pub mod tls;
 
 pub use http::HttpService;
 pub use operations::{Operations, Readiness};

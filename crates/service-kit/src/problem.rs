@@ -8,6 +8,9 @@ use actix_web::{HttpResponse, ResponseError, web};
 use gha_slurm_contract::Problem;
 use gha_slurm_contract::problem::PROBLEM_JSON;
 
+/// Most bytes of a body in JSON where nothing else is said.
+const JSON_LIMIT: usize = 2 << 20;
+
 /// An error a handler answers. Its cause, if any, is logged once and never returned.
 #[derive(Debug)]
 pub struct ApiError {
@@ -111,10 +114,17 @@ impl ResponseError for ApiError {
     }
 }
 
+/// Bodies in JSON of at most so many bytes; errors as problem documents.
+pub fn json(limit: usize) -> web::JsonConfig {
+    web::JsonConfig::default()
+        .limit(limit)
+        .error_handler(|e, _| json_error(&e).into())
+}
+
 /// Extractor errors as problem documents.
 pub fn configure(config: &mut web::ServiceConfig) {
     config
-        .app_data(web::JsonConfig::default().error_handler(|e, _| json_error(&e).into()))
+        .app_data(json(JSON_LIMIT))
         .app_data(web::QueryConfig::default().error_handler(|e, _| {
             ApiError::new(
                 StatusCode::BAD_REQUEST,

@@ -10,6 +10,8 @@ use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
+use crate::tls::ServerTlsSettings;
+
 /// A service's settings.
 pub trait Settings: DeserializeOwned {
     /// Prefix of its environment variables, without the `__` that follows it.
@@ -195,6 +197,16 @@ pub fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SecretS
 pub struct HttpSettings {
     /// Address and port; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// HTTPS instead of HTTP.
+    #[serde(default)]
+    pub tls: Option<ServerTlsSettings>,
+}
+
+impl HttpSettings {
+    /// Plain HTTP at this address.
+    pub fn plain(listen: SocketAddr) -> Self {
+        Self { listen, tls: None }
+    }
 }
 
 /// The `[operations]` section: liveness, readiness, metrics.
@@ -209,9 +221,12 @@ pub struct OperationsSettings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseSettings {
-    /// `postgres://user:password@host:port/database`.
+    /// `postgres://user:password@host:port/database`; `?sslmode=disable` or `require` says whether TLS is used.
     #[serde(deserialize_with = "secret")]
     pub url: SecretString,
+    /// PEM file of CAs that are trusted beside the system's.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
     /// Most connections of this process.
     #[serde(default = "default_connections")]
     pub connections: usize,
@@ -225,9 +240,12 @@ fn default_connections() -> usize {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AmqpSettings {
-    /// `amqp://user:password@host:port/vhost`.
+    /// `amqp://user:password@host:port/vhost`, or `amqps://…`.
     #[serde(deserialize_with = "secret")]
     pub url: SecretString,
+    /// PEM file of CAs that are trusted beside the system's.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// The `[github]` section of services that hold the App's private key.
@@ -245,6 +263,9 @@ pub struct GithubSettings {
     /// The App's private key, PEM.
     #[serde(deserialize_with = "secret")]
     pub private_key: SecretString,
+    /// PEM file of CAs that are trusted beside the system's: that of a GitHub Enterprise Server, or of a proxy.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
 }
 
 fn default_api_url() -> String {

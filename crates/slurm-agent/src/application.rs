@@ -8,6 +8,7 @@ use anyhow::Context;
 use chrono::{TimeDelta, Utc};
 use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_service_kit::problem::method_not_allowed;
+use gha_slurm_service_kit::settings::HttpSettings;
 use gha_slurm_service_kit::{HttpService, Operations, Readiness};
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
@@ -15,8 +16,10 @@ use tokio_util::sync::CancellationToken;
 use crate::calls;
 use crate::keys::{RETRY_PAUSE, Verifier};
 use crate::ledger::Ledger;
+use crate::outbound::Outbound;
+use crate::relay::Relay;
 use crate::self_service::{self, SelfService};
-use crate::settings::{Backend, Settings};
+use crate::settings::{Backend, Settings, default_http};
 use crate::slurm::{LocalSlurm, RestSlurm, SbatchSlurm, Slurm};
 use crate::start::{Starter, Turns, start};
 use crate::watch::Watch;
@@ -26,7 +29,9 @@ const REMEMBER: TimeDelta = TimeDelta::days(7);
 
 /// The agent, built and bound.
 pub struct Application {
-    http: HttpService,
+    http: Option<HttpService>,
+    relay: Option<HttpService>,
+    outbound: Option<Outbound>,
     operations: Operations,
     readiness: Readiness,
     starter: Arc<Starter>,
@@ -89,10 +94,30 @@ impl Application {
             policy: settings.policy,
             users_are_real: !matches!(settings.slurm.backend, Backend::Local),
             runner: settings.runner,
+            relay_url: settings.relay.as_ref().map(|r| r.public_url.clone()),
             cluster: settings.cluster.name,
             outcomes,
             turns: Turns::default(),
         });
+        let outbound = match &settings.outbound {
+            None => None,
+            Some(outbound) => {
+                let identity = settings.identity.as_ref();
+                Some(Outbound::new(outbound, identity, &starter, &readiness)?)
+            }
+        };
+        let relay = match &settings.relay {
+            None => None,
+            Some(settings) => {
+                let relay = Relay::new(settings)?;
+                let http = HttpSettings {
+                    listen: settings.listen,
+                    tls: settings.tls.clone(),
+                };
+                let routes = move |config: &mut web::ServiceConfig| relay.configure(config);
+                Some(HttpService::bind_section("relay", &http, &metrics, routes)?)
+            }
+        };
         let signer = settings
             .identity
             .map(|identity| Signer::load(&KeyFolder::new(identity.keys)))
@@ -103,8 +128,9 @@ impl Application {
             .map(|settings| SelfService::new(settings, signer, Arc::clone(&starter)))
             .transpose()?
             .map(web::Data::new);
+        let for_users = self_service.is_some();
         let data = web::Data::from(Arc::clone(&starter));
-        let http = HttpService::bind(&settings.http, &metrics, move |config| {
+        let routes = move |config: &mut web::ServiceConfig| {
             config
                 .app_data(data.clone())
                 .service(
@@ -125,10 +151,19 @@ impl Application {
             if let Some(service) = self_service.clone() {
                 self_service::configure(config, service);
             }
-        })?;
+        };
+        let http = match (settings.http, &outbound) {
+            (None, Some(_)) if !for_users => None,
+            (http, _) => {
+                let http = http.unwrap_or_else(default_http);
+                Some(HttpService::bind(&http, &metrics, routes)?)
+            }
+        };
         let operations = Operations::bind(&settings.operations, readiness.clone(), metrics)?;
         Ok(Self {
             http,
+            relay,
+            outbound,
             operations,
             readiness,
             starter,
@@ -137,8 +172,8 @@ impl Application {
     }
 
     /// The port of `POST /runner/start`.
-    pub fn port(&self) -> u16 {
-        self.http.port()
+    pub fn port(&self) -> Option<u16> {
+        self.http.as_ref().map(HttpService::port)
     }
 
     /// The operations port.
@@ -166,18 +201,30 @@ impl Application {
             stop.cancelled().await;
             self.readiness.not_ready("running", "stopping");
         };
-        let serve = async {
-            let served = self.http.run_until_stopped(stop.clone()).await;
+        let serve = async |http: Option<HttpService>| {
+            let Some(http) = http else { return Ok(()) };
+            let served = http.run_until_stopped(stop.clone()).await;
             // It may have ended by itself.
             stop.cancel();
             served
         };
-        let (served, (), ()) = tokio::join!(serve, not_ready, watch);
+        let outbound = async {
+            if let Some(outbound) = self.outbound {
+                outbound.run(stop.clone()).await;
+            }
+        };
+        let (served, relayed, (), (), ()) = tokio::join!(
+            serve(self.http),
+            serve(self.relay),
+            outbound,
+            not_ready,
+            watch
+        );
         self.starter.slurm.stop().await;
         keys.await?;
         drained.cancel();
         operations.await??;
-        served
+        served.and(relayed)
     }
 }
 

@@ -1,7 +1,12 @@
 //! `POST /runner/cancel` and `POST /runner/states`: calls about Slurm jobs that were submitted, each with a signed assertion.
 
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+
+use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use gha_slurm_contract::agent::{
     CallClaims, CallPurpose, CancelAnswer, MAX_CANCELLED_AT_ONCE, MAX_STATES_AT_ONCE, StatesAnswer,
     StatesRequest,
@@ -11,10 +16,22 @@ use gha_slurm_service_kit::authentication::bearer;
 
 use crate::start::Starter;
 
-/// The assertion of a call.
+/// The assertion that a call carries, whichever way it came.
+pub(crate) struct Assertion(pub(crate) Option<String>);
+
+impl FromRequest for Assertion {
+    type Error = Infallible;
+    type Future = Ready<Result<Self, Infallible>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Ok(Self(bearer(request).map(str::to_owned))))
+    }
+}
+
+/// The claims of a call's assertion.
 async fn asserted(
     starter: &Starter,
-    request: &HttpRequest,
+    assertion: Assertion,
     purpose: CallPurpose,
 ) -> Result<CallClaims, ApiError> {
     let invalid = |detail: &str| {
@@ -26,9 +43,10 @@ async fn asserted(
         .detail(detail)
         .header("WWW-Authenticate", "Bearer")
     };
-    let token =
-        bearer(request).ok_or_else(|| invalid("Send Authorization: Bearer <assertion>."))?;
-    let claims: CallClaims = starter.verifier.verify(token).await?;
+    let token = assertion
+        .0
+        .ok_or_else(|| invalid("Send Authorization: Bearer <assertion>."))?;
+    let claims: CallClaims = starter.verifier.verify(&token).await?;
     if claims.sub != purpose {
         return Err(invalid("It is for another call."));
     }
@@ -51,9 +69,9 @@ fn too_many(most: usize) -> ApiError {
 /// whose runner has no workflow job.
 pub(crate) async fn cancel(
     starter: web::Data<Starter>,
-    request: HttpRequest,
+    assertion: Assertion,
 ) -> Result<HttpResponse, ApiError> {
-    let claims = asserted(&starter, &request, CallPurpose::Cancel).await?;
+    let claims = asserted(&starter, assertion, CallPurpose::Cancel).await?;
     if claims.allocations.len() > MAX_CANCELLED_AT_ONCE {
         return Err(too_many(MAX_CANCELLED_AT_ONCE));
     }
@@ -67,20 +85,25 @@ pub(crate) async fn cancel(
 /// Where Slurm jobs stand.
 pub(crate) async fn states(
     starter: web::Data<Starter>,
-    request: HttpRequest,
+    assertion: Assertion,
     asked: web::Json<StatesRequest>,
 ) -> Result<HttpResponse, ApiError> {
-    asserted(&starter, &request, CallPurpose::States).await?;
+    asserted(&starter, assertion, CallPurpose::States).await?;
     if asked.allocations.len() > MAX_STATES_AT_ONCE {
         return Err(too_many(MAX_STATES_AT_ONCE));
     }
     let allocations = starter.watch.states(&asked.allocations);
-    let starter = starter.into_inner();
-    let policy = tokio::task::spawn_blocking(move || starter.policy.version())
-        .await
-        .map_err(|e| ApiError::internal(&e))?;
+    let policy = policy_version(&starter).await?;
     Ok(HttpResponse::Ok().json(StatesAnswer {
         allocations,
         policy,
     }))
+}
+
+/// The version of the policy; a file is read.
+pub(crate) async fn policy_version(starter: &Arc<Starter>) -> Result<String, ApiError> {
+    let starter = Arc::clone(starter);
+    tokio::task::spawn_blocking(move || starter.policy.version())
+        .await
+        .map_err(|e| ApiError::internal(&e))
 }

@@ -44,10 +44,14 @@ struct Refresh {
 impl Verifier {
     /// A verifier that knows no key yet.
     pub fn new(source: KeySource, issuer: &str) -> anyhow::Result<Self> {
+        let mut http = reqwest::Client::builder().timeout(FETCH_DEADLINE);
+        if let KeySource::Jwks { tls, .. } = &source {
+            http = tls.apply(http, "keys.tls")?;
+        }
         Ok(Self {
             source,
             issuer: issuer.to_owned(),
-            http: reqwest::Client::builder().timeout(FETCH_DEADLINE).build()?,
+            http: http.build()?,
             keys: RwLock::default(),
             refresh: Mutex::new(Refresh {
                 last: None,
@@ -97,7 +101,7 @@ impl Verifier {
     async fn read(&self) -> anyhow::Result<KeySet> {
         let keys = match &self.source {
             KeySource::Path(path) => KeySet::read(path)?,
-            KeySource::Jwks(url) => {
+            KeySource::Jwks { url, .. } => {
                 let response = self.http.get(url).send().await?.error_for_status()?;
                 KeySet::from_jwks(&response.text().await?)?
             }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use gha_slurm_contract::runner::RunnerMode;
 use gha_slurm_domain::SlurmUser;
 use gha_slurm_service_kit::settings::{HttpSettings, OperationsSettings};
+use gha_slurm_service_kit::tls::{ClientTlsSettings, ServerTlsSettings};
 use gha_slurm_telemetry::LogSettings;
 use serde::{Deserialize, Deserializer};
 
@@ -21,9 +22,9 @@ pub struct Settings {
     /// Logs.
     #[serde(default)]
     pub log: LogSettings,
-    /// Where launchers reach it.
-    #[serde(default = "default_http")]
-    pub http: HttpSettings,
+    /// Where launchers reach it. When absent 127.0.0.1:5011; in outbound mode nowhere.
+    #[serde(default)]
+    pub http: Option<HttpSettings>,
     /// Liveness, readiness, metrics.
     #[serde(default = "default_operations")]
     pub operations: OperationsSettings,
@@ -34,9 +35,15 @@ pub struct Settings {
     /// Public keys of launch tokens.
     #[serde(deserialize_with = "key_source")]
     pub keys: KeySource,
-    /// The agent's own key.
+    /// The agent's own keys.
     #[serde(default)]
     pub identity: Option<IdentitySettings>,
+    /// For clusters that accept no connection: the agent calls launchers.
+    #[serde(default)]
+    pub outbound: Option<OutboundSettings>,
+    /// For nodes that reach only the agent.
+    #[serde(default)]
+    pub relay: Option<RelaySettings>,
     /// What the agent remembers.
     pub state: StateSettings,
     /// What is allowed.
@@ -68,10 +75,8 @@ impl gha_slurm_service_kit::Settings for Settings {
 /// The original program's port.
 const DEFAULT_PORT: u16 = 5011;
 
-fn default_http() -> HttpSettings {
-    HttpSettings {
-        listen: SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)),
-    }
+pub(crate) fn default_http() -> HttpSettings {
+    HttpSettings::plain(SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)))
 }
 
 fn default_operations() -> OperationsSettings {
@@ -96,13 +101,80 @@ pub struct ClusterSettings {
     pub name: String,
 }
 
+/// `[outbound]`: the agent calls launchers, which do not call it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutboundSettings {
+    /// Base URL of each launcher: a list, or a text with spaces between.
+    #[serde(deserialize_with = "base_urls")]
+    pub launchers: Vec<String>,
+    /// TLS on the way there.
+    #[serde(default)]
+    pub tls: ClientTlsSettings,
+}
+
+/// `[relay]`: nodes call token-broker through the agent.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelaySettings {
+    /// Address and port for the nodes.
+    pub listen: SocketAddr,
+    /// HTTPS for the nodes.
+    #[serde(default)]
+    pub tls: Option<ServerTlsSettings>,
+    /// Its base URL as the nodes reach it; replaces the launcher's `cluster.token_url`.
+    #[serde(deserialize_with = "base_url")]
+    pub public_url: String,
+    /// Base URL of token-broker.
+    #[serde(deserialize_with = "base_url")]
+    pub upstream: String,
+    /// TLS on the way there.
+    #[serde(default)]
+    pub upstream_tls: ClientTlsSettings,
+}
+
+fn base_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    checked(&String::deserialize(deserializer)?)
+}
+
+fn base_urls<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMore {
+        One(String),
+        More(Vec<String>),
+    }
+    let urls = match OneOrMore::deserialize(deserializer)? {
+        OneOrMore::One(text) => text.split_whitespace().map(str::to_owned).collect(),
+        OneOrMore::More(list) => list,
+    };
+    if urls.is_empty() {
+        return Err(serde::de::Error::custom("name at least one"));
+    }
+    urls.iter().map(|url| checked(url)).collect()
+}
+
+fn checked<E: serde::de::Error>(url: &str) -> Result<String, E> {
+    if !(url.starts_with("https://") || url.starts_with("http://")) {
+        return Err(E::custom(format!(
+            "`{url}`: write https://HOST or https://HOST:PORT"
+        )));
+    }
+    Ok(url.trim_end_matches('/').to_owned())
+}
+
 /// `[keys]`: where the public keys of launch tokens come from. Exactly one of the two.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
     /// `public_keys`: a `<kid>.pub.pem` file, or a folder of them.
     Path(PathBuf),
     /// `jwks_url`: token-broker's `/.well-known/jwks.json`.
-    Jwks(String),
+    Jwks {
+        /// Where.
+        url: String,
+        /// `keys.tls`: TLS on the way there.
+        tls: ClientTlsSettings,
+    },
 }
 
 fn key_source<'de, D: Deserializer<'de>>(deserializer: D) -> Result<KeySource, D::Error> {
@@ -111,16 +183,20 @@ fn key_source<'de, D: Deserializer<'de>>(deserializer: D) -> Result<KeySource, D
     struct Raw {
         public_keys: Option<PathBuf>,
         jwks_url: Option<String>,
+        #[serde(default)]
+        tls: ClientTlsSettings,
     }
     match Raw::deserialize(deserializer)? {
         Raw {
             public_keys: Some(path),
             jwks_url: None,
+            ..
         } => Ok(KeySource::Path(path)),
         Raw {
             public_keys: None,
             jwks_url: Some(url),
-        } => Ok(KeySource::Jwks(url)),
+            tls,
+        } => Ok(KeySource::Jwks { url, tls }),
         _ => Err(serde::de::Error::custom(
             "give either public_keys (a <kid>.pub.pem file or a folder of them) or jwks_url",
         )),
@@ -254,6 +330,9 @@ pub struct SlurmrestdSettings {
     pub url: Option<String>,
     /// Path of its unix socket; or `url`.
     pub socket: Option<PathBuf>,
+    /// TLS on the way to `url`.
+    #[serde(default)]
+    pub tls: ClientTlsSettings,
     /// The only version of its API that is asked for. Found by asking when absent, newest first.
     pub api_version: Option<ApiVersion>,
     /// Who asks for the list of Slurm jobs: must see those of others. Submitted and cancelled is as the user themselves.

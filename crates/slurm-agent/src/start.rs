@@ -48,6 +48,8 @@ pub struct Starter {
     pub users_are_real: bool,
     /// What runs in an allocation.
     pub runner: RunnerSettings,
+    /// Where nodes send the launch token instead of where it says: the relay.
+    pub relay_url: Option<String>,
     /// This cluster's name.
     pub cluster: String,
     /// Starts by outcome.
@@ -139,9 +141,14 @@ impl Starter {
         claims.resources = self.permit(&claims).await?;
         let token = SecretString::from(request.launcher_token);
         let traceparent = gha_slurm_telemetry::current_traceparent();
-        let submission = Submission::prepare(&claims, &token, traceparent, &self.runner)
+        let mut submission = Submission::prepare(&claims, &token, traceparent, &self.runner)
             .await
             .map_err(|e| ApiError::unavailable("The job script", &e, RETRY_AFTER_S))?;
+        if let Some(url) = &self.relay_url {
+            submission
+                .environment
+                .insert("GHA_SLURM_TOKEN_URL", url.clone());
+        }
         let id = self
             .slurm
             .submit(&submission)

@@ -30,6 +30,8 @@ const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
 pub struct Watch {
     known: Mutex<HashMap<AllocationId, Known>>,
     no_accounting: AtomicBool,
+    /// How often Slurm was asked.
+    looks: tokio::sync::watch::Sender<u64>,
 }
 
 struct Known {
@@ -111,6 +113,17 @@ impl Watch {
                 Some(status)
             })
             .collect()
+    }
+
+    /// Where all stand of which something is known.
+    pub fn all(&self) -> Vec<AllocationStatus> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.values().filter_map(|k| k.status.clone()).collect()
+    }
+
+    /// Changes each time Slurm was asked.
+    pub fn looks(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.looks.subscribe()
     }
 
     /// Takes a complete list in. Gives the entries that have ended now, to be written down.
@@ -218,7 +231,9 @@ impl Watch {
                 match slurm.list().await {
                     Ok(jobs) => {
                         readiness.ready("slurm");
-                        write(&ledger, self.take_in(jobs)).await;
+                        let ended = self.take_in(jobs);
+                        self.looks.send_modify(|looks| *looks += 1);
+                        write(&ledger, ended).await;
                     }
                     Err(error) => {
                         tracing::warn!(%error, "Slurm does not answer");

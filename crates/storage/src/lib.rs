@@ -9,6 +9,7 @@ pub mod replan;
 pub mod repositories;
 pub mod runners;
 mod schema;
+mod server;
 pub mod slurm_jobs;
 pub mod timeline;
 pub mod usage;

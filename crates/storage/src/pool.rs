@@ -1,5 +1,6 @@
 //! Connections, migrations and the scope lock.
 
+use std::path::Path;
 use std::time::Duration;
 
 use diesel::ConnectionError;
@@ -8,13 +9,13 @@ use diesel_async::pooled_connection::deadpool::{Object, Pool};
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
 };
-use diesel_async::{
-    AsyncConnection, AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
-};
+use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use futures_util::FutureExt;
 use gha_slurm_domain::RepositoryId;
 use secrecy::{ExposeSecret, SecretString};
+
+use crate::server::Server;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
@@ -30,6 +31,9 @@ pub enum StorageError {
     /// A statement failed.
     #[error("database: {0}")]
     Query(#[from] diesel::result::Error),
+    /// It cannot be reached as the settings say.
+    #[error("{0}")]
+    Setup(String),
     /// A migration failed.
     #[error("migration: {0}")]
     Migration(String),
@@ -60,31 +64,38 @@ impl StorageError {
 #[derive(Clone)]
 pub struct Database {
     pool: Pool<AsyncPgConnection>,
-    url: SecretString,
+    server: Server,
 }
 
 impl Database {
-    /// A pool of at most `size` connections, opened when needed. `application` is what `pg_stat_activity` shows.
+    /// A pool of at most `size` connections, opened when needed. `application` is what `pg_stat_activity` shows, `ca_file` a
+    /// PEM file of CAs that are trusted beside the system's.
     pub fn new(
         url: &SecretString,
+        ca_file: Option<&Path>,
         application: &'static str,
         size: usize,
     ) -> Result<Self, StorageError> {
+        let server = Server::new(url.expose_secret(), ca_file)?;
         let mut config = ManagerConfig::default();
         config.recycling_method = RecyclingMethod::Fast;
-        config.custom_setup = Box::new(move |url| setup(url.to_owned(), application).boxed());
-        let manager = AsyncDieselConnectionManager::<AsyncPgConnection>::new_with_config(
-            url.expose_secret(),
-            config,
-        );
+        config.custom_setup = {
+            let server = server.clone();
+            Box::new(move |_| setup(server.clone(), application).boxed())
+        };
+        // The set-up knows where.
+        let manager =
+            AsyncDieselConnectionManager::<AsyncPgConnection>::new_with_config("", config);
         let pool = Pool::builder(manager)
             .max_size(size)
             .build()
             .map_err(|e| StorageError::Unavailable(e.to_string()))?;
-        Ok(Self {
-            pool,
-            url: url.clone(),
-        })
+        Ok(Self { pool, server })
+    }
+
+    /// Brings the database to this program's schema. Safe to call from several processes at once.
+    pub async fn migrate(&self) -> Result<(), StorageError> {
+        migrate(self.server.clone()).await
     }
 
     /// A connection from the pool.
@@ -106,16 +117,16 @@ impl Database {
     }
 
     /// Where the database is, for a `LISTEN` connection of its own.
-    pub(crate) fn url(&self) -> &SecretString {
-        &self.url
+    pub(crate) fn server(&self) -> &Server {
+        &self.server
     }
 }
 
 async fn setup(
-    url: String,
+    server: Server,
     application: &'static str,
 ) -> Result<AsyncPgConnection, ConnectionError> {
-    let mut conn = AsyncPgConnection::establish(&url).await?;
+    let mut conn = server.establish().await?;
     // A transaction that hangs must not hold a scope lock for ever.
     conn.batch_execute(&format!(
         "SET application_name = '{application}'; SET statement_timeout = '15s'; \
@@ -126,9 +137,12 @@ async fn setup(
     Ok(conn)
 }
 
-/// Brings the database at `url` to this program's schema. Safe to call from several processes at once.
+/// [`Database::migrate`] for the database at `url`.
 pub async fn run_migrations(url: &str) -> Result<(), StorageError> {
-    let url = url.to_owned();
+    migrate(Server::new(url, None)?).await
+}
+
+async fn migrate(server: Server) -> Result<(), StorageError> {
     // The migration harness blocks, and panics on a current-thread runtime: it gets a thread and a runtime of its own.
     let work = move || -> Result<(), StorageError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -137,7 +151,8 @@ pub async fn run_migrations(url: &str) -> Result<(), StorageError> {
             .build()
             .map_err(|e| StorageError::Migration(e.to_string()))?;
         let conn = runtime.block_on(async {
-            let mut conn = AsyncPgConnection::establish(&url)
+            let mut conn = server
+                .establish()
                 .await
                 .map_err(|e| StorageError::Unavailable(e.to_string()))?;
             // Released when this connection closes, after the migrations.

@@ -6,7 +6,6 @@ use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use gha_slurm_domain::RepositoryId;
-use secrecy::ExposeSecret;
 use tokio::sync::mpsc;
 
 use crate::pool::{Database, StorageError};
@@ -118,12 +117,7 @@ pub async fn request_due(
 /// the caller reconnects and sweeps, since notifications sent meanwhile are lost.
 pub async fn listen(database: &Database, wake: mpsc::Sender<()>) -> StorageError {
     let unavailable = |e: tokio_postgres::Error| StorageError::Unavailable(e.to_string());
-    let (client, mut connection) = match tokio_postgres::connect(
-        database.url().expose_secret(),
-        tokio_postgres::NoTls,
-    )
-    .await
-    {
+    let (client, mut connection) = match database.server().connect().await {
         Ok(pair) => pair,
         Err(e) => return unavailable(e),
     };

@@ -71,6 +71,8 @@ pub async fn record(
     );
     let row: Option<Row> = allocations::table
         .find(status.allocation.0)
+        // An agent that tells of its own accord may be faster than its answer to the submission.
+        .filter(allocations::submitted_at.is_not_null())
         .select((
             allocations::repository_id,
             allocations::slurm_state,

@@ -7,17 +7,21 @@
 )]
 
 mod accounting;
+mod certificates;
 mod postgres;
 mod process;
 mod rabbitmq;
+mod samples;
 mod server;
 mod service;
 mod slurm;
 mod wait;
 
+pub use certificates::{TestCa, TestCertificate};
 pub use postgres::{PrivatePostgres, TestDatabase};
 pub use process::{Process, binary, end_processes_in, end_processes_marked, processes_marked};
 pub use rabbitmq::{PrivateRabbitMq, SHARED_RABBITMQ, TestBroker};
+pub use samples::uncommented;
 pub use server::{Folder, free_port};
 pub use service::ServiceProcess;
 pub use slurm::{LOGIN_NODE, PrivateSlurm, SLURM_ACCOUNT, SLURM_USERS};

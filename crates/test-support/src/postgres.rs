@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use secrecy::SecretString;
 use tokio_postgres::NoTls;
 
+use crate::certificates::TestCertificate;
 use crate::server::{Folder, Supervised, find_program, free_port, kill9};
 
 /// How long a server may take to accept connections; it takes 0.2 s, recovery after a crash longer.
@@ -19,6 +20,7 @@ pub struct PrivatePostgres {
     port: u16,
     initdb: PathBuf,
     durable: bool,
+    tls: Option<TestCertificate>,
     server: Mutex<Option<Supervised>>,
 }
 
@@ -32,8 +34,26 @@ impl PrivatePostgres {
         }
     }
 
+    /// Starts one that also speaks TLS, with this certificate.
+    pub async fn start_with_tls(certificate: TestCertificate) -> Self {
+        let folder = Folder::temporary("gha-slurm-postgres-").expect("a temporary folder");
+        match Self::open_with(folder, free_port(), false, Some(certificate)).await {
+            Ok(server) => server,
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+
     /// Starts one on `port` with the data in `folder`, made if there are none. `durable`: survives a power cut too.
     pub async fn open(folder: Folder, port: u16, durable: bool) -> anyhow::Result<Self> {
+        Self::open_with(folder, port, durable, None).await
+    }
+
+    async fn open_with(
+        folder: Folder,
+        port: u16,
+        durable: bool,
+        tls: Option<TestCertificate>,
+    ) -> anyhow::Result<Self> {
         let initdb = find_program("/usr/lib/postgresql", "bin", "initdb").context(
             "PostgreSQL is missing: run scripts/packages.sh, or apt-get install postgresql",
         )?;
@@ -54,6 +74,7 @@ impl PrivatePostgres {
             port,
             initdb,
             durable,
+            tls,
             server: Mutex::new(None),
         };
         server.boot().await?;
@@ -137,6 +158,12 @@ impl PrivatePostgres {
         ] {
             server.arg("-c").arg(setting);
         }
+        if let Some(TestCertificate { certificate, key }) = &self.tls {
+            let (certificate, key) = (certificate.display(), key.display());
+            server.args(["-c", "ssl=on"]);
+            server.arg("-c").arg(format!("ssl_cert_file={certificate}"));
+            server.arg("-c").arg(format!("ssl_key_file={key}"));
+        }
         server
     }
 }
@@ -192,7 +219,7 @@ impl TestDatabase {
 
     /// A pool on it.
     pub fn pool(&self) -> gha_slurm_storage::Database {
-        gha_slurm_storage::Database::new(&SecretString::from(self.url.clone()), "test", 8)
+        gha_slurm_storage::Database::new(&SecretString::from(self.url.clone()), None, "test", 8)
             .expect("a pool")
     }
 }

@@ -1,5 +1,6 @@
 //! A private RabbitMQ, a virtual host per test.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use crate::certificates::TestCertificate;
 use crate::server::{Folder, Supervised, free_port, give, kill9};
 use crate::wait::try_wait_until;
 
@@ -27,6 +29,7 @@ pub struct PrivateRabbitMq {
     port: u16,
     dist_port: u16,
     epmd_port: u16,
+    tls_port: u16,
     node: String,
     server: Mutex<Option<Supervised>>,
 }
@@ -35,7 +38,16 @@ impl PrivateRabbitMq {
     /// Starts one on a free port, for tests that stop or kill it.
     pub async fn start() -> Self {
         let folder = Folder::temporary("gha-slurm-rabbitmq-").expect("a temporary folder");
-        match Self::open(folder, free_port()).await {
+        match Self::open_with(folder, free_port(), None).await {
+            Ok(broker) => broker,
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+
+    /// Starts one that also speaks TLS, with this certificate.
+    pub async fn start_with_tls(certificate: TestCertificate) -> Self {
+        let folder = Folder::temporary("gha-slurm-rabbitmq-").expect("a temporary folder");
+        match Self::open_with(folder, free_port(), Some(certificate)).await {
             Ok(broker) => broker,
             Err(error) => panic!("{error:#}"),
         }
@@ -43,6 +55,14 @@ impl PrivateRabbitMq {
 
     /// Starts one on `port` with the data in `folder`, and waits until it accepts connections.
     pub async fn open(folder: Folder, port: u16) -> anyhow::Result<Self> {
+        Self::open_with(folder, port, None).await
+    }
+
+    async fn open_with(
+        folder: Folder,
+        port: u16,
+        tls: Option<TestCertificate>,
+    ) -> anyhow::Result<Self> {
         if !Path::new(BIN).join("rabbitmq-server").is_file() {
             bail!(
                 "RabbitMQ is missing: run scripts/packages.sh, or apt-get install rabbitmq-server"
@@ -54,14 +74,22 @@ impl PrivateRabbitMq {
             port,
             dist_port: free_port(),
             epmd_port: free_port(),
+            tls_port: free_port(),
             folder,
             server: Mutex::new(None),
         };
-        broker.write(
-            "rabbitmq.conf",
-            &format!("listeners.tcp.default = 127.0.0.1:{port}\nlog.console = true\n"),
-            0o600,
-        )?;
+        let mut settings =
+            format!("listeners.tcp.default = 127.0.0.1:{port}\nlog.console = true\n");
+        if let Some(TestCertificate { certificate, key }) = tls {
+            let _ = write!(
+                settings,
+                "listeners.ssl.default = 127.0.0.1:{}\nssl_options.certfile = {}\nssl_options.keyfile = {}\n",
+                broker.tls_port,
+                certificate.display(),
+                key.display()
+            );
+        }
+        broker.write("rabbitmq.conf", &settings, 0o600)?;
         broker.write("enabled_plugins", "[].\n", 0o600)?;
         broker.write("rabbitmq-env.conf", "", 0o600)?;
         broker.write(
@@ -93,6 +121,11 @@ impl PrivateRabbitMq {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
     }
 
+    /// The AMQP URL of its default virtual host by TLS, after [`PrivateRabbitMq::start_with_tls`].
+    pub fn amqps_url(&self) -> String {
+        format!("amqps://guest:guest@127.0.0.1:{}/%2f", self.tls_port)
+    }
+
     /// What to put into [`SHARED_RABBITMQ`].
     pub fn share(&self) -> String {
         let path = self.folder.path().display();
@@ -109,6 +142,7 @@ impl PrivateRabbitMq {
             port,
             dist_port,
             epmd_port,
+            tls_port: 0,
             node: format!("gha-slurm-{port}@localhost"),
             server: Mutex::new(None),
         })

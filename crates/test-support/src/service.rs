@@ -24,6 +24,7 @@ pub struct ServiceProcess {
     command: Command,
     log: PathBuf,
     operations_port: u16,
+    within: bool,
     process: Option<Process>,
 }
 
@@ -36,6 +37,7 @@ impl ServiceProcess {
             command: Command::new(binary(program)),
             log: folder.join(format!("{program}.log")),
             operations_port,
+            within: false,
             process: None,
         };
         service.setting("OPERATIONS__LISTEN", format!("127.0.0.1:{operations_port}"))
@@ -63,6 +65,22 @@ impl ServiceProcess {
         self
     }
 
+    /// Has another program start it, such as `nsenter --net=…`, and ask it whether it is ready: it may have a loopback of its
+    /// own.
+    #[must_use]
+    pub fn within(mut self, starter: &[String]) -> Self {
+        let [program, words @ ..] = starter else {
+            return self;
+        };
+        let mut command = Command::new(program);
+        command.args(words).arg(self.command.get_program());
+        let variables = self.command.get_envs();
+        command.envs(variables.filter_map(|(key, value)| Some((key, value?))));
+        self.command = command;
+        self.within = true;
+        self
+    }
+
     /// Starts it and waits until it says that it is ready.
     pub async fn start(&mut self) -> anyhow::Result<()> {
         self.spawn()?;
@@ -79,6 +97,9 @@ impl ServiceProcess {
 
     /// Waits until it says that it is ready; an error when it ends instead.
     pub async fn ready(&mut self) -> anyhow::Result<()> {
+        if self.within {
+            return self.ready_within().await;
+        }
         let url = format!("{}/health/ready", self.operations_url());
         let http = reqwest::Client::builder()
             .timeout(Duration::from_secs(5))
@@ -96,6 +117,39 @@ impl ServiceProcess {
                 match call.await {
                     Ok(answer) if answer.status().is_success() => Ok(None),
                     Ok(answer) => Err(answer.text().await.unwrap_or_default()),
+                    Err(error) => Err(error.to_string()),
+                }
+            }
+        })
+        .await
+        .with_context(|| process.log_tail())?;
+        if let Some(status) = ended {
+            bail!("{name} ended with {status}:\n{}", process.log_tail());
+        }
+        Ok(())
+    }
+
+    async fn ready_within(&mut self) -> anyhow::Result<()> {
+        let Self {
+            name,
+            command,
+            process,
+            ..
+        } = self;
+        let process = process.as_mut().context("not started")?;
+        let ended = try_wait_until(&format!("{name} is ready"), READY_DEADLINE, || {
+            let ended = process.exited();
+            let mut ask = tokio::process::Command::new(command.get_program());
+            ask.args(command.get_args()).arg("--check-ready");
+            let variables = command.get_envs();
+            ask.envs(variables.filter_map(|(key, value)| Some((key, value?))));
+            async move {
+                if ended.is_some() {
+                    return Ok(ended);
+                }
+                match ask.output().await {
+                    Ok(output) if output.status.success() => Ok(None),
+                    Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
                     Err(error) => Err(error.to_string()),
                 }
             }

@@ -41,9 +41,7 @@ impl gha_slurm_service_kit::Settings for Settings {
 }
 
 fn default_http() -> HttpSettings {
-    HttpSettings {
-        listen: SocketAddr::from(([127, 0, 0, 1], 8003)),
-    }
+    HttpSettings::plain(SocketAddr::from(([127, 0, 0, 1], 8003)))
 }
 
 fn default_operations() -> OperationsSettings {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actix_web::web;
-use gha_slurm_amqp::Publisher;
+use gha_slurm_amqp::{Broker, Publisher};
 use gha_slurm_service_kit::{HttpService, Operations, Readiness, problem};
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
@@ -40,7 +40,7 @@ impl Application {
             Operations::bind(&settings.operations, readiness.clone(), metrics.clone())?;
         let webhook = &settings.webhook;
         let publisher = Publisher::start(
-            settings.amqp.url.clone(),
+            Broker::new(settings.amqp.url.clone(), settings.amqp.ca_file.as_deref())?,
             "webhook-ingest",
             Duration::from_secs(webhook.publish_deadline_s.get()),
             drained.clone(),

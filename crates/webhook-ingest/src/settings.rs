@@ -41,9 +41,7 @@ impl gha_slurm_service_kit::Settings for Settings {
 }
 
 fn default_http() -> HttpSettings {
-    HttpSettings {
-        listen: std::net::SocketAddr::from(([127, 0, 0, 1], 8001)),
-    }
+    HttpSettings::plain(std::net::SocketAddr::from(([127, 0, 0, 1], 8001)))
 }
 
 fn default_operations() -> OperationsSettings {

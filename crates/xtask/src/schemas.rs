@@ -21,6 +21,7 @@ fn generate() -> Result<BTreeMap<&'static str, String>> {
         files.insert(name, pretty(&schema)?);
     }
     for (name, document) in [
+        ("openapi/launcher.json", gha_slurm_launcher::openapi()),
         (
             "openapi/repo-mapping.json",
             gha_slurm_repo_mapping::openapi(),

@@ -1,11 +1,15 @@
 //! Against a real RabbitMQ.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod tls;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gha_slurm_amqp::{DEAD_QUEUE, LAUNCHER_QUEUE, Outcome, PublishError, Publisher, consume};
+use gha_slurm_amqp::{
+    Broker, DEAD_QUEUE, LAUNCHER_QUEUE, Outcome, PublishError, Publisher, consume,
+};
 use gha_slurm_contract::Event;
 use gha_slurm_contract::event::{AuthorizationEvent, EVENT_VERSION, EventPayload};
 use gha_slurm_test_support::{PrivateRabbitMq, TestBroker, wait_until};
@@ -14,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-fn secret(url: &str) -> SecretString {
-    SecretString::from(url)
+fn at(url: &str) -> Broker {
+    Broker::new(SecretString::from(url), None).unwrap()
 }
 
 fn event(delivery: &str) -> Event {
@@ -32,7 +36,7 @@ fn event(delivery: &str) -> Event {
 }
 
 fn publisher(url: &str, deadline: Duration, stop: &CancellationToken) -> Publisher {
-    Publisher::start(secret(url), "test", deadline, stop.clone(), |_| {})
+    Publisher::start(at(url), "test", deadline, stop.clone(), |_| {})
 }
 
 type Seen = Arc<Mutex<Vec<String>>>;
@@ -45,7 +49,7 @@ fn consumer(
     let seen: Seen = Arc::default();
     let record = Arc::clone(&seen);
     let task = tokio::spawn(consume(
-        secret(url),
+        at(url),
         "test",
         stop.clone(),
         |_| {},

@@ -201,7 +201,7 @@ async fn build(stack: &mut Stack, service: Service, step: Step) -> i64 {
 }
 
 /// A launcher's lease on what it submits outlives it by a minute.
-async fn end_leases_of_the_dead(stack: &Stack, killed: Service) {
+pub(crate) async fn end_leases_of_the_dead(stack: &Stack, killed: Service) {
     if killed == Service::Launcher {
         stack
             .execute("UPDATE allocations SET lease_until = now() WHERE state = 'planned'")
@@ -209,7 +209,7 @@ async fn end_leases_of_the_dead(stack: &Stack, killed: Service) {
     }
 }
 
-async fn kill_and_restart(stack: &mut Stack, service: Service) {
+pub(crate) async fn kill_and_restart(stack: &mut Stack, service: Service) {
     stack.kill9(service);
     stack.restart(service).await;
 }

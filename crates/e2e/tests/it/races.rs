@@ -8,7 +8,7 @@ use gha_slurm_simulator::request::{
 };
 use gha_slurm_test_support::wait_until;
 
-use crate::stack::{CREATE_JIT, DEADLINE, LABELS, REPOSITORY, Service, Stack};
+use crate::stack::{Builder, CREATE_JIT, DEADLINE, LABELS, REPOSITORY, Service, Stack};
 
 const DELETE_RUNNER: &str = "DELETE /repos/{owner}/{repo}/actions/runners/{runner_id}";
 
@@ -133,7 +133,11 @@ async fn a_withdrawal_during_the_redemption_leaves_no_registration() {
 /// One that waits in Slurm's queue need not wait for its turn to be turned away.
 #[tokio::test]
 async fn a_pending_slurm_job_that_is_not_wanted_any_more_is_cancelled() {
-    let stack = Stack::builder()
+    pending_and_not_wanted_any_more(Stack::builder()).await;
+}
+
+pub(crate) async fn pending_and_not_wanted_any_more(builder: Builder) {
+    let stack = builder
         .setting(Service::Agent, "LOCAL__MAX_RUNNING", "1")
         .start()
         .await;

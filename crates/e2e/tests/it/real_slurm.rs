@@ -25,7 +25,8 @@ async fn builds_arrive_while_slurmctld_is_away(by: By) {
     let away_since = std::time::Instant::now();
     let builds: Vec<i64> = (0..BUILDS).map(|_| stack.queue("true")).collect();
     wait_until("Slurm was missed", DEADLINE, || async {
-        let reason = "SELECT count(*) FROM allocations WHERE submit_attempts > 0 AND reason IS NOT NULL";
+        let reason =
+            "SELECT count(*) FROM allocations WHERE submit_attempts > 0 AND reason IS NOT NULL";
         stack.sql::<i64>(reason, &[]).await > 0
     })
     .await;
@@ -36,7 +37,12 @@ async fn builds_arrive_while_slurmctld_is_away(by: By) {
         let state = stack.github.state();
         let open = builds
             .iter()
-            .filter(|id| state.workflow_jobs.iter().any(|job| job.id == **id && job.status != Status::Completed))
+            .filter(|id| {
+                state
+                    .workflow_jobs
+                    .iter()
+                    .any(|job| job.id == **id && job.status != Status::Completed)
+            })
             .count();
         if open == 0 { Ok(()) } else { Err(open) }
     })

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,8 +17,8 @@ use gha_slurm_simulator::model::{Conclusion, Delivery, Runner, State, Status, Wo
 use gha_slurm_simulator::request::{NewRepository, NewWorkflowJob};
 use gha_slurm_simulator::{AppKey, Handle, Simulator};
 use gha_slurm_test_support::{
-    PrivateSlurm, SLURM_USERS, ServiceProcess, TestBroker, TestDatabase, binary, end_processes_in, free_port,
-    processes_marked, wait_until,
+    PrivateSlurm, SLURM_USERS, ServiceProcess, TestBroker, TestCa, TestDatabase, binary,
+    end_processes_in, free_port, processes_marked, wait_until,
 };
 use reqwest::Method;
 use rustix::process::{Pid, Signal};
@@ -25,6 +26,9 @@ use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_postgres::types::{FromSqlOwned, ToSql};
 use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::zone::Zone;
 
 /// Long enough for a loaded machine; a build takes 2 s.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -36,6 +40,9 @@ pub(crate) const WEBHOOK_SECRET: &str = "It's a Secret to Everybody";
 pub(crate) const CREATE_JIT: &str = "POST /repos/{owner}/{repo}/actions/runners/generate-jitconfig";
 const BEARER_TOKEN: &str = "an-administrator";
 const APP_ID: u64 = 4242;
+const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// Nobody is there (RFC 5737): only the relay leads nodes to token-broker.
+const NOWHERE: &str = "http://192.0.2.1:1";
 
 /// Stacks at once: more would only wait for each other's processors.
 static AT_ONCE: LazyLock<Semaphore> = LazyLock::new(|| {
@@ -82,6 +89,9 @@ pub(crate) struct Builder {
     environment: Vec<(&'static str, String)>,
     database_url: Option<String>,
     slurm: Option<(PrivateSlurm, By)>,
+    outbound: bool,
+    mutual_tls: bool,
+    zone: Option<Zone>,
 }
 
 /// How the agent speaks to a real Slurm.
@@ -104,6 +114,24 @@ impl Builder {
     pub(crate) fn environment(mut self, key: &'static str, value: &str) -> Self {
         self.environment.push((key, value.to_owned()));
         self
+    }
+
+    /// The agent calls the launcher, and has no port but the relay's, through which nodes reach token-broker.
+    pub(crate) fn outbound(mut self) -> Self {
+        self.outbound = true;
+        self
+    }
+
+    /// Launcher and agent show each other certificates of a private CA.
+    pub(crate) fn mutual_tls(mut self) -> Self {
+        self.mutual_tls = true;
+        self
+    }
+
+    /// In outbound mode, with the agent and the nodes in a network of their own.
+    pub(crate) fn zone(mut self, zone: Zone) -> Self {
+        self.zone = Some(zone);
+        self.outbound()
     }
 
     /// In this empty database, of a Postgres that the test may kill.
@@ -138,6 +166,7 @@ pub(crate) struct Stack {
     finished: bool,
     pub(crate) broker: TestBroker,
     // Dropped after the services.
+    pub(crate) zone: Option<Zone>,
     slurm: Option<PrivateSlurm>,
     _database: Option<TestDatabase>,
     _permit: SemaphorePermit<'static>,
@@ -172,16 +201,17 @@ impl Stack {
             .unwrap();
         let files = Files::write(folder.path(), builder.slurm.is_some());
 
-        let settings = gha_slurm_simulator::Settings::new(
+        let ports = Ports::free(builder.zone.as_ref().map_or(LOCALHOST, |zone| zone.outside));
+        let mut settings = gha_slurm_simulator::Settings::new(
             APP_ID,
             AppKey::from_pem(APP_KEY.as_bytes()).unwrap(),
         );
+        settings.listen = (ports.host, 0).into();
         let simulator = Simulator::build(settings).unwrap();
         let github = simulator.handle();
         let stop = CancellationToken::new();
         tokio::spawn(simulator.run_until_stopped(stop.clone()));
 
-        let ports = Ports::free();
         github.set_webhook(
             &ports.webhook_url(),
             WEBHOOK_SECRET.to_owned().into(),
@@ -196,6 +226,11 @@ impl Stack {
             .into_iter()
             .map(|service| (service, process(service, &builder, &files, &ports, &urls)))
             .collect();
+        if let Some(zone) = &builder.zone {
+            let github = Url::parse(&github.api_url()).unwrap().port().unwrap();
+            let port = |service| ports.ports[&service];
+            zone.lock(&[port(Service::Launcher), port(Service::TokenBroker), github]);
+        }
         for service in services.values_mut() {
             service.spawn().unwrap();
         }
@@ -210,6 +245,7 @@ impl Stack {
             expected_errors: Vec::new(),
             finished: false,
             broker,
+            zone: builder.zone,
             slurm: builder.slurm.map(|(slurm, _)| slurm),
             _database: database,
             _permit: permit,
@@ -265,7 +301,7 @@ impl Stack {
     /// Waits until somebody has sent something to the HTTP port of a frozen service.
     pub(crate) async fn until_asked(&self, service: Service) {
         // Local address and port, remote address and port, state (01: established), and unread bytes, in hexadecimal.
-        let local = format!(":{:04X}", self.ports.0[&service]);
+        let local = format!(":{:04X}", self.ports.ports[&service]);
         wait_until(&format!("{service:?} is asked"), DEADLINE, || async {
             let connections = fs::read_to_string("/proc/net/tcp").unwrap();
             connections.lines().any(|line| {
@@ -746,6 +782,7 @@ struct Files {
     folder: PathBuf,
     app_private_key: PathBuf,
     launch_keys: PathBuf,
+    agent_keys: PathBuf,
     webhook_secret: PathBuf,
     bearer_token: PathBuf,
 }
@@ -757,10 +794,16 @@ impl Files {
             fs::write(&path, text).unwrap();
             path
         };
-        let launch_keys = folder.join("launch-keys");
-        KeyFolder::new(&launch_keys)
-            .generate(chrono::Utc::now().timestamp())
-            .unwrap();
+        let keys = |name: &str| {
+            let keys = folder.join(name);
+            let now = chrono::Utc::now().timestamp();
+            KeyFolder::new(&keys).generate(now).unwrap();
+            keys
+        };
+        let (launch_keys, agent_keys) = (keys("launch-keys"), keys("agent-keys"));
+        let ca = TestCa::new(folder, "ca");
+        ca.issue("server", &[]);
+        ca.issue("caller", &[]);
         fs::create_dir_all(folder.join("runner/bin")).unwrap();
         fs::create_dir_all(folder.join("work")).unwrap();
         fs::create_dir_all(folder.join("logs")).unwrap();
@@ -781,20 +824,30 @@ impl Files {
             webhook_secret: file("webhook-secret", WEBHOOK_SECRET),
             bearer_token: file("bearer-token", BEARER_TOKEN),
             launch_keys,
+            agent_keys,
             folder: folder.to_owned(),
         }
     }
 }
 
-struct Ports(BTreeMap<Service, u16>);
+struct Ports {
+    host: Ipv4Addr,
+    ports: BTreeMap<Service, u16>,
+}
 
 impl Ports {
-    fn free() -> Self {
-        Self(Service::ALL.into_iter().map(|s| (s, free_port())).collect())
+    fn free(host: Ipv4Addr) -> Self {
+        let ports = Service::ALL.into_iter().map(|s| (s, free_port())).collect();
+        Self { host, ports }
     }
 
     fn address(&self, service: Service) -> String {
-        format!("127.0.0.1:{}", self.0[&service])
+        format!("{}:{}", self.host, self.ports[&service])
+    }
+
+    /// Of the agent's relay, beside its nodes.
+    fn relay(&self) -> String {
+        format!("127.0.0.1:{}", self.ports[&Service::Agent])
     }
 
     fn url(&self, service: Service) -> String {
@@ -820,9 +873,14 @@ fn process(
     urls: &Urls,
 ) -> ServiceProcess {
     let mut process = ServiceProcess::new(service.program(), &files.folder.join("logs"))
-        .env("NO_PROXY", "127.0.0.1")
+        .env("NO_PROXY", format!("127.0.0.1,{}", ports.host))
         .env("NO_COLOR", "1");
-    if service != Service::Launcher {
+    let nobody_calls = match service {
+        Service::Launcher => !builder.outbound,
+        Service::Agent => builder.outbound,
+        _ => false,
+    };
+    if !nobody_calls {
         process = process.setting("HTTP__LISTEN", ports.address(service));
     }
     let with_github = |process: ServiceProcess| {
@@ -836,14 +894,23 @@ fn process(
         Service::WebhookIngest => process
             .setting("AMQP__URL", &urls.amqp)
             .setting("WEBHOOK__SECRET_FILE", &files.webhook_secret),
-        Service::Launcher => with_github(process)
-            .setting("DATABASE__URL", &urls.database)
-            .setting("AMQP__URL", &urls.amqp)
-            .setting("DEPLOYMENT__NAME", "e2e")
-            .setting("KEYS__FOLDER", &files.launch_keys)
-            .setting("CLUSTER__NAME", "local")
-            .setting("CLUSTER__AGENT_URL", ports.url(Service::Agent))
-            .setting("CLUSTER__TOKEN_URL", ports.url(Service::TokenBroker)),
+        Service::Launcher => {
+            let process = with_github(process)
+                .setting("DATABASE__URL", &urls.database)
+                .setting("AMQP__URL", &urls.amqp)
+                .setting("DEPLOYMENT__NAME", "e2e")
+                .setting("KEYS__FOLDER", &files.launch_keys)
+                .setting("CLUSTER__NAME", "local");
+            if builder.outbound {
+                process
+                    .setting("CLUSTER__AGENT_PUBLIC_KEYS", &files.agent_keys)
+                    .setting("CLUSTER__TOKEN_URL", NOWHERE)
+            } else {
+                process
+                    .setting("CLUSTER__AGENT_URL", ports.url(Service::Agent))
+                    .setting("CLUSTER__TOKEN_URL", ports.url(Service::TokenBroker))
+            }
+        }
         Service::TokenBroker => with_github(process)
             .setting("DATABASE__URL", &urls.database)
             .setting("DEPLOYMENT__NAME", "e2e")
@@ -867,13 +934,51 @@ fn process(
         }
         _ => {}
     }
+    if service == Service::Agent && builder.outbound {
+        process = process
+            .setting("IDENTITY__KEYS", &files.agent_keys)
+            .setting("OUTBOUND__LAUNCHERS", ports.url(Service::Launcher))
+            .setting("RELAY__LISTEN", ports.relay())
+            .setting("RELAY__PUBLIC_URL", format!("http://{}", ports.relay()))
+            .setting("RELAY__UPSTREAM", ports.url(Service::TokenBroker));
+    }
+    if builder.mutual_tls {
+        let (server, caller, way) = if builder.outbound {
+            (Service::Launcher, Service::Agent, "OUTBOUND")
+        } else {
+            (Service::Agent, Service::Launcher, "CLUSTER")
+        };
+        let pem = |name: &str| files.folder.join(name);
+        let url = ports.url(server).replace("http:", "https:");
+        if service == server {
+            process = process
+                .setting("HTTP__TLS__CERTIFICATE", pem("server.pem"))
+                .setting("HTTP__TLS__KEY", pem("server.key.pem"))
+                .setting("HTTP__TLS__CLIENT_CA", pem("ca.pem"));
+        } else if service == caller {
+            let address = if builder.outbound {
+                "LAUNCHERS"
+            } else {
+                "AGENT_URL"
+            };
+            let certificate = format!("{way}__TLS__CLIENT_CERTIFICATE");
+            process = process
+                .setting(&format!("{way}__{address}"), url)
+                .setting(&format!("{way}__TLS__CA_FILE"), pem("ca.pem"))
+                .setting(&certificate, pem("caller.pem"))
+                .setting(&format!("{way}__TLS__CLIENT_KEY"), pem("caller.key.pem"));
+        }
+    }
     for (key, value) in &builder.environment {
         process = process.env(key, value);
     }
     for (_, key, value) in builder.settings.iter().filter(|(s, ..)| *s == service) {
         process = process.setting(key, value);
     }
-    process
+    match &builder.zone {
+        Some(zone) if service == Service::Agent => process.within(&zone.starter()),
+        _ => process,
+    }
 }
 
 /// The agent's settings for a real Slurm.

@@ -5,22 +5,38 @@ use std::collections::BTreeSet;
 use gha_slurm_simulator::model::Runner;
 
 use crate::collector::{Collector, Span};
-use crate::stack::{CREATE_JIT, LABELS, REPOSITORY, Service, Stack};
+use crate::stack::{Builder, CREATE_JIT, LABELS, REPOSITORY, Service, Stack};
 
 const REGISTRATION_TOKEN: &str = "POST /repos/{owner}/{repo}/actions/runners/registration-token";
 
 #[tokio::test]
 async fn a_queued_workflow_job_becomes_one_slurm_job_with_one_registration() {
-    let stack = Stack::start().await;
+    one_build(Stack::builder()).await;
+}
+
+#[tokio::test]
+async fn launcher_and_agent_speak_mutual_tls() {
+    one_build(Stack::builder().mutual_tls()).await;
+}
+
+pub(crate) async fn one_build(builder: Builder) {
+    let stack = builder.start().await;
     stack.map(&[REPOSITORY]).await;
     stack.github.pause_assignment(true);
-    let id = stack.queue("echo hello from a step");
+    let go = stack.folder().join("go");
+    let id = stack.queue(&format!(
+        "echo hello from a step; until [ -e '{}' ]; do sleep 0.05; done",
+        go.display()
+    ));
     let runners = stack.until_listening(1).await;
     assert_eq!(labels(&runners[0]), LABELS.into());
     assert!(runners[0].ephemeral && runners[0].just_in_time);
     // The node says so a little later than GitHub.
     stack.until_kind(id, "listening").await;
     stack.github.pause_assignment(false);
+    // Or GitHub's `completed` may overtake its `in_progress`.
+    stack.until_kind(id, "in_progress").await;
+    std::fs::write(go, "").unwrap();
     let job = stack.until_succeeded(id).await;
     assert!(job.output.contains("hello from a step"), "{}", job.output);
     stack.until_kind(id, "finished").await;
@@ -60,8 +76,12 @@ async fn a_queued_workflow_job_becomes_one_slurm_job_with_one_registration() {
 
 #[tokio::test]
 async fn one_trace_leads_from_the_webhook_to_the_callback() {
+    one_trace(Stack::builder()).await;
+}
+
+pub(crate) async fn one_trace(builder: Builder) {
     let collector = Collector::start();
-    let stack = Stack::builder()
+    let stack = builder
         .environment("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
         .environment("OTEL_BSP_SCHEDULE_DELAY", "100")
         .start()

@@ -1,6 +1,7 @@
 //! The launcher against a real PostgreSQL and RabbitMQ, and an agent that answers as told.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod agents;
 mod events;
 mod process;
 mod reconciler;

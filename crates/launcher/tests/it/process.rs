@@ -1,10 +1,10 @@
 use std::time::Duration;
 
-use gha_slurm_amqp::Publisher;
+use gha_slurm_amqp::{Broker, Publisher};
 use gha_slurm_auth::KeyFolder;
 use gha_slurm_launcher::{Application, Settings};
 use gha_slurm_service_kit::settings::load;
-use gha_slurm_test_support::{TestBroker, TestDatabase, wait_until};
+use gha_slurm_test_support::{TestBroker, TestDatabase, uncommented, wait_until};
 use tokio_util::sync::CancellationToken;
 use wiremock::matchers::method;
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -21,6 +21,21 @@ fn the_sample_file_is_right() {
     );
     let settings: Settings = load(Some(sample.as_ref()), []).unwrap();
     assert_eq!(settings.labels.profiles.len(), 2);
+}
+
+#[test]
+fn what_the_sample_file_has_in_comments_is_right_too() {
+    let sample = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../deploy/config/launcher.toml"
+    );
+    let settings =
+        |from, to| -> Settings { load(Some(uncommented(sample, from, to).path()), []).unwrap() };
+    let http = settings("# [http]", "[operations]").http.unwrap();
+    assert!(http.tls.unwrap().client_ca.is_some());
+    let cluster = settings("# agent_public_keys", "[labels]").cluster;
+    assert!(cluster.agent_public_keys.is_some() && cluster.tls.client_key.is_some());
+    assert!(settings("# ca_file", "[amqp]").database.ca_file.is_some());
 }
 
 #[test]
@@ -85,8 +100,8 @@ async fn an_event_in_the_queue_becomes_a_submission() {
     })
     .await;
 
-    let url = secrecy::SecretString::from(broker.amqp_url());
-    let publisher = Publisher::start(url, "test", DEADLINE, stop.clone(), |_| {});
+    let broker = Broker::new(broker.amqp_url().into(), None).unwrap();
+    let publisher = Publisher::start(broker, "test", DEADLINE, stop.clone(), |_| {});
     publisher.publish(&queued(1)).await.unwrap();
     wait_until("the workflow job waits for a mapping", DEADLINE, || async {
         let pool = database.pool();

@@ -33,7 +33,7 @@ pub(crate) fn app_key() -> String {
 
 /// A client of a GitHub that does not look at signatures.
 pub(crate) fn github(url: &str) -> Github {
-    Github::new(url, 7, &app_key().into()).unwrap()
+    Github::new(url, 7, &app_key().into(), None).unwrap()
 }
 
 /// A database, and a GitHub with one repository that alice mapped.
@@ -63,7 +63,7 @@ impl Site {
         let site = Self {
             pool: database.pool(),
             database,
-            github: Github::new(&handle.api_url(), 7, &pem.into()).unwrap(),
+            github: Github::new(&handle.api_url(), 7, &pem.into(), None).unwrap(),
             simulator: handle,
             repository: RepositoryId(repository.id),
             installation: InstallationId(installation),

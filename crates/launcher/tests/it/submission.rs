@@ -7,14 +7,17 @@ use gha_slurm_auth::{KeyFolder, Signer, verify};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::agent::{CallClaims, CallPurpose, StatesRequest};
 use gha_slurm_contract::launch::{AUDIENCE_AGENT, StartRequest};
+use gha_slurm_contract::outbound::CallAnswer;
 use gha_slurm_github::Github;
 use gha_slurm_launcher::agent::Agent;
 use gha_slurm_launcher::inquiry::Inquiry;
+use gha_slurm_launcher::mailbox::Mailbox;
 use gha_slurm_launcher::settings::{ClusterSettings, DeploymentSettings};
 use gha_slurm_launcher::submission::{self, Submitter};
+use gha_slurm_service_kit::tls::ClientTlsSettings;
 use gha_slurm_test_support::{TestDatabase, wait_until};
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use wiremock::matchers::{method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
@@ -28,6 +31,7 @@ pub(crate) struct Loop {
     submitter: Arc<Submitter>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
+    _bridged: DropGuard,
 }
 
 impl Loop {
@@ -37,16 +41,81 @@ impl Loop {
     }
 }
 
-fn start(database: &Database, agent_url: &str) -> Loop {
+/// How calls get to the agent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Way {
+    Direct,
+    /// The agent asks for them.
+    Outbound,
+}
+
+/// Each test, both ways.
+macro_rules! both_ways {
+    ($($test:ident),* $(,)?) => {
+        mod direct { $(#[tokio::test] async fn $test() { super::$test(super::Way::Direct).await; })* }
+        mod outbound { $(#[tokio::test] async fn $test() { super::$test(super::Way::Outbound).await; })* }
+    };
+}
+
+both_ways!(
+    a_planned_allocation_is_signed_and_submitted_once,
+    a_cluster_that_is_down_delays_and_the_reason_is_kept,
+    a_refusal_is_final_until_the_mapping_changes,
+    a_withdrawn_slurm_job_is_cancelled_by_a_signed_call,
+    what_slurm_lost_before_a_workflow_job_started_is_replaced,
+    a_refusal_is_forgiven_when_the_clusters_policy_changes,
+    an_original_agent_that_tells_nothing_is_carried_on_with,
+);
+
+fn start(way: Way, database: &Database, agent_url: &str) -> Loop {
     // Nobody is there: nothing in these tests asks GitHub.
-    start_with(
-        database,
-        agent_url,
-        &reconciler::github("http://127.0.0.1:1"),
-    )
+    let github = reconciler::github("http://127.0.0.1:1");
+    start_by(way, database, agent_url, &github)
 }
 
 pub(crate) fn start_with(database: &Database, agent_url: &str, github: &Github) -> Loop {
+    start_by(Way::Direct, database, agent_url, github)
+}
+
+/// An agent that asks for calls, before one that is called.
+async fn bridge(mailbox: Arc<Mailbox>, agent_url: String, stop: CancellationToken) {
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    loop {
+        let calls = tokio::select! {
+            () = stop.cancelled() => return,
+            calls = mailbox.poll(&[], DEADLINE, &stop) => calls,
+        };
+        for call in calls {
+            let mut request = http
+                .post(format!("{agent_url}{}", call.path))
+                .json(&call.body);
+            if let Some(assertion) = call.assertion {
+                request = request.bearer_auth(assertion);
+            }
+            let response = request.send().await.unwrap();
+            let status = response.status().as_u16();
+            let body = response.json().await.unwrap_or_default();
+            mailbox.answer(vec![CallAnswer {
+                id: call.id,
+                status,
+                retry_after_s: None,
+                body,
+            }]);
+        }
+    }
+}
+
+fn start_by(way: Way, database: &Database, agent_url: &str, github: &Github) -> Loop {
+    let bridged = CancellationToken::new();
+    let agent = match way {
+        Way::Direct => Agent::new(agent_url, &ClientTlsSettings::default()).unwrap(),
+        Way::Outbound => {
+            let mailbox = Arc::new(Mailbox::new(CancellationToken::new()));
+            let asking = bridge(Arc::clone(&mailbox), agent_url.to_owned(), bridged.clone());
+            tokio::spawn(asking);
+            Agent::asking(mailbox)
+        }
+    };
     let keys = tempfile::tempdir().unwrap();
     let folder = KeyFolder::new(keys.path());
     folder.generate(1).unwrap();
@@ -58,7 +127,7 @@ pub(crate) fn start_with(database: &Database, agent_url: &str, github: &Github) 
             policy: Arc::new(policy()),
         },
         web_url: "https://github.com".into(),
-        agent: Agent::new(agent_url).unwrap(),
+        agent,
         signer: Signer::load(&folder).unwrap(),
         deployment: DeploymentSettings {
             name: "test".into(),
@@ -66,7 +135,9 @@ pub(crate) fn start_with(database: &Database, agent_url: &str, github: &Github) 
         },
         cluster: ClusterSettings {
             name: "main".into(),
-            agent_url: agent_url.into(),
+            agent_url: Some(agent_url.into()),
+            tls: ClientTlsSettings::default(),
+            agent_public_keys: None,
             token_url: "https://broker.example".into(),
             states_interval_s: std::num::NonZeroU32::MIN,
         },
@@ -86,6 +157,7 @@ pub(crate) fn start_with(database: &Database, agent_url: &str, github: &Github) 
         submitter,
         stop,
         task,
+        _bridged: bridged.drop_guard(),
     }
 }
 
@@ -110,15 +182,14 @@ async fn until(database: &TestDatabase, state: &str) {
     .await;
 }
 
-#[tokio::test]
-async fn a_planned_allocation_is_signed_and_submitted_once() {
+async fn a_planned_allocation_is_signed_and_submitted_once(way: Way) {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     map(&pool).await;
     apply(&pool, queued(7)).await;
     let answer = serde_json::json!({"status": "OK!", "slurmJobId": "17"});
     let agent = agent_answering(ResponseTemplate::new(200).set_body_json(answer)).await;
-    let running = start(&pool, &agent.uri());
+    let running = start(way, &pool, &agent.uri());
     until(&database, "submitted").await;
     running.stop.cancel();
     running.task.await.unwrap();
@@ -145,8 +216,7 @@ async fn a_planned_allocation_is_signed_and_submitted_once() {
     );
 }
 
-#[tokio::test]
-async fn a_cluster_that_is_down_delays_and_the_reason_is_kept() {
+async fn a_cluster_that_is_down_delays_and_the_reason_is_kept(way: Way) {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     map(&pool).await;
@@ -165,7 +235,7 @@ async fn a_cluster_that_is_down_delays_and_the_reason_is_kept() {
         )
         .mount(&agent)
         .await;
-    let running = start(&pool, &agent.uri());
+    let running = start(way, &pool, &agent.uri());
     until(&database, "submitted").await;
     running.stop.cancel();
     running.task.await.unwrap();
@@ -183,8 +253,7 @@ async fn a_cluster_that_is_down_delays_and_the_reason_is_kept() {
     assert!(timeline.iter().any(|e| e.detail == "slurmctld is down"));
 }
 
-#[tokio::test]
-async fn a_refusal_is_final_until_the_mapping_changes() {
+async fn a_refusal_is_final_until_the_mapping_changes(way: Way) {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     map(&pool).await;
@@ -194,7 +263,7 @@ async fn a_refusal_is_final_until_the_mapping_changes() {
     let problem = gha_slurm_contract::Problem::new(422, "partition_unknown", "Refused")
         .detail("no such partition");
     let agent = agent_answering(ResponseTemplate::new(422).set_body_json(problem)).await;
-    let running = start(&pool, &agent.uri());
+    let running = start(way, &pool, &agent.uri());
     until(&database, "refused").await;
     replan_now(&pool).await;
     assert_eq!(supply(&states(database.url()).await), 0);
@@ -236,12 +305,11 @@ async fn submitted_to_an_agent(database: &TestDatabase) -> MockServer {
     agent_answering(ResponseTemplate::new(200).set_body_json(answer)).await
 }
 
-#[tokio::test]
-async fn a_withdrawn_slurm_job_is_cancelled_by_a_signed_call() {
+async fn a_withdrawn_slurm_job_is_cancelled_by_a_signed_call(way: Way) {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     let agent = submitted_to_an_agent(&database).await;
-    let running = start(&pool, &agent.uri());
+    let running = start(way, &pool, &agent.uri());
     until(&database, "submitted").await;
     Mock::given(method("POST"))
         .and(path("/runner/cancel"))
@@ -293,12 +361,11 @@ async fn a_withdrawn_slurm_job_is_cancelled_by_a_signed_call() {
     running.stop().await;
 }
 
-#[tokio::test]
-async fn what_slurm_lost_before_a_workflow_job_started_is_replaced() {
+async fn what_slurm_lost_before_a_workflow_job_started_is_replaced(way: Way) {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     let agent = submitted_to_an_agent(&database).await;
-    let running = start(&pool, &agent.uri());
+    let running = start(way, &pool, &agent.uri());
     until(&database, "submitted").await;
     running.stop.cancel();
     Mock::given(method("POST"))
@@ -334,7 +401,7 @@ async fn what_a_slurm_job_used_is_asked_for_until_it_is_told() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     let agent = submitted_to_an_agent(&database).await;
-    let running = start(&pool, &agent.uri());
+    let running = start(Way::Direct, &pool, &agent.uri());
     until(&database, "submitted").await;
     running.stop.cancel();
     // Twice it is still to come, then it is told.
@@ -407,8 +474,7 @@ async fn what_a_slurm_job_used_is_asked_for_until_it_is_told() {
     assert_eq!((seconds, sum.max_rss_bytes), ([5, 10, 7, 15], None));
 }
 
-#[tokio::test]
-async fn a_refusal_is_forgiven_when_the_clusters_policy_changes() {
+async fn a_refusal_is_forgiven_when_the_clusters_policy_changes(way: Way) {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     map(&pool).await;
@@ -417,7 +483,7 @@ async fn a_refusal_is_forgiven_when_the_clusters_policy_changes() {
     let problem = gha_slurm_contract::Problem::new(422, "policy_refused", "Refused")
         .detail("alice has not opted in");
     let agent = agent_answering(ResponseTemplate::new(422).set_body_json(problem)).await;
-    let running = start(&pool, &agent.uri());
+    let running = start(way, &pool, &agent.uri());
     until(&database, "refused").await;
     replan_now(&pool).await;
     running.stop.cancel();
@@ -451,12 +517,11 @@ async fn a_refusal_is_forgiven_when_the_clusters_policy_changes() {
     watching.await.unwrap();
 }
 
-#[tokio::test]
-async fn an_original_agent_that_tells_nothing_is_carried_on_with() {
+async fn an_original_agent_that_tells_nothing_is_carried_on_with(way: Way) {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     let agent = submitted_to_an_agent(&database).await;
-    let running = start(&pool, &agent.uri());
+    let running = start(way, &pool, &agent.uri());
     until(&database, "submitted").await;
     // It has no POST /runner/cancel: 404. The Slurm job ends by itself when its launch token answers 410.
     apply(&pool, cancelled(1)).await;

@@ -94,7 +94,7 @@ impl Service {
             .into_iter()
             .map(|(key, value)| (format!("REPO_MAPPING__{key}"), value));
         let settings: Settings = load(file, environment).unwrap();
-        let database = Database::new(&settings.database.url, "test", 4).unwrap();
+        let database = Database::new(&settings.database.url, None, "test", 4).unwrap();
         let application = Application::build(settings).await.unwrap();
         let url = format!("http://127.0.0.1:{}", application.port());
         let stop = CancellationToken::new();

@@ -1,6 +1,8 @@
 //! A small service over real HTTP.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod tls;
+
 use actix_web::{HttpRequest, HttpResponse, web};
 use gha_slurm_contract::Problem;
 use gha_slurm_service_kit::settings::{HttpSettings, OperationsSettings};
@@ -44,7 +46,7 @@ fn start() -> Service {
     let any = "127.0.0.1:0".parse().unwrap();
     let metrics = Metrics::default();
     let readiness = Readiness::default();
-    let http = HttpService::bind(&HttpSettings { listen: any }, &metrics, |config| {
+    let http = HttpService::bind(&HttpSettings::plain(any), &metrics, |config| {
         config
             .service(
                 web::resource("/echo/{name}")

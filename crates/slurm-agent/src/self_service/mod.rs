@@ -13,6 +13,7 @@ use chrono::Utc;
 use gha_slurm_auth::Signer;
 use gha_slurm_contract::mapping::{AUDIENCE_REPO_MAPPING, UserClaims};
 use gha_slurm_domain::SlurmUser;
+use gha_slurm_service_kit::tls::ClientTlsSettings;
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -34,6 +35,9 @@ const CALL_DEADLINE: Duration = Duration::from_secs(30);
 pub struct SelfServiceSettings {
     /// Where repo-mapping answers.
     pub repo_mapping_url: String,
+    /// TLS on the way there.
+    #[serde(default)]
+    pub tls: ClientTlsSettings,
     /// Hosts from which credentials are accepted, by the address or the name that munged writes into them. Never a compute
     /// node: workflow code runs there as the user.
     pub login_nodes: Vec<String>,
@@ -78,7 +82,8 @@ impl SelfService {
             settings.unmunge.display()
         );
         let url = url_of(&settings.repo_mapping_url).context("self_service.repo_mapping_url")?;
-        let http = reqwest::Client::builder().timeout(CALL_DEADLINE).build()?;
+        let http = reqwest::Client::builder().timeout(CALL_DEADLINE);
+        let http = settings.tls.apply(http, "self_service.tls")?.build()?;
         Ok(Self {
             munge: Munge::new(
                 settings.unmunge,

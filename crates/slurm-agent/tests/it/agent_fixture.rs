@@ -23,6 +23,7 @@ pub(crate) struct Site {
     pub(crate) folder: TempDir,
     pub(crate) keys: KeyFolder,
     settings: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
     settings_file: Option<PathBuf>,
 }
 
@@ -44,6 +45,7 @@ impl Site {
             folder,
             keys,
             settings: Vec::new(),
+            environment: Vec::new(),
             settings_file: None,
         }
     }
@@ -51,6 +53,12 @@ impl Site {
     /// With one more setting, as an environment variable without its prefix.
     pub(crate) fn with(mut self, key: &str, value: &str) -> Self {
         self.settings.push((key.into(), value.into()));
+        self
+    }
+
+    /// With one more environment variable of the agent.
+    pub(crate) fn env(mut self, key: &str, value: &str) -> Self {
+        self.environment.push((key.into(), value.into()));
         self
     }
 
@@ -119,6 +127,9 @@ impl Site {
         for (key, value) in &self.settings {
             service = service.setting(key, value);
         }
+        for (key, value) in &self.environment {
+            service = service.env(key, value);
+        }
         service.spawn().unwrap();
         Agent { service, port }
     }
@@ -170,6 +181,11 @@ impl Drop for Site {
 impl Agent {
     pub(crate) async fn ready(&mut self) {
         self.service.ready().await.unwrap();
+    }
+
+    /// Why it does not start.
+    pub(crate) async fn refusal(mut self) -> String {
+        format!("{:#}", self.service.ready().await.unwrap_err())
     }
 
     pub(crate) fn url(&self) -> String {

@@ -6,6 +6,7 @@ mod crash;
 mod job_script;
 mod job_script_failures;
 mod real_slurm;
+mod relay;
 mod rest;
 mod rest_recorded;
 mod sbatch;

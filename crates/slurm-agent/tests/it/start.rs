@@ -3,7 +3,9 @@
 use gha_slurm_contract::Problem;
 use gha_slurm_service_kit::settings::load;
 use gha_slurm_slurm_agent::Settings;
+use gha_slurm_slurm_agent::settings::KeySource;
 use gha_slurm_slurm_agent::submission::JOB_SCRIPT;
+use gha_slurm_test_support::uncommented;
 use serde_json::json;
 use wiremock::matchers::path;
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -21,7 +23,7 @@ fn the_sample_file_is_right() {
         "/../../deploy/config/gha-slurm-munge.toml"
     );
     let settings: Settings = load(Some(sample.as_ref()), []).unwrap();
-    assert_eq!(settings.http.listen.port(), 5011);
+    assert_eq!(settings.http.unwrap().listen.port(), 5011);
     let both = [(
         "GHA_SLURM_MUNGE__KEYS__PUBLIC_KEYS".to_owned(),
         "/keys".to_owned(),
@@ -31,6 +33,24 @@ fn the_sample_file_is_right() {
         error.to_string().contains("give either public_keys"),
         "{error}"
     );
+}
+
+#[test]
+fn what_the_sample_file_has_in_comments_is_right_too() {
+    let sample = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../deploy/config/gha-slurm-munge.toml"
+    );
+    let copy = uncommented(sample, "# [http.tls]", "[operations]");
+    let settings: Settings = load(Some(copy.path()), []).unwrap();
+    assert!(settings.http.unwrap().tls.unwrap().client_ca.is_some());
+    assert_eq!(settings.outbound.unwrap().launchers.len(), 1);
+    assert!(settings.relay.unwrap().tls.is_some());
+    let keys_ca =
+        "# tls.ca_file = \"/etc/gha-slurm/tls/ca.pem\"    # a private CA of token-broker's";
+    let copy = uncommented(sample, keys_ca, "# public_keys");
+    let settings: Settings = load(Some(copy.path()), []).unwrap();
+    assert!(matches!(settings.keys, KeySource::Jwks { tls, .. } if tls.ca_file.is_some()));
 }
 
 #[test]

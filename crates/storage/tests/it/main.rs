@@ -5,6 +5,7 @@ mod mapping;
 mod redemption;
 mod schema;
 mod submission;
+mod tls;
 
 use chrono::{DateTime, Utc};
 use gha_slurm_domain::{

@@ -76,7 +76,7 @@ impl Broker {
         ]
         .map(|(key, value)| (format!("TOKEN_BROKER__{key}"), value));
         let settings: Settings = load(None, environment).unwrap();
-        let database = Database::new(&settings.database.url, "test", 4).unwrap();
+        let database = Database::new(&settings.database.url, None, "test", 4).unwrap();
         let application = Application::build(settings).await.unwrap();
         let url = format!("http://127.0.0.1:{}", application.port());
         let stop = CancellationToken::new();

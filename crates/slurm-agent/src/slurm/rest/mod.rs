@@ -71,7 +71,7 @@ impl RestSlurm {
             _ => bail!("slurmrestd: give either url (http://host:port) or socket (a path)"),
         };
         Ok(Self {
-            http: http.build()?,
+            http: settings.tls.apply(http, "slurmrestd.tls")?.build()?,
             url,
             tokens: Tokens::new(&settings)?,
             version: Mutex::new(None),

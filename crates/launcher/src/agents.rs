@@ -1,0 +1,240 @@
+//! The port on which an agent calls that accepts no connection itself: it asks for calls, answers them, and tells where Slurm
+//! jobs stand.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
+use gha_slurm_auth::{KeySet, KeysError, verify};
+use gha_slurm_contract::agent::StatesAnswer;
+use gha_slurm_contract::launch::AUDIENCE_AGENT;
+use gha_slurm_contract::outbound::{
+    AUDIENCE_LAUNCHER, AgentClaims, AgentPurpose, AnswersRequest, MAX_PUSHED_AT_ONCE, POLL_WAIT_S,
+    PollAnswer, PollRequest,
+};
+use gha_slurm_contract::problem::Problem;
+use gha_slurm_service_kit::authentication::bearer;
+use gha_slurm_service_kit::{ApiError, problem};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+
+use crate::mailbox::Mailbox;
+use crate::slurm_jobs;
+use crate::submission::Submitter;
+
+/// Where ten thousand Slurm jobs stand is the longest body.
+const BODY_LIMIT: usize = 16 << 20;
+const RETRY_AFTER_S: u64 = 5;
+
+/// What the handlers share.
+pub(crate) struct Agents {
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) submitter: Arc<Submitter>,
+    /// The agent's public keys: a file or a folder. Read for each call: there are few, and keys change.
+    pub(crate) public_keys: PathBuf,
+    /// Notified when something may have to be planned.
+    pub(crate) changed: Arc<Notify>,
+    /// Ends waiting polls.
+    pub(crate) quit: CancellationToken,
+}
+
+pub(crate) fn configure(config: &mut web::ServiceConfig, agents: web::Data<Agents>) {
+    let not_allowed = || problem::method_not_allowed("POST");
+    config
+        .app_data(agents)
+        .app_data(problem::json(BODY_LIMIT))
+        .service(
+            web::resource("/agent/poll")
+                .route(web::post().to(poll))
+                .default_service(not_allowed()),
+        )
+        .service(
+            web::resource("/agent/answers")
+                .route(web::post().to(answers))
+                .default_service(not_allowed()),
+        )
+        .service(
+            web::resource("/agent/states")
+                .route(web::post().to(states))
+                .default_service(not_allowed()),
+        );
+}
+
+/// The public keys at `path`, at least one.
+pub(crate) fn read_keys(path: &Path) -> Result<KeySet, KeysError> {
+    let keys = KeySet::read(path)?;
+    if keys.is_empty() {
+        return Err(KeysError::NotAKey(format!(
+            "{}: no *.pub.pem",
+            path.display()
+        )));
+    }
+    Ok(keys)
+}
+
+impl Agents {
+    /// Before the body is looked at.
+    async fn authenticate(
+        self: &Arc<Self>,
+        request: &HttpRequest,
+        purpose: AgentPurpose,
+    ) -> Result<(), ApiError> {
+        let invalid = |detail: String| {
+            ApiError::new(
+                StatusCode::UNAUTHORIZED,
+                "assertion_invalid",
+                "The assertion is not accepted",
+            )
+            .detail(detail)
+            .header("WWW-Authenticate", "Bearer")
+        };
+        let token = bearer(request)
+            .ok_or_else(|| invalid("Send Authorization: Bearer <assertion>.".into()))?;
+        let agents = Arc::clone(self);
+        let keys = tokio::task::spawn_blocking(move || read_keys(&agents.public_keys))
+            .await
+            .map_err(|e| ApiError::internal(&e))?
+            .map_err(|e| ApiError::unavailable("The agent's public keys", &e, RETRY_AFTER_S))?;
+        let claims: AgentClaims = verify(token, &keys, AUDIENCE_LAUNCHER, AUDIENCE_AGENT)
+            .map_err(|e| invalid(e.to_string()))?;
+        if claims.sub != purpose {
+            return Err(invalid("It is for another call.".into()));
+        }
+        if claims.cluster != self.submitter.cluster.name {
+            return Err(invalid("It is from another cluster.".into()));
+        }
+        Ok(())
+    }
+
+    async fn body<T: DeserializeOwned>(
+        self: &Arc<Self>,
+        request: &HttpRequest,
+        payload: web::Payload,
+        purpose: AgentPurpose,
+    ) -> actix_web::Result<T> {
+        self.authenticate(request, purpose).await?;
+        let body = web::Json::<T>::from_request(request, &mut payload.into_inner()).await?;
+        Ok(body.into_inner())
+    }
+}
+
+/// The agent asks for calls.
+#[utoipa::path(
+    post,
+    path = "/agent/poll",
+    operation_id = "poll",
+    security(("agentAssertion" = [])),
+    request_body = PollRequest,
+    responses(
+        (status = 200, description = "Calls to answer; none when none came in time", body = PollAnswer),
+        (status = 401, description = "The assertion is not accepted", body = Problem),
+    )
+)]
+async fn poll(
+    agents: web::Data<Agents>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> actix_web::Result<HttpResponse> {
+    let asked: PollRequest = agents.body(&request, payload, AgentPurpose::Poll).await?;
+    let wait = Duration::from_secs(POLL_WAIT_S);
+    let calls = agents
+        .mailbox
+        .poll(&asked.in_hand, wait, &agents.quit)
+        .await;
+    Ok(HttpResponse::Ok().json(PollAnswer { calls }))
+}
+
+/// The agent answers calls.
+#[utoipa::path(
+    post,
+    path = "/agent/answers",
+    operation_id = "answer",
+    security(("agentAssertion" = [])),
+    request_body = AnswersRequest,
+    responses(
+        (status = 204, description = "Taken"),
+        (status = 401, description = "The assertion is not accepted", body = Problem),
+    )
+)]
+async fn answers(
+    agents: web::Data<Agents>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> actix_web::Result<HttpResponse> {
+    let given: AnswersRequest = agents
+        .body(&request, payload, AgentPurpose::Answers)
+        .await?;
+    agents.mailbox.answer(given.answers);
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// The agent tells where Slurm jobs stand.
+#[utoipa::path(
+    post,
+    path = "/agent/states",
+    operation_id = "states",
+    security(("agentAssertion" = [])),
+    request_body = StatesAnswer,
+    responses(
+        (status = 204, description = "Recorded"),
+        (status = 401, description = "The assertion is not accepted", body = Problem),
+        (status = 422, description = "Too many allocations", body = Problem),
+        (status = 503, description = "Not now: say it again", body = Problem),
+    )
+)]
+async fn states(
+    agents: web::Data<Agents>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> actix_web::Result<HttpResponse> {
+    let told: StatesAnswer = agents.body(&request, payload, AgentPurpose::States).await?;
+    if told.allocations.len() > MAX_PUSHED_AT_ONCE {
+        let error = ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "too_many",
+            "Too many allocations",
+        );
+        let detail = format!("Name at most {MAX_PUSHED_AT_ONCE} at once.");
+        return Err(error.detail(detail).into());
+    }
+    let changed = slurm_jobs::take_in(&agents.submitter, told)
+        .await
+        .map_err(|e| ApiError::unavailable("The database", &e, RETRY_AFTER_S))?;
+    if changed > 0 {
+        agents.changed.notify_one();
+    }
+    Ok(HttpResponse::NoContent().finish())
+}
+
+struct Security;
+
+impl utoipa::Modify for Security {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some(
+                "A JWT signed with the agent's own key (EdDSA) for the launcher and this call, valid at most a minute.",
+            ))
+            .build();
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme("agentAssertion", SecurityScheme::Http(scheme));
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "launcher", description = "What an agent in outbound mode says to the launcher."),
+    paths(poll, answers, states),
+    modifiers(&Security)
+)]
+struct Document;
+
+/// The OpenAPI document of the launcher's port.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    Document::openapi()
+}

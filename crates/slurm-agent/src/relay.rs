@@ -1,0 +1,111 @@
+//! The relay: what nodes say to token-broker, where they reach only the agent. Three calls pass, as they are, and nothing else.
+
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use gha_slurm_service_kit::ApiError;
+use gha_slurm_service_kit::problem::method_not_allowed;
+
+use crate::settings::RelaySettings;
+
+/// What passes.
+const PATHS: [&str; 3] = ["/gha/runner", "/gha/runner/release", "/gha/runner/progress"];
+/// Headers of a call and of its answer that matter.
+const ASKED: [&str; 3] = ["authorization", "content-type", "traceparent"];
+const ANSWERED: [&str; 4] = ["content-type", "retry-after", "www-authenticate", "allow"];
+/// As token-broker's: a body holds at most a log tail, escaped.
+const BODY_LIMIT: usize = 1 << 20;
+const BODY_DEADLINE: Duration = Duration::from_secs(20);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// token-broker may wait for GitHub.
+const CALL_DEADLINE: Duration = Duration::from_secs(60);
+const RETRY_AFTER_S: u64 = 5;
+
+/// The way to token-broker.
+#[derive(Clone)]
+pub(crate) struct Relay {
+    http: reqwest::Client,
+    upstream: String,
+}
+
+impl Relay {
+    pub(crate) fn new(settings: &RelaySettings) -> anyhow::Result<Self> {
+        let http = reqwest::Client::builder()
+            .timeout(CALL_DEADLINE)
+            .connect_timeout(CONNECT_DEADLINE)
+            // The tokens are for token-broker alone.
+            .redirect(reqwest::redirect::Policy::none());
+        Ok(Self {
+            http: settings
+                .upstream_tls
+                .apply(http, "relay.upstream_tls")?
+                .build()?,
+            upstream: settings.upstream.clone(),
+        })
+    }
+
+    pub(crate) fn configure(&self, config: &mut web::ServiceConfig) {
+        config.app_data(web::Data::new(self.clone()));
+        for path in PATHS {
+            config.service(
+                web::resource(path)
+                    .route(web::post().to(forward))
+                    .default_service(method_not_allowed("POST")),
+            );
+        }
+    }
+}
+
+async fn forward(
+    relay: web::Data<Relay>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let body = body(payload).await?;
+    let mut call = relay
+        .http
+        .post(format!("{}{}", relay.upstream, request.path()))
+        .body(body);
+    for name in ASKED {
+        if let Some(value) = request.headers().get(name) {
+            call = call.header(name, value.as_bytes());
+        }
+    }
+    let answer = call
+        .send()
+        .await
+        .map_err(|e| ApiError::unavailable("token-broker", &e.without_url(), RETRY_AFTER_S))?;
+    let status = StatusCode::from_u16(answer.status().as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
+    let mut response = HttpResponse::build(status);
+    for name in ANSWERED {
+        if let Some(value) = answer.headers().get(name) {
+            response.insert_header((name, value.as_bytes()));
+        }
+    }
+    Ok(response.streaming(answer.bytes_stream()))
+}
+
+async fn body(payload: web::Payload) -> Result<web::Bytes, ApiError> {
+    let read = payload.to_bytes_limited(BODY_LIMIT);
+    match tokio::time::timeout(BODY_DEADLINE, read).await {
+        Ok(Ok(Ok(body))) => Ok(body),
+        Ok(Ok(Err(error))) => {
+            Err(
+                ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong")
+                    .detail(error.to_string()),
+            )
+        }
+        Ok(Err(_)) => Err(ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            "The body is too large",
+        )
+        .detail(format!("At most {BODY_LIMIT} bytes."))),
+        Err(_) => Err(ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_too_slow",
+            "The body did not come in time",
+        )),
+    }
+}

@@ -1,0 +1,174 @@
+//! Where the database is, and whether the way there is TLS.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use diesel::ConnectionError;
+use diesel_async::AsyncPgConnection;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_platform_verifier::Verifier;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, Connection, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::pool::StorageError;
+
+type Stream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
+
+/// Where a database is.
+#[derive(Clone)]
+pub(crate) struct Server {
+    config: Config,
+    tls: MakeRustlsConnect,
+}
+
+impl Server {
+    /// The database at `url`. Its `sslmode` is `disable`, or `require` (also spelled `verify-ca` or `verify-full`, as libpq's
+    /// stricter modes): TLS, with the server's certificate and name checked against the CAs of the system and of `ca_file`.
+    /// Without it, TLS is required unless the server is on this machine.
+    pub(crate) fn new(url: &str, ca_file: Option<&Path>) -> Result<Self, StorageError> {
+        let setup = |key: &str, error: &dyn std::fmt::Display| {
+            StorageError::Setup(format!("database.{key}: {error}"))
+        };
+        let (url, mode) = take_mode(url);
+        let mut config: Config = url.parse().map_err(|e| setup("url", &e))?;
+        let tls = match mode.as_deref() {
+            None => ca_file.is_some() || !config.get_hosts().iter().all(is_here),
+            Some("disable") => false,
+            Some("require" | "verify-ca" | "verify-full") => true,
+            Some(other) => {
+                let text = format!("sslmode `{other}`: write disable or require");
+                return Err(setup("url", &text));
+            }
+        };
+        config.ssl_mode(if tls {
+            SslMode::Require
+        } else {
+            SslMode::Disable
+        });
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|e| setup("url", &e))?;
+        let builder = if tls {
+            let roots = match ca_file {
+                None => Vec::new(),
+                Some(path) => certificates(path)
+                    .map_err(|e| setup("ca_file", &format!("{}: {e}", path.display())))?,
+            };
+            let verifier = Verifier::new_with_extra_roots(roots, provider)
+                .map_err(|e| setup("ca_file", &e))?;
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(verifier))
+        } else {
+            builder.with_root_certificates(RootCertStore::empty())
+        };
+        Ok(Self {
+            config,
+            tls: MakeRustlsConnect::new(builder.with_no_client_auth()),
+        })
+    }
+
+    /// A bare connection, for `LISTEN`.
+    pub(crate) async fn connect(
+        &self,
+    ) -> Result<(Client, Connection<Socket, Stream>), tokio_postgres::Error> {
+        self.config.connect(self.tls.clone()).await
+    }
+
+    /// A connection for queries.
+    pub(crate) async fn establish(&self) -> Result<AsyncPgConnection, ConnectionError> {
+        let (client, connection) = self.connect().await.map_err(|error| {
+            // Its own text names no cause.
+            let cause = std::error::Error::source(&error).map(|e| format!(": {e}"));
+            ConnectionError::BadConnection(format!("{error}{}", cause.unwrap_or_default()))
+        })?;
+        AsyncPgConnection::try_from_client_and_connection(client, connection).await
+    }
+}
+
+/// Takes `sslmode` out of a URL: libpq's stricter modes are unknown to tokio-postgres.
+fn take_mode(url: &str) -> (String, Option<String>) {
+    let Some((address, query)) = url.split_once('?') else {
+        return (url.to_owned(), None);
+    };
+    let (modes, rest): (Vec<&str>, Vec<&str>) = query
+        .split('&')
+        .partition(|pair| pair.starts_with("sslmode="));
+    let mode = modes.last().and_then(|pair| pair.split_once('='));
+    let mode = mode.map(|(_, mode)| mode.to_owned());
+    (format!("{address}?{}", rest.join("&")), mode)
+}
+
+fn is_here(host: &Host) -> bool {
+    match host {
+        Host::Unix(_) => true,
+        Host::Tcp(name) => {
+            name == "localhost"
+                || name
+                    .parse()
+                    .is_ok_and(|address: IpAddr| address.is_loopback())
+        }
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = std::fs::read(path).map_err(|e| e.to_string())?;
+    let found: Vec<_> = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<_, _>>()
+        .map_err(|e| e.to_string())?;
+    if found.is_empty() {
+        return Err("there is no certificate (PEM) in it".into());
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(url: &str) -> Result<SslMode, String> {
+        let server = Server::new(url, None).map_err(|e| e.to_string())?;
+        Ok(server.config.get_ssl_mode())
+    }
+
+    #[test]
+    fn tls_is_required_unless_the_server_is_here_or_it_is_switched_off() {
+        for (url, expected) in [
+            ("postgres://a:b@127.0.0.1:5432/d", SslMode::Disable),
+            ("postgres://a:b@localhost/d", SslMode::Disable),
+            ("postgres://a:b@[::1]/d", SslMode::Disable),
+            ("postgres://a:b@/d?host=/run/postgresql", SslMode::Disable),
+            ("postgres://a:b@db.example.org/d", SslMode::Require),
+            ("postgres://a:b@10.0.0.1/d", SslMode::Require),
+            ("postgres://a:b@db/d?sslmode=disable", SslMode::Disable),
+            (
+                "postgres://a:b@localhost/d?connect_timeout=3&sslmode=verify-full",
+                SslMode::Require,
+            ),
+        ] {
+            assert_eq!(mode(url), Ok(expected), "{url}");
+        }
+        let error = mode("postgres://a:hunter2@db/d?sslmode=prefer").unwrap_err();
+        assert_eq!(
+            error,
+            "database.url: sslmode `prefer`: write disable or require"
+        );
+    }
+
+    #[test]
+    fn a_ca_that_cannot_be_read_is_named() {
+        let error = |path: &str| {
+            let server = Server::new("postgres://a@db/d", Some(Path::new(path)));
+            server.err().unwrap().to_string()
+        };
+        assert!(error("/nowhere.pem").starts_with("database.ca_file: /nowhere.pem: "));
+        let none = error("/etc/hostname");
+        assert!(none.contains("there is no certificate"), "{none}");
+    }
+}
