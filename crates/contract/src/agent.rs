@@ -1,7 +1,7 @@
 //! What the launcher says to the agent about Slurm jobs that were submitted.
 
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{AllocationId, SlurmState};
+use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmState, SlurmUser};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -99,4 +99,18 @@ pub struct AllocationStatus {
     /// Exit code of the job script.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+}
+
+/// What `gha-slurm explain` asks `gha-slurm-munge --dry-run`, on its standard input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DryRunRequest {
+    /// Whose allocation would be spent.
+    pub slurm_user: SlurmUser,
+    /// Numeric id of the repository; 0 when that does not matter.
+    #[serde(default)]
+    pub repository_id: i64,
+    /// What the labels ask for.
+    #[serde(default)]
+    pub resources: ResourceRequest,
 }

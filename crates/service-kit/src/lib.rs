@@ -10,6 +10,6 @@ pub mod settings;
 pub use http::HttpService;
 pub use operations::{Operations, Readiness};
 pub use problem::ApiError;
-pub use process::{ServiceInfo, run};
+pub use process::{ServiceInfo, Task, run, run_or};
 pub use settings::{Settings, SettingsError};
 pub use tokio_util::sync::CancellationToken;

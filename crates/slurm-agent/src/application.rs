@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use crate::calls;
 use crate::keys::{RETRY_PAUSE, Verifier};
 use crate::ledger::Ledger;
+use crate::self_check::{Level, self_check};
 use crate::settings::{Backend, Settings};
-use crate::slurm::{LocalSlurm, RestSlurm, SbatchSlurm, Slurm};
+use crate::slurm::{self, Slurm};
 use crate::start::{Starter, Turns, start};
 use crate::watch::Watch;
 
@@ -29,6 +30,7 @@ pub struct Application {
     readiness: Readiness,
     starter: Arc<Starter>,
     interval: Duration,
+    settings: Settings,
 }
 
 impl Application {
@@ -51,32 +53,8 @@ impl Application {
             .context("state.folder")?;
         let watch = Arc::new(Watch::new(ledger.all().context("state.folder")?));
         tracing::debug!(pruned, "entries of expired launch tokens forgotten");
-        let slurm: Arc<dyn Slurm> = match settings.slurm.backend {
-            Backend::Sbatch => {
-                let missing = crate::slurm::missing_programs(&settings.sbatch.bin);
-                anyhow::ensure!(
-                    missing.is_empty(),
-                    "sbatch.bin: there is no {}",
-                    missing.join(", ")
-                );
-                Arc::new(SbatchSlurm::new(settings.sbatch))
-            }
-            Backend::Slurmrestd => {
-                let settings = settings
-                    .slurmrestd
-                    .context("slurmrestd: must be given for slurm.backend = \"slurmrestd\"")?;
-                Arc::new(RestSlurm::new(settings)?)
-            }
-            Backend::Local => Arc::new(
-                LocalSlurm::open(
-                    &state.join("local"),
-                    &settings.cluster.name,
-                    &settings.local,
-                )
-                .context("state.folder")?,
-            ),
-        };
-        let verifier = Verifier::new(settings.keys, &settings.deployment.name)?;
+        let slurm = slurm::connect(&settings)?;
+        let verifier = Verifier::new(settings.keys.clone(), &settings.deployment.name)?;
         readiness.not_ready("keys", "not read yet");
         readiness.not_ready("slurm", "not asked yet");
         let starter = Arc::new(Starter {
@@ -84,10 +62,10 @@ impl Application {
             ledger,
             watch,
             slurm,
-            policy: settings.policy,
+            policy: settings.policy.clone(),
             users_are_real: !matches!(settings.slurm.backend, Backend::Local),
-            runner: settings.runner,
-            cluster: settings.cluster.name,
+            runner: settings.runner.clone(),
+            cluster: settings.cluster.name.clone(),
             outcomes,
             turns: Turns::default(),
         });
@@ -118,6 +96,7 @@ impl Application {
             readiness,
             starter,
             interval: Duration::from_secs(settings.slurm.interval_s.get().into()),
+            settings,
         })
     }
 
@@ -140,6 +119,11 @@ impl Application {
             self.readiness.clone(),
             stop.clone(),
         ));
+        let checks = tokio::spawn(log_self_check(
+            self.settings,
+            Arc::clone(&self.starter.slurm),
+            stop.clone(),
+        ));
         let watch = Arc::clone(&self.starter.watch).run(
             Arc::clone(&self.starter.slurm),
             Arc::clone(&self.starter.ledger),
@@ -160,9 +144,27 @@ impl Application {
         let (served, (), ()) = tokio::join!(serve, not_ready, watch);
         self.starter.slurm.stop().await;
         keys.await?;
+        checks.await?;
         drained.cancel();
         operations.await??;
         served
+    }
+}
+
+/// What an administrator should know, once; it delays nothing.
+async fn log_self_check(settings: Settings, slurm: Arc<dyn Slurm>, stop: CancellationToken) {
+    let slurm = (settings.slurm.backend != Backend::Local).then_some(slurm.as_ref());
+    tokio::select! {
+        () = stop.cancelled() => {}
+        findings = self_check(&settings, slurm, None) => {
+            for finding in findings {
+                if finding.level == Level::Ok {
+                    tracing::info!("self-check: {finding}");
+                } else {
+                    tracing::warn!("self-check: {finding}");
+                }
+            }
+        }
     }
 }
 

@@ -2,13 +2,17 @@
 
 mod application;
 mod calls;
+mod doctor;
+mod dry_run;
 pub mod keys;
 pub mod ledger;
 pub mod policy;
+pub mod self_check;
 pub mod settings;
 pub mod slurm;
 pub mod start;
 pub mod submission;
+pub mod tasks;
 pub mod token_signer;
 pub mod watch;
 

@@ -218,7 +218,8 @@ impl PolicySettings {
     }
 }
 
-fn consents(text: &str) -> HashSet<(&str, i64)> {
+/// The pairs of a file of consents; lines that are none count for nothing.
+pub(crate) fn consents(text: &str) -> HashSet<(&str, i64)> {
     text.lines()
         .filter_map(|line| {
             let line = line.split('#').next()?;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gha_slurm_contract::runner::RunnerMode;
 use gha_slurm_domain::SlurmUser;
@@ -51,6 +51,17 @@ pub struct Settings {
     /// The local backend.
     #[serde(default)]
     pub local: LocalSettings,
+}
+
+impl Settings {
+    /// Where nodes write what job scripts print. `None`: the local backend keeps it with its own state.
+    pub fn output_folder(&self) -> Option<&Path> {
+        match self.slurm.backend {
+            Backend::Sbatch => Some(&self.sbatch.output_folder),
+            Backend::Slurmrestd => self.slurmrestd.as_ref().map(|s| s.output_folder.as_path()),
+            Backend::Local => None,
+        }
+    }
 }
 
 impl gha_slurm_service_kit::Settings for Settings {

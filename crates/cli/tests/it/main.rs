@@ -1,5 +1,7 @@
 //! The command as people type it.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+mod agent;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState};
+use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState, SlurmUser};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::ledger::sync_folder;
 use crate::settings::LocalSettings;
 use crate::slurm::process::Leader;
-use crate::slurm::{Slurm, SlurmJob, SlurmUnavailable, SubmitError};
+use crate::slurm::{Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey};
 use crate::submission::Submission;
 
 /// The files of a Slurm job's folder.
@@ -209,6 +209,27 @@ impl Slurm for LocalSlurm {
             .collect();
         let inner = Arc::clone(&self.inner);
         blocking(move || ids.into_iter().try_for_each(|id| inner.cancel(id))).await
+    }
+
+    async fn survey(&self) -> Result<Survey, SlurmUnavailable> {
+        Ok(Survey {
+            version: "no Slurm".into(),
+            partitions: Ok(Vec::new()),
+            accounts: Ok(None),
+            qos: Ok(None),
+        })
+    }
+
+    async fn may_act_as(&self, _: &SlurmUser) -> Result<String, String> {
+        Err("everything runs as the agent's own user".into())
+    }
+
+    async fn preview(&self, submission: &Submission) -> Result<String, SlurmUnavailable> {
+        Ok(format!(
+            "bash, beside the agent: the job script, {} bytes\n{}",
+            submission.script.len(),
+            submission.shown_environment()
+        ))
     }
 
     async fn stop(&self) {

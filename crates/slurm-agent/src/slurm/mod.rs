@@ -6,17 +6,19 @@ mod rest;
 mod sbatch;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use anyhow::Context;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState};
+use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState, SlurmUser};
 
+use crate::settings::{Backend, Settings};
 use crate::submission::Submission;
 
 pub use local::LocalSlurm;
 pub use rest::{ApiVersion, RestSlurm};
 pub use sbatch::SbatchSlurm;
-pub(crate) use sbatch::missing as missing_programs;
 
 /// A Slurm job is ours if its comment begins with this; the allocation follows.
 const COMMENT: &str = "gha-slurm:";
@@ -40,8 +42,62 @@ pub trait Slurm: Send + Sync {
     /// Cancels those of these Slurm jobs that are ours and not over, after one look at the queue.
     async fn cancel(&self, ids: &[SlurmJobId]) -> Result<(), SlurmUnavailable>;
 
+    /// What Slurm says of itself, for the self-check.
+    async fn survey(&self) -> Result<Survey, SlurmUnavailable>;
+
+    /// Whether it can be submitted as `user`: how, or why not. Submits nothing.
+    async fn may_act_as(&self, user: &SlurmUser) -> Result<String, String>;
+
+    /// What [`submit`] would say to Slurm, for people; the launch token is left out.
+    ///
+    /// [`submit`]: Slurm::submit
+    async fn preview(&self, submission: &Submission) -> Result<String, SlurmUnavailable>;
+
     /// The agent stops.
     async fn stop(&self);
+}
+
+/// The backend that the settings name.
+pub(crate) fn connect(settings: &Settings) -> anyhow::Result<Arc<dyn Slurm>> {
+    Ok(match settings.slurm.backend {
+        Backend::Sbatch => {
+            let missing = sbatch::missing(&settings.sbatch.bin);
+            anyhow::ensure!(
+                missing.is_empty(),
+                "sbatch.bin: there is no {}",
+                missing.join(", ")
+            );
+            Arc::new(SbatchSlurm::new(settings.sbatch.clone()))
+        }
+        Backend::Slurmrestd => {
+            let settings = settings
+                .slurmrestd
+                .clone()
+                .context("slurmrestd: must be given for slurm.backend = \"slurmrestd\"")?;
+            Arc::new(RestSlurm::new(settings)?)
+        }
+        Backend::Local => Arc::new(
+            LocalSlurm::open(
+                &settings.state.folder.join("local"),
+                &settings.cluster.name,
+                &settings.local,
+            )
+            .context("state.folder")?,
+        ),
+    })
+}
+
+/// What Slurm says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// Of its programs, or of slurmrestd's API.
+    pub version: String,
+    /// Names of all partitions.
+    pub partitions: Result<Vec<String>, SlurmUnavailable>,
+    /// Names of all accounts; `None` where Slurm keeps no accounting.
+    pub accounts: Result<Option<Vec<String>>, SlurmUnavailable>,
+    /// Names of all QOS; `None` where Slurm keeps no accounting.
+    pub qos: Result<Option<Vec<String>>, SlurmUnavailable>,
 }
 
 /// A Slurm job as Slurm tells of it.
@@ -135,9 +191,9 @@ fn allocation_of(comment: &str) -> Option<AllocationId> {
     rest.split(' ').next()?.parse().ok()
 }
 
-/// Where the node writes what the job script prints.
-fn output_file(submission: &Submission, folder: &Path) -> PathBuf {
-    folder.join(format!("{}.log", submission.name))
+/// Where the node writes what the job script of a Slurm job with this name prints.
+pub(crate) fn output_file(name: &str, folder: &Path) -> PathBuf {
+    folder.join(format!("{name}.log"))
 }
 
 /// Why a Slurm job is pending or ended so. One that was cancelled while it was pending still has the reason of that.

@@ -1,20 +1,21 @@
 //! Slurm by its own programs: sbatch, squeue, scancel. Every argument is passed as an argument, nothing goes through a
 //! shell, and nothing secret is in one.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Local, NaiveDateTime, TimeZone, Utc};
-use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmJobId, SlurmState};
+use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmJobId, SlurmState, SlurmUser};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::settings::{RunAs, SbatchSettings};
 use crate::slurm::{
-    PATH, Slurm, SlurmJob, SlurmUnavailable, SubmitError, allocation_of, comment, exit_code,
-    output_file, reason,
+    PATH, Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey, allocation_of, comment,
+    exit_code, output_file, reason,
 };
 use crate::submission::Submission;
 
@@ -68,6 +69,18 @@ impl SbatchSlurm {
             command.env("SLURM_CONF", conf);
         }
         command
+    }
+
+    /// What a program of Slurm's prints.
+    async fn ask(&self, name: &str, words: &[&str]) -> Result<String, SlurmUnavailable> {
+        let mut command = self.program(name, None);
+        command.args(words);
+        let output = self.run(command, "").await?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let errors = String::from_utf8_lossy(&output.stderr);
+        Err(SlurmUnavailable(format!("{name}: {}", last_line(&errors))))
     }
 
     async fn run(&self, mut command: Command, input: &str) -> Result<Output, SlurmUnavailable> {
@@ -157,13 +170,89 @@ impl Slurm for SbatchSlurm {
         Ok(())
     }
 
+    async fn survey(&self) -> Result<Survey, SlurmUnavailable> {
+        let version = self.ask("sbatch", &["--version"]).await?;
+        let partitions = self.ask("sinfo", &["--all", "--noheader", "--format=%R"]);
+        let names = |what: &'static str, column: &'static str| async move {
+            let words = ["--noheader", "--parsable2", "list", what, column];
+            match self.ask("sacctmgr", &words).await {
+                Ok(said) => Ok(Some(lines(&said))),
+                // "Only 'accounting_storage/slurmdbd' is supported."
+                Err(error) if error.0.contains("accounting_storage") => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        Ok(Survey {
+            version: version.trim().to_owned(),
+            partitions: partitions.await.map(|said| lines(&said)),
+            accounts: names("account", "format=account").await,
+            qos: names("qos", "format=name").await,
+        })
+    }
+
+    async fn may_act_as(&self, user: &SlurmUser) -> Result<String, String> {
+        if self.settings.run_as == RunAs::Root {
+            return if rustix::process::geteuid().is_root() {
+                Ok("the agent is root".into())
+            } else {
+                Err("sbatch.run_as = \"root\", but this process is not root".into())
+            };
+        }
+        for name in ["sbatch", "scancel"] {
+            // sudo(8): with `-l` and a command it says whether that is allowed, and runs nothing.
+            let mut command = Command::new("sudo");
+            command
+                .args(["-n", "-l", "-u", user.as_str(), "--"])
+                .arg(self.settings.bin.join(name))
+                .env_clear()
+                .env("PATH", PATH)
+                .kill_on_drop(true);
+            let output = self.run(command, "").await.map_err(|e| e.to_string())?;
+            if !output.status.success() {
+                let errors = String::from_utf8_lossy(&output.stderr);
+                return Err(format!(
+                    "sudo does not let this user run {name} as {user} ({}): install deploy/sudoers/gha-slurm-munge, and let \
+                     {user} be in the group that it names",
+                    last_line(&errors)
+                ));
+            }
+        }
+        Ok("by sudo: sbatch and scancel".into())
+    }
+
+    async fn preview(&self, submission: &Submission) -> Result<String, SlurmUnavailable> {
+        let mut command = self.program("sbatch", Some(submission.slurm_user.as_str()));
+        command.args(arguments(submission, &self.settings));
+        let command = command.as_std();
+        let words: Vec<String> = std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        Ok(format!(
+            "{}\nstandard input: the job script, {} bytes\n{}",
+            words.join("\n  "),
+            submission.script.len(),
+            submission.shown_environment()
+        ))
+    }
+
     async fn stop(&self) {}
+}
+
+/// Without those that are empty, each once.
+fn lines(text: &str) -> Vec<String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines
+        .map(str::to_owned)
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
 }
 
 /// sbatch's arguments.
 fn arguments(submission: &Submission, settings: &SbatchSettings) -> Vec<String> {
     let comment = comment(submission, settings.repository_in_comment);
-    let output = output_file(submission, &settings.output_folder);
+    let output = output_file(&submission.name, &settings.output_folder);
     let mut arguments = vec![
         "--parsable".to_owned(),
         format!("--job-name={}", submission.name),
@@ -277,7 +366,7 @@ fn last_line(errors: &str) -> String {
 }
 
 /// Whether the programs are there.
-pub(crate) fn missing(bin: &Path) -> Vec<String> {
+pub(super) fn missing(bin: &Path) -> Vec<String> {
     ["sbatch", "squeue", "scancel"]
         .into_iter()
         .map(|name| bin.join(name))

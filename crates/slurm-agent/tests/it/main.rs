@@ -3,6 +3,7 @@
 
 mod agent_fixture;
 mod crash;
+mod doctor;
 mod job_script;
 mod job_script_failures;
 mod real_slurm;

@@ -3,7 +3,7 @@
 use gha_slurm_test_support::PrivateSlurm;
 
 use crate::agent_fixture::Site;
-use crate::real_slurm;
+use crate::{doctor, real_slurm};
 
 fn site(slurm: &PrivateSlurm) -> Site {
     let (site, output) = real_slurm::bare_site();
@@ -42,4 +42,22 @@ async fn the_slurm_side_has_the_last_word() {
 async fn hostile_names_reach_neither_a_shell_nor_a_path() {
     real_slurm::hostile_names(|slurm| site(slurm).with("SBATCH__REPOSITORY_IN_COMMENT", "true"))
         .await;
+}
+
+#[tokio::test]
+async fn a_doctor_finds_what_is_there_and_what_is_missing() {
+    doctor::a_site(site, "the agent is root").await;
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_sbatchs_arguments() {
+    if let Some(said) = doctor::a_dry_run(site).await {
+        for word in [
+            "/usr/bin/sbatch\n",
+            "  --cpus-per-task=3\n",
+            "  --uid=games\n",
+        ] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
 }

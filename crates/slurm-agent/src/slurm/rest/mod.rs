@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use async_trait::async_trait;
-use gha_slurm_domain::{AllocationId, SlurmJobId};
+use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmUser};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, StatusCode, redirect};
 use secrecy::ExposeSecret;
 
 use crate::settings::SlurmrestdSettings;
-use crate::slurm::{Slurm, SlurmJob, SlurmUnavailable, SubmitError};
+use crate::slurm::{Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey};
 use crate::submission::Submission;
 use tokens::Tokens;
-use version::{Answer, Job};
+use version::{Answer, Job, Named};
 
 pub use version::ApiVersion;
 
@@ -39,6 +39,8 @@ pub struct RestSlurm {
 /// What slurmrestd is asked.
 enum Call<'a> {
     List,
+    /// A list of something else, of Slurm or of its accounting: `slurmdb`.
+    Read(&'static str, &'static str),
     Submit(&'a Submission),
     Cancel(&'a SlurmJobId),
 }
@@ -108,12 +110,13 @@ impl RestSlurm {
         let mut token = HeaderValue::from_str(token.expose_secret())
             .map_err(|_| SlurmUnavailable(format!("the Slurm token of {user} is none")))?;
         token.set_sensitive(true);
-        let (method, path) = match call {
-            Call::List => (Method::GET, "jobs".to_owned()),
-            Call::Submit(_) => (Method::POST, "job/submit".to_owned()),
-            Call::Cancel(id) => (Method::DELETE, format!("job/{id}")),
+        let (method, part, path) = match call {
+            Call::List => (Method::GET, "slurm", "jobs".to_owned()),
+            Call::Read(part, path) => (Method::GET, *part, (*path).to_owned()),
+            Call::Submit(_) => (Method::POST, "slurm", "job/submit".to_owned()),
+            Call::Cancel(id) => (Method::DELETE, "slurm", format!("job/{id}")),
         };
-        let url = format!("{}/slurm/{}/{path}", self.url, version.as_str());
+        let url = format!("{}/{part}/{}/{path}", self.url, version.as_str());
         let mut request = self
             .http
             .request(method, url)
@@ -239,6 +242,49 @@ impl RestSlurm {
     }
 }
 
+impl RestSlurm {
+    /// The version in use; asks when it is not known yet.
+    async fn version(&self) -> Result<ApiVersion, SlurmUnavailable> {
+        self.jobs().await?;
+        let known = *self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        known.ok_or_else(|| SlurmUnavailable("slurmrestd: no version".into()))
+    }
+
+    /// Names of a list. `None`: slurmrestd has no such list.
+    async fn names(
+        &self,
+        version: ApiVersion,
+        call: Call<'_>,
+        list: fn(Answer) -> Vec<Named>,
+    ) -> Result<Option<Vec<String>>, SlurmUnavailable> {
+        let user = self.settings.service_user.as_str();
+        match self.ask_in(version, user, &call).await? {
+            None => Ok(None),
+            Some(reply) if reply.status.is_success() => {
+                let names = list(reply.answer).into_iter().map(|named| named.name);
+                Ok(Some(names.collect()))
+            }
+            Some(reply) => Err(reply.unavailable(user)),
+        }
+    }
+
+    async fn look_around(&self) -> Result<Survey, SlurmUnavailable> {
+        let version = self.version().await?;
+        let partitions = Call::Read("slurm", "partitions");
+        let partitions = self.names(version, partitions, |answer| answer.partitions);
+        let accounts = Call::Read("slurmdb", "accounts");
+        let qos = Call::Read("slurmdb", "qos");
+        Ok(Survey {
+            version: format!("slurmrestd, API {}", version.as_str()),
+            partitions: partitions.await.map(Option::unwrap_or_default),
+            accounts: self
+                .names(version, accounts, |answer| answer.accounts)
+                .await,
+            qos: self.names(version, qos, |answer| answer.qos).await,
+        })
+    }
+}
+
 impl Reply {
     fn words(&self) -> String {
         let words = self.answer.words();
@@ -301,6 +347,36 @@ impl Slurm for RestSlurm {
             Ok(())
         })
         .await
+    }
+
+    async fn survey(&self) -> Result<Survey, SlurmUnavailable> {
+        in_time(self.look_around()).await
+    }
+
+    async fn may_act_as(&self, user: &SlurmUser) -> Result<String, String> {
+        let reply = in_time(async { self.ask(user.as_str(), &Call::List).await });
+        let reply = reply.await.map_err(|error| error.to_string())?;
+        if reply.status.is_success() {
+            Ok("by a Slurm token, which Slurm accepts".into())
+        } else {
+            Err(reply.unavailable(user.as_str()).to_string())
+        }
+    }
+
+    async fn preview(&self, submission: &Submission) -> Result<String, SlurmUnavailable> {
+        let version = match self.settings.api_version {
+            Some(version) => version,
+            None => in_time(self.version()).await?,
+        };
+        let mut shown = submission.clone_to_show();
+        shown.script = format!("(the job script, {} bytes)", submission.script.len());
+        let body = version.submission(&shown, &self.settings);
+        let body = serde_json::to_string_pretty(&body).unwrap_or_default();
+        let version = version.as_str();
+        Ok(format!(
+            "POST {}/slurm/{version}/job/submit as {}\n{body}\n",
+            self.url, submission.slurm_user
+        ))
     }
 
     async fn stop(&self) {}
