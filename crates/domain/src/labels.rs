@@ -249,7 +249,7 @@ fn parameter(label: &str, cluster: &str) -> Option<(&'static str, Asks)> {
         }),
         ("gpus", |value| {
             let (kind, count) = match value.rsplit_once('-') {
-                Some((kind, count)) => (format!(":{}", word(kind)?), count),
+                Some((kind, count)) => (format!(":{}", name_of_slurms(kind)?), count),
                 None => (String::new(), value),
             };
             Ok(ResourceRequest {
@@ -265,25 +265,25 @@ fn parameter(label: &str, cluster: &str) -> Option<(&'static str, Asks)> {
         }),
         ("partition", |value| {
             Ok(ResourceRequest {
-                partition: Some(word(value)?),
+                partition: Some(name_of_slurms(value)?),
                 ..Default::default()
             })
         }),
         ("account", |value| {
             Ok(ResourceRequest {
-                account: Some(word(value)?),
+                account: Some(name_of_slurms(value)?),
                 ..Default::default()
             })
         }),
         ("qos", |value| {
             Ok(ResourceRequest {
-                qos: Some(word(value)?),
+                qos: Some(name_of_slurms(value)?),
                 ..Default::default()
             })
         }),
         ("constraint", |value| {
             Ok(ResourceRequest {
-                constraint: Some(word(value)?),
+                constraint: Some(name_of_slurms(value)?),
                 ..Default::default()
             })
         }),
@@ -329,8 +329,8 @@ fn quantity(
     Ok(whole(digits, 1, high)? * factor)
 }
 
-/// A name of Slurm's: nothing in it means something to a shell or to Slurm's own syntax.
-fn word(value: &str) -> Result<String, String> {
+/// A name of Slurm's, as it was given: nothing in it means something to a shell or to Slurm's own syntax.
+pub fn name_of_slurms(value: &str) -> Result<String, String> {
     let fine = (1..=64).contains(&value.len())
         && value.starts_with(|c: char| c.is_ascii_alphanumeric())
         && value

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::web;
+use actix_web::{guard, web};
 use anyhow::Context;
 use chrono::{TimeDelta, Utc};
 use gha_slurm_service_kit::problem::method_not_allowed;
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::calls;
 use crate::keys::{RETRY_PAUSE, Verifier};
 use crate::ledger::Ledger;
+use crate::original::{self, HEADER, Original};
 use crate::self_check::{Level, self_check};
 use crate::settings::{Backend, Settings};
 use crate::slurm::{self, Slurm};
@@ -54,6 +55,7 @@ impl Application {
         let watch = Arc::new(Watch::new(ledger.all().context("state.folder")?));
         tracing::debug!(pruned, "entries of expired launch tokens forgotten");
         let slurm = slurm::connect(&settings)?;
+        let original = Original::open(&settings)?.map(web::Data::new);
         let verifier = Verifier::new(settings.keys.clone(), &settings.deployment.name)?;
         readiness.not_ready("keys", "not read yet");
         readiness.not_ready("slurm", "not asked yet");
@@ -66,15 +68,25 @@ impl Application {
             users_are_real: !matches!(settings.slurm.backend, Backend::Local),
             runner: settings.runner.clone(),
             cluster: settings.cluster.name.clone(),
+            original: original.is_some(),
             outcomes,
             turns: Turns::default(),
         });
         let data = web::Data::from(Arc::clone(&starter));
         let http = HttpService::bind(&settings.http, &metrics, move |config| {
+            let mut starts = web::resource("/runner/start");
+            if let Some(original) = &original {
+                let theirs = guard::fn_guard(|call| call.head().headers().contains_key(HEADER));
+                starts = starts.route(web::post().guard(theirs).to(original::start));
+                let reload = web::resource("/api/reload")
+                    .route(web::post().to(original::reload))
+                    .default_service(method_not_allowed("POST"));
+                config.app_data(original.clone()).service(reload);
+            }
             config
                 .app_data(data.clone())
                 .service(
-                    web::resource("/runner/start")
+                    starts
                         .route(web::post().to(start))
                         .default_service(method_not_allowed("POST")),
                 )

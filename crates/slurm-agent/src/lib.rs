@@ -6,6 +6,7 @@ mod doctor;
 mod dry_run;
 pub mod keys;
 pub mod ledger;
+mod original;
 pub mod policy;
 pub mod self_check;
 pub mod settings;

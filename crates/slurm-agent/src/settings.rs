@@ -51,6 +51,9 @@ pub struct Settings {
     /// The local backend.
     #[serde(default)]
     pub local: LocalSettings,
+    /// The original contract; off when absent.
+    #[serde(default)]
+    pub original: Option<OriginalSettings>,
 }
 
 impl Settings {
@@ -323,4 +326,14 @@ pub struct LocalSettings {
     pub max_running: Option<u32>,
     /// End running Slurm jobs when the agent stops, so that nothing is left. Otherwise they go on, as in Slurm.
     pub end_children_on_stop: bool,
+}
+
+/// `[original]`: the original contract, a shared secret instead of signed launch tokens. Weaker: only for a site that still has
+/// the original app.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OriginalSettings {
+    /// The original program's YAML file: `ghaSharedSecret`, `repositories`, `jobTemplate`. Holds a secret; read at start and by
+    /// `POST /api/reload`.
+    pub file: PathBuf,
 }

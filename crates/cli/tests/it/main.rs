@@ -1,5 +1,5 @@
 //! The command as people type it.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod agent;
 

@@ -190,6 +190,10 @@ impl Agent {
         self.service.log()
     }
 
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
     /// Asks; the connection may break when the agent is killed.
     pub(crate) fn ask(
         &self,

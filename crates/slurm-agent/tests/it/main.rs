@@ -6,6 +6,7 @@ mod crash;
 mod doctor;
 mod job_script;
 mod job_script_failures;
+mod original;
 mod real_slurm;
 mod rest;
 mod rest_recorded;

@@ -15,8 +15,8 @@ use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, ServiceProcess, wait_unt
 
 use crate::DEADLINE;
 use crate::agent_fixture::Site;
-use crate::doctor;
 use crate::real_slurm::{self, of, of_allocation, queue, refusal};
+use crate::{doctor, original};
 
 /// Asks for lists; has no Slurm jobs of its own.
 const SERVICE_USER: &str = "bin";
@@ -378,4 +378,9 @@ async fn a_dry_run_shows_the_body_of_the_request() {
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(body["job"]["cpus_per_task"], 3);
     }
+}
+
+#[tokio::test]
+async fn a_request_of_the_original_app_runs_the_sites_template() {
+    original::a_template_runs(site).await;
 }

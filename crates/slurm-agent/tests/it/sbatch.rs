@@ -3,7 +3,7 @@
 use gha_slurm_test_support::PrivateSlurm;
 
 use crate::agent_fixture::Site;
-use crate::{doctor, real_slurm};
+use crate::{doctor, original, real_slurm};
 
 fn site(slurm: &PrivateSlurm) -> Site {
     let (site, output) = real_slurm::bare_site();
@@ -60,4 +60,14 @@ async fn a_dry_run_shows_sbatchs_arguments() {
             assert!(said.contains(word), "{word}: {said}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_request_of_the_original_app_runs_the_sites_template() {
+    original::a_template_runs(site).await;
+}
+
+#[tokio::test]
+async fn a_request_of_the_original_app_runs_our_template_where_the_site_has_none() {
+    original::our_template_runs(site).await;
 }
