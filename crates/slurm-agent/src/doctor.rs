@@ -141,8 +141,8 @@ async fn until_ended(
     let mut last = None;
     loop {
         // An answer that does not come is no end.
-        if let Ok(jobs) = slurm.list().await {
-            let seen = jobs.into_iter().find(|job| job.id == *id);
+        if let Ok(queue) = slurm.list().await {
+            let seen = queue.ours.into_iter().find(|job| job.id == *id);
             match seen {
                 Some(job) if job.state.is_over() => return Ok(job),
                 None if last.is_some() => {

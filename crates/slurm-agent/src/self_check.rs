@@ -301,6 +301,7 @@ async fn check_keys(settings: &Settings) -> Finding {
 fn check_files(settings: &Settings) -> Vec<Finding> {
     const SCRIPT: &str = "runner.job_script";
     const CONSENTS: &str = "policy.consents";
+    const ORIGINAL: &str = "original.file";
     let mut findings = vec![check_state(&settings.state.folder)];
     if let Some(folder) = settings.output_folder() {
         findings.push(check_output(folder, settings.policy.group.as_deref()));
@@ -323,6 +324,22 @@ fn check_files(settings: &Settings) -> Vec<Finding> {
                 Finding::ok(CONSENTS, format!("{}, {number} pairs", path.display()))
             }
             Err(error) => Finding::problem(CONSENTS, format!("{}: {error}", path.display())),
+        });
+    }
+    if let Some(original) = &settings.original {
+        let shown = original.file.display();
+        findings.push(match std::fs::metadata(&original.file) {
+            Ok(data) if data.mode() & 0o077 != 0 => {
+                let mode = data.mode() & 0o7777;
+                let text =
+                    format!("{shown} has mode {mode:04o} and holds a secret: chmod 600 {shown}");
+                Finding::warning(ORIGINAL, text)
+            }
+            Ok(_) => Finding::warning(
+                ORIGINAL,
+                format!("{shown}: the original contract is on, which is weaker than launch tokens"),
+            ),
+            Err(error) => Finding::problem(ORIGINAL, format!("{shown}: {error}")),
         });
     }
     findings

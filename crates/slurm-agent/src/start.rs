@@ -163,6 +163,9 @@ impl Starter {
         };
         // After the search: what is a Slurm job already stays one, whatever became of the policy.
         claims.resources = self.permit(&claims).await?;
+        let place = self
+            .watch
+            .reserve(claims.sub, |live| self.policy.check_live(live, &claims))?;
         let traceparent = gha_slurm_telemetry::current_traceparent();
         let mut submission = Submission::prepare(&claims, &token, traceparent, &self.runner)
             .await
@@ -170,11 +173,15 @@ impl Starter {
         if let Some(extras) = extras {
             extras.apply(&mut submission);
         }
-        let id = self
-            .slurm
-            .submit(&submission)
-            .await
-            .map_err(|e| refused_by_slurm(&e))?;
+        let id = match self.slurm.submit(&submission).await {
+            Ok(id) => id,
+            Err(error) => {
+                if matches!(error, SubmitError::Unavailable(_)) {
+                    place.keep();
+                }
+                return Err(refused_by_slurm(&error));
+            }
+        };
         tracing::info!(
             allocation.id = %claims.sub,
             slurm.job_id = %id,
@@ -182,7 +189,9 @@ impl Starter {
             repository = claims.repository_url,
             "submitted"
         );
-        self.record(entry, id).await
+        let recorded = self.record(entry, id).await;
+        drop(place);
+        recorded
     }
 
     /// The request is taken from the token; a body that says something else is refused.
@@ -235,10 +244,6 @@ impl Starter {
     /// What the policy lets it have.
     async fn permit(self: &Arc<Self>, claims: &LaunchClaims) -> Result<ResourceRequest, ApiError> {
         let granted = self.policy.check_resources(&claims.resources)?;
-        let live = self
-            .watch
-            .live(&claims.slurm_user, claims.repository_id, claims.sub);
-        self.policy.check_live(live, claims)?;
         let (starter, claims) = (Arc::clone(self), claims.clone());
         tokio::task::spawn_blocking(move || {
             if starter.users_are_real {

@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::ledger::sync_folder;
 use crate::settings::LocalSettings;
 use crate::slurm::process::Leader;
-use crate::slurm::{Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey};
+use crate::slurm::{Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey};
 use crate::submission::Submission;
 
 /// The files of a Slurm job's folder.
@@ -174,7 +174,7 @@ impl Slurm for LocalSlurm {
         id.map(slurm_job_id).transpose()
     }
 
-    async fn list(&self) -> Result<Vec<SlurmJob>, SlurmUnavailable> {
+    async fn list(&self) -> Result<Queue, SlurmUnavailable> {
         let inner = Arc::clone(&self.inner);
         let found = blocking(move || {
             let ids = inner.ids()?.into_iter();
@@ -182,7 +182,7 @@ impl Slurm for LocalSlurm {
                 .collect::<io::Result<Vec<_>>>()
         })
         .await?;
-        found
+        let ours = found
             .into_iter()
             .map(|(id, description, standing)| {
                 let (state, exit_code) = standing;
@@ -199,7 +199,11 @@ impl Slurm for LocalSlurm {
                     exit_code,
                 })
             })
-            .collect()
+            .collect::<Result<_, SlurmUnavailable>>()?;
+        Ok(Queue {
+            ours,
+            ..Queue::default()
+        })
     }
 
     async fn cancel(&self, ids: &[SlurmJobId]) -> Result<(), SlurmUnavailable> {

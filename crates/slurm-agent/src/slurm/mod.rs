@@ -5,6 +5,7 @@ mod process;
 mod rest;
 mod sbatch;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,8 +37,8 @@ pub trait Slurm: Send + Sync {
     /// The Slurm job of an allocation, pending, running or over.
     async fn find(&self, allocation: AllocationId) -> Result<Option<SlurmJobId>, SlurmUnavailable>;
 
-    /// Every Slurm job of ours that Slurm still knows, in one call.
-    async fn list(&self) -> Result<Vec<SlurmJob>, SlurmUnavailable>;
+    /// Every Slurm job of ours that Slurm still knows, and how many others there are, in one call.
+    async fn list(&self) -> Result<Queue, SlurmUnavailable>;
 
     /// Cancels those of these Slurm jobs that are ours and not over, after one look at the queue.
     async fn cancel(&self, ids: &[SlurmJobId]) -> Result<(), SlurmUnavailable>;
@@ -98,6 +99,24 @@ pub struct Survey {
     pub accounts: Result<Option<Vec<String>>, SlurmUnavailable>,
     /// Names of all QOS; `None` where Slurm keeps no accounting.
     pub qos: Result<Option<Vec<String>>, SlurmUnavailable>,
+}
+
+/// Slurm's queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// Ours, with those that are over.
+    pub ours: Vec<SlurmJob>,
+    /// How many are pending or running that are not ours, by user. Of a job array, what waits together counts as one.
+    pub others: HashMap<String, u32>,
+}
+
+impl Queue {
+    /// Counts one that is not ours.
+    fn add_other(&mut self, user: &str, state: SlurmState) {
+        if !state.is_over() {
+            *self.others.entry(user.to_owned()).or_default() += 1;
+        }
+    }
 }
 
 /// A Slurm job as Slurm tells of it.

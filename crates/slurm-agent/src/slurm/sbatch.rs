@@ -14,7 +14,7 @@ use tokio::process::Command;
 
 use crate::settings::{RunAs, SbatchSettings};
 use crate::slurm::{
-    PATH, Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey, allocation_of, comment,
+    PATH, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey, allocation_of, comment,
     exit_code, output_file, reason,
 };
 use crate::submission::Submission;
@@ -133,12 +133,13 @@ impl Slurm for SbatchSlurm {
     async fn find(&self, allocation: AllocationId) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
         let found = self.list().await?;
         Ok(found
+            .ours
             .into_iter()
             .find(|job| job.allocation == allocation)
             .map(|job| job.id))
     }
 
-    async fn list(&self) -> Result<Vec<SlurmJob>, SlurmUnavailable> {
+    async fn list(&self) -> Result<Queue, SlurmUnavailable> {
         let mut command = self.program("squeue", None);
         let format: Vec<String> = COLUMNS
             .iter()
@@ -152,12 +153,12 @@ impl Slurm for SbatchSlurm {
             return Err(SlurmUnavailable(last_line(&errors)));
         }
         let listing = String::from_utf8_lossy(&output.stdout);
-        Ok(listing.lines().filter_map(slurm_job).collect())
+        Ok(read_queue(&listing))
     }
 
     async fn cancel(&self, ids: &[SlurmJobId]) -> Result<(), SlurmUnavailable> {
         let wanted = |job: &SlurmJob| ids.contains(&job.id) && !job.state.is_over();
-        for job in self.list().await?.into_iter().filter(wanted) {
+        for job in self.list().await?.ours.into_iter().filter(wanted) {
             let mut command = self.program("scancel", Some(&job.user));
             command.arg(job.id.as_str());
             let output = self.run(command, "").await?;
@@ -309,9 +310,22 @@ fn arguments(submission: &Submission, settings: &SbatchSettings) -> Vec<String> 
     arguments
 }
 
-/// One line of squeue. `None`: not a Slurm job of ours.
-fn slurm_job(line: &str) -> Option<SlurmJob> {
-    let columns: Vec<&str> = line.split(SEPARATOR).map(str::trim).collect();
+/// What squeue printed.
+fn read_queue(listing: &str) -> Queue {
+    let mut queue = Queue::default();
+    for line in listing.lines() {
+        let columns: Vec<&str> = line.split(SEPARATOR).map(str::trim).collect();
+        if let Some(job) = slurm_job(&columns) {
+            queue.ours.push(job);
+        } else if let [_, state, _, _, _, _, _, user, ..] = columns.as_slice() {
+            queue.add_other(user, SlurmState::from_slurm(state));
+        }
+    }
+    queue
+}
+
+/// The columns of one line. `None`: not a Slurm job of ours.
+fn slurm_job(columns: &[&str]) -> Option<SlurmJob> {
     let [
         id,
         state,
@@ -323,7 +337,7 @@ fn slurm_job(line: &str) -> Option<SlurmJob> {
         user,
         wait_status,
         ..,
-    ] = columns.as_slice()
+    ] = columns
     else {
         return None;
     };
@@ -410,16 +424,24 @@ mod tests {
             .join(&SEPARATOR.to_string())
         };
         let ours = "gha-slurm:0192f0c1-2345-7000-8123-456789abcdef acme/widgets";
-        let job = slurm_job(&line(ours, "PENDING")).unwrap();
+        let read = |line: &str| read_queue(line).ours.pop();
+        let job = read(&line(ours, "PENDING")).unwrap();
         assert_eq!(
             (job.state, job.reason.as_deref(), job.exit_code, job.nodes),
             (SlurmState::Pending, Some("Priority"), None, None)
         );
         let failed = line(ours, "FAILED").replace("\u{1f}0\u{1f}", "\u{1f}768\u{1f}");
-        assert_eq!(slurm_job(&failed).unwrap().exit_code, Some(3));
-        assert_eq!(slurm_job(&line("(null)", "RUNNING")), None);
-        assert_eq!(slurm_job(&line("gha-slurm:nonsense", "RUNNING")), None);
-        assert_eq!(slurm_job("garbage"), None);
+        assert_eq!(read(&failed).unwrap().exit_code, Some(3));
+        assert_eq!(read("garbage"), None);
+        let lines = [
+            line("(null)", "RUNNING"),
+            line("gha-slurm:nonsense", "PENDING"),
+            line("", "COMPLETED"),
+            line(ours, "RUNNING"),
+        ];
+        let queue = read_queue(&lines.join("\n"));
+        assert_eq!(queue.ours.len(), 1);
+        assert_eq!(queue.others, [("alice".to_owned(), 2)].into());
         assert_eq!(time("N/A"), None);
         assert!(time("2026-11-24T13:58:22").is_some());
     }

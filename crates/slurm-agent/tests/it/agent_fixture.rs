@@ -108,10 +108,24 @@ impl Site {
             .collect()
     }
 
+    /// The agent's settings, as environment variables.
+    pub(crate) fn settings_for_a_command(&self) -> Vec<(String, String)> {
+        let settings = self.all_settings().into_iter();
+        settings
+            .map(|(key, value)| (format!("GHA_SLURM_MUNGE__{key}"), value))
+            .collect()
+    }
+
     /// Starts the agent without waiting for it.
     pub(crate) fn spawn(&self) -> Agent {
+        self.spawn_through(&[])
+    }
+
+    /// Starts the agent by another program, whose last arguments become the agent's command line.
+    pub(crate) fn spawn_through(&self, words: &[String]) -> Agent {
         let port = free_port();
         let mut service = ServiceProcess::new("gha-slurm-munge", self.folder.path())
+            .through(words)
             .setting("HTTP__LISTEN", format!("127.0.0.1:{port}"));
         for (key, value) in self.all_settings() {
             service = service.setting(&key, value);
@@ -122,10 +136,9 @@ impl Site {
 
     /// Runs the agent's program for one of its tasks, with the agent's settings.
     pub(crate) fn task(&self, arguments: &[&str], input: &str) -> Output {
-        let settings = self.all_settings().into_iter();
         let mut child = Command::new(binary("gha-slurm-munge"))
             .args(arguments)
-            .envs(settings.map(|(key, value)| (format!("GHA_SLURM_MUNGE__{key}"), value)))
+            .envs(self.settings_for_a_command())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

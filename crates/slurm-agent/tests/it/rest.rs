@@ -384,3 +384,8 @@ async fn a_dry_run_shows_the_body_of_the_request() {
 async fn a_request_of_the_original_app_runs_the_sites_template() {
     original::a_template_runs(site).await;
 }
+
+#[tokio::test]
+async fn the_last_place_is_given_once_and_the_persons_own_slurm_jobs_count() {
+    real_slurm::places(site).await;
+}

@@ -14,7 +14,7 @@ use reqwest::{Method, StatusCode, redirect};
 use secrecy::ExposeSecret;
 
 use crate::settings::SlurmrestdSettings;
-use crate::slurm::{Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey};
+use crate::slurm::{Queue, Slurm, SlurmUnavailable, SubmitError, Survey};
 use crate::submission::Submission;
 use tokens::Tokens;
 use version::{Answer, Job, Named};
@@ -211,15 +211,29 @@ impl RestSlurm {
         Ok(reply.answer.jobs)
     }
 
-    async fn ours(&self) -> Result<Vec<SlurmJob>, SlurmUnavailable> {
-        Ok(self.jobs().await?.iter().filter_map(Job::ours).collect())
+    async fn queue(&self) -> Result<Queue, SlurmUnavailable> {
+        let jobs = self.jobs().await?;
+        // May ask NSS.
+        tokio::task::spawn_blocking(move || {
+            let mut queue = Queue::default();
+            for job in &jobs {
+                if let Some(ours) = job.ours() {
+                    queue.ours.push(ours);
+                } else if let Ok(user) = version::owner(job) {
+                    queue.add_other(&user, job.state());
+                }
+            }
+            queue
+        })
+        .await
+        .map_err(|error| SlurmUnavailable(error.to_string()))
     }
 
     async fn search(
         &self,
         allocation: AllocationId,
     ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
-        let found = self.ours().await?;
+        let found = self.queue().await?.ours;
         let found = found.into_iter().find(|job| job.allocation == allocation);
         Ok(found.map(|job| job.id))
     }
@@ -332,8 +346,8 @@ impl Slurm for RestSlurm {
         in_time(self.search(allocation)).await
     }
 
-    async fn list(&self) -> Result<Vec<SlurmJob>, SlurmUnavailable> {
-        in_time(self.ours()).await
+    async fn list(&self) -> Result<Queue, SlurmUnavailable> {
+        in_time(self.queue()).await
     }
 
     async fn cancel(&self, ids: &[SlurmJobId]) -> Result<(), SlurmUnavailable> {

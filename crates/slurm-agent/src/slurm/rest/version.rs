@@ -325,6 +325,11 @@ pub(super) struct Job {
 }
 
 impl Job {
+    /// Where it stands.
+    pub(super) fn state(&self) -> SlurmState {
+        SlurmState::from_slurm(self.state.as_ref().map_or("", Words::shown))
+    }
+
     /// `None`: not a Slurm job of ours.
     pub(super) fn ours(&self) -> Option<SlurmJob> {
         let allocation = allocation_of(self.comment.as_deref()?)?;
