@@ -16,7 +16,7 @@ fi
 # A private Slurm starts Slurm jobs as their users: only root can have one.
 if [ "$(id -u)" -eq 0 ]; then
   for program in /usr/sbin/munged:munge /usr/sbin/slurmctld:slurmctld /usr/sbin/slurmd:slurmd \
-    /usr/sbin/slurmrestd:slurmrestd /usr/bin/sbatch:slurm-client; do
+    /usr/sbin/slurmrestd:slurmrestd /usr/bin/sbatch:slurm-client /usr/bin/sudo:sudo; do
     [ -x "${program%%:*}" ] || missing+=("${program#*:}")
   done
   have '/usr/lib/*/slurm-wlm/select_cons_tres.so' || missing+=(slurm-wlm-basic-plugins)

@@ -14,6 +14,7 @@ mod sbatch;
 mod script_fixture;
 mod secrets;
 mod start;
+mod sudo;
 
 use std::time::Duration;
 
