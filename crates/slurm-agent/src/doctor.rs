@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 use secrecy::SecretString;
 use tokio::time::Instant;
 
-use crate::self_check::{Finding, Level, self_check};
+use crate::self_check::{Finding, Level, check_keys, self_check};
 use crate::settings::{Backend, KeySource, Settings};
 use crate::slurm::{self, Slurm, SlurmJob, output_file};
 use crate::submission::{Submission, claims_without_token};
@@ -67,6 +67,7 @@ pub(crate) async fn run(settings: Settings, node: Option<Node>) -> ExitCode {
         Ok(slurm) => {
             let user = node.as_ref().map(|node| &node.user);
             show(self_check(&settings, slurm.as_deref(), user).await);
+            show(vec![check_keys(&settings).await]);
             match (node, slurm) {
                 (Some(node), Some(slurm)) => {
                     show(from_a_node(&settings, slurm.as_ref(), &node).await);

@@ -105,7 +105,6 @@ pub async fn self_check(
             "\"local\" is for demos: no Slurm, no limits, everything runs as the agent's own user",
         ));
     }
-    findings.push(check_keys(settings).await);
     let of_files = settings.clone();
     match tokio::task::spawn_blocking(move || check_files(&of_files)).await {
         Ok(found) => findings.extend(found),
@@ -284,7 +283,8 @@ fn check_group(settings: &Settings) -> (Finding, Option<SlurmUser>) {
     }
 }
 
-async fn check_keys(settings: &Settings) -> Finding {
+/// The public keys of launch tokens. Not at start: they are read then anyway, and again until that works.
+pub(crate) async fn check_keys(settings: &Settings) -> Finding {
     let verifier = match Verifier::new(settings.keys.clone(), &settings.deployment.name) {
         Ok(verifier) => verifier,
         Err(error) => return Finding::problem("keys", format!("{error:#}")),
@@ -308,7 +308,7 @@ fn check_files(settings: &Settings) -> Vec<Finding> {
     }
     findings.push(match &settings.runner.job_script {
         None => Finding::ok(SCRIPT, "ours"),
-        Some(path) => match std::fs::read_to_string(path) {
+        Some(path) => match read_file(path) {
             Ok(text) if text.starts_with("#!") => Finding::ok(SCRIPT, path.display().to_string()),
             Ok(_) => Finding::problem(
                 SCRIPT,
@@ -318,7 +318,7 @@ fn check_files(settings: &Settings) -> Vec<Finding> {
         },
     });
     if let Some(path) = &settings.policy.consents {
-        findings.push(match std::fs::read_to_string(path) {
+        findings.push(match read_file(path) {
             Ok(text) => {
                 let number = consents(&text).len();
                 Finding::ok(CONSENTS, format!("{}, {number} pairs", path.display()))
@@ -343,6 +343,15 @@ fn check_files(settings: &Settings) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// A pipe would be emptied, and might never end.
+fn read_file(path: &Path) -> std::io::Result<String> {
+    if std::fs::metadata(path)?.is_file() {
+        std::fs::read_to_string(path)
+    } else {
+        Err(std::io::Error::other("not a regular file"))
+    }
 }
 
 fn check_state(folder: &Path) -> Finding {

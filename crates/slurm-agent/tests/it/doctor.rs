@@ -64,7 +64,7 @@ pub(crate) async fn a_site(site: impl Fn(&PrivateSlurm) -> Site, how: &str) {
     ] {
         has(&said, line);
     }
-    assert!(said.contains("version 2.336.0\nwait"), "{said}");
+    has(&said, "wait     node: Slurm job ");
     assert!(said.matches("version 2.336.0").count() == 2, "{said}");
 
     std::fs::remove_file(&listener).unwrap();
