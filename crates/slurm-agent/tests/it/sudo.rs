@@ -22,6 +22,7 @@ const ENTER: &str = r#"
 set -e
 etc=$1; shift
 for file in passwd group sudoers; do mount --bind "$etc/$file" "/etc/$file"; done
+[ -z "${HIDE:-}" ] || mount -t tmpfs tmpfs "$HIDE"
 case $1 in
   */gha-slurm-munge) program=$etc/program.$$; cp "$1" "$program"; chmod 755 "$program"; shift; set -- "$program" "$@" ;;
 esac
@@ -183,7 +184,7 @@ async fn the_rule_lets_the_agent_submit_and_cancel_for_members_and_nothing_else(
     agent.stop();
 
     // The doctor sees the same.
-    let doctor = |group: &str, node: &str| {
+    let doctor = |group: &str, node: &str, hide: &str| {
         let site = site.settings_for_a_command();
         let enter = etc.enter();
         let output = Command::new(&enter[0])
@@ -192,11 +193,12 @@ async fn the_rule_lets_the_agent_submit_and_cancel_for_members_and_nothing_else(
             .args(["--doctor", "--node", node, "--wait-s", "60"])
             .envs(site)
             .env("GHA_SLURM_MUNGE__POLICY__GROUP", group)
+            .env("HIDE", hide)
             .output()
             .unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    let said = doctor("gha-slurm", member);
+    let said = doctor("gha-slurm", member, "");
     assert!(
         said.contains(&format!("ok       acting as users: as {member}: by sudo")),
         "{said}"
@@ -205,9 +207,17 @@ async fn the_rule_lets_the_agent_submit_and_cancel_for_members_and_nothing_else(
         said.contains(&format!("user {member}\n")),
         "it looked from a node: {said}"
     );
-    let said = doctor(other, other);
+    let said = doctor(other, other, "");
     assert!(
         said.contains("problem  acting as users: sudo does not let this user run sbatch as"),
         "{said}"
     );
+    // Where nodes share no output folder with the agent's host, the exit code tells which things are problems.
+    let output = site.path("output");
+    let said = doctor("gha-slurm", member, output.to_str().unwrap());
+    let line = said
+        .lines()
+        .find(|l| l.starts_with("problem  node, runner: details in "));
+    assert!(line.is_some_and(|l| l.ends_with(".log on n1")), "{said}");
+    assert!(!said.contains("node, scratch space"), "{said}");
 }
