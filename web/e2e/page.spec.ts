@@ -1,6 +1,6 @@
 import AxeBuilder from '@axe-core/playwright';
 import { expect, type Page, test } from '@playwright/test';
-import { type FakeApi, problem } from '../test/fakeApi';
+import { FakeApi, problem } from '../test/fakeApi';
 import { busyDay, serve } from './scene';
 
 // Every scene in each of these looks: shot, checked by axe, and for sideways scrolling.
@@ -22,6 +22,12 @@ interface Scene {
 async function addAll(page: Page, text: string) {
   await page.getByRole('textbox', { name: 'Add repositories' }).fill(text);
   await page.getByRole('button', { name: 'Add' }).click();
+}
+
+async function charge(page: Page, name: string, account: string) {
+  await page.getByRole('button', { name: `Account and QOS of ${name}` }).click();
+  await page.getByRole('textbox', { name: 'Account' }).fill(account);
+  await page.getByRole('button', { name: 'Change' }).click();
 }
 
 const SCENES: readonly Scene[] = [
@@ -127,6 +133,63 @@ const SCENES: readonly Scene[] = [
       api.map('alice', 'octo/simulation', 'octo/added-by-somebody');
       await page.getByRole('button', { name: 'Save list' }).click();
       await expect(page.getByText('Somebody else changed')).toBeVisible();
+    },
+  },
+  {
+    name: 'mapping-charge',
+    path: '/mapping?user=alice',
+    act: async (page) => {
+      await page.getByRole('button', { name: 'Account and QOS of octo/simulation' }).click();
+      await expect(page.getByRole('textbox', { name: 'Account' })).toBeFocused();
+    },
+  },
+  {
+    name: 'mapping-charged',
+    path: '/mapping?user=alice',
+    act: async (page) => {
+      await charge(page, 'octo/simulation', '');
+      await charge(page, 'octo/mesh-tools', 'engineering');
+      await expect(page.getByText('Not saved yet: 2 charged differently')).toBeVisible();
+    },
+  },
+  {
+    name: 'mapping-charge-refused',
+    path: '/mapping?user=alice',
+    act: async (page) => {
+      await charge(page, 'octo/mesh-tools', 'two words');
+      await page.getByRole('button', { name: 'Save list' }).click();
+      await expect(page.getByText('account: the value must be')).toBeVisible();
+    },
+  },
+  {
+    name: 'mapping-granted',
+    path: '/mapping?user=alice',
+    act: async (page) => {
+      await page.getByRole('button', { name: 'Grant octo/shared to alice' }).click();
+      await expect(page.getByText('It goes on waiting')).toBeVisible();
+      await page.getByRole('button', { name: /^Grant octo.adaptive/ }).click();
+      await expect(page.getByText('is mapped to alice now')).toBeVisible();
+    },
+  },
+  {
+    name: 'requests',
+    path: '/requests',
+    act: (page) => expect(page.getByText('newlab/first-steps')).toBeVisible(),
+  },
+  {
+    name: 'requests-empty',
+    path: '/requests?user=alice',
+    api: () => new FakeApi(),
+    act: (page) => expect(page.getByText('Nobody waits for an administrator')).toBeVisible(),
+  },
+  {
+    name: 'requests-refused',
+    path: '/requests',
+    act: async (page) => {
+      await page.getByRole('button', { name: 'Grant octo/shared to alice' }).click();
+      await expect(page.getByText('It goes on waiting')).toBeVisible();
+      await page.getByRole('button', { name: 'Refuse newlab/first-steps' }).click();
+      await expect(page.getByText('who may ask again')).toBeVisible();
     },
   },
   {

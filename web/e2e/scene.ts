@@ -214,5 +214,13 @@ export function busyDay(): FakeApi {
   });
   api.notInstalled.add('octo/secret');
   api.map('bob', 'octo/open-source', 'octo/shared');
+  api.charge('alice', 'octo/simulation', { account: 'physics', qos: 'high' });
+  api.ask('alice', 'octo/adaptive-mesh-refinement-for-everyone', {
+    requestedAt: seconds(200_000),
+    account: 'astrophysics-and-cosmology',
+    qos: 'long',
+  });
+  api.ask('alice', 'octo/shared', { requestedAt: seconds(7300) });
+  api.ask('dora', 'newlab/first-steps', { requestedAt: seconds(240), cluster: 'gpu' });
   return api;
 }

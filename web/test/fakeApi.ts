@@ -1,11 +1,16 @@
-import type { Build, BuildDetail, TimelineEntry } from '../src/api/api';
+import type { Build, BuildDetail, ListEntry, TimelineEntry, UserRepository } from '../src/api/api';
 import type { Problem, ProblemPart } from '../src/api/problem';
-import { keyOf, parseRepository } from '../src/mapping/repositoryName';
+import { type Charge, chargeOf } from '../src/mapping/charge';
+import { fullNameOf, keyOf, parseRepository } from '../src/mapping/repositoryName';
 
 interface List {
   version: number;
   repositories: string[];
+  /** By key. */
+  charges: Map<string, Charge>;
 }
+
+const EMPTY: List = { version: 0, repositories: [], charges: new Map() };
 
 /**
  * A small repo-mapping that remembers: it answers what the real one does, from its own state, to unit tests (through
@@ -16,17 +21,45 @@ export class FakeApi {
   readonly lists = new Map<string, List>();
   /** Repositories (`owner/name`) the App is not installed on. */
   readonly notInstalled = new Set<string>();
+  /** What users ask for, oldest first. */
+  requested: UserRepository[] = [];
+  /** The last list that came to be saved, as it was written. */
+  sent: ListEntry[] | undefined;
   readonly details = new Map<number, BuildDetail>();
   /** Every request that came, as `METHOD path`. */
   readonly requests: string[] = [];
-  /** Answers the next requests instead; one for each. A `TypeError` is a broken connection. */
+  /**
+   * Answers the next requests instead; one for each, but for the navigation's, which come by themselves. A `TypeError`
+   * is a broken connection.
+   */
   readonly next: (Response | TypeError)[] = [];
   /** Answers everything, while set: the service is in trouble. */
   trouble: (() => Response) | undefined;
 
   map(user: string, ...names: string[]): void {
-    const version = (this.lists.get(user)?.version ?? 0) + 1;
-    this.lists.set(user, { version, repositories: names.map((n) => `https://github.com/${n}`) });
+    const { version, charges } = this.lists.get(user) ?? EMPTY;
+    const repositories = names.map((n) => `https://github.com/${n}`);
+    this.lists.set(user, { version: version + 1, repositories, charges });
+  }
+
+  /** Somebody charges a mapped repository to something else. */
+  charge(user: string, name: string, charge: Charge): void {
+    const list = this.lists.get(user) ?? EMPTY;
+    const charges = new Map(list.charges).set(keyOf(name), charge);
+    this.lists.set(user, { ...list, version: list.version + 1, charges });
+  }
+
+  /** A user asks for a repository on a login node. */
+  ask(user: string, name: string, more: Partial<UserRepository> = {}): void {
+    this.requested.push({
+      user,
+      state: 'waiting',
+      id: this.requested.length + 1000,
+      url: `https://github.com/${name}`,
+      cluster: 'main',
+      requestedAt: new Date().toISOString(),
+      ...more,
+    });
   }
 
   add(build: Partial<Build> & { workflowJobId: number }, timeline: TimelineEntry[] = []): Build {
@@ -47,7 +80,7 @@ export class FakeApi {
   async handle(request: Request): Promise<Response> {
     const { pathname, searchParams } = new URL(request.url);
     this.requests.push(`${request.method} ${pathname}`);
-    const queued = this.next.shift();
+    const queued = pathname === '/api/mapping-requests' ? undefined : this.next.shift();
     if (queued instanceof TypeError) {
       return Response.error();
     }
@@ -64,6 +97,13 @@ export class FakeApi {
       return request.method === 'POST'
         ? this.replace(decodeURIComponent(user), request)
         : this.answerList(decodeURIComponent(user));
+    }
+    if (pathname === '/api/mapping-requests') {
+      return Response.json(this.requested);
+    }
+    const [, of, name] = /^\/api\/users\/([^/]+)\/repositories(?:\/(.+))?$/.exec(pathname) ?? [];
+    if (of !== undefined) {
+      return this.ofUser(of, name, request);
     }
     if (pathname === '/api/builds') {
       return this.list(searchParams);
@@ -85,53 +125,101 @@ export class FakeApi {
   }
 
   private answerList(user: string): Response {
-    const { version, repositories } = this.lists.get(user) ?? { version: 0, repositories: [] };
+    const { version, repositories } = this.lists.get(user) ?? EMPTY;
     return Response.json(repositories, { headers: { ETag: `"${version}"` } });
   }
 
   private async replace(user: string, request: Request): Promise<Response> {
-    const current = this.lists.get(user) ?? { version: 0, repositories: [] };
+    const current = this.lists.get(user) ?? EMPTY;
     const match = request.headers.get('If-Match');
     if (match !== null && match !== `"${current.version}"`) {
       return problem(412, 'mapping_changed', 'The list changed meanwhile', {
         detail: 'Load it again.',
       });
     }
-    const entries = (await request.json()) as string[];
+    this.sent = (await request.json()) as ListEntry[];
+    const wrongCharges = this.sent.flatMap(refuseCharge);
+    if (wrongCharges.length > 0) {
+      return wrongEntries(wrongCharges);
+    }
+    const entries = this.sent.map((entry) =>
+      typeof entry === 'string' ? entry : entry.repository,
+    );
     const wrong = entries.flatMap((entry, index) => this.refuse(entry, index));
     if (wrong.length > 0) {
-      return problem(422, 'repositories_refused', 'Some repositories are refused', {
-        errors: wrong,
-      });
+      return wrongEntries(wrong);
     }
-    const taken = entries.flatMap((entry, index): ProblemPart[] =>
-      this.belongsToAnother(entry, user)
-        ? [
-            {
-              index,
-              value: entry,
-              code: 'repository_mapped_elsewhere',
-              detail: `${entry} is mapped to another Slurm user.`,
-            },
-          ]
-        : [],
-    );
+    const taken = entries.flatMap((entry, index) => this.refuseTaken(entry, index, user));
     if (taken.length > 0) {
-      return problem(
-        409,
-        'repository_mapped_elsewhere',
-        'A repository is mapped to another Slurm user',
-        {
-          errors: taken,
-        },
-      );
+      return mappedElsewhere(taken);
     }
     const unique = new Map(entries.map((entry) => [keyOf(entry), entry]));
     const names = [...unique.values()].map((entry) =>
       entry.startsWith('https://') ? entry : `https://github.com/${entry}`,
     );
-    this.lists.set(user, { version: current.version + 1, repositories: names });
+    const charges = new Map(current.charges);
+    for (const entry of this.sent) {
+      if (typeof entry !== 'string') {
+        charges.set(keyOf(entry.repository), chargeOf(entry));
+      }
+    }
+    this.lists.set(user, { version: current.version + 1, repositories: names, charges });
+    this.requested = this.requested.filter(
+      (each) => each.user !== user || !unique.has(keyOf(each.url)),
+    );
     return this.answerList(user);
+  }
+
+  private async ofUser(
+    user: string,
+    name: string | undefined,
+    request: Request,
+  ): Promise<Response> {
+    const list = this.lists.get(user) ?? EMPTY;
+    const asked = this.requested.filter((each) => each.user === user);
+    if (request.method === 'GET') {
+      const mapped = list.repositories.map(
+        (url, id): UserRepository => ({
+          user,
+          state: 'mapped',
+          id,
+          url,
+          ...list.charges.get(keyOf(url)),
+        }),
+      );
+      return Response.json([...mapped, ...asked]);
+    }
+    const { repository } =
+      name === undefined
+        ? ((await request.json()) as { repository: string })
+        : { repository: name };
+    const isIt = (url: string) => keyOf(url) === keyOf(repository);
+    const waits = asked.find(({ url }) => isIt(url));
+    if (request.method === 'DELETE') {
+      if (waits === undefined && !list.repositories.some(isIt)) {
+        return problem(404, 'repository_not_mapped', 'The user does not have this repository');
+      }
+      const repositories = list.repositories.filter((url) => !isIt(url));
+      this.lists.set(user, { ...list, version: list.version + 1, repositories });
+      this.requested = this.requested.filter((each) => each !== waits);
+      return new Response(null, { status: 204 });
+    }
+    const taken = this.refuseTaken(fullNameOf(repository), 0, user);
+    if (taken.length > 0) {
+      return mappedElsewhere(taken);
+    }
+    const wrong = this.refuse(repository, 0);
+    if (wrong.length > 0) {
+      return wrongEntries(wrong);
+    }
+    const charge = chargeOf(waits ?? {});
+    this.lists.set(user, {
+      version: list.version + 1,
+      repositories: [...list.repositories, repository],
+      charges: new Map(list.charges).set(keyOf(repository), charge),
+    });
+    this.requested = this.requested.filter((each) => each !== waits);
+    return Response.json({ user, state: 'mapped', id: 1, url: repository, ...charge });
   }
 
   private refuse(entry: string, index: number): ProblemPart[] {
@@ -154,12 +242,34 @@ export class FakeApi {
       : [];
   }
 
-  private belongsToAnother(entry: string, user: string): boolean {
-    return [...this.lists].some(
+  private refuseTaken(entry: string, index: number, user: string): ProblemPart[] {
+    const taken = [...this.lists].some(
       ([other, { repositories }]) =>
         other !== user && repositories.some((each) => keyOf(each) === keyOf(entry)),
     );
+    const detail = `${entry} is mapped to another Slurm user, who has to give it up first; ask an administrator`;
+    return taken ? [{ index, value: entry, code: 'repository_mapped_elsewhere', detail }] : [];
   }
+}
+
+function refuseCharge(entry: ListEntry, index: number): ProblemPart[] {
+  if (typeof entry === 'string') {
+    return [];
+  }
+  const wrong = (['account', 'qos'] as const).find((key) => /[^\w.-]/.test(entry[key] ?? ''));
+  const detail = `${wrong}: the value must be 1 to 64 letters, digits, hyphens, underscores and dots, and start with a letter or digit`;
+  return wrong === undefined
+    ? []
+    : [{ index, value: entry.repository, code: 'charge_invalid', detail }];
+}
+
+function wrongEntries(errors: ProblemPart[]): Response {
+  return problem(422, 'repositories_invalid', 'Some entries cannot be used', { errors });
+}
+
+function mappedElsewhere(errors: ProblemPart[]): Response {
+  const title = 'A repository is mapped to another Slurm user';
+  return problem(409, 'repository_mapped_elsewhere', title, { errors });
 }
 
 export function problem(

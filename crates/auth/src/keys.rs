@@ -249,6 +249,15 @@ impl KeySet {
         Ok(())
     }
 
+    /// Reads a `<kid>.pub.pem` file, or every one of a folder.
+    pub fn read(path: &Path) -> Result<Self, KeysError> {
+        if path.is_dir() {
+            KeyFolder::new(path).key_set()
+        } else {
+            Self::from_file(path)
+        }
+    }
+
     /// Reads one `<kid>.pub.pem` file.
     pub fn from_file(path: &Path) -> Result<Self, KeysError> {
         let kid = path

@@ -15,7 +15,7 @@ use gha_slurm_domain::{
 use gha_slurm_simulator::request::{NewInstallation, NewRepository};
 use gha_slurm_storage::allocations::{self, NewAllocation};
 use gha_slurm_storage::workflow_jobs::{self, WorkflowJob};
-use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, Database, repositories};
+use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, Database, mappings, repositories};
 use gha_slurm_test_support::free_port;
 use http::{Request, StatusCode};
 use hyper::body::Bytes;
@@ -197,8 +197,8 @@ async fn write(
         let (installation, private) = (Some(installation), Some(true));
         repositories::upsert(conn, *id, installation, OWNER, name, private, now).await?;
     }
-    let ids: Vec<RepositoryId> = names.iter().map(|(id, _)| *id).collect();
-    repositories::replace_mapping_list(conn, &user, &ids, None, now).await?;
+    let entries: Vec<mappings::Entry> = names.iter().map(|(id, _)| (*id).into()).collect();
+    mappings::replace(conn, &user, &entries, None, now).await?;
     for (id, name) in names {
         let resources = ResourceRequest::default();
         let class = workflow_jobs::ensure_class(conn, *id, &user, &labels, &resources).await?;

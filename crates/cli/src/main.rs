@@ -1,10 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 mod agent;
+mod client;
 mod doctor;
 mod explain;
 mod keys;
 mod migrate;
+mod repos;
+mod runners;
 
 use std::process::ExitCode;
 
@@ -14,7 +17,7 @@ use clap::{Parser, Subcommand};
 #[command(
     name = "gha-slurm",
     version,
-    about = "The command of gha-slurm's administrators."
+    about = "The command of gha-slurm's users and administrators."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -30,6 +33,11 @@ enum Command {
     /// Launch-token keys: make, rotate, list, retire.
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Your repositories on this cluster; from a login node.
+    #[command(subcommand)]
+    Repos(repos::Command),
+    /// Your runners on this cluster, with what they wait for; from a login node.
+    Runners(runners::Arguments),
     /// Bring the database to this version's schema; its URL is in DATABASE_URL or in a file.
     Migrate(migrate::Arguments),
 }
@@ -40,6 +48,8 @@ async fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Keys(command) => keys::run(command),
+        Command::Repos(command) => repos::run(command).await,
+        Command::Runners(arguments) => runners::run(arguments).await,
         Command::Migrate(arguments) => migrate::run(arguments).await,
     };
     match result {

@@ -7,6 +7,7 @@ pub mod launch;
 pub mod mapping;
 pub mod problem;
 pub mod runner;
+pub mod self_service;
 
 pub use event::Event;
 pub use launch::LaunchClaims;

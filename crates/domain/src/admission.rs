@@ -2,12 +2,44 @@
 //! calls back, because hours lie between.
 
 use crate::ids::SlurmUser;
+use crate::resources::ResourceRequest;
+
+/// What the allocations of a repository are charged to, where the labels of a workflow job do not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Charge {
+    /// Slurm account.
+    pub account: Option<String>,
+    /// Slurm QOS.
+    pub qos: Option<String>,
+}
+
+/// Whose allocation a repository may spend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    /// The Slurm user.
+    pub user: SlurmUser,
+    /// What is charged.
+    pub charge: Charge,
+}
+
+impl Mapping {
+    /// What labels ask for, completed.
+    #[must_use]
+    pub fn complete(&self, asked: ResourceRequest) -> ResourceRequest {
+        let Charge { account, qos } = self.charge.clone();
+        ResourceRequest {
+            account: asked.account.or(account),
+            qos: asked.qos.or(qos),
+            ..asked
+        }
+    }
+}
 
 /// What is known about a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
-    /// Slurm user it is mapped to.
-    pub mapped_to: Option<SlurmUser>,
+    /// Who it is mapped to.
+    pub mapped_to: Option<Mapping>,
     /// GitHub says it is public, or has not said that it is not.
     pub public: bool,
     /// An administrator allowed this public repository.
@@ -37,8 +69,8 @@ pub enum NotAdmitted {
     NotInstalled,
 }
 
-/// The Slurm user whose allocation the repository may spend, or why not.
-pub fn admit(standing: &Standing) -> Result<SlurmUser, NotAdmitted> {
+/// Whose allocation the repository may spend, or why none.
+pub fn admit(standing: &Standing) -> Result<Mapping, NotAdmitted> {
     if !standing.installed {
         return Err(NotAdmitted::NotInstalled);
     }
@@ -57,7 +89,13 @@ mod tests {
 
     fn fine() -> Standing {
         Standing {
-            mapped_to: Some("alice".parse().unwrap()),
+            mapped_to: Some(Mapping {
+                user: "alice".parse().unwrap(),
+                charge: Charge {
+                    account: Some("chemistry".into()),
+                    qos: Some("normal".into()),
+                },
+            }),
             public: false,
             public_allowed: false,
             suspended: false,
@@ -67,7 +105,7 @@ mod tests {
 
     #[test]
     fn each_obstacle_is_named() {
-        assert_eq!(admit(&fine()).unwrap().as_str(), "alice");
+        assert_eq!(admit(&fine()).unwrap().user.as_str(), "alice");
         assert_eq!(
             admit(&Standing {
                 public: true,
@@ -104,5 +142,18 @@ mod tests {
             }),
             Err(NotAdmitted::Unmapped)
         );
+    }
+    #[test]
+    fn labels_say_more_than_the_mapping() {
+        let asked = ResourceRequest {
+            qos: Some("high".into()),
+            cpus: Some(2),
+            ..Default::default()
+        };
+        let expected = ResourceRequest {
+            account: Some("chemistry".into()),
+            ..asked.clone()
+        };
+        assert_eq!(admit(&fine()).unwrap().complete(asked), expected);
     }
 }

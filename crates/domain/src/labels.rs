@@ -10,6 +10,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::naming::slurm_name;
 use crate::resources::ResourceRequest;
 
 /// Longest label GitHub accepts.
@@ -249,7 +250,7 @@ fn parameter(label: &str, cluster: &str) -> Option<(&'static str, Asks)> {
         }),
         ("gpus", |value| {
             let (kind, count) = match value.rsplit_once('-') {
-                Some((kind, count)) => (format!(":{}", name_of_slurms(kind)?), count),
+                Some((kind, count)) => (format!(":{}", slurm_name(kind)?), count),
                 None => (String::new(), value),
             };
             Ok(ResourceRequest {
@@ -265,25 +266,25 @@ fn parameter(label: &str, cluster: &str) -> Option<(&'static str, Asks)> {
         }),
         ("partition", |value| {
             Ok(ResourceRequest {
-                partition: Some(name_of_slurms(value)?),
+                partition: Some(slurm_name(value)?),
                 ..Default::default()
             })
         }),
         ("account", |value| {
             Ok(ResourceRequest {
-                account: Some(name_of_slurms(value)?),
+                account: Some(slurm_name(value)?),
                 ..Default::default()
             })
         }),
         ("qos", |value| {
             Ok(ResourceRequest {
-                qos: Some(name_of_slurms(value)?),
+                qos: Some(slurm_name(value)?),
                 ..Default::default()
             })
         }),
         ("constraint", |value| {
             Ok(ResourceRequest {
-                constraint: Some(name_of_slurms(value)?),
+                constraint: Some(slurm_name(value)?),
                 ..Default::default()
             })
         }),
@@ -327,20 +328,6 @@ fn quantity(
         ));
     };
     Ok(whole(digits, 1, high)? * factor)
-}
-
-/// A name of Slurm's, as it was given: nothing in it means something to a shell or to Slurm's own syntax.
-pub fn name_of_slurms(value: &str) -> Result<String, String> {
-    let fine = (1..=64).contains(&value.len())
-        && value.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && value
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-    if fine {
-        Ok(value.to_owned())
-    } else {
-        Err("the value must be 1 to 64 letters, digits, hyphens, underscores and dots, and start with a letter or digit".into())
-    }
 }
 
 fn whole(digits: &str, low: u64, high: u64) -> Result<u64, String> {

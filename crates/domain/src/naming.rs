@@ -25,6 +25,21 @@ pub fn is_valid_runner_name(name: &str) -> bool {
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
+/// A name of Slurm's (partition, account, QOS, feature): nothing in it means something to a shell or to Slurm's own syntax.
+/// The error says what is allowed.
+pub fn slurm_name(value: &str) -> Result<String, String> {
+    let fine = (1..=64).contains(&value.len())
+        && value.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && value
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    if fine {
+        Ok(value.to_owned())
+    } else {
+        Err("the value must be 1 to 64 letters, digits, hyphens, underscores and dots, and start with a letter or digit".into())
+    }
+}
+
 /// The unique name of an allocation's runner: prefix, deployment, short id and, from the second registration attempt
 /// on, the attempt (a name GitHub may still hold is never used twice).
 pub fn runner_name(

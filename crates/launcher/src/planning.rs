@@ -23,7 +23,7 @@ pub struct Policy {
 
 /// What is decided about one workflow job.
 enum Decision {
-    Ours(SlurmUser, ResourceRequest),
+    Ours(ResourceRequest, SlurmUser),
     NotOurs(String),
     Waiting(String),
     Refused(String),
@@ -35,7 +35,7 @@ fn decide(job: &WorkflowJob, standing: &Standing, policy: &Policy) -> Decision {
         Err(reason) => return Decision::NotOurs(reason.to_string()),
     };
     match admit(standing) {
-        Ok(user) => Decision::Ours(user, resources),
+        Ok(mapping) => Decision::Ours(mapping.complete(resources), mapping.user),
         Err(reason @ NotAdmitted::Unmapped) => Decision::Waiting(reason.to_string()),
         Err(reason) => Decision::Refused(reason.to_string()),
     }
@@ -80,7 +80,7 @@ async fn record_decision(
 ) -> Result<Option<ClassId>, StorageError> {
     let id = WorkflowJobId(job.id);
     let (verdict, reason, class) = match decision {
-        Decision::Ours(user, resources) => {
+        Decision::Ours(resources, user) => {
             let labels: LabelSet = job.labels.iter().collect();
             let class =
                 workflow_jobs::ensure_class(conn, scope, &user, &labels, &resources).await?;

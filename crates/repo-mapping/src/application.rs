@@ -1,5 +1,7 @@
 //! The service, built and bound.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use gha_slurm_github::Github;
 use gha_slurm_service_kit::{HttpService, Operations, Readiness};
@@ -7,6 +9,7 @@ use gha_slurm_storage::Database;
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::routes::{self, State};
 use crate::settings::Settings;
 use crate::web_application::WebApplication;
@@ -45,7 +48,7 @@ impl Application {
             database: database.clone(),
             github,
             web_url: settings.github.web_url.as_str().into(),
-            tokens: settings.access.tokens.into(),
+            access: Arc::new(Access::new(settings.access.tokens, &settings.agents)?),
         };
         let http = HttpService::bind(&settings.http, &metrics, move |config| {
             routes::configure(config, state.clone(), web.clone());

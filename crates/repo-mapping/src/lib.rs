@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod access;
 mod application;
 mod builds;
 mod mapping;
@@ -7,6 +8,7 @@ mod public_repositories;
 mod resolve;
 mod routes;
 pub mod settings;
+mod users;
 mod web_application;
 
 pub use application::Application;

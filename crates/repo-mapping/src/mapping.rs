@@ -3,18 +3,20 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ETAG, IF_MATCH};
 use actix_web::{HttpRequest, HttpResponse, web};
-use chrono::Utc;
-use gha_slurm_contract::mapping::MAX_REPOSITORIES;
+use chrono::{DateTime, Utc};
+use gha_slurm_contract::mapping::{ListEntry, MAX_REPOSITORIES, RepositoryEntry};
 use gha_slurm_contract::problem::{Problem, ProblemPart};
+use gha_slurm_domain::admission::Charge;
+use gha_slurm_domain::naming::slurm_name;
 use gha_slurm_domain::{RepositoryId, SlurmUser};
 use gha_slurm_service_kit::ApiError;
-use gha_slurm_storage::repositories::{self, Replaced, Repository};
-use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, StorageError, replan};
+use gha_slurm_storage::mappings::{self, Entry, Mapped, Replaced};
+use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, StorageError, replan, repositories};
 
 use crate::resolve::{Resolved, Unresolved, part, resolve_list};
 use crate::routes::{State, github_error, storage_error};
 
-fn user_of(text: &str) -> Result<SlurmUser, ApiError> {
+pub(crate) fn user_of(text: &str) -> Result<SlurmUser, ApiError> {
     text.parse()
         .map_err(|error: gha_slurm_domain::ids::InvalidId| {
             ApiError::new(StatusCode::BAD_REQUEST, "user_invalid", "Not a Slurm user")
@@ -26,10 +28,10 @@ fn etag(version: i64) -> String {
     format!("\"{version}\"")
 }
 
-fn answer(state: &State, version: i64, list: &[Repository]) -> HttpResponse {
+fn answer(state: &State, version: i64, list: &[Mapped]) -> HttpResponse {
     let urls: Vec<String> = list
         .iter()
-        .map(|r| state.repository_url(&r.owner, &r.name))
+        .map(|m| state.repository_url(&m.repository.owner, &m.repository.name))
         .collect();
     HttpResponse::Ok()
         .insert_header((ETAG, etag(version)))
@@ -58,7 +60,7 @@ pub(crate) async fn list(
     state.authorize(&request)?;
     let user = user_of(&path)?;
     let mut conn = state.connection().await?;
-    let (version, list) = repositories::mapping_list(&mut conn, &user)
+    let (version, list) = mappings::list(&mut conn, &user)
         .await
         .map_err(|e| storage_error(&e))?;
     Ok(answer(&state, version, &list))
@@ -93,7 +95,7 @@ fn changed(current: Option<i64>) -> ApiError {
     }
 }
 
-fn wrong_entries(errors: Vec<ProblemPart>) -> ApiError {
+pub(crate) fn wrong_entries(errors: Vec<ProblemPart>) -> ApiError {
     ApiError::new(
         StatusCode::UNPROCESSABLE_ENTITY,
         "repositories_invalid",
@@ -103,15 +105,43 @@ fn wrong_entries(errors: Vec<ProblemPart>) -> ApiError {
     .errors(errors)
 }
 
-fn entries(body: &[u8]) -> Result<Vec<String>, ApiError> {
-    let entries: Vec<String> = serde_json::from_slice(body).map_err(|error| {
-        ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong").detail(
-            format!(
-                "Send a JSON array of repositories, such as [\"https://github.com/owner/name\"]: {error}"
-            ),
-        )
+/// What a caller wrote: which repository, and what it shall be charged to (`None`: as before).
+pub(crate) struct Wanted {
+    pub(crate) repository: String,
+    pub(crate) charge: Option<Charge>,
+}
+
+impl Wanted {
+    /// Refuses an account or QOS that is none; the error names the key.
+    pub(crate) fn new(entry: RepositoryEntry) -> Result<Self, String> {
+        let checked = |key: &str, value: Option<String>| {
+            let value = value.filter(|value| !value.is_empty());
+            value
+                .map(|value| slurm_name(&value).map_err(|problem| format!("{key}: {problem}")))
+                .transpose()
+        };
+        let charge = Charge {
+            account: checked("account", entry.account)?,
+            qos: checked("qos", entry.qos)?,
+        };
+        Ok(Self {
+            repository: entry.repository,
+            charge: Some(charge),
+        })
+    }
+}
+
+fn entries(body: &[u8]) -> Result<Vec<Wanted>, ApiError> {
+    const EXAMPLE: &str = "[\"https://github.com/owner/name\", {\"repository\": \"owner/name\", \"account\": \"chemistry\"}]";
+    let invalid = |detail: String| {
+        ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong").detail(detail)
+    };
+    let values: Vec<serde_json::Value> = serde_json::from_slice(body).map_err(|error| {
+        invalid(format!(
+            "Send a JSON array of repositories, such as {EXAMPLE}: {error}"
+        ))
     })?;
-    if entries.len() > MAX_REPOSITORIES {
+    if values.len() > MAX_REPOSITORIES {
         return Err(ApiError::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "too_many_repositories",
@@ -119,10 +149,38 @@ fn entries(body: &[u8]) -> Result<Vec<String>, ApiError> {
         )
         .detail(format!(
             "A Slurm user can have {MAX_REPOSITORIES} repositories, not {}.",
-            entries.len()
+            values.len()
         )));
     }
-    Ok(entries)
+    let (mut wanted, mut wrong) = (Vec::with_capacity(values.len()), Vec::new());
+    for (index, value) in values.into_iter().enumerate() {
+        match value {
+            serde_json::Value::String(repository) => wanted.push(Wanted {
+                repository,
+                charge: None,
+            }),
+            value @ serde_json::Value::Object(_) => {
+                let shown = value.get("repository").and_then(|r| r.as_str());
+                let shown = shown.unwrap_or_default().to_owned();
+                let entry: RepositoryEntry = serde_json::from_value(value)
+                    .map_err(|error| invalid(format!("Entry {index}: {error}")))?;
+                match Wanted::new(entry) {
+                    Ok(entry) => wanted.push(entry),
+                    Err(problem) => wrong.push(part(index, &shown, "charge_invalid", problem)),
+                }
+            }
+            _ => {
+                return Err(invalid(format!(
+                    "Entry {index} is neither a text nor an object; send such as {EXAMPLE}"
+                )));
+            }
+        }
+    }
+    if wrong.is_empty() {
+        Ok(wanted)
+    } else {
+        Err(wrong_entries(wrong))
+    }
 }
 
 /// Replaces the whole list. One wrong entry changes nothing and is named with its index.
@@ -134,11 +192,11 @@ fn entries(body: &[u8]) -> Result<Vec<String>, ApiError> {
         ("username" = String, Path, description = "The Slurm user"),
         ("If-Match" = Option<String>, Header, description = "The ETag of the list that was changed"),
     ),
-    request_body(content = Vec<String>, description = "`https://github.com/owner/name` or `owner/name`"),
+    request_body(content = Vec<ListEntry>, description = "`https://github.com/owner/name` or `owner/name`; or an object that also says what its allocations are charged to"),
     responses(
         (status = 200, description = "The new list", body = Vec<String>,
          headers(("ETag" = String, description = "Its version"))),
-        (status = 400, description = "Not a Slurm user, or not a JSON array of texts", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "Not a Slurm user, or not a JSON array of texts and objects", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`repository_mapped_elsewhere`: a repository is mapped to another user", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "`mapping_changed`: somebody else changed the list", body = Problem, content_type = "application/problem+json"),
@@ -156,13 +214,7 @@ pub(crate) async fn replace(
     state.authorize(&request)?;
     let user = user_of(&path)?;
     let expected = expected(&request)?;
-    let entries = entries(&body)?;
-    let resolved = resolve_list(&state.github, &state.web_url, &entries)
-        .await
-        .map_err(|error| match error {
-            Unresolved::Wrong(errors) => wrong_entries(errors),
-            Unresolved::Github(error) => github_error(&error),
-        })?;
+    let resolved = resolved(&state, entries(&body)?).await?;
     let mut conn = state.connection().await?;
     let (replaced, list) = conn
         .transaction::<_, StorageError, _>(async |conn| {
@@ -180,47 +232,70 @@ pub(crate) async fn replace(
     }
 }
 
+/// Asks GitHub about every entry.
+pub(crate) async fn resolved(
+    state: &State,
+    entries: Vec<Wanted>,
+) -> Result<Vec<Resolved>, ApiError> {
+    resolve_list(&state.github, &state.web_url, entries)
+        .await
+        .map_err(|error| match error {
+            Unresolved::Wrong(errors) => wrong_entries(errors),
+            Unresolved::Github(error) => github_error(&error),
+        })
+}
+
+/// Writes down what GitHub says about a repository.
+pub(crate) async fn remember(
+    conn: &mut AsyncPgConnection,
+    resolved: &Resolved,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    let repository = &resolved.repository;
+    repositories::upsert(
+        conn,
+        repository.id,
+        Some(resolved.installation),
+        repository.name.owner(),
+        repository.name.name(),
+        Some(repository.private),
+        now,
+    )
+    .await
+}
+
+/// Has the launcher look at every scope that changed.
+pub(crate) async fn replan_changed(
+    conn: &mut AsyncPgConnection,
+    replaced: &Replaced,
+) -> Result<(), StorageError> {
+    if let Replaced::Done { changed, .. } = replaced {
+        for scope in changed {
+            replan::request(conn, *scope, true, "the repository mapping changed").await?;
+        }
+    }
+    Ok(())
+}
+
 async fn store(
     conn: &mut AsyncPgConnection,
     user: &SlurmUser,
     resolved: &[Resolved],
     expected: Option<i64>,
-) -> Result<(Replaced, Vec<Repository>), StorageError> {
+) -> Result<(Replaced, Vec<Mapped>), StorageError> {
     let now = Utc::now();
-    for Resolved {
-        repository,
-        installation,
-    } in resolved
-    {
-        let (owner, name) = (repository.name.owner(), repository.name.name());
-        let private = Some(repository.private);
-        repositories::upsert(
-            conn,
-            repository.id,
-            Some(*installation),
-            owner,
-            name,
-            private,
-            now,
-        )
-        .await?;
+    for one in resolved {
+        remember(conn, one, now).await?;
     }
-    let ids: Vec<RepositoryId> = resolved.iter().map(|r| r.repository.id).collect();
-    let replaced = repositories::replace_mapping_list(conn, user, &ids, expected, now).await?;
-    let list = match &replaced {
-        Replaced::Done { changed, .. } => {
-            for scope in changed {
-                replan::request(conn, *scope, true, "the repository mapping changed").await?;
-            }
-            repositories::mapping_list(conn, user).await?.1
-        }
-        _ => Vec::new(),
-    };
+    let entries: Vec<Entry> = resolved.iter().map(Resolved::entry).collect();
+    let replaced = mappings::replace(conn, user, &entries, expected, now).await?;
+    replan_changed(conn, &replaced).await?;
+    let (_, list) = mappings::list(conn, user).await?;
     Ok((replaced, list))
 }
 
 /// Names the repositories, never whose they are.
-fn taken_error(resolved: &[Resolved], taken: &[RepositoryId]) -> ApiError {
+pub(crate) fn taken_error(resolved: &[Resolved], taken: &[RepositoryId]) -> ApiError {
     let errors = resolved
         .iter()
         .enumerate()

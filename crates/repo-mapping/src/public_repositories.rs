@@ -9,6 +9,7 @@ use gha_slurm_domain::RepositoryFullName;
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::{AsyncConnection, StorageError, replan, repositories};
 
+use crate::mapping::remember;
 use crate::resolve::{resolve, unreachable};
 use crate::routes::{State, github_error, storage_error};
 
@@ -102,20 +103,7 @@ async fn set(
     let mut conn = state.connection().await?;
     conn.transaction::<_, StorageError, _>(async |conn| {
         let repository = &found.repository;
-        let (owner, short) = (repository.name.owner(), repository.name.name());
-        let private = Some(repository.private);
-        let installation = Some(found.installation);
-        let now = Utc::now();
-        repositories::upsert(
-            conn,
-            repository.id,
-            installation,
-            owner,
-            short,
-            private,
-            now,
-        )
-        .await?;
+        remember(conn, &found, Utc::now()).await?;
         repositories::allow_public(conn, repository.id, reason).await?;
         replan::request(
             conn,

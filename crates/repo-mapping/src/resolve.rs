@@ -2,8 +2,12 @@
 
 use futures_util::StreamExt;
 use gha_slurm_contract::problem::ProblemPart;
+use gha_slurm_domain::admission::Charge;
 use gha_slurm_domain::{InstallationId, RepositoryFullName, RepositoryId};
 use gha_slurm_github::{Github, GithubError, Repository};
+use gha_slurm_storage::mappings;
+
+use crate::mapping::Wanted;
 
 /// GitHub is asked about this many entries at once.
 const CONCURRENCY: usize = 8;
@@ -15,6 +19,17 @@ const MAX_SHOWN: usize = 200;
 pub(crate) struct Resolved {
     pub(crate) repository: Repository,
     pub(crate) installation: InstallationId,
+    /// What its allocations shall be charged to; `None`: as before.
+    pub(crate) charge: Option<Charge>,
+}
+
+impl Resolved {
+    pub(crate) fn entry(&self) -> mappings::Entry {
+        mappings::Entry {
+            repository: self.repository.id,
+            charge: self.charge.clone(),
+        }
+    }
 }
 
 /// Why a list was not resolved.
@@ -46,10 +61,11 @@ pub(crate) fn part(index: usize, value: &str, code: &str, detail: String) -> Pro
 pub(crate) async fn resolve_list(
     github: &Github,
     web_url: &str,
-    entries: &[String],
+    entries: Vec<Wanted>,
 ) -> Result<Vec<Resolved>, Unresolved> {
-    let asked =
-        futures_util::stream::iter(entries.iter().enumerate().map(|(index, text)| async move {
+    let asked = futures_util::stream::iter(entries.into_iter().enumerate().map(
+        |(index, wanted)| async move {
+            let text = &wanted.repository;
             match RepositoryFullName::parse(text, web_url) {
                 Err(error) => Ok(Entry::Wrong(part(
                     index,
@@ -58,14 +74,18 @@ pub(crate) async fn resolve_list(
                     error.to_string(),
                 ))),
                 Ok(name) => match resolve(github, &name).await? {
-                    Some(found) => Ok(Entry::Found(found)),
+                    Some(found) => Ok(Entry::Found(Resolved {
+                        charge: wanted.charge,
+                        ..found
+                    })),
                     None => Ok(Entry::Wrong(unreachable(github, index, &name).await)),
                 },
             }
-        }))
-        .buffered(CONCURRENCY)
-        .collect::<Vec<Result<Entry, GithubError>>>()
-        .await;
+        },
+    ))
+    .buffered(CONCURRENCY)
+    .collect::<Vec<Result<Entry, GithubError>>>()
+    .await;
     let (mut found, mut wrong): (Vec<Resolved>, Vec<ProblemPart>) = (Vec::new(), Vec::new());
     for entry in asked {
         match entry.map_err(Unresolved::Github)? {
@@ -98,6 +118,7 @@ pub(crate) async fn resolve(
     Ok(repository.map(|repository| Resolved {
         repository,
         installation,
+        charge: None,
     }))
 }
 

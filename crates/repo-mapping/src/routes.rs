@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use actix_web::{HttpRequest, web};
 use gha_slurm_contract::build::{Build, BuildDetail, TimelineEntry};
+use gha_slurm_contract::mapping::{ListEntry, RepositoryEntry, UserRepository};
 use gha_slurm_contract::problem::{Problem, ProblemPart};
+use gha_slurm_domain::SlurmUser;
 use gha_slurm_github::{Github, GithubError};
-use gha_slurm_service_kit::authentication::require_bearer;
 use gha_slurm_service_kit::{ApiError, problem};
 use gha_slurm_storage::{AsyncPgConnection, Database, StorageError};
-use secrecy::SecretString;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 
+use crate::access::{Access, Caller};
 use crate::web_application::WebApplication;
-use crate::{builds, mapping, public_repositories};
+use crate::{builds, mapping, public_repositories, users};
 
 /// A list of 1,000 repositories with the longest names GitHub has.
 const BODY_LIMIT: usize = 256 * 1024;
@@ -25,13 +26,22 @@ pub(crate) struct State {
     pub(crate) database: Database,
     pub(crate) github: Github,
     pub(crate) web_url: Arc<str>,
-    pub(crate) tokens: Arc<[SecretString]>,
+    pub(crate) access: Arc<Access>,
 }
 
 impl State {
-    /// Every route needs a bearer token.
+    /// Requires an administrator.
     pub(crate) fn authorize(&self, request: &HttpRequest) -> Result<(), ApiError> {
-        require_bearer(request, &self.tokens)
+        self.access.administrator(request)
+    }
+
+    /// Requires an administrator, or the word of an agent about this user.
+    pub(crate) fn authorize_for(
+        &self,
+        request: &HttpRequest,
+        user: &SlurmUser,
+    ) -> Result<Caller, ApiError> {
+        self.access.of_user(request, user)
     }
 
     pub(crate) async fn connection(
@@ -93,6 +103,22 @@ pub(crate) fn configure(
                         .route(problem::method_not_allowed("GET")),
                 )
                 .service(
+                    web::resource("/mapping-requests")
+                        .route(web::get().to(users::requests))
+                        .route(problem::method_not_allowed("GET")),
+                )
+                .service(
+                    web::resource("/users/{username}/repositories")
+                        .route(web::get().to(users::list))
+                        .route(web::post().to(users::add))
+                        .route(problem::method_not_allowed("GET, POST")),
+                )
+                .service(
+                    web::resource("/users/{username}/repositories/{owner}/{name}")
+                        .route(web::delete().to(users::remove))
+                        .route(problem::method_not_allowed("DELETE")),
+                )
+                .service(
                     web::resource("/public-repositories/{owner}/{name}")
                         .route(web::put().to(public_repositories::allow))
                         .route(web::delete().to(public_repositories::refuse))
@@ -126,12 +152,25 @@ impl utoipa::Modify for Security {
     paths(
         mapping::list,
         mapping::replace,
+        users::list,
+        users::add,
+        users::remove,
+        users::requests,
         builds::list,
         builds::get,
         public_repositories::allow,
         public_repositories::refuse
     ),
-    components(schemas(Build, BuildDetail, TimelineEntry, Problem, ProblemPart)),
+    components(schemas(
+        Build,
+        BuildDetail,
+        TimelineEntry,
+        ListEntry,
+        RepositoryEntry,
+        UserRepository,
+        Problem,
+        ProblemPart
+    )),
     modifiers(&Security)
 )]
 struct Document;

@@ -10,6 +10,8 @@ use gha_slurm_telemetry::LogSettings;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+pub use crate::access::AgentSettings;
+
 /// Everything repo-mapping can be told.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,6 +31,9 @@ pub struct Settings {
     pub github: GithubSettings,
     /// Who may call.
     pub access: AccessSettings,
+    /// Slurm agents whose word about Slurm users is taken.
+    #[serde(default)]
+    pub agents: Vec<AgentSettings>,
     /// The web application.
     #[serde(default)]
     pub web: WebSettings,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use actix_web::{guard, web};
 use anyhow::Context;
 use chrono::{TimeDelta, Utc};
+use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_service_kit::problem::method_not_allowed;
 use gha_slurm_service_kit::{HttpService, Operations, Readiness};
 use gha_slurm_telemetry::Metrics;
@@ -16,6 +17,7 @@ use crate::keys::{RETRY_PAUSE, Verifier};
 use crate::ledger::Ledger;
 use crate::original::{self, HEADER, Original};
 use crate::self_check::{Level, self_check};
+use crate::self_service::{self, SelfService};
 use crate::settings::{Backend, Settings};
 use crate::slurm::{self, Slurm};
 use crate::start::{Starter, Turns, start};
@@ -72,6 +74,18 @@ impl Application {
             outcomes,
             turns: Turns::default(),
         });
+        let signer = settings
+            .identity
+            .clone()
+            .map(|identity| Signer::load(&KeyFolder::new(identity.keys)))
+            .transpose()
+            .context("identity.keys")?;
+        let self_service = settings
+            .self_service
+            .clone()
+            .map(|settings| SelfService::new(settings, signer, Arc::clone(&starter)))
+            .transpose()?
+            .map(web::Data::new);
         let data = web::Data::from(Arc::clone(&starter));
         let http = HttpService::bind(&settings.http, &metrics, move |config| {
             let mut starts = web::resource("/runner/start");
@@ -100,6 +114,9 @@ impl Application {
                         .route(web::post().to(calls::states))
                         .default_service(method_not_allowed("POST")),
                 );
+            if let Some(service) = self_service.clone() {
+                self_service::configure(config, service);
+            }
         })?;
         let operations = Operations::bind(&settings.operations, readiness.clone(), metrics)?;
         Ok(Self {

@@ -1,10 +1,9 @@
 //! Verifies launch tokens and assertions with keys that are read again when a token names a key we do not know.
 
-use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use gha_slurm_auth::{KeyFolder, KeySet, TokenError, verify};
+use gha_slurm_auth::{KeySet, TokenError, verify};
 use gha_slurm_contract::launch::AUDIENCE_AGENT;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
@@ -97,7 +96,7 @@ impl Verifier {
 
     async fn read(&self) -> anyhow::Result<KeySet> {
         let keys = match &self.source {
-            KeySource::Path(path) => from_path(path)?,
+            KeySource::Path(path) => KeySet::read(path)?,
             KeySource::Jwks(url) => {
                 let response = self.http.get(url).send().await?.error_for_status()?;
                 KeySet::from_jwks(&response.text().await?)?
@@ -105,13 +104,5 @@ impl Verifier {
         };
         anyhow::ensure!(!keys.is_empty(), "there is no key");
         Ok(keys)
-    }
-}
-
-fn from_path(path: &Path) -> Result<KeySet, gha_slurm_auth::KeysError> {
-    if path.is_dir() {
-        KeyFolder::new(path).key_set()
-    } else {
-        KeySet::from_file(path)
     }
 }

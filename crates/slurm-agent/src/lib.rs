@@ -9,6 +9,7 @@ pub mod ledger;
 mod original;
 pub mod policy;
 pub mod self_check;
+pub mod self_service;
 pub mod settings;
 pub mod slurm;
 pub mod start;

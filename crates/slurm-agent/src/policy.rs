@@ -2,10 +2,13 @@
 
 use std::collections::HashSet;
 use std::ffi::CString;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
+use chrono::Utc;
 use gha_slurm_contract::LaunchClaims;
-use gha_slurm_domain::ResourceRequest;
+use gha_slurm_domain::{ResourceRequest, SlurmUser};
 use nix::unistd::{Group, User, getgrouplist};
 use serde::{Deserialize, Serialize};
 
@@ -228,6 +231,47 @@ impl PolicySettings {
                 claims.slurm_user, claims.owner, claims.repository_name, claims.repository_id
             )))
         }
+    }
+}
+
+impl PolicySettings {
+    /// Writes a user's consent down, or takes it out, where there is a file of consents. Blocks: writes a file. What people
+    /// wrote beside it stays.
+    pub fn record_consent(
+        &self,
+        user: &SlurmUser,
+        repository_id: i64,
+        given: bool,
+    ) -> std::io::Result<()> {
+        // One at a time: each reads the file and writes it anew.
+        static TURN: Mutex<()> = Mutex::new(());
+        let Some(file) = &self.consents else {
+            return Ok(());
+        };
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = match std::fs::read_to_string(file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            text => text.unwrap_or_default(),
+        };
+        let pair = (user.as_str(), repository_id);
+        if consents(&text).contains(&pair) == given {
+            return Ok(());
+        }
+        let mut lines: Vec<String> = text
+            .lines()
+            .filter(|line| !consents(line).contains(&pair))
+            .map(str::to_owned)
+            .collect();
+        if given {
+            let now = Utc::now().format("%F");
+            lines.push(format!("{user} {repository_id} # by the user, {now}"));
+        }
+        let folder = file.parent().unwrap_or(Path::new("."));
+        let mut new = tempfile::NamedTempFile::new_in(folder)?;
+        new.write_all((lines.join("\n") + "\n").as_bytes())?;
+        new.as_file().sync_all()?;
+        new.persist(file)?;
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ use gha_slurm_telemetry::LogSettings;
 use serde::{Deserialize, Deserializer};
 
 use crate::policy::PolicySettings;
+use crate::self_service::SelfServiceSettings;
 use crate::slurm::ApiVersion;
 
 /// Everything the agent can be told.
@@ -33,6 +34,9 @@ pub struct Settings {
     /// Public keys of launch tokens.
     #[serde(deserialize_with = "key_source")]
     pub keys: KeySource,
+    /// The agent's own key.
+    #[serde(default)]
+    pub identity: Option<IdentitySettings>,
     /// What the agent remembers.
     pub state: StateSettings,
     /// What is allowed.
@@ -54,6 +58,9 @@ pub struct Settings {
     /// The original contract; off when absent.
     #[serde(default)]
     pub original: Option<OriginalSettings>,
+    /// Users manage their repositories from a login node.
+    #[serde(default)]
+    pub self_service: Option<SelfServiceSettings>,
 }
 
 impl Settings {
@@ -132,6 +139,14 @@ fn key_source<'de, D: Deserializer<'de>>(deserializer: D) -> Result<KeySource, D
             "give either public_keys (a <kid>.pub.pem file or a folder of them) or jwks_url",
         )),
     }
+}
+
+/// `[identity]`: the agent's own key, for what it asserts.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentitySettings {
+    /// Folder of keys made by `gha-slurm keys generate`; the newest signs.
+    pub keys: PathBuf,
 }
 
 /// `[state]`: what the agent remembers.

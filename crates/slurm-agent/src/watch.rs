@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gha_slurm_contract::agent::AllocationStatus;
-use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState};
+use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState, SlurmUser};
 use gha_slurm_service_kit::Readiness;
 use tokio_util::sync::CancellationToken;
 
@@ -128,6 +128,21 @@ impl Watch {
         if let Some(known) = known.get_mut(&allocation) {
             known.place = place;
         }
+    }
+
+    /// The allocations of a user that have a Slurm job that is not over, the oldest first.
+    pub fn of_user(&self, user: &SlurmUser) -> Vec<(Entry, SlurmJobId, Option<AllocationStatus>)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut own: Vec<_> = known
+            .values()
+            .filter(|known| known.entry.slurm_user == *user && known.entry.ended.is_none())
+            .filter_map(|known| {
+                let id = known.entry.slurm_job_id.clone()?;
+                Some((known.entry.clone(), id, known.status.clone()))
+            })
+            .collect();
+        own.sort_by_key(|(entry, ..)| entry.intended_at);
+        own
     }
 
     /// Where these stand; nothing about those of which nothing is known.

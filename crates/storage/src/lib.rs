@@ -3,6 +3,7 @@
 pub mod allocations;
 pub mod builds;
 pub mod leases;
+pub mod mappings;
 pub mod pool;
 pub mod replan;
 pub mod repositories;

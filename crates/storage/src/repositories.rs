@@ -1,14 +1,14 @@
-//! Installations, repositories, and who mapped them.
+//! Installations and repositories.
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::upsert::excluded;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use gha_slurm_domain::admission::Standing;
-use gha_slurm_domain::{InstallationId, RepositoryId, SlurmUser};
+use gha_slurm_domain::admission::{Charge, Mapping, Standing};
+use gha_slurm_domain::{InstallationId, RepositoryId};
 
 use crate::pool::StorageError;
-use crate::schema::{installations, mapping_lists, repositories, repository_mappings};
+use crate::schema::{installations, repositories, repository_mappings};
 
 /// A repository as we know it.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
@@ -100,7 +100,7 @@ pub async fn standing(
         Option<String>,
         Option<bool>,
         Option<bool>,
-        Option<String>,
+        Option<(String, Option<String>, Option<String>)>,
     );
     let row: Option<Row> = repositories::table
         .left_join(installations::table)
@@ -112,16 +112,26 @@ pub async fn standing(
             repositories::public_allowed_reason,
             installations::suspended.nullable(),
             installations::deleted.nullable(),
-            repository_mappings::slurm_user.nullable(),
+            (
+                repository_mappings::slurm_user,
+                repository_mappings::account,
+                repository_mappings::qos,
+            )
+                .nullable(),
         ))
         .first(conn)
         .await
         .optional()?;
-    let Some((private, reachable, allowed, suspended, deleted, user)) = row else {
+    let Some((private, reachable, allowed, suspended, deleted, mapping)) = row else {
         return Ok(None);
     };
-    let mapped_to = user
-        .map(|u| u.parse::<SlurmUser>())
+    let mapped_to = mapping
+        .map(|(user, account, qos)| {
+            user.parse().map(|user| Mapping {
+                user,
+                charge: Charge { account, qos },
+            })
+        })
         .transpose()
         .map_err(|_| StorageError::Unknown("repository_mappings.slurm_user"))?;
     Ok(Some(Standing {
@@ -231,127 +241,4 @@ pub async fn allow_public(
         .execute(conn)
         .await?;
     Ok(changed > 0)
-}
-
-/// A Slurm user's list of repositories and its version (0: never written).
-pub async fn mapping_list(
-    conn: &mut AsyncPgConnection,
-    user: &SlurmUser,
-) -> Result<(i64, Vec<Repository>), StorageError> {
-    let version = mapping_lists::table
-        .find(user.as_str())
-        .select(mapping_lists::version)
-        .first::<i64>(conn)
-        .await
-        .optional()?
-        .unwrap_or(0);
-    let list = repository_mappings::table
-        .inner_join(repositories::table)
-        .filter(repository_mappings::slurm_user.eq(user.as_str()))
-        .order(repository_mappings::position)
-        .select(Repository::as_select())
-        .load(conn)
-        .await?;
-    Ok((version, list))
-}
-
-/// What became of [`replace_mapping_list`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Replaced {
-    /// The list is the new one; its version, and the scopes that changed.
-    Done {
-        /// New version.
-        version: i64,
-        /// Repositories that were added or removed.
-        changed: Vec<RepositoryId>,
-    },
-    /// The list is not at the expected version any more (If-Match).
-    VersionMismatch {
-        /// Where it is.
-        current: i64,
-    },
-    /// These repositories are mapped to another user; nothing was changed.
-    TakenByOthers(Vec<RepositoryId>),
-}
-
-/// Replaces a Slurm user's whole list, atomically. Run it in a transaction. `expected` is the version the caller saw.
-pub async fn replace_mapping_list(
-    conn: &mut AsyncPgConnection,
-    user: &SlurmUser,
-    list: &[RepositoryId],
-    expected: Option<i64>,
-    now: DateTime<Utc>,
-) -> Result<Replaced, StorageError> {
-    diesel::insert_into(mapping_lists::table)
-        .values((
-            mapping_lists::slurm_user.eq(user.as_str()),
-            mapping_lists::version.eq(0),
-        ))
-        .on_conflict_do_nothing()
-        .execute(conn)
-        .await?;
-    let current = mapping_lists::table
-        .find(user.as_str())
-        .select(mapping_lists::version)
-        .for_update()
-        .first::<i64>(conn)
-        .await?;
-    if expected.is_some_and(|e| e != current) {
-        return Ok(Replaced::VersionMismatch { current });
-    }
-    let ids: Vec<i64> = list.iter().map(|r| r.0).collect();
-    let taken: Vec<i64> = repository_mappings::table
-        .filter(repository_mappings::repository_id.eq_any(&ids))
-        .filter(repository_mappings::slurm_user.ne(user.as_str()))
-        .select(repository_mappings::repository_id)
-        .load(conn)
-        .await?;
-    if !taken.is_empty() {
-        return Ok(Replaced::TakenByOthers(
-            taken.into_iter().map(RepositoryId).collect(),
-        ));
-    }
-    let removed: Vec<i64> = diesel::delete(
-        repository_mappings::table
-            .filter(repository_mappings::slurm_user.eq(user.as_str()))
-            .filter(repository_mappings::repository_id.ne_all(&ids)),
-    )
-    .returning(repository_mappings::repository_id)
-    .get_results(conn)
-    .await?;
-    let kept: Vec<i64> = repository_mappings::table
-        .filter(repository_mappings::slurm_user.eq(user.as_str()))
-        .select(repository_mappings::repository_id)
-        .load(conn)
-        .await?;
-    let rows: Vec<_> = ids
-        .iter()
-        .enumerate()
-        .map(|(position, id)| {
-            (
-                repository_mappings::repository_id.eq(*id),
-                repository_mappings::slurm_user.eq(user.as_str()),
-                repository_mappings::position.eq(position as i32),
-                repository_mappings::created_at.eq(now),
-            )
-        })
-        .collect();
-    diesel::insert_into(repository_mappings::table)
-        .values(rows)
-        .on_conflict(repository_mappings::repository_id)
-        .do_update()
-        .set(repository_mappings::position.eq(excluded(repository_mappings::position)))
-        .execute(conn)
-        .await?;
-    let version = current + 1;
-    diesel::update(mapping_lists::table.find(user.as_str()))
-        .set(mapping_lists::version.eq(version))
-        .execute(conn)
-        .await?;
-    let changed = removed
-        .into_iter()
-        .chain(ids.into_iter().filter(|id| !kept.contains(id)))
-        .map(RepositoryId)
-        .collect();
-    Ok(Replaced::Done { version, changed })
 }

@@ -191,7 +191,7 @@ pub async fn begin(
         .ok_or(StorageError::Unknown("allocations.repository_id"))?;
     let refusal = match admit(&standing) {
         Err(e) => Some(e.to_string()),
-        Ok(mapped) if mapped.as_str() != user => {
+        Ok(mapped) if mapped.user.as_str() != user => {
             Some("the repository is mapped to another Slurm user now".to_owned())
         }
         Ok(_) => None,

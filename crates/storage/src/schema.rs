@@ -36,6 +36,19 @@ diesel::table! {
         slurm_user -> Text,
         position -> Integer,
         created_at -> Timestamptz,
+        account -> Nullable<Text>,
+        qos -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    mapping_requests (slurm_user, repository_id) {
+        slurm_user -> Text,
+        repository_id -> BigInt,
+        cluster -> Text,
+        account -> Nullable<Text>,
+        qos -> Nullable<Text>,
+        requested_at -> Timestamptz,
     }
 }
 
@@ -175,12 +188,14 @@ diesel::joinable!(runners -> allocations (allocation_id));
 diesel::joinable!(workflow_jobs -> repositories (repository_id));
 diesel::joinable!(workflow_jobs -> runner_classes (class_id));
 diesel::joinable!(repository_mappings -> repositories (repository_id));
+diesel::joinable!(mapping_requests -> repositories (repository_id));
 diesel::joinable!(repositories -> installations (installation_id));
 diesel::allow_tables_to_appear_in_same_query!(
     installations,
     repositories,
     mapping_lists,
     repository_mappings,
+    mapping_requests,
     runner_classes,
     workflow_jobs,
     allocations,

@@ -19,5 +19,5 @@ pub use process::{Process, binary, end_processes_in, end_processes_marked, proce
 pub use rabbitmq::{PrivateRabbitMq, SHARED_RABBITMQ, TestBroker};
 pub use server::{Folder, free_port};
 pub use service::ServiceProcess;
-pub use slurm::{PrivateSlurm, SLURM_USERS};
+pub use slurm::{LOGIN_NODE, PrivateSlurm, SLURM_USERS};
 pub use wait::{Condition, try_wait_until, wait_until};

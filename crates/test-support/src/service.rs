@@ -63,6 +63,13 @@ impl ServiceProcess {
         self
     }
 
+    /// Gives a settings file, for what is no single value.
+    #[must_use]
+    pub fn config(mut self, path: &Path) -> Self {
+        self.command.arg("--config").arg(path);
+        self
+    }
+
     /// Gives one environment variable.
     #[must_use]
     pub fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {

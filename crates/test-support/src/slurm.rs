@@ -37,8 +37,12 @@ pub struct PrivateSlurm {
     rest: Mutex<Option<Supervised>>,
     /// After the controller, and munged last.
     nodes: Vec<Supervised>,
+    login: Mutex<Option<Supervised>>,
     _munged: Supervised,
 }
+
+/// Where credentials of the login node come from; those of compute nodes come from 127.0.0.1.
+pub const LOGIN_NODE: &str = "127.0.0.2";
 
 impl PrivateSlurm {
     /// Whether one can be started here; otherwise what is missing, in one line.
@@ -69,7 +73,7 @@ impl PrivateSlurm {
             fs::create_dir(dir.join(name))?;
             open_to_all(&dir.join(name))?;
         }
-        let munged = start_munged(&folder)?;
+        let munged = start_munged(&folder, "", "127.0.0.1")?;
         let rest_port = free_port();
         fs::write(dir.join("state/jwt_hs256.key"), random(32)?)?;
         fs::set_permissions(
@@ -78,7 +82,7 @@ impl PrivateSlurm {
         )?;
         fs::write(dir.join("slurm.conf"), configuration(&dir, nodes))?;
         open_to_all(&dir.join("slurm.conf"))?;
-        let socket = dir.join("munge/socket");
+        let socket = folder.path().join("munge/socket");
         try_wait_until("munged is up", START_DEADLINE, || async { socket.exists() }).await?;
         let mut slurm = Self {
             _sweeper: Sweeper::start(&dir)?,
@@ -86,6 +90,7 @@ impl PrivateSlurm {
             controller: Mutex::new(None),
             rest: Mutex::new(None),
             nodes: Vec::new(),
+            login: Mutex::new(None),
             _munged: munged,
             folder,
         };
@@ -147,6 +152,22 @@ impl PrivateSlurm {
     pub fn rest_socket(&self) -> PathBuf {
         // slurmrestd may write there.
         self.path("munge/slurmrestd")
+    }
+
+    /// The socket of the compute nodes' munged.
+    pub fn munge_socket(&self) -> PathBuf {
+        self.path("munge/socket")
+    }
+
+    /// Starts the munged of a login node, [`LOGIN_NODE`]; its socket.
+    pub async fn start_login_munged(&self) -> anyhow::Result<PathBuf> {
+        let started = start_munged(&self.folder, "login-", LOGIN_NODE)?;
+        if let Ok(mut login) = self.login.lock() {
+            *login = Some(started);
+        }
+        let socket = self.path("munge/login-socket");
+        try_wait_until("munged is up", START_DEADLINE, || async { socket.exists() }).await?;
+        Ok(socket)
     }
 
     /// Starts slurmctld, for the first time or again.
@@ -262,24 +283,28 @@ impl Drop for Sweeper {
     }
 }
 
-fn start_munged(folder: &Folder) -> anyhow::Result<Supervised> {
+/// Starts a munged whose files have this prefix, and whose credentials come from the address `origin`. They share a key.
+fn start_munged(folder: &Folder, prefix: &str, origin: &str) -> anyhow::Result<Supervised> {
     let dir = folder.path().join("munge");
     let key = dir.join("key");
-    fs::write(&key, random(128)?)?;
-    fs::set_permissions(&key, fs::Permissions::from_mode(0o400))?;
-    give(&key)?;
-    give(&dir)?;
-    let option = |name: &str, file: &str| format!("--{name}={}", dir.join(file).display());
+    if !key.exists() {
+        fs::write(&key, random(128)?)?;
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o400))?;
+        give(&key)?;
+        give(&dir)?;
+    }
+    let option = |name: &str, file: String| format!("--{name}={}", dir.join(file).display());
     let mut command = folder.command(Path::new("/usr/sbin/munged"));
     command.args([
         "--foreground".to_owned(),
-        option("socket", "socket"),
-        option("key-file", "key"),
-        option("pid-file", "pid"),
-        option("log-file", "log"),
-        option("seed-file", "seed"),
+        format!("--origin={origin}"),
+        option("key-file", "key".into()),
+        option("socket", format!("{prefix}socket")),
+        option("pid-file", format!("{prefix}pid")),
+        option("log-file", format!("{prefix}log")),
+        option("seed-file", format!("{prefix}seed")),
     ]);
-    let log = folder.path().join("log/munged");
+    let log = folder.path().join(format!("log/{prefix}munged"));
     Ok(Supervised::start(&command, "TERM", &log, None)?)
 }
 

@@ -1,4 +1,6 @@
 import createClient, { type Middleware } from 'openapi-fetch';
+import { type Charge, chargeOf, isSet } from '../mapping/charge';
+import { fullNameOf, keyOf } from '../mapping/repositoryName';
 import { ApiError, problemOf, UnreachableError } from './problem';
 import type { components, paths } from './schema';
 
@@ -9,9 +11,16 @@ export type BuildDetail = components['schemas']['BuildDetail'];
 /** One thing that happened. */
 export type TimelineEntry = components['schemas']['TimelineEntry'];
 
+/** A repository of a Slurm user, mapped or waiting for an administrator. */
+export type UserRepository = components['schemas']['UserRepository'];
+/** An entry of a list to save: an address alone leaves as it is what is charged. */
+export type ListEntry = components['schemas']['ListEntry'];
+
 /** A Slurm user's repositories as the service has them. */
 export interface RepositoryList {
   readonly repositories: readonly string[];
+  /** What they are charged to, by key (`keyOf`); none where nothing is set. */
+  readonly charges: Readonly<Record<string, Charge>>;
   /** The version of the list, for `If-Match`. */
   readonly etag: string | null;
 }
@@ -25,6 +34,9 @@ export interface BuildFilter {
 /** What every cached answer about builds is filed under. */
 export const BUILDS_KEY = ['builds'] as const;
 
+/** What the cached answer about mapping requests is filed under. */
+export const REQUESTS_KEY = ['mapping-requests'] as const;
+
 export type Api = ReturnType<typeof createApi>;
 
 /** Everything the page says to repo-mapping. Failures are thrown as `ApiError` or `UnreachableError`. */
@@ -37,26 +49,66 @@ export function createApi(token: string) {
   });
   client.use(bearer(token), errors);
 
+  /** What a user has, then what they wait for. */
+  async function userRepositories(
+    username: string,
+    signal?: AbortSignal,
+  ): Promise<UserRepository[]> {
+    const { data } = await client.GET('/api/users/{username}/repositories', {
+      params: { path: { username } },
+      signal: signal ?? null,
+    });
+    return expected(data);
+  }
+
   return {
     async repositories(username: string, signal?: AbortSignal): Promise<RepositoryList> {
       const { data, response } = await client.GET('/repositories/{username}', {
         params: { path: { username } },
         signal: signal ?? null,
       });
-      return { repositories: expected(data), etag: etagOf(response) };
+      const repositories = expected(data);
+      // Asked second: were what is charged older than the version, a save could undo what somebody else changed.
+      const charges = chargesOf(await userRepositories(username, signal));
+      return { repositories, charges, etag: etagOf(response) };
     },
+
+    userRepositories,
 
     /** Replaces the whole list, unless it is no longer the one that `etag` stands for. */
     async replaceRepositories(
       username: string,
-      repositories: readonly string[],
+      entries: readonly ListEntry[],
       etag: string | null,
-    ): Promise<RepositoryList> {
+    ) {
       const { data, response } = await client.POST('/repositories/{username}', {
         params: { path: { username }, header: etag === null ? {} : { 'If-Match': etag } },
-        body: [...repositories],
+        body: [...entries],
       });
       return { repositories: expected(data), etag: etagOf(response) };
+    },
+
+    /** What users of all clusters wait for, the oldest first. */
+    async mappingRequests(signal?: AbortSignal): Promise<UserRepository[]> {
+      const { data } = await client.GET('/api/mapping-requests', { signal: signal ?? null });
+      return expected(data);
+    },
+
+    /** Maps what a user asks for, charged as they ask. */
+    async grant({ user, url }: UserRepository): Promise<UserRepository> {
+      const { data } = await client.POST('/api/users/{username}/repositories', {
+        params: { path: { username: user } },
+        body: { repository: url },
+      });
+      return expected(data);
+    },
+
+    /** Removes what a user asks for; it would remove the mapping too, were there one. */
+    async refuse({ user, url }: UserRepository): Promise<void> {
+      const [owner = '', name = ''] = fullNameOf(url).split('/');
+      await client.DELETE('/api/users/{username}/repositories/{owner}/{name}', {
+        params: { path: { username: user, owner, name } },
+      });
     },
 
     async builds({ user, limit }: BuildFilter, signal?: AbortSignal): Promise<Build[]> {
@@ -75,6 +127,14 @@ export function createApi(token: string) {
       return expected(data);
     },
   };
+}
+
+function chargesOf(repositories: readonly UserRepository[]): Record<string, Charge> {
+  return Object.fromEntries(
+    repositories
+      .filter((each) => each.state === 'mapped' && isSet(chargeOf(each)))
+      .map((each) => [keyOf(each.url), chargeOf(each)]),
+  );
 }
 
 /** A reverse proxy that compresses marks the version as weak, which `If-Match` would never match. */

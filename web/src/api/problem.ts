@@ -42,6 +42,15 @@ export function isTransient(error: unknown): boolean {
   return error instanceof UnreachableError;
 }
 
+/** What went wrong, for people: the service's own words where it said any. */
+export function explanationOf(error: Error): string {
+  if (!(error instanceof ApiError)) {
+    return error.message;
+  }
+  const { title, detail } = error.problem;
+  return detail == null ? title : `${title}. ${detail}`;
+}
+
 function looksLikeProblem(body: unknown): body is Problem {
   return (
     typeof body === 'object' &&

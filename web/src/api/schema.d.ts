@@ -38,6 +38,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/mapping-requests": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What users of all clusters ask for, the oldest first. An administrator grants one by adding it for the user, and refuses
+         *     it by removing it.
+         */
+        get: operations["listMappingRequests"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/public-repositories/{owner}/{name}": {
         parameters: {
             query?: never;
@@ -51,6 +71,44 @@ export interface paths {
         post?: never;
         /** Refuses a public repository again. */
         delete: operations["refusePublicRepository"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/users/{username}/repositories": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What a user has, and what they ask for. */
+        get: operations["listUserRepositories"];
+        put?: never;
+        /**
+         * Adds one repository, or charges it to something else. An administrator's word is enough, and grants what the user asks
+         *     for, account and QOS too where the administrator names neither; a user's word waits.
+         */
+        post: operations["addUserRepository"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/users/{username}/repositories/{owner}/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** Removes one repository, or what a user asks for. What is pending for it is withdrawn. */
+        delete: operations["removeUserRepository"];
         options?: never;
         head?: never;
         patch?: never;
@@ -140,6 +198,13 @@ export interface components {
              */
             timeline: components["schemas"]["TimelineEntry"][];
         };
+        /** @description Entry of a list: a repository alone (what it is charged to stays as it is), or with what it is charged to. */
+        ListEntry: string | components["schemas"]["RepositoryEntry"];
+        /**
+         * @description Where the mapping of a repository stands.
+         * @enum {string}
+         */
+        MappingState: "mapped" | "waiting";
         /** @description An error as every service of ours answers it. `code` is stable and meant for programs; `detail` is for people. */
         Problem: {
             /** @description Stable machine-readable code, for example `signature_invalid`. */
@@ -176,6 +241,15 @@ export interface components {
             /** @description Why; kept for the audit. */
             reason: string;
         };
+        /** @description A repository that shall be mapped, and what its allocations shall be charged to. */
+        RepositoryEntry: {
+            /** @description Slurm account, where the labels of a workflow job name none. */
+            account?: string | null;
+            /** @description Slurm QOS, where the labels of a workflow job name none. */
+            qos?: string | null;
+            /** @description `https://github.com/owner/name` or `owner/name`. */
+            repository: string;
+        };
         /** @description One thing that happened. */
         TimelineEntry: {
             /**
@@ -201,6 +275,31 @@ export interface components {
             runnerName?: string | null;
             /** @description The Slurm job. */
             slurmJobId?: string | null;
+        };
+        /** @description A repository of a Slurm user. */
+        UserRepository: {
+            /** @description Slurm account. */
+            account?: string | null;
+            /** @description The cluster it was asked for from, if it waits. */
+            cluster?: string | null;
+            /**
+             * Format: int64
+             * @description GitHub's numeric id.
+             */
+            id: number;
+            /** @description Slurm QOS. */
+            qos?: string | null;
+            /**
+             * Format: date-time
+             * @description When it was asked for, if it waits.
+             */
+            requestedAt?: string | null;
+            /** @description Where it stands. */
+            state: components["schemas"]["MappingState"];
+            /** @description `https://github.com/owner/name`. */
+            url: string;
+            /** @description The Slurm user. */
+            user: string;
         };
     };
     responses: never;
@@ -286,6 +385,35 @@ export interface operations {
             };
             /** @description We never heard of it */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    listMappingRequests: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What waits */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UserRepository"][];
+                };
+            };
+            /** @description No or a wrong bearer token */
+            401: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -395,6 +523,205 @@ export interface operations {
             };
         };
     };
+    listUserRepositories: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The Slurm user */
+                username: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Mapped ones in their order, then those that wait */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UserRepository"][];
+                };
+            };
+            /** @description Not a Slurm user */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No or a wrong bearer token */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The assertion is about another user */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    addUserRepository: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The Slurm user */
+                username: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RepositoryEntry"];
+            };
+        };
+        responses: {
+            /** @description It is mapped */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UserRepository"];
+                };
+            };
+            /** @description It waits for an administrator */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UserRepository"];
+                };
+            };
+            /** @description Not a Slurm user, or not such a body */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No or a wrong bearer token */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The assertion is about another user */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `repository_mapped_elsewhere`: it is mapped to another user */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `repositories_invalid`: it cannot be used */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description GitHub or the database is in trouble: try again after Retry-After */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    removeUserRepository: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The Slurm user */
+                username: string;
+                owner: string;
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is not mapped to the user any more, and does not wait */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Not a Slurm user */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No or a wrong bearer token */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The assertion is about another user */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The user does not have it */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     listRepositories: {
         parameters: {
             query?: never;
@@ -451,10 +778,10 @@ export interface operations {
             };
             cookie?: never;
         };
-        /** @description `https://github.com/owner/name` or `owner/name` */
+        /** @description `https://github.com/owner/name` or `owner/name`; or an object that also says what its allocations are charged to */
         requestBody: {
             content: {
-                "application/json": string[];
+                "application/json": components["schemas"]["ListEntry"][];
             };
         };
         responses: {
@@ -469,7 +796,7 @@ export interface operations {
                     "application/json": string[];
                 };
             };
-            /** @description Not a Slurm user, or not a JSON array of texts */
+            /** @description Not a Slurm user, or not a JSON array of texts and objects */
             400: {
                 headers: {
                     [name: string]: unknown;

@@ -1,8 +1,9 @@
-import { PlayIcon, RepoIcon, ServerIcon, SignOutIcon } from '@primer/octicons-react';
+import { InboxIcon, PlayIcon, RepoIcon, ServerIcon, SignOutIcon } from '@primer/octicons-react';
 import { Button, UnderlineNav, useConfirm } from '@primer/react';
 import { Outlet, useLocation, useSearch } from '@tanstack/react-router';
 import { useEffect } from 'react';
 import { useDrafts } from '../mapping/drafts';
+import { useRequests } from '../requests/useRequests';
 import { useSession } from '../session/session';
 import { NavItem, PageLink } from '../ui/links';
 import styles from './Layout.module.css';
@@ -15,6 +16,7 @@ export function Layout() {
   const { signOut } = useSession();
   const confirm = useConfirm();
   const { pathname } = useLocation();
+  const waiting = useRequests().data?.length;
   const unsaved = user !== undefined && drafts.of(user) !== undefined;
 
   useWarningBeforeLeaving(drafts.any);
@@ -58,7 +60,7 @@ export function Layout() {
           </Button>
         </div>
         <div className={styles.nav}>
-          <UnderlineNav aria-label="Pages" hideIconsBreakpoint={null}>
+          <UnderlineNav aria-label="Pages" hideIconsBreakpoint="small">
             <NavItem
               to="/"
               aria-current={pathname.startsWith('/builds/') ? 'page' : undefined}
@@ -70,6 +72,9 @@ export function Layout() {
             <NavItem to="/mapping" leadingVisual={<RepoIcon />}>
               Repositories
               {unsaved && <span className={styles.unsaved}> (unsaved)</span>}
+            </NavItem>
+            <NavItem to="/requests" leadingVisual={<InboxIcon />} counter={waiting || undefined}>
+              Requests
             </NavItem>
           </UnderlineNav>
         </div>

@@ -9,6 +9,7 @@ import { BuildPage } from '../builds/BuildPage';
 import { BuildsPage } from '../builds/BuildsPage';
 import { MappingPage } from '../mapping/MappingPage';
 import { slurmUserProblem } from '../mapping/slurmUser';
+import { RequestsPage } from '../requests/RequestsPage';
 import { Layout } from './Layout';
 import { NotFound } from './NotFound';
 
@@ -48,7 +49,13 @@ const mapping = createRoute({
   component: MappingPage,
 });
 
-const routeTree = root.addChildren([builds, build, mapping]);
+const requests = createRoute({
+  getParentRoute: () => root,
+  path: '/requests',
+  component: RequestsPage,
+});
+
+const routeTree = root.addChildren([builds, build, mapping, requests]);
 
 /** The addresses of the page. Tests give a history of their own. */
 export function createPageRouter(history?: RouterHistory) {

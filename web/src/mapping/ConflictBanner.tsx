@@ -9,7 +9,7 @@ interface Props {
 
 /** Somebody else saved the list meanwhile: says what they changed, and takes it in without losing one's own edits. */
 export function ConflictBanner({ user, conflict }: Props) {
-  const { added, removed, rebase } = conflict;
+  const { added, removed, recharged, rebase } = conflict;
   return (
     <Banner
       variant="warning"
@@ -18,6 +18,7 @@ export function ConflictBanner({ user, conflict }: Props) {
         <>
           {added.length > 0 && <>Added: {named(added)}. </>}
           {removed.length > 0 && <>Removed: {named(removed)}. </>}
+          {recharged.length > 0 && <>Charged differently: {named(recharged)}. </>}
           Nothing of yours was saved or lost. Load the new list, look at it, then save again.
         </>
       }

@@ -1,4 +1,5 @@
-import { screen, within } from '@testing-library/react';
+import { screen, waitFor, within } from '@testing-library/react';
+import type { UserEvent } from '@testing-library/user-event';
 import { describe, expect, it } from 'vitest';
 import { FakeApi, problem } from '../../test/fakeApi';
 import { open } from '../../test/page';
@@ -95,6 +96,105 @@ describe('what is typed', () => {
     await user.click(screen.getByRole('button', { name: 'Add' }));
     expect((await rows()).getByText('octo/waiting')).toBeVisible();
     expect(router.state.location.search).toEqual({ user: 'alice' });
+  });
+});
+
+describe('what is charged', () => {
+  const charged = async (user: UserEvent, name: string, account: string, qos = '') => {
+    await user.click(await screen.findByRole('button', { name: `Account and QOS of ${name}` }));
+    const dialog = within(await screen.findByRole('dialog', { name: 'Account and QOS' }));
+    for (const [label, value] of [
+      ['Account', account],
+      ['QOS', qos],
+    ] as const) {
+      await user.clear(dialog.getByLabelText(label));
+      if (value !== '') {
+        await user.type(dialog.getByLabelText(label), value);
+      }
+    }
+    await user.click(dialog.getByRole('button', { name: 'Change' }));
+  };
+
+  it('is shown, and saved for those only whose charge was edited', async () => {
+    const api = alice('octo/a', 'octo/b');
+    api.charge('alice', 'octo/a', { account: 'physics', qos: 'high' });
+    const { user } = open('/mapping?user=alice', { api });
+    expect((await row('octo/a')).getByText(/Charged to/)).toHaveTextContent(
+      'Charged to account physics, QOS high',
+    );
+    expect((await row('octo/b')).queryByText(/Charged to/)).toBeNull();
+
+    await charged(user, 'octo/b', ' chemistry ');
+    expect(await screen.findByText('Not saved yet: 1 charged differently')).toBeVisible();
+    expect((await row('octo/b')).getByText('Edited')).toBeVisible();
+    await user.click(save());
+    expect(await screen.findByText('Saved. alice has 2 repositories.')).toBeVisible();
+    expect(api.sent).toEqual([url('octo/a'), { repository: url('octo/b'), account: 'chemistry' }]);
+    expect((await row('octo/b')).getByText(/Charged to/)).toHaveTextContent(
+      'Charged to account chemistry',
+    );
+    expect((await row('octo/a')).getByText(/Charged to/)).toHaveTextContent('account physics');
+    expect(unsaved()).toBeNull();
+  });
+
+  it('can be left to the site’s settings again', async () => {
+    const api = alice('octo/a');
+    api.charge('alice', 'octo/a', { account: 'physics' });
+    const { user } = open('/mapping?user=alice', { api });
+    await charged(user, 'octo/a', '');
+    expect((await row('octo/a')).getByText(/what the site’s settings say/)).toBeVisible();
+    await user.click(save());
+    expect(await screen.findByText('Saved. alice has 1 repository.')).toBeVisible();
+    expect(api.lists.get('alice')?.charges.get('octo/a')).toEqual({});
+    expect((await row('octo/a')).queryByText(/Charged to/)).toBeNull();
+  });
+
+  it('is as the user asked for it, when what they wait for is added to the list', async () => {
+    const api = alice('octo/a');
+    api.ask('alice', 'octo/waiting', { account: 'chemistry' });
+    api.ask('bob', 'octo/b', { account: 'biology' });
+    const { user } = open('/mapping?user=alice', { api });
+    await screen.findByText('Waiting for an administrator');
+    await user.type(await field(), 'octo/waiting octo/b{Enter}');
+    expect((await row('octo/waiting')).getByText(/Charged to/)).toHaveTextContent(
+      'Charged to account chemistry',
+    );
+    await user.click(save());
+    expect(await screen.findByText('Saved. alice has 3 repositories.')).toBeVisible();
+    expect(api.sent).toEqual([
+      url('octo/a'),
+      { repository: 'octo/waiting', account: 'chemistry' },
+      'octo/b',
+    ]);
+    await waitFor(() => expect(screen.queryByText('Waiting for an administrator')).toBeNull());
+  });
+
+  it('is refused beside its entry', async () => {
+    const api = alice('octo/a', 'octo/b');
+    const { user } = open('/mapping?user=alice', { api });
+    await charged(user, 'octo/b', '$(reboot)');
+    await user.click(save());
+    expect(await screen.findByText(/One repository was refused/)).toBeVisible();
+    expect((await row('octo/b')).getByText(/^account: the value must be/)).toBeVisible();
+    expect(api.lists.get('alice')?.version).toBe(1);
+    await charged(user, 'octo/b', 'chemistry');
+    expect((await row('octo/b')).queryByText(/the value must be/)).toBeNull();
+    await user.click(save());
+    expect(await screen.findByText('Saved. alice has 2 repositories.')).toBeVisible();
+  });
+
+  it('that somebody else changed meanwhile is not overwritten unseen', async () => {
+    const api = alice('octo/a', 'octo/b');
+    const { user } = open('/mapping?user=alice', { api });
+    await charged(user, 'octo/a', 'chemistry');
+    api.charge('alice', 'octo/b', { account: 'biology' });
+    await user.click(save());
+    expect(await screen.findByText(/Charged differently: octo\/b/)).toBeVisible();
+    await user.click(inBanner('Load it and keep my changes'));
+    await user.click(save());
+    expect(await screen.findByText('Saved. alice has 2 repositories.')).toBeVisible();
+    expect(api.sent).toEqual([{ repository: url('octo/a'), account: 'chemistry' }, url('octo/b')]);
+    expect(api.lists.get('alice')?.charges.get('octo/b')).toEqual({ account: 'biology' });
   });
 });
 

@@ -3,13 +3,17 @@ import { SkeletonBox, Text } from '@primer/react';
 import { Blankslate } from '@primer/react/experimental';
 import { useSearch } from '@tanstack/react-router';
 import { useRef } from 'react';
+import { RequestsOfUser } from '../requests/RequestsOfUser';
+import { useRequests } from '../requests/useRequests';
 import { PageHeading } from '../ui/PageHeading';
 import { ProblemBanner } from '../ui/ProblemBanner';
 import { AddRepositories } from './AddRepositories';
 import { ConflictBanner } from './ConflictBanner';
+import { chargeOf } from './charge';
 import { type Draft, entriesOf } from './draft';
 import styles from './MappingPage.module.css';
 import { RepositoryRows } from './RepositoryRows';
+import { keyOf } from './repositoryName';
 import { SaveBar } from './SaveBar';
 import { SaveOutcome } from './SaveOutcome';
 import { type Mapping, useMapping } from './useMapping';
@@ -76,11 +80,21 @@ interface EditorProps {
 function Editor({ user, mapping, draft }: EditorProps) {
   const input = useRef<HTMLInputElement>(null);
   const entries = entriesOf(draft);
+  const requests = useRequests().data ?? [];
+  const asked = new Map(
+    requests
+      .filter((request) => request.user === user)
+      .map((request) => [keyOf(request.url), chargeOf(request)]),
+  );
   return (
     <>
       {mapping.conflict && <ConflictBanner user={user} conflict={mapping.conflict} />}
       <SaveOutcome user={user} mapping={mapping} entries={entries} />
-      <AddRepositories ref={input} entries={entries} onAdd={mapping.add} />
+      <AddRepositories
+        ref={input}
+        entries={entries}
+        onAdd={(repositories) => mapping.add(repositories, asked)}
+      />
       <RepositoryRows
         entries={entries}
         onRemove={(entry) => {
@@ -91,8 +105,10 @@ function Editor({ user, mapping, draft }: EditorProps) {
           }
         }}
         onRestore={(entry) => mapping.restore(entry.key)}
+        onRecharge={(entry, charge) => mapping.recharge(entry.key, charge)}
       />
       {mapping.unsaved && <SaveBar mapping={mapping} entries={entries} />}
+      <RequestsOfUser user={user} />
     </>
   );
 }

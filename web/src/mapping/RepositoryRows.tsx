@@ -1,7 +1,12 @@
-import { RepoIcon, TrashIcon, UndoIcon } from '@primer/octicons-react';
+import { CreditCardIcon, RepoIcon, TrashIcon, UndoIcon } from '@primer/octicons-react';
 import { IconButton, Label, Link } from '@primer/react';
-import { Blankslate, InlineMessage } from '@primer/react/experimental';
+import { Blankslate } from '@primer/react/experimental';
+import { useState } from 'react';
+import { ChargeDialog } from './ChargeDialog';
+import { ChargeText } from './ChargeText';
+import { type Charge, isSet } from './charge';
 import type { Entry } from './draft';
+import { Refusal } from './Refusal';
 import styles from './RepositoryRows.module.css';
 import { fullNameOf } from './repositoryName';
 
@@ -9,10 +14,11 @@ interface Props {
   readonly entries: readonly Entry[];
   readonly onRemove: (entry: Entry) => void;
   readonly onRestore: (entry: Entry) => void;
+  readonly onRecharge: (entry: Entry, charge: Charge) => void;
 }
 
 /** The list as it will be saved: what is new and what goes is marked, what was refused says why. */
-export function RepositoryRows({ entries, onRemove, onRestore }: Props) {
+export function RepositoryRows({ entries, ...on }: Props) {
   if (entries.length === 0) {
     return (
       <Blankslate border>
@@ -30,7 +36,7 @@ export function RepositoryRows({ entries, onRemove, onRestore }: Props) {
   return (
     <ul className={styles.list} aria-label="Repositories">
       {entries.map((entry) => (
-        <Row key={entry.key} entry={entry} onRemove={onRemove} onRestore={onRestore} />
+        <Row key={entry.key} entry={entry} {...on} />
       ))}
     </ul>
   );
@@ -48,11 +54,22 @@ function nameOf({ repository, change }: Entry): string {
     : fullNameOf(repository);
 }
 
-function Row({ entry, onRemove, onRestore }: Omit<Props, 'entries'> & { readonly entry: Entry }) {
+function Row({
+  entry,
+  onRemove,
+  onRestore,
+  onRecharge,
+}: Omit<Props, 'entries'> & { readonly entry: Entry }) {
+  const [editing, setEditing] = useState(false);
   const name = nameOf(entry);
   const removed = entry.change === 'removed';
   return (
-    <li id={anchorOf(entry)} tabIndex={-1} className={styles.row} data-change={entry.change}>
+    <li
+      id={anchorOf(entry)}
+      tabIndex={-1}
+      className={styles.row}
+      data-change={entry.change === 'kept' && entry.recharged ? 'recharged' : entry.change}
+    >
       <span className={styles.icon}>
         <RepoIcon />
       </span>
@@ -66,33 +83,42 @@ function Row({ entry, onRemove, onRestore }: Omit<Props, 'entries'> & { readonly
         ) : (
           name
         )}
+        {(isSet(entry.charge) || entry.recharged) && !removed && (
+          <ChargeText charge={entry.charge} />
+        )}
       </span>
       {entry.change === 'added' && <Label variant="success">New</Label>}
+      {entry.change === 'kept' && entry.recharged && <Label variant="attention">Edited</Label>}
       {removed && <Label variant="danger">Removed</Label>}
-      <IconButton
-        // One button all the time: it keeps the focus when it changes its meaning.
-        icon={removed ? UndoIcon : TrashIcon}
-        aria-label={removed ? `Keep ${name}` : `Remove ${name}`}
-        variant="invisible"
-        className={styles.action}
-        onClick={() => (removed ? onRestore(entry) : onRemove(entry))}
-      />
+      <span className={styles.actions}>
+        {!removed && (
+          <IconButton
+            icon={CreditCardIcon}
+            aria-label={`Account and QOS of ${name}`}
+            variant="invisible"
+            onClick={() => setEditing(true)}
+          />
+        )}
+        <IconButton
+          // One button all the time: it keeps the focus when it changes its meaning.
+          icon={removed ? UndoIcon : TrashIcon}
+          aria-label={removed ? `Keep ${name}` : `Remove ${name}`}
+          variant="invisible"
+          onClick={() => (removed ? onRestore(entry) : onRemove(entry))}
+        />
+      </span>
       {entry.refusal && !removed && (
         <div className={styles.refusal}>
-          <InlineMessage variant="critical">
-            <span>
-              {entry.refusal.detail}{' '}
-              {entry.refusal.link != null && (
-                <Link href={entry.refusal.link} inline target="_blank" rel="noreferrer">
-                  {entry.refusal.link.includes('/installations') ||
-                  entry.refusal.link.includes('/apps/')
-                    ? 'Install the GitHub App'
-                    : 'See at GitHub'}
-                </Link>
-              )}
-            </span>
-          </InlineMessage>
+          <Refusal part={entry.refusal} />
         </div>
+      )}
+      {editing && (
+        <ChargeDialog
+          name={name}
+          charge={entry.charge}
+          onClose={() => setEditing(false)}
+          onChange={(charge) => onRecharge(entry, charge)}
+        />
       )}
     </li>
   );

@@ -12,9 +12,12 @@ interface Props {
 export function SaveBar({ mapping, entries }: Props) {
   const added = entries.filter(({ change }) => change === 'added').length;
   const removed = entries.filter(({ change }) => change === 'removed').length;
-  const parts = [added > 0 && `${added} added`, removed > 0 && `${removed} removed`].filter(
-    Boolean,
-  );
+  const recharged = entries.filter((each) => each.change === 'kept' && each.recharged).length;
+  const parts = [
+    added > 0 && `${added} added`,
+    removed > 0 && `${removed} removed`,
+    recharged > 0 && `${recharged} charged differently`,
+  ].filter(Boolean);
   return (
     <section aria-label="Unsaved changes" className={styles.bar}>
       <div className={styles.text}>

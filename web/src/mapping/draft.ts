@@ -1,5 +1,6 @@
-import type { RepositoryList } from '../api/api';
+import type { ListEntry, RepositoryList } from '../api/api';
 import type { ProblemPart } from '../api/problem';
+import { type Charge, sameCharge } from './charge';
 import { keyOf } from './repositoryName';
 
 /** Unsaved edits to a Slurm user's list, and the list they were made to. */
@@ -8,6 +9,8 @@ export interface Draft {
   readonly added: readonly string[];
   /** Keys (`keyOf`) of repositories of `base`. */
   readonly removed: ReadonlySet<string>;
+  /** What is to be charged from now on, by key; only where that differs from what is saved. */
+  readonly charges: ReadonlyMap<string, Charge>;
   /** What the service said of an entry when it was last saved, by key. */
   readonly refusals: ReadonlyMap<string, ProblemPart>;
 }
@@ -17,18 +20,29 @@ export interface Entry {
   readonly repository: string;
   readonly key: string;
   readonly change: 'kept' | 'added' | 'removed';
+  readonly charge: Charge;
+  /** Whether `charge` differs from what is saved. */
+  readonly recharged: boolean;
   readonly refusal: ProblemPart | undefined;
 }
 
 export function emptyDraft(base: RepositoryList): Draft {
-  return { base, added: [], removed: new Set(), refusals: new Map() };
+  return { base, added: [], removed: new Set(), charges: new Map(), refusals: new Map() };
 }
 
 /** Everything the editor shows: the saved list with what is removed from it, then what is added. */
 export function entriesOf(draft: Draft): Entry[] {
   const entry = (repository: string, change: Entry['change']): Entry => {
     const key = keyOf(repository);
-    return { repository, key, change, refusal: draft.refusals.get(key) };
+    const charge = draft.charges.get(key);
+    return {
+      repository,
+      key,
+      change,
+      charge: charge ?? draft.base.charges[key] ?? {},
+      recharged: charge !== undefined,
+      refusal: draft.refusals.get(key),
+    };
   };
   return [
     ...draft.base.repositories.map((each) =>
@@ -38,15 +52,23 @@ export function entriesOf(draft: Draft): Entry[] {
   ];
 }
 
-/** The list to send. */
-export function wanted(draft: Draft): string[] {
+/** The list to send. What is charged is said only where it was edited: the service leaves the rest as it is. */
+export function wanted(draft: Draft): ListEntry[] {
   return entriesOf(draft)
     .filter(({ change }) => change !== 'removed')
-    .map(({ repository }) => repository);
+    .map(({ repository, charge, recharged }) =>
+      recharged ? { repository, ...charge } : repository,
+    );
+}
+
+/** What the list is once the service took what is `wanted`. */
+export function chargesWhenSaved(draft: Draft, saved: readonly string[]): Record<string, Charge> {
+  const charges = { ...draft.base.charges, ...Object.fromEntries(draft.charges) };
+  return Object.fromEntries(saved.map((url) => [keyOf(url), charges[keyOf(url)] ?? {}]));
 }
 
 export function isUnsaved(draft: Draft): boolean {
-  return draft.added.length > 0 || draft.removed.size > 0;
+  return draft.added.length > 0 || draft.removed.size > 0 || draft.charges.size > 0;
 }
 
 /** Adds a repository, or takes its removal back. One that is there already changes nothing. */
@@ -63,12 +85,30 @@ export function add(draft: Draft, repository: string): Draft {
 
 /** Marks a saved repository as removed; forgets an added one. */
 export function remove(draft: Draft, key: string): Draft {
-  const refusals = new Map(draft.refusals);
-  refusals.delete(key);
+  const refusals = without(draft.refusals, key);
   if (draft.added.some((each) => keyOf(each) === key)) {
-    return { ...draft, refusals, added: draft.added.filter((each) => keyOf(each) !== key) };
+    return {
+      ...draft,
+      refusals,
+      charges: without(draft.charges, key),
+      added: draft.added.filter((each) => keyOf(each) !== key),
+    };
   }
   return { ...draft, refusals, removed: new Set(draft.removed).add(key) };
+}
+
+/** Charges a repository to something else; to what is saved, and it is as if it was never edited. */
+export function recharge(draft: Draft, key: string, charge: Charge): Draft {
+  const same = sameCharge(charge, draft.base.charges[key] ?? {});
+  return {
+    ...draft,
+    refusals: without(draft.refusals, key),
+    charges: same ? without(draft.charges, key) : new Map(draft.charges).set(key, charge),
+  };
+}
+
+function without<V>(map: ReadonlyMap<string, V>, key: string): ReadonlyMap<string, V> {
+  return new Map([...map].filter(([each]) => each !== key));
 }
 
 export function restore(draft: Draft, key: string): Draft {
@@ -80,10 +120,17 @@ export function restore(draft: Draft, key: string): Draft {
 /** The same edits made to a newer list: what somebody else added or removed meanwhile stays so. */
 export function rebase(draft: Draft, base: RepositoryList): Draft {
   const there = new Set(base.repositories.map(keyOf));
+  const added = draft.added.filter((each) => !there.has(keyOf(each)));
+  const shown = new Set([...there, ...added.map(keyOf)]);
   return {
     base,
-    added: draft.added.filter((each) => !there.has(keyOf(each))),
+    added,
     removed: new Set([...draft.removed].filter((key) => there.has(key))),
+    charges: new Map(
+      [...draft.charges].filter(
+        ([key, charge]) => shown.has(key) && !sameCharge(charge, base.charges[key] ?? {}),
+      ),
+    ),
     refusals: draft.refusals,
   };
 }
@@ -95,18 +142,23 @@ export function difference(from: RepositoryList, to: RepositoryList) {
   return {
     added: to.repositories.filter((each) => !before.has(keyOf(each))),
     removed: from.repositories.filter((each) => !after.has(keyOf(each))),
+    recharged: to.repositories.filter((each) => {
+      const key = keyOf(each);
+      return before.has(key) && !sameCharge(from.charges[key] ?? {}, to.charges[key] ?? {});
+    }),
   };
 }
 
 /**
- * Puts what the service refused beside the entries it is about. `sent` is the list as it was sent. Parts that are
+ * Puts what the service refused beside the entries it is about. `list` is as it was sent. Parts that are
  * about no entry are left out: the problem's own text has to speak for them.
  */
 export function withRefusals(
   draft: Draft,
-  sent: readonly string[],
+  list: readonly ListEntry[],
   parts: readonly ProblemPart[],
 ): Draft {
+  const sent = list.map((entry) => (typeof entry === 'string' ? entry : entry.repository));
   const keys = new Set(sent.map(keyOf));
   const refusals = new Map<string, ProblemPart>();
   for (const part of parts) {

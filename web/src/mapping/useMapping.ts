@@ -1,22 +1,26 @@
 import { queryOptions, useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
-import { type Api, BUILDS_KEY, type RepositoryList } from '../api/api';
+import { type Api, BUILDS_KEY, REQUESTS_KEY } from '../api/api';
 import { ApiError, hasCode } from '../api/problem';
 import { useApi } from '../app/apiContext';
+import type { Charge } from './charge';
 import {
   add,
+  chargesWhenSaved,
   type Draft,
   difference,
   emptyDraft,
   isUnsaved,
   rebase,
+  recharge,
   remove,
   restore,
   wanted,
   withRefusals,
 } from './draft';
 import { useDrafts } from './drafts';
+import { keyOf } from './repositoryName';
 
-function listQuery(api: Api, user: string) {
+export function listQuery(api: Api, user: string) {
   return queryOptions({
     queryKey: ['repositories', user],
     queryFn: ({ signal }) => api.repositories(user, signal),
@@ -43,24 +47,25 @@ export function useMapping(user: string) {
   };
 
   const save = useMutation({
-    mutationFn: ({ base, sent }: { base: RepositoryList; sent: readonly string[] }) =>
-      api.replaceRepositories(user, sent, base.etag),
-    onSuccess: (saved) => {
-      queries.setQueryData(query.queryKey, saved);
+    mutationFn: (sent: Draft) => api.replaceRepositories(user, wanted(sent), sent.base.etag),
+    onSuccess: (saved, sent) => {
+      queries.setQueryData(query.queryKey, {
+        ...saved,
+        charges: chargesWhenSaved(sent, saved.repositories),
+      });
       drafts.update(user, () => undefined);
-      // A repository mapped now may start workflow jobs that waited for it.
+      void queries.invalidateQueries({ queryKey: query.queryKey });
+      // A repository mapped now may start workflow jobs that waited for it, and nobody has to grant it any more.
       void queries.invalidateQueries({ queryKey: BUILDS_KEY });
-      if (saved.etag === null) {
-        void queries.invalidateQueries({ queryKey: query.queryKey });
-      }
+      void queries.invalidateQueries({ queryKey: REQUESTS_KEY });
     },
-    onError: (error, { sent }) => {
+    onError: (error, sent) => {
       if (hasCode(error, 'mapping_changed')) {
         // The newer list shows what the conflict is about.
         void queries.invalidateQueries({ queryKey: query.queryKey });
       } else if (error instanceof ApiError) {
         const parts = error.problem.errors ?? [];
-        drafts.update(user, (before) => before && withRefusals(before, sent, parts));
+        drafts.update(user, (before) => before && withRefusals(before, wanted(sent), parts));
       }
     },
   });
@@ -82,11 +87,20 @@ export function useMapping(user: string) {
         : { ...difference(kept.base, newer), rebase: () => edit((d) => rebase(d, newer)) },
     submit: () => {
       if (draft !== undefined && !save.isPending) {
-        save.mutate({ base: draft.base, sent: wanted(draft) });
+        save.mutate(draft);
       }
     },
-    add: (repositories: readonly string[]) => edit((d) => repositories.reduce(add, d)),
+    /** `asked`: what is to be charged for those that the user waits for, by key. */
+    add: (repositories: readonly string[], asked: ReadonlyMap<string, Charge>) =>
+      edit((d) =>
+        repositories.reduce((before, each) => {
+          const charge = asked.get(keyOf(each));
+          const after = add(before, each);
+          return charge === undefined ? after : recharge(after, keyOf(each), charge);
+        }, d),
+      ),
     remove: (key: string) => edit((d) => remove(d, key)),
+    recharge: (key: string, charge: Charge) => edit((d) => recharge(d, key, charge)),
     restore: (key: string) => edit((d) => restore(d, key)),
     discard: () => {
       save.reset();

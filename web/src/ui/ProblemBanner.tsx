@@ -1,5 +1,5 @@
 import { Banner, Button } from '@primer/react';
-import { ApiError } from '../api/problem';
+import { explanationOf } from '../api/problem';
 
 interface Props {
   /** What could not be done: `The builds could not be loaded`. */
@@ -14,16 +14,8 @@ export function ProblemBanner({ title, error, onRetry }: Props) {
     <Banner
       variant="critical"
       title={title}
-      description={explanation(error)}
+      description={explanationOf(error)}
       primaryAction={onRetry && <Button onClick={onRetry}>Try again</Button>}
     />
   );
-}
-
-function explanation(error: Error): string {
-  if (!(error instanceof ApiError)) {
-    return error.message;
-  }
-  const { title, detail } = error.problem;
-  return detail == null ? title : `${title}. ${detail}`;
 }

@@ -1,4 +1,7 @@
+use chrono::TimeDelta;
 use gha_slurm_contract::event::{EventPayload, InstallationEvent};
+use gha_slurm_domain::admission::Charge;
+use gha_slurm_storage::allocations;
 use gha_slurm_test_support::TestDatabase;
 
 use crate::*;
@@ -55,6 +58,34 @@ async fn an_unmapped_repository_waits_and_starts_when_it_is_mapped() {
     replan_now(&pool).await;
     assert_eq!(verdict(database.url(), 1).await, ("ours".to_owned(), None));
     assert_eq!(supply(&states(database.url()).await), 1);
+}
+
+#[tokio::test]
+async fn what_a_mapping_charges_is_in_the_runner_class() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    map(&pool).await;
+    replan_now(&pool).await;
+    apply(&pool, queued(1)).await;
+    let charge = Some(Charge {
+        account: Some("chemistry".into()),
+        qos: None,
+    });
+    let repository = REPOSITORY;
+    map_as(&pool, mappings::Entry { repository, charge }).await;
+    replan_now(&pool).await;
+    let states = states(database.url()).await;
+    assert_eq!(
+        states.iter().map(|s| s.0.as_str()).collect::<Vec<_>>(),
+        ["withdrawn", "planned"],
+        "what was planned for no account is of no use now"
+    );
+    let mut conn = pool.connection().await.unwrap();
+    let due = allocations::claim_due(&mut conn, Utc::now(), TimeDelta::seconds(60), 10)
+        .await
+        .unwrap();
+    let accounts: Vec<_> = due.iter().map(|d| d.resources.account.as_deref()).collect();
+    assert_eq!(accounts, [Some("chemistry")]);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use gha_slurm_domain::LabelSettings;
 use gha_slurm_domain::RepositoryId;
 use gha_slurm_domain::planner::PlannerLimits;
 use gha_slurm_launcher::planning::Policy;
-use gha_slurm_storage::{AsyncConnection, Database, StorageError, replan, repositories};
+use gha_slurm_storage::{AsyncConnection, Database, StorageError, mappings, replan, repositories};
 
 const REPOSITORY: RepositoryId = RepositoryId(4711);
 
@@ -109,17 +109,14 @@ async fn apply(database: &Database, event: Event) {
 
 /// alice maps the repository, as repo-mapping would.
 async fn map(database: &Database) {
+    map_as(database, REPOSITORY.into()).await;
+}
+
+async fn map_as(database: &Database, entry: mappings::Entry) {
     let mut conn = database.connection().await.unwrap();
     conn.transaction::<_, StorageError, _>(async |conn| {
         repositories::upsert(conn, REPOSITORY, None, "acme", "widgets", Some(true), now()).await?;
-        repositories::replace_mapping_list(
-            conn,
-            &"alice".parse().unwrap(),
-            &[REPOSITORY],
-            None,
-            now(),
-        )
-        .await?;
+        mappings::replace(conn, &"alice".parse().unwrap(), &[entry], None, now()).await?;
         replan::request(conn, REPOSITORY, true, "mapped").await
     })
     .await

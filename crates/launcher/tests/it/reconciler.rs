@@ -12,7 +12,7 @@ use gha_slurm_launcher::settings::ReconcilerSettings;
 use gha_slurm_simulator::request::{NewRepository, NewWorkflowJob};
 use gha_slurm_simulator::{AppKey, Handle, Settings, Simulator};
 use gha_slurm_storage::runners::{self, Redeemer, Redemption};
-use gha_slurm_storage::workflow_jobs;
+use gha_slurm_storage::{mappings, workflow_jobs};
 use gha_slurm_telemetry::Metrics;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
 use gha_slurm_test_support::{TestDatabase, wait_until};
@@ -80,7 +80,7 @@ impl Site {
             .await
             .unwrap();
         let alice = "alice".parse().unwrap();
-        repositories::replace_mapping_list(&mut conn, &alice, &[id], None, now())
+        mappings::replace(&mut conn, &alice, &[id.into()], None, now())
             .await
             .unwrap();
     }

@@ -5,4 +5,5 @@ mod builds;
 mod mapping;
 mod settings;
 mod support;
+mod users;
 mod web_application;

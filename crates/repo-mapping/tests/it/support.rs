@@ -48,6 +48,19 @@ impl Service {
     }
 
     pub(crate) async fn start_with(web: Option<&Path>) -> Self {
+        Self::start_from(web, None).await
+    }
+
+    /// Takes the word of the agent of the cluster `main`, whose keys are in this folder.
+    pub(crate) async fn start_with_agent(keys: &Path) -> Self {
+        let file = "[[agents]]\ncluster = \"main\"\npublic_keys = ";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("settings.toml");
+        std::fs::write(&path, format!("{file}{keys:?}\n")).unwrap();
+        Self::start_from(None, Some(&path)).await
+    }
+
+    async fn start_from(web: Option<&Path>, file: Option<&Path>) -> Self {
         let test_database = TestDatabase::create().await;
         let github = MockServer::start().await;
         Mock::given(method("POST"))
@@ -80,7 +93,7 @@ impl Service {
         let environment = environment
             .into_iter()
             .map(|(key, value)| (format!("REPO_MAPPING__{key}"), value));
-        let settings: Settings = load(None, environment).unwrap();
+        let settings: Settings = load(file, environment).unwrap();
         let database = Database::new(&settings.database.url, "test", 4).unwrap();
         let application = Application::build(settings).await.unwrap();
         let url = format!("http://127.0.0.1:{}", application.port());
@@ -139,6 +152,21 @@ impl Service {
             .body(body);
         if let Some(etag) = if_match {
             call = call.header("if-match", etag);
+        }
+        answer(call).await
+    }
+
+    /// With another token than the administrator's.
+    pub(crate) async fn call(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        token: &str,
+        body: Option<Value>,
+    ) -> Answer {
+        let mut call = self.http.request(method, self.of(path)).bearer_auth(token);
+        if let Some(body) = body {
+            call = call.json(&body);
         }
         answer(call).await
     }

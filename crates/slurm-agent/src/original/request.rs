@@ -2,7 +2,7 @@
 
 use actix_web::http::StatusCode;
 use gha_slurm_contract::problem::ProblemPart;
-use gha_slurm_domain::labels::name_of_slurms;
+use gha_slurm_domain::naming::slurm_name;
 use gha_slurm_domain::{AllocationId, ResourceRequest};
 use gha_slurm_service_kit::ApiError;
 use reqwest::Url;
@@ -82,7 +82,7 @@ impl OriginalRequest {
         let runner_name = given(body.runner_name);
         let runner_name = runner_name.map(|name| checked("runnerName", word(&name, 64)));
         let partition = given(body.partition);
-        let partition = partition.map(|name| checked("partition", name_of_slurms(&name)));
+        let partition = partition.map(|name| checked("partition", slurm_name(&name)));
         let cpus = number(given(body.cpus), whole).map_err(|e| wrong("cpus", e));
         let time = number(given(body.duration), minutes).map_err(|e| wrong("duration", e));
         let memory = number(given(body.memory), mebibytes).map_err(|e| wrong("memory", e));

@@ -25,6 +25,7 @@ pub(crate) struct Site {
     pub(crate) folder: TempDir,
     pub(crate) keys: KeyFolder,
     settings: Vec<(String, String)>,
+    settings_file: Option<PathBuf>,
 }
 
 /// An agent of a site.
@@ -45,12 +46,19 @@ impl Site {
             folder,
             keys,
             settings: Vec::new(),
+            settings_file: None,
         }
     }
 
     /// With one more setting, as an environment variable without its prefix.
     pub(crate) fn with(mut self, key: &str, value: &str) -> Self {
         self.settings.push((key.into(), value.into()));
+        self
+    }
+
+    /// With a settings file of the site's folder.
+    pub(crate) fn with_file(mut self, name: &str) -> Self {
+        self.settings_file = Some(self.path(name));
         self
     }
 
@@ -127,6 +135,9 @@ impl Site {
         let mut service = ServiceProcess::new("gha-slurm-munge", self.folder.path())
             .through(words)
             .setting("HTTP__LISTEN", format!("127.0.0.1:{port}"));
+        if let Some(file) = &self.settings_file {
+            service = service.config(file);
+        }
         for (key, value) in self.all_settings() {
             service = service.setting(&key, value);
         }
@@ -199,12 +210,12 @@ impl Agent {
         self.service.ready().await.unwrap();
     }
 
-    pub(crate) fn log(&self) -> String {
-        self.service.log()
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 
-    pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
+    pub(crate) fn log(&self) -> String {
+        self.service.log()
     }
 
     /// Asks; the connection may break when the agent is killed.

@@ -13,6 +13,7 @@ mod rest_recorded;
 mod sbatch;
 mod script_fixture;
 mod secrets;
+mod self_service;
 mod start;
 mod sudo;
 

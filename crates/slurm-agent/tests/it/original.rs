@@ -90,7 +90,7 @@ async fn post(agent: &Agent, path: &str, secret: Option<&str>, body: &Value) -> 
         .timeout(DEADLINE)
         .build()
         .unwrap();
-    let mut call = http.post(agent.url(path)).json(body);
+    let mut call = http.post(format!("{}{path}", agent.url())).json(body);
     if let Some(secret) = secret {
         call = call.header("auth-token", secret);
     }

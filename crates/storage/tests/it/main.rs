@@ -12,7 +12,7 @@ use gha_slurm_domain::{
 };
 use gha_slurm_storage::allocations::NewAllocation;
 use gha_slurm_storage::workflow_jobs::{ClassId, WorkflowJob};
-use gha_slurm_storage::{AsyncPgConnection, allocations, repositories, workflow_jobs};
+use gha_slurm_storage::{AsyncPgConnection, allocations, mappings, repositories, workflow_jobs};
 
 /// A fixed time, so that nothing depends on the clock.
 fn now() -> DateTime<Utc> {
@@ -30,7 +30,7 @@ async fn scope_with_queued(conn: &mut AsyncPgConnection, queued: i64) -> ClassId
     repositories::upsert(conn, REPOSITORY, None, "acme", "widgets", Some(true), now())
         .await
         .unwrap();
-    repositories::replace_mapping_list(conn, &user(), &[REPOSITORY], None, now())
+    mappings::replace(conn, &user(), &[REPOSITORY.into()], None, now())
         .await
         .unwrap();
     let labels: LabelSet = ["self-hosted", "slurm"].into_iter().collect();

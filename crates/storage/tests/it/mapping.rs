@@ -1,6 +1,8 @@
+use gha_slurm_domain::admission::Charge;
 use gha_slurm_domain::{RepositoryId, SlurmUser};
 use gha_slurm_storage::AsyncConnection;
-use gha_slurm_storage::repositories::{self, Replaced, mapping_list, replace_mapping_list};
+use gha_slurm_storage::mappings::{self, Entry, Replaced, Requested};
+use gha_slurm_storage::repositories;
 use gha_slurm_storage::{AsyncPgConnection, StorageError};
 use gha_slurm_test_support::TestDatabase;
 
@@ -13,17 +15,17 @@ async fn replace(
     expected: Option<i64>,
 ) -> Replaced {
     let user: SlurmUser = user.parse().unwrap();
-    let list: Vec<RepositoryId> = list.iter().copied().map(RepositoryId).collect();
+    let list: Vec<Entry> = list.iter().map(|id| RepositoryId(*id).into()).collect();
     conn.transaction::<_, StorageError, _>(async |conn| {
-        replace_mapping_list(conn, &user, &list, expected, now()).await
+        mappings::replace(conn, &user, &list, expected, now()).await
     })
     .await
     .unwrap()
 }
 
 async fn ids(conn: &mut AsyncPgConnection, user: &str) -> (i64, Vec<i64>) {
-    let (version, list) = mapping_list(conn, &user.parse().unwrap()).await.unwrap();
-    (version, list.into_iter().map(|r| r.id).collect())
+    let (version, list) = mappings::list(conn, &user.parse().unwrap()).await.unwrap();
+    (version, list.into_iter().map(|m| m.repository.id).collect())
 }
 
 async fn three_repositories(conn: &mut AsyncPgConnection) {
@@ -125,11 +127,11 @@ async fn a_rename_keeps_the_mapping_and_a_recreated_name_does_not_inherit_it() {
     )
     .await
     .unwrap();
-    let (_, list) = mapping_list(&mut conn, &"alice".parse().unwrap())
+    let (_, list) = mappings::list(&mut conn, &"alice".parse().unwrap())
         .await
         .unwrap();
     assert_eq!(
-        (list[0].name.as_str(), list[0].private),
+        (list[0].repository.name.as_str(), list[0].repository.private),
         ("renamed", Some(true))
     );
     let standing = repositories::standing(&mut conn, RepositoryId(9))
@@ -137,4 +139,108 @@ async fn a_rename_keeps_the_mapping_and_a_recreated_name_does_not_inherit_it() {
         .unwrap()
         .unwrap();
     assert_eq!(standing.mapped_to, None);
+}
+
+fn charge(account: Option<&str>, qos: Option<&str>) -> Charge {
+    Charge {
+        account: account.map(str::to_owned),
+        qos: qos.map(str::to_owned),
+    }
+}
+
+#[tokio::test]
+async fn a_mapping_keeps_its_account_until_it_is_told_another() {
+    let database = TestDatabase::create().await;
+    let mut conn = database.pool().connection().await.unwrap();
+    three_repositories(&mut conn).await;
+    let alice: SlurmUser = "alice".parse().unwrap();
+    replace(&mut conn, "alice", &[1, 2], None).await;
+    let entry = Entry {
+        repository: RepositoryId(2),
+        charge: Some(charge(Some("chemistry"), None)),
+    };
+    let added = mappings::add(&mut conn, &alice, entry.clone(), now())
+        .await
+        .unwrap();
+    let changed = vec![RepositoryId(2)];
+    assert_eq!(
+        added,
+        Replaced::Done {
+            version: 2,
+            changed
+        }
+    );
+    let again = mappings::add(&mut conn, &alice, entry, now())
+        .await
+        .unwrap();
+    assert!(
+        matches!(again, Replaced::Done { changed, .. } if changed.is_empty()),
+        "nothing is new"
+    );
+    // A list of names says nothing about accounts.
+    replace(&mut conn, "alice", &[3, 2], None).await;
+    let (_, list) = mappings::list(&mut conn, &alice).await.unwrap();
+    let seen: Vec<_> = list
+        .into_iter()
+        .map(|m| (m.repository.id, m.charge))
+        .collect();
+    assert_eq!(
+        seen,
+        [(3, Charge::default()), (2, charge(Some("chemistry"), None))]
+    );
+    let standing = repositories::standing(&mut conn, RepositoryId(2))
+        .await
+        .unwrap();
+    let mapping = standing.unwrap().mapped_to.unwrap();
+    assert_eq!(mapping.charge.account.as_deref(), Some("chemistry"));
+}
+
+#[tokio::test]
+async fn a_request_waits_until_it_is_mapped_or_taken_back() {
+    let database = TestDatabase::create().await;
+    let mut conn = database.pool().connection().await.unwrap();
+    three_repositories(&mut conn).await;
+    let alice: SlurmUser = "alice".parse().unwrap();
+    replace(&mut conn, "bob", &[3], None).await;
+    let mut asked = Vec::new();
+    for id in [1, 2, 3] {
+        let id = RepositoryId(id);
+        let none = Charge::default();
+        let requested = mappings::request(&mut conn, &alice, id, &none, "main", now()).await;
+        asked.push(requested.unwrap());
+    }
+    assert_eq!(
+        asked,
+        [Requested::Waits, Requested::Waits, Requested::TakenByOther]
+    );
+    assert_eq!(
+        ids(&mut conn, "alice").await,
+        (0, vec![]),
+        "nothing is mapped"
+    );
+    mappings::add(&mut conn, &alice, RepositoryId(1).into(), now())
+        .await
+        .unwrap();
+    let waiting = mappings::requests(&mut conn, Some(&alice)).await.unwrap();
+    let names: Vec<_> = waiting.iter().map(|r| r.repository.name.as_str()).collect();
+    assert_eq!(names, ["two"], "what was mapped does not wait any more");
+    let remove = async |conn: &mut AsyncPgConnection, name| {
+        mappings::remove(conn, &alice, "ACME", name).await.unwrap()
+    };
+    assert_eq!(
+        remove(&mut conn, "Two").await,
+        Some((RepositoryId(2), false))
+    );
+    assert_eq!(
+        remove(&mut conn, "one").await,
+        Some((RepositoryId(1), true))
+    );
+    assert_eq!(remove(&mut conn, "three").await, None, "bob's");
+    assert!(
+        mappings::requests(&mut conn, None)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(ids(&mut conn, "bob").await, (1, vec![3]));
 }

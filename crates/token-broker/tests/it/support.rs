@@ -13,7 +13,7 @@ use gha_slurm_domain::{
 use gha_slurm_service_kit::settings::load;
 use gha_slurm_storage::allocations::{self, NewAllocation};
 use gha_slurm_storage::workflow_jobs::{self, WorkflowJob};
-use gha_slurm_storage::{Database, repositories};
+use gha_slurm_storage::{Database, mappings, repositories};
 use gha_slurm_test_support::TestDatabase;
 use gha_slurm_token_broker::{Application, Settings};
 use secrecy::ExposeSecret;
@@ -109,7 +109,7 @@ impl Broker {
         )
         .await
         .unwrap();
-        repositories::replace_mapping_list(&mut conn, &user, &[REPOSITORY], None, now)
+        mappings::replace(&mut conn, &user, &[REPOSITORY.into()], None, now)
             .await
             .unwrap();
         let labels: LabelSet = ["self-hosted", "slurm"].into_iter().collect();

@@ -1,0 +1,98 @@
+//! `gha-slurm runners`: a user's Slurm jobs of ours, from a login node.
+
+use std::fmt::Write as _;
+
+use chrono::Local;
+use clap::{Args, Subcommand};
+use gha_slurm_contract::self_service::{OwnAllocation, RunnerCancellation};
+use gha_slurm_domain::SlurmState;
+use reqwest::Method;
+
+use crate::client::{Client, Options};
+
+const PATH: &str = "/config/runners";
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Cancel one. A workflow job that it runs fails at GitHub.
+    Cancel {
+        #[command(flatten)]
+        options: Options,
+        /// Number of the Slurm job, as `gha-slurm runners` and squeue show it.
+        slurm_job_id: String,
+    },
+}
+
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<String> {
+    match arguments.command {
+        None => list(&arguments.options).await,
+        Some(Command::Cancel {
+            options,
+            slurm_job_id,
+        }) => {
+            let cancellation = RunnerCancellation {
+                slurm_job_id: slurm_job_id.clone(),
+            };
+            let client = Client::new(&options)?;
+            client
+                .call(Method::DELETE, PATH, Some(&cancellation))
+                .await?;
+            Ok(format!("Slurm job {slurm_job_id} is cancelled.\n"))
+        }
+    }
+}
+
+async fn list(options: &Options) -> anyhow::Result<String> {
+    let client = Client::new(options)?;
+    let (_, answer) = client.call(Method::GET, PATH, None::<&()>).await?;
+    let own: Vec<OwnAllocation> = serde_json::from_slice(&answer)?;
+    if own.is_empty() {
+        return Ok("You have no runners now.\n".into());
+    }
+    let mut text = String::new();
+    for allocation in own {
+        let state = state(&allocation);
+        writeln!(
+            text,
+            "{}  {state}  {}",
+            allocation.slurm_job_id, allocation.repository_url
+        )?;
+    }
+    Ok(text)
+}
+
+/// `pending (Priority, starts ~14:05)`, `running on n3`.
+fn state(allocation: &OwnAllocation) -> String {
+    let Some(state) = allocation.state else {
+        return "submitted".into();
+    };
+    let mut text = state.as_str().replace('_', " ");
+    if state == SlurmState::Running {
+        if let Some(nodes) = &allocation.nodes {
+            text = format!("{text} on {nodes}");
+        }
+        return text;
+    }
+    let starts = allocation
+        .starts_at
+        .map(|at| format!("starts ~{}", at.with_timezone(&Local).format("%F %H:%M")));
+    let why: Vec<String> = allocation
+        .reason
+        .clone()
+        .into_iter()
+        .chain(starts)
+        .collect();
+    if !why.is_empty() {
+        text = format!("{text} ({})", why.join(", "));
+    }
+    text
+}

@@ -1,0 +1,118 @@
+//! `/config/repos` and `/config/runners`: what a Slurm user does from a login node. MUNGE says who they are; the agent
+//! asserts it to repo-mapping with a key of its own.
+
+mod munge;
+mod routes;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use chrono::Utc;
+use gha_slurm_auth::Signer;
+use gha_slurm_contract::mapping::{AUDIENCE_REPO_MAPPING, UserClaims};
+use gha_slurm_domain::SlurmUser;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use crate::start::Starter;
+use munge::Munge;
+
+pub(crate) use routes::configure;
+
+/// Seconds that repo-mapping accepts an assertion.
+const ASSERTION_LIFETIME_S: i64 = 60;
+/// How far repo-mapping's clock may be behind.
+const CLOCKS_DIFFER_S: i64 = 60;
+/// repo-mapping asks GitHub before it answers.
+const CALL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// `[self_service]`: users manage their repositories from a login node.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SelfServiceSettings {
+    /// Where repo-mapping answers.
+    pub repo_mapping_url: String,
+    /// Hosts from which credentials are accepted, by the address or the name that munged writes into them. Never a compute
+    /// node: workflow code runs there as the user.
+    pub login_nodes: Vec<String>,
+    /// The program.
+    #[serde(default = "default_unmunge")]
+    pub unmunge: PathBuf,
+    /// munged's socket, where it is not MUNGE's default.
+    #[serde(default)]
+    pub munge_socket: Option<PathBuf>,
+}
+
+fn default_unmunge() -> PathBuf {
+    "/usr/bin/unmunge".into()
+}
+
+/// What the handlers share.
+pub(crate) struct SelfService {
+    munge: Munge,
+    signer: Signer,
+    http: reqwest::Client,
+    repo_mapping_url: String,
+    starter: Arc<Starter>,
+}
+
+impl SelfService {
+    /// Checks what can be checked. `signer` signs what the agent asserts.
+    pub(crate) fn new(
+        settings: SelfServiceSettings,
+        signer: Option<Signer>,
+        starter: Arc<Starter>,
+    ) -> anyhow::Result<Self> {
+        let signer = signer.context(
+            "identity.keys: self_service needs a key of the agent's own; make one with `gha-slurm keys generate`",
+        )?;
+        anyhow::ensure!(
+            !settings.login_nodes.is_empty(),
+            "self_service.login_nodes: name the login nodes"
+        );
+        anyhow::ensure!(
+            settings.unmunge.is_file(),
+            "self_service.unmunge: there is no {}",
+            settings.unmunge.display()
+        );
+        let url = url_of(&settings.repo_mapping_url).context("self_service.repo_mapping_url")?;
+        let http = reqwest::Client::builder().timeout(CALL_DEADLINE).build()?;
+        Ok(Self {
+            munge: Munge::new(
+                settings.unmunge,
+                settings.munge_socket,
+                settings.login_nodes,
+            ),
+            signer,
+            http,
+            repo_mapping_url: url,
+            starter,
+        })
+    }
+
+    /// The agent's word that `user` asks.
+    fn assertion(&self, user: &SlurmUser) -> anyhow::Result<SecretString> {
+        let iat = Utc::now().timestamp();
+        let claims = UserClaims {
+            iss: self.starter.cluster.clone(),
+            aud: vec![AUDIENCE_REPO_MAPPING.into()],
+            sub: user.clone(),
+            jti: uuid::Uuid::new_v4(),
+            iat,
+            nbf: iat - CLOCKS_DIFFER_S,
+            exp: iat + ASSERTION_LIFETIME_S,
+        };
+        Ok(self.signer.sign(&claims)?)
+    }
+}
+
+fn url_of(text: &str) -> anyhow::Result<String> {
+    let url: reqwest::Url = text.parse().context("not a URL")?;
+    anyhow::ensure!(
+        matches!(url.scheme(), "http" | "https"),
+        "must begin with http:// or https://"
+    );
+    Ok(text.trim_end_matches('/').to_owned())
+}

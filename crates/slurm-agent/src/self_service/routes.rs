@@ -1,0 +1,336 @@
+//! The handlers.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::AUTHORIZATION;
+use actix_web::{HttpRequest, HttpResponse, web};
+use aws_lc_rs::digest::{SHA256, digest};
+use chrono::Utc;
+use gha_slurm_contract::mapping::{RepositoryEntry, UserRepository};
+use gha_slurm_contract::self_service::{
+    CredentialPayload, MUNGE_SCHEME, OwnAllocation, RepositoryRemoval, RunnerCancellation,
+};
+use gha_slurm_domain::SlurmUser;
+use gha_slurm_service_kit::ApiError;
+use gha_slurm_service_kit::problem::method_not_allowed;
+use reqwest::Method;
+use secrecy::ExposeSecret;
+use serde::de::DeserializeOwned;
+
+use super::SelfService;
+use super::munge::CredentialError;
+
+const BODY_LIMIT: usize = 16 * 1024;
+/// When to ask again after a 503.
+const RETRY_AFTER_S: u64 = 5;
+
+/// Adds `/config/…`.
+pub(crate) fn configure(config: &mut web::ServiceConfig, service: web::Data<SelfService>) {
+    config.service(
+        web::scope("/config")
+            .app_data(service)
+            .app_data(web::PayloadConfig::new(BODY_LIMIT))
+            .service(
+                web::resource("/repos")
+                    .route(web::get().to(list))
+                    .route(web::post().to(add))
+                    .route(web::delete().to(remove))
+                    .default_service(method_not_allowed("GET, POST, DELETE")),
+            )
+            .service(
+                web::resource("/runners")
+                    .route(web::get().to(runners))
+                    .route(web::delete().to(cancel))
+                    .default_service(method_not_allowed("GET, DELETE")),
+            ),
+    );
+}
+
+impl SelfService {
+    /// The user who calls: known by MUNGE, opted in by policy.
+    async fn user(&self, request: &HttpRequest, body: &[u8]) -> Result<SlurmUser, ApiError> {
+        let unauthorized = |detail: &str| {
+            ApiError::new(
+                StatusCode::UNAUTHORIZED,
+                "munge_credential_needed",
+                "A MUNGE credential is needed",
+            )
+            .detail(detail)
+            .header("WWW-Authenticate", MUNGE_SCHEME)
+        };
+        let header = request.headers().get(AUTHORIZATION);
+        let credential = header
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(MUNGE_SCHEME))
+            .map(|(_, credential)| credential.trim())
+            .ok_or_else(|| {
+                unauthorized(
+                    "Send Authorization: Munge <credential>, as the command gha-slurm does.",
+                )
+            })?;
+        let path = request
+            .uri()
+            .path_and_query()
+            .map_or_else(String::new, ToString::to_string);
+        let call = CredentialPayload {
+            method: request.method().to_string(),
+            path,
+            body_sha256: hex::encode(digest(&SHA256, body).as_ref()),
+        };
+        let accepted = self
+            .munge
+            .accept(credential, &call, Utc::now().timestamp())
+            .await;
+        let user = accepted.map_err(|error| match &error {
+            CredentialError::Unavailable(_) => {
+                ApiError::unavailable("MUNGE", &error, RETRY_AFTER_S)
+            }
+            CredentialError::NotALoginNode(_) => ApiError::new(
+                StatusCode::FORBIDDEN,
+                "not_a_login_node",
+                "Only from a login node",
+            )
+            .detail(error.to_string()),
+            _ => unauthorized(&error.to_string()),
+        })?;
+        let refused = |detail: String| {
+            ApiError::new(
+                StatusCode::FORBIDDEN,
+                "policy_refused",
+                "The cluster's policy refuses it",
+            )
+            .detail(detail)
+        };
+        let name: SlurmUser = user
+            .name
+            .parse()
+            .map_err(|error: gha_slurm_domain::ids::InvalidId| refused(error.to_string()))?;
+        let starter = std::sync::Arc::clone(&self.starter);
+        let checked = name.clone();
+        tokio::task::spawn_blocking(move || starter.policy.check_user(checked.as_str()))
+            .await
+            .map_err(|e| ApiError::internal(&e))?
+            .map_err(|refusal| refused(refusal.to_string()))?;
+        Ok(name)
+    }
+
+    /// Asks repo-mapping in the name of the user. Gives its answer as it is.
+    async fn forward(
+        &self,
+        user: &SlurmUser,
+        method: Method,
+        path: &str,
+        body: Option<&RepositoryEntry>,
+    ) -> Result<Answer, ApiError> {
+        let unavailable = |error: &dyn std::fmt::Display| {
+            ApiError::unavailable("repo-mapping", error, RETRY_AFTER_S)
+        };
+        let assertion = self
+            .assertion(user)
+            .map_err(|error| ApiError::internal(&error))?;
+        let url = format!(
+            "{}/api/users/{user}/repositories{path}",
+            self.repo_mapping_url
+        );
+        let mut call = self
+            .http
+            .request(method, url)
+            .bearer_auth(assertion.expose_secret());
+        if let Some(body) = body {
+            call = call.json(body);
+        }
+        let response = call
+            .send()
+            .await
+            .map_err(|error| unavailable(&error.without_url()))?;
+        let status = response.status().as_u16();
+        if status == 401 {
+            // Not the user's fault, and nothing they could mend.
+            return Err(unavailable(
+                &"it does not accept the agent's key: an administrator has to name its public half in `agents`",
+            ));
+        }
+        let header = |name: &str| {
+            let value = response.headers().get(name)?.to_str().ok()?;
+            Some(value.to_owned())
+        };
+        let (kind, retry_after) = (header("content-type"), header("retry-after"));
+        let body = response
+            .bytes()
+            .await
+            .map_err(|error| unavailable(&error.without_url()))?;
+        Ok(Answer {
+            status: StatusCode::from_u16(status).map_err(|error| unavailable(&error))?,
+            kind,
+            retry_after,
+            body,
+        })
+    }
+
+    /// What the Slurm side itself keeps of a user's consent, where it keeps any.
+    async fn consent(
+        &self,
+        user: &SlurmUser,
+        repository_id: i64,
+        given: bool,
+    ) -> Result<(), ApiError> {
+        let starter = std::sync::Arc::clone(&self.starter);
+        let user = user.clone();
+        tokio::task::spawn_blocking(move || {
+            starter.policy.record_consent(&user, repository_id, given)
+        })
+        .await
+        .map_err(|e| ApiError::internal(&e))?
+        .map_err(|e| ApiError::unavailable("policy.consents", &e, RETRY_AFTER_S))
+    }
+}
+
+/// What repo-mapping answers.
+struct Answer {
+    status: StatusCode,
+    kind: Option<String>,
+    retry_after: Option<String>,
+    body: web::Bytes,
+}
+
+impl From<Answer> for HttpResponse {
+    fn from(answer: Answer) -> Self {
+        let mut response = HttpResponse::build(answer.status);
+        if let Some(kind) = answer.kind {
+            response.content_type(kind);
+        }
+        if let Some(seconds) = answer.retry_after {
+            response.insert_header(("Retry-After", seconds));
+        }
+        response.body(answer.body)
+    }
+}
+
+fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong")
+            .detail(error.to_string())
+    })
+}
+
+/// What the user has, and what waits.
+async fn list(
+    request: HttpRequest,
+    service: web::Data<SelfService>,
+) -> Result<HttpResponse, ApiError> {
+    let user = service.user(&request, b"").await?;
+    let answer = service.forward(&user, Method::GET, "", None).await?;
+    Ok(answer.into())
+}
+
+/// Asks for a repository; it waits for an administrator.
+async fn add(
+    request: HttpRequest,
+    bytes: web::Bytes,
+    service: web::Data<SelfService>,
+) -> Result<HttpResponse, ApiError> {
+    let user = service.user(&request, &bytes).await?;
+    let entry: RepositoryEntry = body(&bytes)?;
+    let answer = service
+        .forward(&user, Method::POST, "", Some(&entry))
+        .await?;
+    if answer.status.is_success() {
+        let added: UserRepository =
+            serde_json::from_slice(&answer.body).map_err(|e| ApiError::internal(&e))?;
+        service.consent(&user, added.id, true).await?;
+        tracing::info!(%user, repository = added.url, state = ?added.state, "a user added a repository");
+    }
+    Ok(answer.into())
+}
+
+/// Removes a repository, or what waits.
+async fn remove(
+    request: HttpRequest,
+    bytes: web::Bytes,
+    service: web::Data<SelfService>,
+) -> Result<HttpResponse, ApiError> {
+    let user = service.user(&request, &bytes).await?;
+    let RepositoryRemoval { repository } = body(&bytes)?;
+    let known = service.forward(&user, Method::GET, "", None).await?;
+    if !known.status.is_success() {
+        return Ok(known.into());
+    }
+    let known: Vec<UserRepository> =
+        serde_json::from_slice(&known.body).map_err(|e| ApiError::internal(&e))?;
+    let wanted = repository.trim().trim_end_matches('/').to_lowercase();
+    let wanted = wanted.strip_suffix(".git").unwrap_or(&wanted);
+    let found = known.iter().find_map(|known| {
+        let url = known.url.to_lowercase();
+        let name = known.url.rsplitn(3, '/').collect::<Vec<_>>();
+        let [short, owner, _] = name.as_slice() else {
+            return None;
+        };
+        let full = format!("{owner}/{short}");
+        (url == wanted || full.to_lowercase() == wanted).then_some((known.id, full))
+    });
+    let Some((id, full)) = found else {
+        return Err(ApiError::new(
+            StatusCode::NOT_FOUND,
+            "repository_not_mapped",
+            "You do not have this repository",
+        )
+        .detail("`gha-slurm repos list` shows what you have."));
+    };
+    let answer = service
+        .forward(&user, Method::DELETE, &format!("/{full}"), None)
+        .await?;
+    if answer.status.is_success() {
+        service.consent(&user, id, false).await?;
+        tracing::info!(%user, repository = full, "a user removed a repository");
+    }
+    Ok(answer.into())
+}
+
+/// The user's allocations that are not over.
+async fn runners(
+    request: HttpRequest,
+    service: web::Data<SelfService>,
+) -> Result<HttpResponse, ApiError> {
+    let user = service.user(&request, b"").await?;
+    let own = service.starter.watch.of_user(&user);
+    let answer: Vec<OwnAllocation> = own
+        .into_iter()
+        .map(|(entry, slurm_job_id, status)| OwnAllocation {
+            allocation: entry.allocation,
+            slurm_job_id: slurm_job_id.to_string(),
+            repository_url: entry.repository_url,
+            submitted_at: entry.intended_at,
+            state: status.as_ref().map(|status| status.state),
+            reason: status.as_ref().and_then(|status| status.reason.clone()),
+            starts_at: status.as_ref().and_then(|status| status.starts_at),
+            nodes: status.and_then(|status| status.nodes),
+        })
+        .collect();
+    Ok(HttpResponse::Ok().json(answer))
+}
+
+/// Cancels one of them.
+async fn cancel(
+    request: HttpRequest,
+    bytes: web::Bytes,
+    service: web::Data<SelfService>,
+) -> Result<HttpResponse, ApiError> {
+    let user = service.user(&request, &bytes).await?;
+    let RunnerCancellation { slurm_job_id } = body(&bytes)?;
+    let own = service.starter.watch.of_user(&user);
+    let found = own
+        .into_iter()
+        .find(|(_, id, _)| id.as_str() == slurm_job_id);
+    let Some((entry, ..)) = found else {
+        return Err(ApiError::new(
+            StatusCode::NOT_FOUND,
+            "runner_unknown",
+            "You have no such runner",
+        )
+        .detail("`gha-slurm runners` shows what you have."));
+    };
+    let starter = std::sync::Arc::clone(&service.starter);
+    starter.cancel(vec![entry.allocation]).await?;
+    tracing::info!(%user, allocation.id = %entry.allocation, "a user cancelled a runner");
+    Ok(HttpResponse::NoContent().finish())
+}

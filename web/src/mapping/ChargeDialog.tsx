@@ -1,0 +1,72 @@
+import { Dialog, FormControl, TextInput } from '@primer/react';
+import { type FormEvent, useId, useRef } from 'react';
+import styles from './ChargeDialog.module.css';
+import { type Charge, chargeOf } from './charge';
+
+interface Props {
+  /** The repository, for people. */
+  readonly name: string;
+  readonly charge: Charge;
+  readonly onChange: (charge: Charge) => void;
+  readonly onClose: () => void;
+}
+
+/** Says what a repository's allocations are charged to. Saved with the list; whether it can be, the service says then. */
+export function ChargeDialog({ name, charge, onChange, onClose }: Props) {
+  const form = useId();
+  const account = useRef<HTMLInputElement>(null);
+  const qos = useRef<HTMLInputElement>(null);
+
+  function submit(event: FormEvent) {
+    event.preventDefault();
+    onChange(
+      chargeOf({ account: account.current?.value ?? null, qos: qos.current?.value ?? null }),
+    );
+    onClose();
+  }
+
+  return (
+    <Dialog
+      title="Account and QOS"
+      subtitle={`What the allocations of ${name} are charged to`}
+      onClose={onClose}
+      initialFocusRef={account}
+      footerButtons={[
+        { content: 'Cancel', onClick: onClose },
+        { content: 'Change', buttonType: 'primary', type: 'submit', form },
+      ]}
+    >
+      <form id={form} onSubmit={submit} className={styles.form} noValidate>
+        <Field ref={account} label="Account" value={charge.account} />
+        <Field ref={qos} label="QOS" value={charge.qos} />
+        <div className={styles.hint}>
+          They count where the labels of a workflow job name none. An empty one is left to the
+          site’s settings. Nothing is saved before the list is.
+        </div>
+      </form>
+    </Dialog>
+  );
+}
+
+interface FieldProps {
+  readonly ref: React.RefObject<HTMLInputElement | null>;
+  readonly label: string;
+  readonly value: string | undefined;
+}
+
+function Field({ ref, label, value }: FieldProps) {
+  return (
+    <FormControl>
+      <FormControl.Label>{label}</FormControl.Label>
+      <TextInput
+        ref={ref}
+        defaultValue={value ?? ''}
+        monospace
+        block
+        autoCapitalize="off"
+        autoComplete="off"
+        spellCheck={false}
+      />
+    </FormControl>
+  );
+}

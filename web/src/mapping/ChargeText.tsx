@@ -1,0 +1,26 @@
+import styles from './ChargeText.module.css';
+import { type Charge, isSet } from './charge';
+
+/** What is charged, in words. */
+export function ChargeText({ charge }: { readonly charge: Charge }) {
+  if (!isSet(charge)) {
+    return <div className={styles.charge}>Charged to what the site’s settings say</div>;
+  }
+  const { account, qos } = charge;
+  return (
+    <div className={styles.charge}>
+      Charged to{' '}
+      {account !== undefined && (
+        <>
+          account <span className={styles.name}>{account}</span>
+        </>
+      )}
+      {account !== undefined && qos !== undefined && ', '}
+      {qos !== undefined && (
+        <>
+          QOS <span className={styles.name}>{qos}</span>
+        </>
+      )}
+    </div>
+  );
+}

@@ -1,0 +1,167 @@
+import { RepoIcon } from '@primer/octicons-react';
+import { Button, Link } from '@primer/react';
+import { InlineMessage } from '@primer/react/experimental';
+import { useEffect, useRef, useState } from 'react';
+import type { UserRepository } from '../api/api';
+import { ApiError, explanationOf, hasCode } from '../api/problem';
+import { ChargeText } from '../mapping/ChargeText';
+import { chargeOf, isSet } from '../mapping/charge';
+import { Refusal } from '../mapping/Refusal';
+import { fullNameOf } from '../mapping/repositoryName';
+import { PageLink } from '../ui/links';
+import { Ago } from '../ui/When';
+import styles from './RequestRows.module.css';
+import { type Outcome, useDecision } from './useRequests';
+
+interface Props {
+  readonly requests: readonly UserRepository[];
+  /** Whether each line says whose request it is. */
+  readonly users: boolean;
+  /** Shown above the lines while there are any. */
+  readonly heading?: React.ReactNode;
+}
+
+interface Decided {
+  readonly request: UserRepository;
+  readonly outcome: Outcome;
+}
+
+/** What waits for an administrator, to be granted or refused, and what became of the last one. */
+export function RequestRows({ requests, users, heading }: Props) {
+  const [decided, setDecided] = useState<Decided>();
+  const said = useRef<HTMLDivElement>(null);
+  useEffect(() => {
+    // The line goes away with its buttons; the focus needs another place, and there it is read aloud.
+    if (decided !== undefined) {
+      said.current?.focus();
+    }
+  }, [decided]);
+
+  return (
+    <>
+      {decided && (
+        <div ref={said} tabIndex={-1} className={styles.outcome}>
+          <InlineMessage variant={decided.outcome === 'gone' ? 'warning' : 'success'}>
+            {inWords(decided)}
+          </InlineMessage>
+        </div>
+      )}
+      {requests.length > 0 && heading}
+      {requests.length > 0 && (
+        <ul className={styles.list} aria-label="Requests">
+          {requests.map((request) => (
+            <Row
+              key={`${request.user} ${request.id}`}
+              request={request}
+              users={users}
+              onDecided={(request, outcome) => setDecided({ request, outcome })}
+            />
+          ))}
+        </ul>
+      )}
+    </>
+  );
+}
+
+function inWords({ request: { url, user }, outcome }: Decided): string {
+  const name = fullNameOf(url);
+  switch (outcome) {
+    case 'granted':
+      return `Granted. ${name} is mapped to ${user} now.`;
+    case 'refused':
+      return `Refused. ${name} is not mapped to ${user}, who may ask again.`;
+    case 'gone':
+      return `Nothing was done: ${name} does not wait any more. ${user} took it back, or somebody else decided.`;
+  }
+}
+
+interface RowProps {
+  readonly request: UserRepository;
+  readonly users: boolean;
+  readonly onDecided: (request: UserRepository, outcome: Outcome) => void;
+}
+
+function Row({ request, users, onDecided }: RowProps) {
+  const decision = useDecision(request, onDecided);
+  const { user, url, requestedAt, cluster } = request;
+  const name = fullNameOf(url);
+  const charge = chargeOf(request);
+  const busy = (verdict: typeof decision.variables) =>
+    decision.isPending && decision.variables === verdict;
+  const decide = (verdict: 'grant' | 'refuse') => {
+    if (!decision.isPending) {
+      decision.mutate(verdict);
+    }
+  };
+  return (
+    <li className={styles.row}>
+      <span className={styles.icon}>
+        <RepoIcon />
+      </span>
+      <div className={styles.what}>
+        <Link href={url} className={styles.name}>
+          {name}
+        </Link>
+        <div className={styles.facts}>
+          {users ? (
+            <>
+              For{' '}
+              <PageLink to="/mapping" search={{ user }} inline className={styles.user}>
+                {user}
+              </PageLink>
+              , asked
+            </>
+          ) : (
+            'Asked'
+          )}
+          {requestedAt != null && (
+            <>
+              {' '}
+              <Ago at={requestedAt} />
+            </>
+          )}
+          {cluster != null && ` from cluster ${cluster}`}
+        </div>
+        {isSet(charge) && <ChargeText charge={charge} />}
+      </div>
+      <div className={styles.buttons}>
+        <Button
+          aria-label={`Grant ${name} to ${user}`}
+          aria-disabled={decision.isPending}
+          onClick={() => decide('grant')}
+        >
+          {busy('grant') ? 'Granting…' : 'Grant'}
+        </Button>
+        <Button
+          aria-label={`Refuse ${name} to ${user}`}
+          aria-disabled={decision.isPending}
+          variant="danger"
+          onClick={() => decide('refuse')}
+        >
+          {busy('refuse') ? 'Refusing…' : 'Refuse'}
+        </Button>
+      </div>
+      <div role="status" className={styles.failure}>
+        {decision.isError && <Failure error={decision.error} />}
+      </div>
+    </li>
+  );
+}
+
+/** Why a decision did not come about. */
+function Failure({ error }: { readonly error: Error }) {
+  const part = error instanceof ApiError ? error.problem.errors?.[0] : undefined;
+  if (part === undefined) {
+    return <InlineMessage variant="critical">{explanationOf(error)}</InlineMessage>;
+  }
+  return (
+    <>
+      <Refusal part={part} />
+      {hasCode(error, 'repository_mapped_elsewhere') && (
+        <div className={styles.hint}>
+          It goes on waiting. Grant it once the repository is off that user’s list, or refuse it.
+        </div>
+      )}
+    </>
+  );
+}

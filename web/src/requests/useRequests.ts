@@ -1,0 +1,96 @@
+import { type QueryClient, useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
+import { type Api, BUILDS_KEY, REQUESTS_KEY, type UserRepository } from '../api/api';
+import { hasCode } from '../api/problem';
+import { useApi } from '../app/apiContext';
+import { difference, isUnsaved, rebase } from '../mapping/draft';
+import { useDrafts } from '../mapping/drafts';
+import { keyOf } from '../mapping/repositoryName';
+import { listQuery } from '../mapping/useMapping';
+
+/** How often it is asked whether somebody waits, in milliseconds. */
+const INTERVAL = 30_000;
+
+/** What users of all clusters wait for, the oldest first; asked again by itself while somebody looks. */
+export function useRequests() {
+  const api = useApi();
+  return useQuery({
+    queryKey: REQUESTS_KEY,
+    queryFn: ({ signal }) => api.mappingRequests(signal),
+    refetchInterval: INTERVAL,
+  });
+}
+
+export type Verdict = 'grant' | 'refuse';
+/** What became of a request; `gone`: it did not wait any more. */
+export type Outcome = 'granted' | 'refused' | 'gone';
+
+/** Grants or refuses one request. */
+export function useDecision(
+  request: UserRepository,
+  onDecided: (request: UserRepository, outcome: Outcome) => void,
+) {
+  const api = useApi();
+  const queries = useQueryClient();
+  const drafts = useDrafts();
+  return useMutation({
+    mutationFn: (verdict: Verdict) => decide(api, request, verdict),
+    onSuccess: (outcome) => {
+      onDecided(request, outcome);
+      queries.setQueryData<UserRepository[]>(REQUESTS_KEY, (before) =>
+        before?.filter(({ id, user }) => id !== request.id || user !== request.user),
+      );
+      void queries.invalidateQueries({ queryKey: REQUESTS_KEY });
+      void queries.invalidateQueries({ queryKey: BUILDS_KEY });
+      void reload(api, queries, drafts, request, outcome);
+    },
+  });
+}
+
+async function decide(api: Api, request: UserRepository, verdict: Verdict): Promise<Outcome> {
+  // Looked at again: granting maps also what the user took back, refusing removes also what somebody else granted.
+  const now = await api.userRepositories(request.user);
+  if (!now.some(({ id, state }) => id === request.id && state === 'waiting')) {
+    return 'gone';
+  }
+  if (verdict === 'grant') {
+    await api.grant(request);
+    return 'granted';
+  }
+  try {
+    await api.refuse(request);
+    return 'refused';
+  } catch (error) {
+    if (hasCode(error, 'repository_not_mapped')) {
+      return 'gone';
+    }
+    throw error;
+  }
+}
+
+/** Loads the user's list again. Unsaved edits go on from there: a grant of one's own is no conflict with them. */
+async function reload(
+  api: Api,
+  queries: QueryClient,
+  drafts: ReturnType<typeof useDrafts>,
+  { user, url }: UserRepository,
+  outcome: Outcome,
+) {
+  const query = listQuery(api, user);
+  await queries.invalidateQueries({ queryKey: query.queryKey, refetchType: 'all' });
+  const list = queries.getQueryData(query.queryKey);
+  if (outcome !== 'granted') {
+    return;
+  }
+  drafts.update(user, (draft) => {
+    if (draft === undefined || list === undefined) {
+      return draft;
+    }
+    const { added, removed, recharged } = difference(draft.base, list);
+    const onlyThis = added.every((each) => keyOf(each) === keyOf(url));
+    if (!onlyThis || removed.length > 0 || recharged.length > 0) {
+      return draft;
+    }
+    const after = rebase(draft, list);
+    return isUnsaved(after) ? after : undefined;
+  });
+}
