@@ -16,7 +16,7 @@ fi
 # A private Slurm starts Slurm jobs as their users: only root can have one.
 if [ "$(id -u)" -eq 0 ]; then
   for program in /usr/sbin/munged:munge /usr/sbin/slurmctld:slurmctld /usr/sbin/slurmd:slurmd \
-    /usr/sbin/slurmrestd:slurmrestd /usr/bin/sbatch:slurm-client; do
+    /usr/sbin/slurmrestd:slurmrestd /usr/bin/sbatch:slurm-client /usr/bin/sudo:sudo; do
     [ -x "${program%%:*}" ] || missing+=("${program#*:}")
   done
   # Slurm's accounting, which the demo does without.

@@ -1,6 +1,9 @@
 #![doc = include_str!("../README.md")]
 
+mod agent;
 mod client;
+mod doctor;
+mod explain;
 mod keys;
 mod migrate;
 mod repos;
@@ -23,6 +26,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Check what the Slurm agent needs, on its host and, with --node, from a compute node.
+    Doctor(doctor::Arguments),
+    /// Say what a workflow job with these labels would get, or why it is not ours.
+    Explain(explain::Arguments),
     /// Launch-token keys: make, rotate, list, retire.
     #[command(subcommand)]
     Keys(keys::Command),
@@ -38,6 +45,8 @@ enum Command {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Explain(arguments) => explain::run(arguments),
         Command::Keys(command) => keys::run(command),
         Command::Repos(command) => repos::run(command).await,
         Command::Runners(arguments) => runners::run(arguments).await,

@@ -1,7 +1,7 @@
 //! What the launcher says to the agent about Slurm jobs that were submitted.
 
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{AllocationId, SlurmState, Usage};
+use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmState, SlurmUser, Usage};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -108,4 +108,18 @@ pub struct AllocationStatus {
     /// It has ended, and what it used is not known yet: ask again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub usage_to_come: bool,
+}
+
+/// What `gha-slurm explain` asks `gha-slurm-munge --dry-run`, on its standard input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DryRunRequest {
+    /// Whose allocation would be spent.
+    pub slurm_user: SlurmUser,
+    /// Numeric id of the repository; 0 when that does not matter.
+    #[serde(default)]
+    pub repository_id: i64,
+    /// What the labels ask for.
+    #[serde(default)]
+    pub resources: ResourceRequest,
 }

@@ -84,6 +84,40 @@ impl fmt::Display for LabelSet {
     }
 }
 
+/// `[labels]` of the launcher's settings: which workflow jobs are ours.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LabelSettings {
+    /// Labels every runner has and none of which selects us.
+    pub base: Vec<String>,
+    /// Labels that select us, each with what it asks Slurm for.
+    pub profiles: BTreeMap<String, ResourceRequest>,
+    /// What is asked for where labels say nothing.
+    pub defaults: ResourceRequest,
+}
+
+impl Default for LabelSettings {
+    fn default() -> Self {
+        Self {
+            base: ["self-hosted", "linux", "x64"].map(str::to_owned).to_vec(),
+            profiles: BTreeMap::from([("slurm".to_owned(), ResourceRequest::default())]),
+            defaults: ResourceRequest::default(),
+        }
+    }
+}
+
+impl LabelSettings {
+    /// As workflow jobs are held against it; `cluster` is what `slurm-cluster-…` may name.
+    pub fn policy(&self, cluster: &str) -> LabelPolicy {
+        LabelPolicy::new(
+            self.base.iter().collect(),
+            self.profiles.clone(),
+            self.defaults.clone(),
+            cluster,
+        )
+    }
+}
+
 /// What the site's settings say about labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelPolicy {

@@ -13,7 +13,7 @@ pub use ids::{
     AllocationId, InstallationId, RepositoryFullName, RepositoryId, RunnerId, SlurmJobId,
     SlurmUser, WorkflowJobId,
 };
-pub use labels::{LabelPolicy, LabelSet, NotOurs};
+pub use labels::{LabelPolicy, LabelSet, LabelSettings, NotOurs};
 pub use resources::ResourceRequest;
 pub use state::{AllocationState, RunnerState, SlurmState, WorkflowJobState};
 pub use usage::Usage;

@@ -1,13 +1,12 @@
 //! The launcher's settings; `deploy/config/launcher.toml` is a commented sample.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use gha_slurm_domain::LabelSettings;
 use gha_slurm_domain::planner::PlannerLimits;
-use gha_slurm_domain::{LabelPolicy, ResourceRequest};
 use gha_slurm_service_kit::settings::{
     AmqpSettings, DatabaseSettings, GithubSettings, HttpSettings, OperationsSettings,
 };
@@ -128,40 +127,6 @@ pub struct ClusterSettings {
 
 fn default_states_interval() -> NonZeroU32 {
     NonZeroU32::new(5).unwrap_or(NonZeroU32::MIN)
-}
-
-/// `[labels]`: which workflow jobs are ours.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LabelSettings {
-    /// Labels every runner has and none of which selects us.
-    pub base: Vec<String>,
-    /// Labels that select us, each with what it asks Slurm for.
-    pub profiles: BTreeMap<String, ResourceRequest>,
-    /// What is asked for where labels say nothing.
-    pub defaults: ResourceRequest,
-}
-
-impl Default for LabelSettings {
-    fn default() -> Self {
-        Self {
-            base: ["self-hosted", "linux", "x64"].map(str::to_owned).to_vec(),
-            profiles: BTreeMap::from([("slurm".to_owned(), ResourceRequest::default())]),
-            defaults: ResourceRequest::default(),
-        }
-    }
-}
-
-impl LabelSettings {
-    /// As the domain sees them.
-    pub fn policy(&self, cluster: &str) -> LabelPolicy {
-        LabelPolicy::new(
-            self.base.iter().collect(),
-            self.profiles.clone(),
-            self.defaults.clone(),
-            cluster,
-        )
-    }
 }
 
 /// `[planner]`: bounds, so that nothing is launched for ever in vain.

@@ -11,6 +11,6 @@ pub mod tls;
 pub use http::HttpService;
 pub use operations::{Operations, Readiness};
 pub use problem::ApiError;
-pub use process::{ServiceInfo, run};
+pub use process::{ServiceInfo, Task, run, run_or};
 pub use settings::{Settings, SettingsError};
 pub use tokio_util::sync::CancellationToken;

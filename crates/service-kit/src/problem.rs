@@ -29,6 +29,11 @@ impl ApiError {
         }
     }
 
+    /// What it answers.
+    pub fn problem(&self) -> &Problem {
+        &self.problem
+    }
+
     /// With an explanation of this occurrence.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<String>) -> Self {

@@ -1,9 +1,10 @@
 //! The life of a process: command line, settings, telemetry, signals, exit code.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Args, Parser};
 use gha_slurm_telemetry::LogSettings;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -25,8 +26,14 @@ pub struct ServiceInfo {
     pub version: &'static str,
 }
 
+/// Something a binary does instead of running, and how the process ends then.
+pub type Task = Pin<Box<dyn Future<Output = ExitCode>>>;
+
+#[derive(Debug, Args)]
+struct NoTasks {}
+
 #[derive(Debug, Parser)]
-struct Cli {
+struct Cli<A: Args> {
     /// TOML file with the settings; environment variables go before it.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -36,6 +43,8 @@ struct Cli {
     /// Ask the operations port of the service that runs here with these settings whether it is ready, and exit.
     #[arg(long, conflicts_with = "check_config")]
     check_ready: bool,
+    #[command(flatten)]
+    tasks: A,
 }
 
 /// Runs a service: reads its settings, starts telemetry, and calls `service` with a token that is cancelled at the first
@@ -51,12 +60,30 @@ where
     F: FnOnce(S, CancellationToken) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
+    run_or(info, log, operations, |_: NoTasks, _| None, service)
+}
+
+/// As [`run`], for a binary that has more to do than to run: `A` are its further arguments, and where `task` finds something
+/// to do in them, that is done instead.
+pub fn run_or<S, A, F, Fut>(
+    info: ServiceInfo,
+    log: fn(&S) -> &LogSettings,
+    operations: fn(&S) -> &OperationsSettings,
+    task: fn(A, &S) -> Option<Task>,
+    service: F,
+) -> ExitCode
+where
+    S: Settings,
+    A: Args,
+    F: FnOnce(S, CancellationToken) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
     use clap::{CommandFactory, FromArgMatches};
-    let command = Cli::command()
+    let command = Cli::<A>::command()
         .name(info.name)
         .about(info.about)
         .version(info.version);
-    let cli = match Cli::from_arg_matches(&command.get_matches()) {
+    let cli = match Cli::<A>::from_arg_matches(&command.get_matches()) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
@@ -89,6 +116,9 @@ where
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(info.name, &format_args!("{error:#}")),
         };
+    }
+    if let Some(task) = task(cli.tasks, &settings) {
+        return runtime.block_on(task);
     }
     let _telemetry = match gha_slurm_telemetry::init(info.name, log(&settings)) {
         Ok(guard) => guard,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::web;
+use actix_web::{guard, web};
 use anyhow::Context;
 use chrono::{TimeDelta, Utc};
 use gha_slurm_auth::{KeyFolder, Signer};
@@ -16,11 +16,13 @@ use tokio_util::sync::CancellationToken;
 use crate::calls;
 use crate::keys::{RETRY_PAUSE, Verifier};
 use crate::ledger::Ledger;
+use crate::original::{self, HEADER, Original};
 use crate::outbound::Outbound;
 use crate::relay::Relay;
+use crate::self_check::{Level, self_check};
 use crate::self_service::{self, SelfService};
 use crate::settings::{Backend, Settings, default_http};
-use crate::slurm::{LocalSlurm, RestSlurm, SbatchSlurm, Slurm};
+use crate::slurm::{self, Slurm};
 use crate::start::{Starter, Turns, start};
 use crate::watch::Watch;
 
@@ -36,6 +38,7 @@ pub struct Application {
     readiness: Readiness,
     starter: Arc<Starter>,
     interval: Duration,
+    settings: Settings,
 }
 
 impl Application {
@@ -58,32 +61,9 @@ impl Application {
             .context("state.folder")?;
         let watch = Arc::new(Watch::new(ledger.all().context("state.folder")?));
         tracing::debug!(pruned, "entries of expired launch tokens forgotten");
-        let slurm: Arc<dyn Slurm> = match settings.slurm.backend {
-            Backend::Sbatch => {
-                let missing = crate::slurm::missing_programs(&settings.sbatch.bin);
-                anyhow::ensure!(
-                    missing.is_empty(),
-                    "sbatch.bin: there is no {}",
-                    missing.join(", ")
-                );
-                Arc::new(SbatchSlurm::new(settings.sbatch))
-            }
-            Backend::Slurmrestd => {
-                let settings = settings
-                    .slurmrestd
-                    .context("slurmrestd: must be given for slurm.backend = \"slurmrestd\"")?;
-                Arc::new(RestSlurm::new(settings)?)
-            }
-            Backend::Local => Arc::new(
-                LocalSlurm::open(
-                    &state.join("local"),
-                    &settings.cluster.name,
-                    &settings.local,
-                )
-                .context("state.folder")?,
-            ),
-        };
-        let verifier = Verifier::new(settings.keys, &settings.deployment.name)?;
+        let slurm = slurm::connect(&settings)?;
+        let original = Original::open(&settings)?.map(web::Data::new);
+        let verifier = Verifier::new(settings.keys.clone(), &settings.deployment.name)?;
         readiness.not_ready("keys", "not read yet");
         readiness.not_ready("slurm", "not asked yet");
         let starter = Arc::new(Starter {
@@ -91,11 +71,12 @@ impl Application {
             ledger,
             watch,
             slurm,
-            policy: settings.policy,
+            policy: settings.policy.clone(),
             users_are_real: !matches!(settings.slurm.backend, Backend::Local),
-            runner: settings.runner,
+            runner: settings.runner.clone(),
             relay_url: settings.relay.as_ref().map(|r| r.public_url.clone()),
-            cluster: settings.cluster.name,
+            cluster: settings.cluster.name.clone(),
+            original: original.is_some(),
             outcomes,
             turns: Turns::default(),
         });
@@ -120,21 +101,32 @@ impl Application {
         };
         let signer = settings
             .identity
+            .clone()
             .map(|identity| Signer::load(&KeyFolder::new(identity.keys)))
             .transpose()
             .context("identity.keys")?;
         let self_service = settings
             .self_service
+            .clone()
             .map(|settings| SelfService::new(settings, signer, Arc::clone(&starter)))
             .transpose()?
             .map(web::Data::new);
         let for_users = self_service.is_some();
         let data = web::Data::from(Arc::clone(&starter));
         let routes = move |config: &mut web::ServiceConfig| {
+            let mut starts = web::resource("/runner/start");
+            if let Some(original) = &original {
+                let theirs = guard::fn_guard(|call| call.head().headers().contains_key(HEADER));
+                starts = starts.route(web::post().guard(theirs).to(original::start));
+                let reload = web::resource("/api/reload")
+                    .route(web::post().to(original::reload))
+                    .default_service(method_not_allowed("POST"));
+                config.app_data(original.clone()).service(reload);
+            }
             config
                 .app_data(data.clone())
                 .service(
-                    web::resource("/runner/start")
+                    starts
                         .route(web::post().to(start))
                         .default_service(method_not_allowed("POST")),
                 )
@@ -168,6 +160,7 @@ impl Application {
             readiness,
             starter,
             interval: Duration::from_secs(settings.slurm.interval_s.get().into()),
+            settings,
         })
     }
 
@@ -188,6 +181,11 @@ impl Application {
         let keys = tokio::spawn(first_keys(
             Arc::clone(&self.starter),
             self.readiness.clone(),
+            stop.clone(),
+        ));
+        let checks = tokio::spawn(log_self_check(
+            self.settings,
+            Arc::clone(&self.starter.slurm),
             stop.clone(),
         ));
         let watch = Arc::clone(&self.starter.watch).run(
@@ -222,9 +220,27 @@ impl Application {
         );
         self.starter.slurm.stop().await;
         keys.await?;
+        checks.await?;
         drained.cancel();
         operations.await??;
         served.and(relayed)
+    }
+}
+
+/// What an administrator should know, once; it delays nothing.
+async fn log_self_check(settings: Settings, slurm: Arc<dyn Slurm>, stop: CancellationToken) {
+    let slurm = (settings.slurm.backend != Backend::Local).then_some(slurm.as_ref());
+    tokio::select! {
+        () = stop.cancelled() => {}
+        findings = self_check(&settings, slurm, None) => {
+            for finding in findings {
+                if finding.level == Level::Ok {
+                    tracing::info!("self-check: {finding}");
+                } else {
+                    tracing::warn!("self-check: {finding}");
+                }
+            }
+        }
     }
 }
 

@@ -2,16 +2,21 @@
 
 mod application;
 mod calls;
+mod doctor;
+mod dry_run;
 pub mod keys;
 pub mod ledger;
+mod original;
 mod outbound;
 pub mod policy;
 mod relay;
+pub mod self_check;
 pub mod self_service;
 pub mod settings;
 pub mod slurm;
 pub mod start;
 pub mod submission;
+pub mod tasks;
 pub mod token_signer;
 pub mod watch;
 

@@ -76,8 +76,11 @@ pub struct MaxResources {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LiveLimits {
-    /// Of one Slurm user; leaves room for what they submit themselves.
+    /// Of one Slurm user.
     pub per_user: Option<u32>,
+    /// Of one Slurm user, with the Slurm jobs that they submitted themselves: ours wait while there are so many. So far below
+    /// Slurm's own limit (`MaxSubmitJobs`) as shall stay free for the person.
+    pub per_user_with_own: Option<u32>,
     /// Of one repository.
     pub per_repository: Option<u32>,
     /// Of all.
@@ -89,6 +92,8 @@ pub struct LiveLimits {
 pub struct Live {
     /// Of the user.
     pub of_user: u32,
+    /// Slurm jobs of the user that are not ours, as of the last list.
+    pub of_users_own: u32,
     /// Of the repository.
     pub of_repository: u32,
     /// Of all.
@@ -187,6 +192,7 @@ impl PolicySettings {
     pub fn check_live(&self, live: Live, claims: &LaunchClaims) -> Result<(), PolicyRefusal> {
         let LiveLimits {
             per_user,
+            per_user_with_own,
             per_repository,
             total,
         } = self.live;
@@ -197,6 +203,13 @@ impl PolicySettings {
             _ => Ok(()),
         };
         full(live.of_user, per_user, claims.slurm_user.to_string())?;
+        let with_own = live.of_user.saturating_add(live.of_users_own);
+        if let Some(most) = per_user_with_own.filter(|most| with_own >= *most) {
+            return Err(PolicyRefusal::Wait(format!(
+                "{} has {} allocations and {} Slurm jobs of their own; from {most} on the site keeps the rest for the person",
+                claims.slurm_user, live.of_user, live.of_users_own
+            )));
+        }
         let repository = format!("{}/{}", claims.owner, claims.repository_name);
         full(live.of_repository, per_repository, repository)?;
         full(live.total, total, "gha-slurm".into())
@@ -262,7 +275,8 @@ impl PolicySettings {
     }
 }
 
-fn consents(text: &str) -> HashSet<(&str, i64)> {
+/// The pairs of a file of consents; lines that are none count for nothing.
+pub(crate) fn consents(text: &str) -> HashSet<(&str, i64)> {
     text.lines()
         .filter_map(|line| {
             let line = line.split('#').next()?;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gha_slurm_contract::runner::RunnerMode;
 use gha_slurm_domain::SlurmUser;
@@ -62,9 +62,23 @@ pub struct Settings {
     /// The local backend.
     #[serde(default)]
     pub local: LocalSettings,
+    /// The original contract; off when absent.
+    #[serde(default)]
+    pub original: Option<OriginalSettings>,
     /// Users manage their repositories from a login node.
     #[serde(default)]
     pub self_service: Option<SelfServiceSettings>,
+}
+
+impl Settings {
+    /// Where nodes write what job scripts print. `None`: the local backend keeps it with its own state.
+    pub fn output_folder(&self) -> Option<&Path> {
+        match self.slurm.backend {
+            Backend::Sbatch => Some(&self.sbatch.output_folder),
+            Backend::Slurmrestd => self.slurmrestd.as_ref().map(|s| s.output_folder.as_path()),
+            Backend::Local => None,
+        }
+    }
 }
 
 impl gha_slurm_service_kit::Settings for Settings {
@@ -406,4 +420,14 @@ pub struct LocalSettings {
     pub max_running: Option<u32>,
     /// End running Slurm jobs when the agent stops, so that nothing is left. Otherwise they go on, as in Slurm.
     pub end_children_on_stop: bool,
+}
+
+/// `[original]`: the original contract, a shared secret instead of signed launch tokens. Weaker: only for a site that still has
+/// the original app.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OriginalSettings {
+    /// The original program's YAML file: `ghaSharedSecret`, `repositories`, `jobTemplate`. Holds a secret; read at start and by
+    /// `POST /api/reload`.
+    pub file: PathBuf,
 }

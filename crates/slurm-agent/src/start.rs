@@ -19,6 +19,7 @@ use tracing::Instrument;
 
 use crate::keys::{Verifier, VerifyError};
 use crate::ledger::{Entry, Ledger};
+use crate::original;
 use crate::policy::{PolicyRefusal, PolicySettings};
 use crate::settings::RunnerSettings;
 use crate::slurm::{Slurm, SubmitError};
@@ -52,6 +53,8 @@ pub struct Starter {
     pub relay_url: Option<String>,
     /// This cluster's name.
     pub cluster: String,
+    /// Whether the original contract is on.
+    pub original: bool,
     /// Starts by outcome.
     pub outcomes: IntCounterVec,
     /// One caller per allocation.
@@ -86,13 +89,25 @@ pub async fn start(
     request: web::Json<StartRequest>,
 ) -> Result<HttpResponse, ApiError> {
     let starter = starter.into_inner();
-    let task = {
-        let starter = Arc::clone(&starter);
-        // A task of its own: a caller who hangs up does not interrupt it half-way.
-        let work = async move { starter.start(request.into_inner()).await };
-        tokio::spawn(work.in_current_span())
-    };
-    let result = task
+    let work = Arc::clone(&starter).start(request.into_inner());
+    match answer(&starter, work).await {
+        // Somebody of the original contract who forgot the header, or one of ours.
+        Err(error) if starter.original && is_unauthorized(&error) => Ok(original::neither(&error)),
+        other => other,
+    }
+}
+
+fn is_unauthorized(error: &ApiError) -> bool {
+    actix_web::ResponseError::status_code(error) == StatusCode::UNAUTHORIZED
+}
+
+/// Waits for a start, counts what became of it, and answers.
+pub(crate) async fn answer(
+    starter: &Starter,
+    work: impl Future<Output = Result<SlurmJobId, ApiError>> + Send + 'static,
+) -> Result<HttpResponse, ApiError> {
+    // A task of its own: a caller who hangs up does not interrupt it half-way.
+    let result = tokio::spawn(work.in_current_span())
         .await
         .unwrap_or_else(|error| Err(ApiError::internal(&error)));
     let outcome = match &result {
@@ -114,8 +129,19 @@ pub async fn start(
 
 impl Starter {
     async fn start(self: Arc<Self>, request: StartRequest) -> Result<SlurmJobId, ApiError> {
-        let mut claims: LaunchClaims = self.verifier.verify(&request.launcher_token).await?;
+        let claims: LaunchClaims = self.verifier.verify(&request.launcher_token).await?;
         self.accept(&claims, &request)?;
+        let token = SecretString::from(request.launcher_token);
+        self.submit_once(claims, token, None).await
+    }
+
+    /// The Slurm job of an allocation: the one it has, or a new one. `claims` are believed.
+    pub(crate) async fn submit_once(
+        self: Arc<Self>,
+        mut claims: LaunchClaims,
+        token: SecretString,
+        extras: Option<original::Extras>,
+    ) -> Result<SlurmJobId, ApiError> {
         let _turn = match self.turns.of(claims.sub) {
             Some(lock) => Some(lock.lock().await),
             None => None,
@@ -139,7 +165,9 @@ impl Starter {
         };
         // After the search: what is a Slurm job already stays one, whatever became of the policy.
         claims.resources = self.permit(&claims).await?;
-        let token = SecretString::from(request.launcher_token);
+        let place = self
+            .watch
+            .reserve(claims.sub, |live| self.policy.check_live(live, &claims))?;
         let traceparent = gha_slurm_telemetry::current_traceparent();
         let mut submission = Submission::prepare(&claims, &token, traceparent, &self.runner)
             .await
@@ -149,11 +177,18 @@ impl Starter {
                 .environment
                 .insert("GHA_SLURM_TOKEN_URL", url.clone());
         }
-        let id = self
-            .slurm
-            .submit(&submission)
-            .await
-            .map_err(|e| refused_by_slurm(&e))?;
+        if let Some(extras) = extras {
+            extras.apply(&mut submission);
+        }
+        let id = match self.slurm.submit(&submission).await {
+            Ok(id) => id,
+            Err(error) => {
+                if matches!(error, SubmitError::Unavailable(_)) {
+                    place.keep();
+                }
+                return Err(refused_by_slurm(&error));
+            }
+        };
         tracing::info!(
             allocation.id = %claims.sub,
             slurm.job_id = %id,
@@ -161,7 +196,9 @@ impl Starter {
             repository = claims.repository_url,
             "submitted"
         );
-        self.record(entry, id).await
+        let recorded = self.record(entry, id).await;
+        drop(place);
+        recorded
     }
 
     /// The request is taken from the token; a body that says something else is refused.
@@ -214,10 +251,6 @@ impl Starter {
     /// What the policy lets it have.
     async fn permit(self: &Arc<Self>, claims: &LaunchClaims) -> Result<ResourceRequest, ApiError> {
         let granted = self.policy.check_resources(&claims.resources)?;
-        let live = self
-            .watch
-            .live(&claims.slurm_user, claims.repository_id, claims.sub);
-        self.policy.check_live(live, claims)?;
         let (starter, claims) = (Arc::clone(self), claims.clone());
         tokio::task::spawn_blocking(move || {
             if starter.users_are_real {

@@ -1,6 +1,7 @@
 //! What is submitted: the job script and its environment.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::path::PathBuf;
 
 use gha_slurm_contract::LaunchClaims;
@@ -88,6 +89,63 @@ impl Submission {
             script,
             environment,
         })
+    }
+}
+
+impl Submission {
+    /// The same, without the launch token.
+    pub(crate) fn clone_to_show(&self) -> Self {
+        let mut environment = self.environment.clone();
+        if let Some(token) = environment.get_mut("GHA_SLURM_LAUNCH_TOKEN") {
+            "***".clone_into(token);
+        }
+        Self {
+            allocation: self.allocation,
+            name: self.name.clone(),
+            repository: self.repository.clone(),
+            slurm_user: self.slurm_user.clone(),
+            resources: self.resources.clone(),
+            script: self.script.clone(),
+            environment,
+        }
+    }
+
+    /// The environment, for people.
+    pub(crate) fn shown_environment(&self) -> String {
+        let mut text = "environment:\n".to_owned();
+        for (name, value) in self.clone_to_show().environment {
+            let _ = writeln!(text, "  {name}={value}");
+        }
+        text
+    }
+}
+
+/// Claims of something that no launch token of ours asked for.
+pub(crate) fn claims_without_token(
+    allocation: AllocationId,
+    runner_name: String,
+    slurm_user: SlurmUser,
+    resources: ResourceRequest,
+) -> LaunchClaims {
+    LaunchClaims {
+        iss: String::new(),
+        aud: Vec::new(),
+        sub: allocation,
+        jti: allocation.0,
+        iat: 0,
+        nbf: 0,
+        exp: 0,
+        runner_name,
+        cluster: String::new(),
+        token_url: String::new(),
+        owner: String::new(),
+        repository_name: String::new(),
+        repository_url: String::new(),
+        repository_id: 0,
+        labels: String::new(),
+        workflow_id: 0,
+        slurm_user,
+        resources,
     }
 }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Entry, Ledger};
 use crate::policy::Live;
-use crate::slurm::{JobUsage, Slurm, SlurmJob};
+use crate::slurm::{JobUsage, Queue, Slurm, SlurmJob};
 
 /// A Slurm job that so many lists in a row do not show is gone: slurmctld forgets those that are over, and may restart
 /// without its state.
@@ -32,6 +32,8 @@ pub struct Watch {
     no_accounting: AtomicBool,
     /// How often Slurm was asked.
     looks: tokio::sync::watch::Sender<u64>,
+    /// Slurm jobs that are not ours, by user, as of the last list.
+    others: Mutex<HashMap<String, u32>>,
 }
 
 struct Known {
@@ -40,6 +42,38 @@ struct Known {
     misses: u8,
     since: DateTime<Utc>,
     usage_asked_at: Option<DateTime<Utc>>,
+    place: Place,
+}
+
+/// Whether an allocation without a known Slurm job takes one of the places that the policy has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// No.
+    None,
+    /// It is being submitted.
+    Taken,
+    /// Slurm did not answer: it may have a Slurm job. Until lists show that it has none, or the launcher asks again.
+    Doubtful,
+}
+
+/// A place among those that the policy has; given back when dropped, unless it is [kept](Reservation::keep).
+pub struct Reservation<'a> {
+    watch: &'a Watch,
+    allocation: AllocationId,
+}
+
+impl Reservation<'_> {
+    /// Slurm may have it, but did not say so.
+    pub fn keep(self) {
+        self.watch.set_place(self.allocation, Place::Doubtful);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.watch.set_place(self.allocation, Place::None);
+    }
 }
 
 impl Watch {
@@ -64,24 +98,51 @@ impl Watch {
                 misses: 0,
                 since: Utc::now(),
                 usage_asked_at: None,
+                place: Place::None,
             },
         );
     }
 
-    /// How many allocations have a Slurm job that is not over, beside `own`.
-    pub fn live(&self, user: &SlurmUser, repository_id: i64, own: AllocationId) -> Live {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Takes a place for an allocation that was remembered, if `allowed` says so of those that are taken beside it. Counting and
+    /// taking are one step: two starts at the same moment never get the last place both.
+    pub fn reserve<E>(
+        &self,
+        allocation: AllocationId,
+        allowed: impl FnOnce(Live) -> Result<(), E>,
+    ) -> Result<Reservation<'_>, E> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut live = Live::default();
-        for known in known.values() {
-            let entry = &known.entry;
-            if entry.ended.is_some() || entry.slurm_job_id.is_none() || entry.allocation == own {
-                continue;
+        if let Some(own) = known.get(&allocation).map(|known| &known.entry) {
+            for known in known.values() {
+                let entry = &known.entry;
+                let counts = entry.ended.is_none()
+                    && (entry.slurm_job_id.is_some() || known.place != Place::None);
+                if !counts || entry.allocation == allocation {
+                    continue;
+                }
+                live.total += 1;
+                live.of_user += u32::from(entry.slurm_user == own.slurm_user);
+                live.of_repository += u32::from(entry.repository_id == own.repository_id);
             }
-            live.total += 1;
-            live.of_user += u32::from(entry.slurm_user == *user);
-            live.of_repository += u32::from(entry.repository_id == repository_id);
+            let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+            live.of_users_own = others.get(own.slurm_user.as_str()).copied().unwrap_or(0);
         }
-        live
+        allowed(live)?;
+        if let Some(own) = known.get_mut(&allocation) {
+            own.place = Place::Taken;
+            own.misses = 0;
+        }
+        Ok(Reservation {
+            watch: self,
+            allocation,
+        })
+    }
+
+    fn set_place(&self, allocation: AllocationId, place: Place) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get_mut(&allocation) {
+            known.place = place;
+        }
     }
 
     /// The allocations of a user that have a Slurm job that is not over, the oldest first.
@@ -127,7 +188,9 @@ impl Watch {
     }
 
     /// Takes a complete list in. Gives the entries that have ended now, to be written down.
-    pub fn take_in(&self, jobs: Vec<SlurmJob>) -> Vec<Entry> {
+    pub fn take_in(&self, queue: Queue) -> Vec<Entry> {
+        *self.others.lock().unwrap_or_else(PoisonError::into_inner) = queue.others;
+        let jobs = queue.ours;
         let mut listed: HashMap<AllocationId, Vec<SlurmJob>> = HashMap::new();
         for job in jobs {
             listed.entry(job.allocation).or_default().push(job);
@@ -136,6 +199,12 @@ impl Watch {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for (id, known) in known.iter_mut() {
             let Some(slurm_job_id) = known.entry.slurm_job_id.clone() else {
+                if known.place == Place::Doubtful && !listed.contains_key(id) {
+                    known.misses = known.misses.saturating_add(1);
+                    if known.misses >= MISSES {
+                        known.place = Place::None;
+                    }
+                }
                 continue;
             };
             if known.entry.ended.is_some() {
@@ -379,7 +448,10 @@ mod tests {
         let ids = [entry(1).allocation, entry(2).allocation];
         assert!(watch.states(&ids).is_empty(), "not asked yet");
         let running = job(2, "2", SlurmState::Running);
-        let ended = watch.take_in(vec![job(1, "1", SlurmState::NodeFailed), running.clone()]);
+        let ended = watch.take_in(queue(vec![
+            job(1, "1", SlurmState::NodeFailed),
+            running.clone(),
+        ]));
         assert_eq!(ended.len(), 1);
         let states = |watch: &Watch| -> Vec<SlurmState> {
             watch.states(&ids).into_iter().map(|s| s.state).collect()
@@ -388,30 +460,18 @@ mod tests {
             states(&watch),
             [SlurmState::NodeFailed, SlurmState::Running]
         );
-        assert!(watch.take_in(vec![]).is_empty());
+        assert!(watch.take_in(queue(vec![])).is_empty());
         assert_eq!(
             states(&watch),
             [SlurmState::NodeFailed, SlurmState::Running],
             "one list without it says nothing"
         );
         // Somebody else's Slurm job with our comment.
-        let ended = watch.take_in(vec![job(2, "99", SlurmState::Running)]);
+        let ended = watch.take_in(queue(vec![job(2, "99", SlurmState::Running)]));
         assert_eq!(ended.len(), 1);
         assert_eq!(states(&watch), [SlurmState::NodeFailed, SlurmState::Gone]);
-        let alice = "alice".parse().unwrap();
-        assert_eq!(
-            watch.live(&alice, 1, ids[0]),
-            Live::default(),
-            "both are over"
-        );
         watch.remember(entry(3));
-        let expected = Live {
-            of_user: 1,
-            of_repository: 0,
-            total: 1,
-        };
-        assert_eq!(watch.live(&alice, 2, ids[0]), expected);
-        assert_eq!(watch.live(&alice, 2, entry(3).allocation), Live::default());
+        assert_eq!(seen(&watch, 3), Live::default(), "both are over");
         // After a restart.
         let again = Watch::new(ended);
         assert_eq!(again.states(&ids).len(), 1);
@@ -459,5 +519,98 @@ mod tests {
             (&ended.usage, false)
         );
         assert!(watch.take_in_usage(&[usage(900)]).is_empty(), "known");
+    }
+
+    fn queue(ours: Vec<SlurmJob>) -> Queue {
+        Queue {
+            ours,
+            others: HashMap::new(),
+        }
+    }
+
+    /// What an allocation sees beside it.
+    fn seen(watch: &Watch, id: u128) -> Live {
+        let mut seen = Live::default();
+        let _ = watch.reserve(entry(id).allocation, |live| {
+            seen = live;
+            Err::<(), ()>(())
+        });
+        seen
+    }
+
+    fn intent(id: u128) -> Entry {
+        Entry {
+            slurm_job_id: None,
+            ..entry(id)
+        }
+    }
+
+    #[test]
+    fn a_place_is_taken_once_and_given_back() {
+        let watch = Watch::new(vec![intent(1), intent(2), intent(3)]);
+        let first = watch
+            .reserve(intent(1).allocation, |_| Ok::<(), ()>(()))
+            .unwrap();
+        let taken = Live {
+            of_user: 1,
+            of_repository: 1,
+            total: 1,
+            ..Live::default()
+        };
+        assert_eq!(seen(&watch, 2), taken);
+        assert_eq!(seen(&watch, 1), Live::default(), "its own");
+        drop(first);
+        assert_eq!(seen(&watch, 2), Live::default());
+        // Slurm did not answer: it counts until two lists do not show it.
+        let first = watch
+            .reserve(intent(1).allocation, |_| Ok::<(), ()>(()))
+            .unwrap();
+        first.keep();
+        watch.take_in(queue(vec![]));
+        assert_eq!(seen(&watch, 2), taken);
+        watch.take_in(queue(vec![]));
+        assert_eq!(seen(&watch, 2), Live::default());
+        // One with a Slurm job counts, reserved or not.
+        let first = watch
+            .reserve(intent(1).allocation, |_| Ok::<(), ()>(()))
+            .unwrap();
+        watch.remember(entry(1));
+        drop(first);
+        assert_eq!(seen(&watch, 2), taken);
+        let elsewhere = Entry {
+            slurm_user: "bob".parse().unwrap(),
+            repository_id: 2,
+            ..intent(4)
+        };
+        watch.remember(elsewhere);
+        let mut others = queue(vec![job(1, "1", SlurmState::Running)]);
+        others.others.insert("bob".into(), 7);
+        watch.take_in(others);
+        let expected = Live {
+            of_users_own: 7,
+            total: 1,
+            ..Live::default()
+        };
+        assert_eq!(seen(&watch, 4), expected);
+    }
+
+    #[test]
+    fn many_at_once_get_no_more_than_there_is() {
+        let watch = Watch::new((1..=64).map(intent).collect());
+        let most = 5;
+        let got = std::sync::atomic::AtomicU32::new(0);
+        std::thread::scope(|threads| {
+            for id in 1..=64 {
+                let (watch, got) = (&watch, &got);
+                threads.spawn(move || {
+                    let allowed = |live: Live| if live.total < most { Ok(()) } else { Err(()) };
+                    if let Ok(place) = watch.reserve(intent(id).allocation, allowed) {
+                        got.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                        place.keep();
+                    }
+                });
+            }
+        });
+        assert_eq!(got.into_inner(), most);
     }
 }

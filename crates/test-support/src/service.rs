@@ -43,6 +43,20 @@ impl ServiceProcess {
         service.setting("OPERATIONS__LISTEN", format!("127.0.0.1:{operations_port}"))
     }
 
+    /// Starts it by another program: the first of `words`, with the others before the service's own command line.
+    #[must_use]
+    pub fn through(mut self, words: &[String]) -> Self {
+        if let Some((program, arguments)) = words.split_first() {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(self.command.get_program());
+            for (key, value) in self.command.get_envs() {
+                command.env(key, value.unwrap_or_default());
+            }
+            self.command = command;
+        }
+        self
+    }
+
     /// Gives one setting, named without the service's prefix, such as `HTTP__LISTEN`.
     #[must_use]
     pub fn setting(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {

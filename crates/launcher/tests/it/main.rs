@@ -12,10 +12,10 @@ use gha_slurm_contract::Event;
 use gha_slurm_contract::event::{
     EVENT_VERSION, EventPayload, RepositoryFacts, WorkflowJobEvent, WorkflowJobFacts,
 };
+use gha_slurm_domain::LabelSettings;
 use gha_slurm_domain::RepositoryId;
 use gha_slurm_domain::planner::PlannerLimits;
 use gha_slurm_launcher::planning::Policy;
-use gha_slurm_launcher::settings::LabelSettings;
 use gha_slurm_storage::{AsyncConnection, Database, StorageError, mappings, replan, repositories};
 
 const REPOSITORY: RepositoryId = RepositoryId(4711);

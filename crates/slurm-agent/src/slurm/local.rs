@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState};
+use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState, SlurmUser};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::ledger::sync_folder;
 use crate::settings::LocalSettings;
 use crate::slurm::process::Leader;
-use crate::slurm::{JobUsage, Slurm, SlurmJob, SlurmUnavailable, SubmitError};
+use crate::slurm::{JobUsage, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey};
 use crate::submission::Submission;
 
 /// The files of a Slurm job's folder.
@@ -174,7 +174,7 @@ impl Slurm for LocalSlurm {
         id.map(slurm_job_id).transpose()
     }
 
-    async fn list(&self) -> Result<Vec<SlurmJob>, SlurmUnavailable> {
+    async fn list(&self) -> Result<Queue, SlurmUnavailable> {
         let inner = Arc::clone(&self.inner);
         let found = blocking(move || {
             let ids = inner.ids()?.into_iter();
@@ -182,7 +182,7 @@ impl Slurm for LocalSlurm {
                 .collect::<io::Result<Vec<_>>>()
         })
         .await?;
-        found
+        let ours = found
             .into_iter()
             .map(|(id, description, standing)| {
                 let (state, exit_code) = standing;
@@ -199,7 +199,11 @@ impl Slurm for LocalSlurm {
                     exit_code,
                 })
             })
-            .collect()
+            .collect::<Result<_, SlurmUnavailable>>()?;
+        Ok(Queue {
+            ours,
+            ..Queue::default()
+        })
     }
 
     async fn cancel(&self, ids: &[SlurmJobId]) -> Result<(), SlurmUnavailable> {
@@ -213,6 +217,27 @@ impl Slurm for LocalSlurm {
 
     async fn usage(&self, _: &[SlurmJobId]) -> Result<Option<Vec<JobUsage>>, SlurmUnavailable> {
         Ok(None)
+    }
+
+    async fn survey(&self) -> Result<Survey, SlurmUnavailable> {
+        Ok(Survey {
+            version: "no Slurm".into(),
+            partitions: Ok(Vec::new()),
+            accounts: Ok(None),
+            qos: Ok(None),
+        })
+    }
+
+    async fn may_act_as(&self, _: &SlurmUser) -> Result<String, String> {
+        Err("everything runs as the agent's own user".into())
+    }
+
+    async fn preview(&self, submission: &Submission) -> Result<String, SlurmUnavailable> {
+        Ok(format!(
+            "bash, beside the agent: the job script, {} bytes\n{}",
+            submission.script.len(),
+            submission.shown_environment()
+        ))
     }
 
     async fn stop(&self) {

@@ -6,18 +6,21 @@ mod rest;
 mod sacct;
 mod sbatch;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use anyhow::Context;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState, Usage};
+use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState, SlurmUser, Usage};
 
+use crate::settings::{Backend, Settings};
 use crate::submission::Submission;
 
 pub use local::LocalSlurm;
 pub use rest::{ApiVersion, RestSlurm};
 pub use sbatch::SbatchSlurm;
-pub(crate) use sbatch::missing as missing_programs;
 
 /// A Slurm job is ours if its comment begins with this; the allocation follows.
 const COMMENT: &str = "gha-slurm:";
@@ -35,8 +38,8 @@ pub trait Slurm: Send + Sync {
     /// The Slurm job of an allocation, pending, running or over.
     async fn find(&self, allocation: AllocationId) -> Result<Option<SlurmJobId>, SlurmUnavailable>;
 
-    /// Every Slurm job of ours that Slurm still knows, in one call.
-    async fn list(&self) -> Result<Vec<SlurmJob>, SlurmUnavailable>;
+    /// Every Slurm job of ours that Slurm still knows, and how many others there are, in one call.
+    async fn list(&self) -> Result<Queue, SlurmUnavailable>;
 
     /// Cancels those of these Slurm jobs that are ours and not over, after one look at the queue.
     async fn cancel(&self, ids: &[SlurmJobId]) -> Result<(), SlurmUnavailable>;
@@ -45,8 +48,80 @@ pub trait Slurm: Send + Sync {
     /// accounting here.
     async fn usage(&self, ids: &[SlurmJobId]) -> Result<Option<Vec<JobUsage>>, SlurmUnavailable>;
 
+    /// What Slurm says of itself, for the self-check.
+    async fn survey(&self) -> Result<Survey, SlurmUnavailable>;
+
+    /// Whether it can be submitted as `user`: how, or why not. Submits nothing.
+    async fn may_act_as(&self, user: &SlurmUser) -> Result<String, String>;
+
+    /// What [`submit`] would say to Slurm, for people; the launch token is left out.
+    ///
+    /// [`submit`]: Slurm::submit
+    async fn preview(&self, submission: &Submission) -> Result<String, SlurmUnavailable>;
+
     /// The agent stops.
     async fn stop(&self);
+}
+
+/// The backend that the settings name.
+pub(crate) fn connect(settings: &Settings) -> anyhow::Result<Arc<dyn Slurm>> {
+    Ok(match settings.slurm.backend {
+        Backend::Sbatch => {
+            let missing = sbatch::missing(&settings.sbatch.bin);
+            anyhow::ensure!(
+                missing.is_empty(),
+                "sbatch.bin: there is no {}",
+                missing.join(", ")
+            );
+            Arc::new(SbatchSlurm::new(settings.sbatch.clone()))
+        }
+        Backend::Slurmrestd => {
+            let settings = settings
+                .slurmrestd
+                .clone()
+                .context("slurmrestd: must be given for slurm.backend = \"slurmrestd\"")?;
+            Arc::new(RestSlurm::new(settings)?)
+        }
+        Backend::Local => Arc::new(
+            LocalSlurm::open(
+                &settings.state.folder.join("local"),
+                &settings.cluster.name,
+                &settings.local,
+            )
+            .context("state.folder")?,
+        ),
+    })
+}
+
+/// What Slurm says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// Of its programs, or of slurmrestd's API.
+    pub version: String,
+    /// Names of all partitions.
+    pub partitions: Result<Vec<String>, SlurmUnavailable>,
+    /// Names of all accounts; `None` where Slurm keeps no accounting.
+    pub accounts: Result<Option<Vec<String>>, SlurmUnavailable>,
+    /// Names of all QOS; `None` where Slurm keeps no accounting.
+    pub qos: Result<Option<Vec<String>>, SlurmUnavailable>,
+}
+
+/// Slurm's queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// Ours, with those that are over.
+    pub ours: Vec<SlurmJob>,
+    /// How many are pending or running that are not ours, by user. Of a job array, what waits together counts as one.
+    pub others: HashMap<String, u32>,
+}
+
+impl Queue {
+    /// Counts one that is not ours.
+    fn add_other(&mut self, user: &str, state: SlurmState) {
+        if !state.is_over() {
+            *self.others.entry(user.to_owned()).or_default() += 1;
+        }
+    }
 }
 
 /// A Slurm job as Slurm tells of it.
@@ -151,9 +226,9 @@ fn allocation_of(comment: &str) -> Option<AllocationId> {
     rest.split(' ').next()?.parse().ok()
 }
 
-/// Where the node writes what the job script prints.
-fn output_file(submission: &Submission, folder: &Path) -> PathBuf {
-    folder.join(format!("{}.log", submission.name))
+/// Where the node writes what the job script of a Slurm job with this name prints.
+pub(crate) fn output_file(name: &str, folder: &Path) -> PathBuf {
+    folder.join(format!("{name}.log"))
 }
 
 /// Why a Slurm job is pending or ended so. One that was cancelled while it was pending still has the reason of that.

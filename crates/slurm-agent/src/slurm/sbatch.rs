@@ -1,20 +1,21 @@
 //! Slurm by its own programs: sbatch, squeue, scancel. Every argument is passed as an argument, nothing goes through a
 //! shell, and nothing secret is in one.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Local, NaiveDateTime, TimeZone, Utc};
-use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmJobId, SlurmState};
+use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmJobId, SlurmState, SlurmUser};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::settings::{RunAs, SbatchSettings};
 use crate::slurm::{
-    JobUsage, PATH, Slurm, SlurmJob, SlurmUnavailable, SubmitError, allocation_of, comment,
-    exit_code, output_file, reason, sacct,
+    JobUsage, PATH, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey, allocation_of,
+    comment, exit_code, output_file, reason, sacct,
 };
 use crate::submission::Submission;
 
@@ -70,6 +71,18 @@ impl SbatchSlurm {
         command
     }
 
+    /// What a program of Slurm's prints.
+    async fn ask(&self, name: &str, words: &[&str]) -> Result<String, SlurmUnavailable> {
+        let mut command = self.program(name, None);
+        command.args(words);
+        let output = self.run(command, "").await?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let errors = String::from_utf8_lossy(&output.stderr);
+        Err(SlurmUnavailable(format!("{name}: {}", last_line(&errors))))
+    }
+
     async fn run(&self, mut command: Command, input: &str) -> Result<Output, SlurmUnavailable> {
         let name = command
             .as_std()
@@ -120,12 +133,13 @@ impl Slurm for SbatchSlurm {
     async fn find(&self, allocation: AllocationId) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
         let found = self.list().await?;
         Ok(found
+            .ours
             .into_iter()
             .find(|job| job.allocation == allocation)
             .map(|job| job.id))
     }
 
-    async fn list(&self) -> Result<Vec<SlurmJob>, SlurmUnavailable> {
+    async fn list(&self) -> Result<Queue, SlurmUnavailable> {
         let mut command = self.program("squeue", None);
         let format: Vec<String> = COLUMNS
             .iter()
@@ -139,12 +153,12 @@ impl Slurm for SbatchSlurm {
             return Err(SlurmUnavailable(last_line(&errors)));
         }
         let listing = String::from_utf8_lossy(&output.stdout);
-        Ok(listing.lines().filter_map(slurm_job).collect())
+        Ok(read_queue(&listing))
     }
 
     async fn cancel(&self, ids: &[SlurmJobId]) -> Result<(), SlurmUnavailable> {
         let wanted = |job: &SlurmJob| ids.contains(&job.id) && !job.state.is_over();
-        for job in self.list().await?.into_iter().filter(wanted) {
+        for job in self.list().await?.ours.into_iter().filter(wanted) {
             let mut command = self.program("scancel", Some(&job.user));
             command.arg(job.id.as_str());
             let output = self.run(command, "").await?;
@@ -179,13 +193,89 @@ impl Slurm for SbatchSlurm {
         Ok(Some(sacct::usages(&listing)))
     }
 
+    async fn survey(&self) -> Result<Survey, SlurmUnavailable> {
+        let version = self.ask("sbatch", &["--version"]).await?;
+        let partitions = self.ask("sinfo", &["--all", "--noheader", "--format=%R"]);
+        let names = |what: &'static str, column: &'static str| async move {
+            let words = ["--noheader", "--parsable2", "list", what, column];
+            match self.ask("sacctmgr", &words).await {
+                Ok(said) => Ok(Some(lines(&said))),
+                // "Only 'accounting_storage/slurmdbd' is supported."
+                Err(error) if error.0.contains("accounting_storage") => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        Ok(Survey {
+            version: version.trim().to_owned(),
+            partitions: partitions.await.map(|said| lines(&said)),
+            accounts: names("account", "format=account").await,
+            qos: names("qos", "format=name").await,
+        })
+    }
+
+    async fn may_act_as(&self, user: &SlurmUser) -> Result<String, String> {
+        if self.settings.run_as == RunAs::Root {
+            return if rustix::process::geteuid().is_root() {
+                Ok("the agent is root".into())
+            } else {
+                Err("sbatch.run_as = \"root\", but this process is not root".into())
+            };
+        }
+        for name in ["sbatch", "scancel"] {
+            // sudo(8): with `-l` and a command it says whether that is allowed, and runs nothing.
+            let mut command = Command::new("sudo");
+            command
+                .args(["-n", "-l", "-u", user.as_str(), "--"])
+                .arg(self.settings.bin.join(name))
+                .env_clear()
+                .env("PATH", PATH)
+                .kill_on_drop(true);
+            let output = self.run(command, "").await.map_err(|e| e.to_string())?;
+            if !output.status.success() {
+                let errors = String::from_utf8_lossy(&output.stderr);
+                return Err(format!(
+                    "sudo does not let this user run {name} as {user} ({}): install deploy/sudoers/gha-slurm-munge, and let \
+                     {user} be in the group that it names",
+                    last_line(&errors)
+                ));
+            }
+        }
+        Ok("by sudo: sbatch and scancel".into())
+    }
+
+    async fn preview(&self, submission: &Submission) -> Result<String, SlurmUnavailable> {
+        let mut command = self.program("sbatch", Some(submission.slurm_user.as_str()));
+        command.args(arguments(submission, &self.settings));
+        let command = command.as_std();
+        let words: Vec<String> = std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        Ok(format!(
+            "{}\nstandard input: the job script, {} bytes\n{}",
+            words.join("\n  "),
+            submission.script.len(),
+            submission.shown_environment()
+        ))
+    }
+
     async fn stop(&self) {}
+}
+
+/// Without those that are empty, each once.
+fn lines(text: &str) -> Vec<String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines
+        .map(str::to_owned)
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
 }
 
 /// sbatch's arguments.
 fn arguments(submission: &Submission, settings: &SbatchSettings) -> Vec<String> {
     let comment = comment(submission, settings.repository_in_comment);
-    let output = output_file(submission, &settings.output_folder);
+    let output = output_file(&submission.name, &settings.output_folder);
     let mut arguments = vec![
         "--parsable".to_owned(),
         format!("--job-name={}", submission.name),
@@ -242,9 +332,22 @@ fn arguments(submission: &Submission, settings: &SbatchSettings) -> Vec<String> 
     arguments
 }
 
-/// One line of squeue. `None`: not a Slurm job of ours.
-fn slurm_job(line: &str) -> Option<SlurmJob> {
-    let columns: Vec<&str> = line.split(SEPARATOR).map(str::trim).collect();
+/// What squeue printed.
+fn read_queue(listing: &str) -> Queue {
+    let mut queue = Queue::default();
+    for line in listing.lines() {
+        let columns: Vec<&str> = line.split(SEPARATOR).map(str::trim).collect();
+        if let Some(job) = slurm_job(&columns) {
+            queue.ours.push(job);
+        } else if let [_, state, _, _, _, _, _, user, ..] = columns.as_slice() {
+            queue.add_other(user, SlurmState::from_slurm(state));
+        }
+    }
+    queue
+}
+
+/// The columns of one line. `None`: not a Slurm job of ours.
+fn slurm_job(columns: &[&str]) -> Option<SlurmJob> {
     let [
         id,
         state,
@@ -256,7 +359,7 @@ fn slurm_job(line: &str) -> Option<SlurmJob> {
         user,
         wait_status,
         ..,
-    ] = columns.as_slice()
+    ] = columns
     else {
         return None;
     };
@@ -299,7 +402,7 @@ fn last_line(errors: &str) -> String {
 }
 
 /// Whether the programs are there.
-pub(crate) fn missing(bin: &Path) -> Vec<String> {
+pub(super) fn missing(bin: &Path) -> Vec<String> {
     ["sbatch", "squeue", "scancel"]
         .into_iter()
         .map(|name| bin.join(name))
@@ -343,16 +446,24 @@ mod tests {
             .join(&SEPARATOR.to_string())
         };
         let ours = "gha-slurm:0192f0c1-2345-7000-8123-456789abcdef acme/widgets";
-        let job = slurm_job(&line(ours, "PENDING")).unwrap();
+        let read = |line: &str| read_queue(line).ours.pop();
+        let job = read(&line(ours, "PENDING")).unwrap();
         assert_eq!(
             (job.state, job.reason.as_deref(), job.exit_code, job.nodes),
             (SlurmState::Pending, Some("Priority"), None, None)
         );
         let failed = line(ours, "FAILED").replace("\u{1f}0\u{1f}", "\u{1f}768\u{1f}");
-        assert_eq!(slurm_job(&failed).unwrap().exit_code, Some(3));
-        assert_eq!(slurm_job(&line("(null)", "RUNNING")), None);
-        assert_eq!(slurm_job(&line("gha-slurm:nonsense", "RUNNING")), None);
-        assert_eq!(slurm_job("garbage"), None);
+        assert_eq!(read(&failed).unwrap().exit_code, Some(3));
+        assert_eq!(read("garbage"), None);
+        let lines = [
+            line("(null)", "RUNNING"),
+            line("gha-slurm:nonsense", "PENDING"),
+            line("", "COMPLETED"),
+            line(ours, "RUNNING"),
+        ];
+        let queue = read_queue(&lines.join("\n"));
+        assert_eq!(queue.ours.len(), 1);
+        assert_eq!(queue.others, [("alice".to_owned(), 2)].into());
         assert_eq!(time("N/A"), None);
         assert!(time("2026-11-24T13:58:22").is_some());
     }

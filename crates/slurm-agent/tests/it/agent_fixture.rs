@@ -1,6 +1,8 @@
 //! The agent as a process of its own, and launch tokens for it.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
 use chrono::Utc;
 use gha_slurm_auth::token::NOT_BEFORE_S;
@@ -9,7 +11,7 @@ use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::agent::{CallClaims, CallPurpose};
 use gha_slurm_contract::launch::{AUDIENCE_AGENT, AUDIENCE_BROKER, StartAnswer, StartRequest};
 use gha_slurm_domain::{AllocationId, ResourceRequest};
-use gha_slurm_test_support::{ServiceProcess, free_port, wait_until};
+use gha_slurm_test_support::{ServiceProcess, binary, free_port, wait_until};
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
@@ -102,13 +104,11 @@ impl Site {
             .join(format!("{allocation}.json"))
     }
 
-    /// Starts the agent without waiting for it.
-    pub(crate) fn spawn(&self) -> Agent {
-        let port = free_port();
+    /// The agent's settings, as environment variables without their prefix.
+    fn all_settings(&self) -> Vec<(String, String)> {
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         let settings = [
-            ("HTTP__LISTEN", format!("127.0.0.1:{port}")),
-            ("DEPLOYMENT__NAME", ISSUER.into()),
+            ("DEPLOYMENT__NAME", ISSUER.to_owned()),
             ("CLUSTER__NAME", "main".into()),
             ("STATE__FOLDER", text(&self.path("state"))),
             ("RUNNER__FOLDER", text(self.folder.path())),
@@ -117,21 +117,59 @@ impl Site {
         ];
         let keys = ("KEYS__PUBLIC_KEYS", text(&self.path("keys")));
         let own_keys = self.settings.iter().any(|(k, _)| k.starts_with("KEYS__"));
-        let mut service = ServiceProcess::new("gha-slurm-munge", self.folder.path());
+        let settings = settings.into_iter().chain((!own_keys).then_some(keys));
+        settings
+            .map(|(key, value)| (key.to_owned(), value))
+            .chain(self.settings.clone())
+            .collect()
+    }
+
+    /// The agent's settings, as environment variables.
+    pub(crate) fn settings_for_a_command(&self) -> Vec<(String, String)> {
+        let settings = self.all_settings().into_iter();
+        settings
+            .map(|(key, value)| (format!("GHA_SLURM_MUNGE__{key}"), value))
+            .collect()
+    }
+
+    /// Starts the agent without waiting for it.
+    pub(crate) fn spawn(&self) -> Agent {
+        self.spawn_through(&[])
+    }
+
+    /// Starts the agent by another program, whose last arguments become the agent's command line.
+    pub(crate) fn spawn_through(&self, words: &[String]) -> Agent {
+        let port = free_port();
+        let mut service = ServiceProcess::new("gha-slurm-munge", self.folder.path())
+            .through(words)
+            .setting("HTTP__LISTEN", format!("127.0.0.1:{port}"));
         if let Some(file) = &self.settings_file {
             service = service.config(file);
         }
-        for (key, value) in settings.into_iter().chain((!own_keys).then_some(keys)) {
-            service = service.setting(key, value);
-        }
-        for (key, value) in &self.settings {
-            service = service.setting(key, value);
+        for (key, value) in self.all_settings() {
+            service = service.setting(&key, value);
         }
         for (key, value) in &self.environment {
             service = service.env(key, value);
         }
         service.spawn().unwrap();
         Agent { service, port }
+    }
+
+    /// Runs the agent's program for one of its tasks, with the agent's settings.
+    pub(crate) fn task(&self, arguments: &[&str], input: &str) -> Output {
+        let mut child = Command::new(binary("gha-slurm-munge"))
+            .args(arguments)
+            .envs(self.settings_for_a_command())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(input.as_bytes()).unwrap();
+        drop(stdin);
+        child.wait_with_output().unwrap()
     }
 
     /// Starts the agent and waits until it is ready.

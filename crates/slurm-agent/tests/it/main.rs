@@ -3,8 +3,10 @@
 
 mod agent_fixture;
 mod crash;
+mod doctor;
 mod job_script;
 mod job_script_failures;
+mod original;
 mod real_slurm;
 mod relay;
 mod rest;
@@ -14,6 +16,7 @@ mod script_fixture;
 mod secrets;
 mod self_service;
 mod start;
+mod sudo;
 
 use std::time::Duration;
 

@@ -400,3 +400,55 @@ pub(crate) async fn usage(site: impl Fn(&PrivateSlurm) -> Site) {
     assert_eq!(again.allocations[0].usage.as_ref(), Some(&usage));
     agent.stop();
 }
+
+/// The last place is given once, however many ask at the same moment; and what people submitted themselves counts.
+pub(crate) async fn places(site: impl Fn(&PrivateSlurm) -> Site) {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let [person, other] = SLURM_USERS;
+    let own = async || {
+        let uid = format!("--uid={person}");
+        let words = ["--parsable", "--output=/dev/null", &uid, "--wrap=sleep 600"];
+        let id = slurm.run("sbatch", &words).await.unwrap();
+        id.trim().to_owned()
+    };
+    let owns = [own().await, own().await];
+    let site = site(&slurm)
+        .with("SLURM__INTERVAL_S", "1")
+        .with("POLICY__LIVE__PER_USER_WITH_OWN", "3")
+        .with("POLICY__LIVE__TOTAL", "4");
+    let agent = site.agent().await;
+    let first = of(person, "r1");
+    agent.start(&site.request(&first)).await;
+    let second = of(person, "r2");
+    let problem = refusal(&agent, &site, &second).await;
+    let detail = problem.detail.unwrap();
+    assert_eq!(problem.status, 429, "{detail}");
+    assert!(
+        detail.contains("1 allocations and 2 Slurm jobs of their own"),
+        "{detail}"
+    );
+    slurm.run("scancel", &[&owns[0]]).await.unwrap();
+    wait_until("there is room for the person's", DEADLINE, || async {
+        let answer = agent.ask(&site.request(&second)).await.unwrap();
+        answer.status().is_success()
+    })
+    .await;
+    // Two of four places are left.
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 0..20 {
+        calls.spawn(agent.ask(&site.request(&of(other, &format!("s{number}")))));
+    }
+    let mut accepted = 0;
+    while let Some(answer) = calls.join_next().await {
+        let answer = answer.unwrap().unwrap();
+        assert!([200, 429].contains(&answer.status().as_u16()), "{answer:?}");
+        accepted += u32::from(answer.status() == 200);
+    }
+    assert_eq!(accepted, 2, "{}", agent.log());
+    let queue = queue(&slurm).await;
+    let ours = queue.iter().filter(|line| line.contains("gha-slurm:"));
+    assert_eq!(ours.count(), 4, "{queue:?}");
+    agent.stop();
+}

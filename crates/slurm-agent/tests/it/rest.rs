@@ -16,6 +16,7 @@ use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, ServiceProcess, wait_unt
 use crate::DEADLINE;
 use crate::agent_fixture::Site;
 use crate::real_slurm::{self, of, of_allocation, queue, refusal};
+use crate::{doctor, original};
 
 /// Asks for lists; has no Slurm jobs of its own.
 const SERVICE_USER: &str = "bin";
@@ -366,4 +367,32 @@ async fn tokens_are_replaced_before_they_expire_and_the_signer_may_be_away() {
     agent.start(&site.request(&asked)).await;
     agent.stop();
     signer.service.stop().unwrap();
+}
+
+#[tokio::test]
+async fn a_doctor_finds_what_is_there_and_what_is_missing() {
+    doctor::a_site(site, "by a Slurm token").await;
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_the_body_of_the_request() {
+    if let Some(said) = doctor::a_dry_run(site).await {
+        let (head, body) = said.split_once('\n').unwrap();
+        assert!(
+            head.contains("/slurm/v0.0.38/job/submit as games"),
+            "{head}"
+        );
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["job"]["cpus_per_task"], 3);
+    }
+}
+
+#[tokio::test]
+async fn a_request_of_the_original_app_runs_the_sites_template() {
+    original::a_template_runs(site).await;
+}
+
+#[tokio::test]
+async fn the_last_place_is_given_once_and_the_persons_own_slurm_jobs_count() {
+    real_slurm::places(site).await;
 }

@@ -3,7 +3,7 @@
 use gha_slurm_test_support::PrivateSlurm;
 
 use crate::agent_fixture::Site;
-use crate::real_slurm;
+use crate::{doctor, original, real_slurm};
 
 fn site(slurm: &PrivateSlurm) -> Site {
     let (site, output) = real_slurm::bare_site();
@@ -47,4 +47,37 @@ async fn hostile_names_reach_neither_a_shell_nor_a_path() {
 #[tokio::test]
 async fn what_a_slurm_job_used_comes_back() {
     real_slurm::usage(site).await;
+}
+
+#[tokio::test]
+async fn a_doctor_finds_what_is_there_and_what_is_missing() {
+    doctor::a_site(site, "the agent is root").await;
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_sbatchs_arguments() {
+    if let Some(said) = doctor::a_dry_run(site).await {
+        for word in [
+            "/usr/bin/sbatch\n",
+            "  --cpus-per-task=3\n",
+            "  --uid=games\n",
+        ] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_of_the_original_app_runs_the_sites_template() {
+    original::a_template_runs(site).await;
+}
+
+#[tokio::test]
+async fn a_request_of_the_original_app_runs_our_template_where_the_site_has_none() {
+    original::our_template_runs(site).await;
+}
+
+#[tokio::test]
+async fn the_last_place_is_given_once_and_the_persons_own_slurm_jobs_count() {
+    real_slurm::places(site).await;
 }

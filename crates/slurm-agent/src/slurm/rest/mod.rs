@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use async_trait::async_trait;
-use gha_slurm_domain::{AllocationId, SlurmJobId};
+use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmUser};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, StatusCode, redirect};
 use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 
 use crate::settings::SlurmrestdSettings;
-use crate::slurm::{JobUsage, Slurm, SlurmJob, SlurmUnavailable, SubmitError};
+use crate::slurm::{JobUsage, Queue, Slurm, SlurmUnavailable, SubmitError, Survey};
 use crate::submission::Submission;
 use tokens::Tokens;
-use version::{Answer, Job};
+use version::{Answer, Job, Named};
 
 pub use version::ApiVersion;
 
@@ -41,6 +41,8 @@ pub struct RestSlurm {
 /// What slurmrestd is asked.
 enum Call<'a> {
     List,
+    /// A list of something else, of Slurm or of its accounting: `slurmdb`.
+    Read(&'static str, &'static str),
     Submit(&'a Submission),
     Cancel(&'a SlurmJobId),
 }
@@ -106,12 +108,13 @@ impl RestSlurm {
         user: &str,
         call: &Call<'_>,
     ) -> Result<Option<Reply>, SubmitError> {
-        let (method, path) = match call {
-            Call::List => (Method::GET, "jobs".to_owned()),
-            Call::Submit(_) => (Method::POST, "job/submit".to_owned()),
-            Call::Cancel(id) => (Method::DELETE, format!("job/{id}")),
+        let (method, part, path) = match call {
+            Call::List => (Method::GET, "slurm", "jobs".to_owned()),
+            Call::Read(part, path) => (Method::GET, *part, (*path).to_owned()),
+            Call::Submit(_) => (Method::POST, "slurm", "job/submit".to_owned()),
+            Call::Cancel(id) => (Method::DELETE, "slurm", format!("job/{id}")),
         };
-        let url = format!("{}/slurm/{}/{path}", self.url, version.as_str());
+        let url = format!("{}/{part}/{}/{path}", self.url, version.as_str());
         let mut request = self.http.request(method, url);
         if let Call::Submit(submission) = call {
             request = request.json(&version.submission(submission, &self.settings));
@@ -249,15 +252,29 @@ impl RestSlurm {
         Ok(reply.answer.jobs)
     }
 
-    async fn ours(&self) -> Result<Vec<SlurmJob>, SlurmUnavailable> {
-        Ok(self.jobs().await?.iter().filter_map(Job::ours).collect())
+    async fn queue(&self) -> Result<Queue, SlurmUnavailable> {
+        let jobs = self.jobs().await?;
+        // May ask NSS.
+        tokio::task::spawn_blocking(move || {
+            let mut queue = Queue::default();
+            for job in &jobs {
+                if let Some(ours) = job.ours() {
+                    queue.ours.push(ours);
+                } else if let Ok(user) = version::owner(job) {
+                    queue.add_other(&user, job.state());
+                }
+            }
+            queue
+        })
+        .await
+        .map_err(|error| SlurmUnavailable(error.to_string()))
     }
 
     async fn search(
         &self,
         allocation: AllocationId,
     ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
-        let found = self.ours().await?;
+        let found = self.queue().await?.ours;
         let found = found.into_iter().find(|job| job.allocation == allocation);
         Ok(found.map(|job| job.id))
     }
@@ -277,6 +294,49 @@ impl RestSlurm {
         } else {
             Err(reply.unavailable(&user))
         }
+    }
+}
+
+impl RestSlurm {
+    /// The version in use; asks when it is not known yet.
+    async fn version(&self) -> Result<ApiVersion, SlurmUnavailable> {
+        self.jobs().await?;
+        let known = *self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        known.ok_or_else(|| SlurmUnavailable("slurmrestd: no version".into()))
+    }
+
+    /// Names of a list. `None`: slurmrestd has no such list.
+    async fn names(
+        &self,
+        version: ApiVersion,
+        call: Call<'_>,
+        list: fn(Answer) -> Vec<Named>,
+    ) -> Result<Option<Vec<String>>, SlurmUnavailable> {
+        let user = self.settings.service_user.as_str();
+        match self.ask_in(version, user, &call).await? {
+            None => Ok(None),
+            Some(reply) if reply.status.is_success() => {
+                let names = list(reply.answer).into_iter().map(|named| named.name);
+                Ok(Some(names.collect()))
+            }
+            Some(reply) => Err(reply.unavailable(user)),
+        }
+    }
+
+    async fn look_around(&self) -> Result<Survey, SlurmUnavailable> {
+        let version = self.version().await?;
+        let partitions = Call::Read("slurm", "partitions");
+        let partitions = self.names(version, partitions, |answer| answer.partitions);
+        let accounts = Call::Read("slurmdb", "accounts");
+        let qos = Call::Read("slurmdb", "qos");
+        Ok(Survey {
+            version: format!("slurmrestd, API {}", version.as_str()),
+            partitions: partitions.await.map(Option::unwrap_or_default),
+            accounts: self
+                .names(version, accounts, |answer| answer.accounts)
+                .await,
+            qos: self.names(version, qos, |answer| answer.qos).await,
+        })
     }
 }
 
@@ -327,8 +387,8 @@ impl Slurm for RestSlurm {
         in_time(self.search(allocation)).await
     }
 
-    async fn list(&self) -> Result<Vec<SlurmJob>, SlurmUnavailable> {
-        in_time(self.ours()).await
+    async fn list(&self) -> Result<Queue, SlurmUnavailable> {
+        in_time(self.queue()).await
     }
 
     async fn cancel(&self, ids: &[SlurmJobId]) -> Result<(), SlurmUnavailable> {
@@ -346,6 +406,36 @@ impl Slurm for RestSlurm {
 
     async fn usage(&self, ids: &[SlurmJobId]) -> Result<Option<Vec<JobUsage>>, SlurmUnavailable> {
         in_time(self.accounted(ids)).await
+    }
+
+    async fn survey(&self) -> Result<Survey, SlurmUnavailable> {
+        in_time(self.look_around()).await
+    }
+
+    async fn may_act_as(&self, user: &SlurmUser) -> Result<String, String> {
+        let reply = in_time(async { self.ask(user.as_str(), &Call::List).await });
+        let reply = reply.await.map_err(|error| error.to_string())?;
+        if reply.status.is_success() {
+            Ok("by a Slurm token, which Slurm accepts".into())
+        } else {
+            Err(reply.unavailable(user.as_str()).to_string())
+        }
+    }
+
+    async fn preview(&self, submission: &Submission) -> Result<String, SlurmUnavailable> {
+        let version = match self.settings.api_version {
+            Some(version) => version,
+            None => in_time(self.version()).await?,
+        };
+        let mut shown = submission.clone_to_show();
+        shown.script = format!("(the job script, {} bytes)", submission.script.len());
+        let body = version.submission(&shown, &self.settings);
+        let body = serde_json::to_string_pretty(&body).unwrap_or_default();
+        let version = version.as_str();
+        Ok(format!(
+            "POST {}/slurm/{version}/job/submit as {}\n{body}\n",
+            self.url, submission.slurm_user
+        ))
     }
 
     async fn stop(&self) {}

@@ -84,7 +84,7 @@ impl ApiVersion {
         let comment = comment(submission, settings.repository_in_comment);
         set("comment", json!(comment));
         set("current_working_directory", json!("/"));
-        let output = output_file(submission, &settings.output_folder);
+        let output = output_file(&submission.name, &settings.output_folder);
         set("standard_output", json!(output));
         let environment = environment(submission);
         if options {
@@ -191,6 +191,21 @@ pub(super) struct Answer {
     /// Of a list.
     #[serde(default)]
     pub(super) jobs: Vec<Job>,
+    /// Of a list of partitions.
+    #[serde(default)]
+    pub(super) partitions: Vec<Named>,
+    /// Of a list of accounts, from slurmdbd.
+    #[serde(default)]
+    pub(super) accounts: Vec<Named>,
+    /// Of a list of QOS, from slurmdbd.
+    #[serde(default, alias = "QOS")]
+    pub(super) qos: Vec<Named>,
+}
+
+/// What a list of things with names is made of.
+#[derive(Debug, Deserialize)]
+pub(super) struct Named {
+    pub(super) name: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -310,6 +325,11 @@ pub(super) struct Job {
 }
 
 impl Job {
+    /// Where it stands.
+    pub(super) fn state(&self) -> SlurmState {
+        SlurmState::from_slurm(self.state.as_ref().map_or("", Words::shown))
+    }
+
     /// `None`: not a Slurm job of ours.
     pub(super) fn ours(&self) -> Option<SlurmJob> {
         let allocation = allocation_of(self.comment.as_deref()?)?;

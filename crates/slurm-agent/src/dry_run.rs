@@ -1,0 +1,42 @@
+//! `gha-slurm-munge --dry-run`: what would be submitted for a request, or why not.
+
+use std::io::Read;
+
+use anyhow::Context;
+use gha_slurm_contract::agent::DryRunRequest;
+use gha_slurm_domain::AllocationId;
+use secrecy::SecretString;
+
+use crate::policy::PolicySettings;
+use crate::settings::{Backend, Settings};
+use crate::slurm;
+use crate::submission::{Submission, claims_without_token};
+
+/// Reads the request, applies the policy and says what Slurm would be told. How many allocations are live is not looked at:
+/// that changes by the minute.
+pub(crate) async fn run(settings: &Settings, mut input: impl Read) -> anyhow::Result<String> {
+    let mut text = String::new();
+    input.read_to_string(&mut text).context("standard input")?;
+    let request: DryRunRequest =
+        serde_json::from_str(&text).context("the request on standard input")?;
+    let policy: &PolicySettings = &settings.policy;
+    let resources = policy.check_resources(&request.resources)?;
+    let mut claims = claims_without_token(
+        AllocationId(uuid::Uuid::nil()),
+        "gha-slurm-dry-run".into(),
+        request.slurm_user,
+        resources,
+    );
+    claims.repository_id = request.repository_id;
+    claims.token_url = "https://token-broker.invalid".into();
+    if settings.slurm.backend == Backend::Local {
+        policy.check_consent(&claims)?;
+        return Ok("the local backend runs the job script beside the agent, without limits".into());
+    }
+    policy.check_user(claims.slurm_user.as_str())?;
+    policy.check_consent(&claims)?;
+    let slurm = slurm::connect(settings)?;
+    let submission =
+        Submission::prepare(&claims, &SecretString::from(""), None, &settings.runner).await?;
+    Ok(slurm.preview(&submission).await?)
+}

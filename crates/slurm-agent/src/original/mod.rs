@@ -1,0 +1,215 @@
+//! The original contract, where a site opts in by `[original]`: a shared secret instead of a signature, and the site's own YAML
+//! file instead of a repository mapping. Weaker than a launch token, and logged as such: whoever has the secret starts
+//! Slurm jobs for every repository in the file. The policy applies all the same.
+
+mod file;
+mod request;
+mod template;
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::Utc;
+use gha_slurm_auth::token::DEFAULT_LIFETIME_S;
+use gha_slurm_contract::LaunchClaims;
+use gha_slurm_contract::problem::PROBLEM_JSON;
+use gha_slurm_domain::AllocationId;
+use gha_slurm_service_kit::ApiError;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::settings::Settings;
+use crate::slurm::output_file;
+use crate::start::{Starter, answer};
+use crate::submission::{Submission, claims_without_token};
+use file::{Repository, SiteFile};
+use request::OriginalRequest;
+
+/// The header with the shared secret.
+pub(crate) const HEADER: &str = "auth-token";
+
+/// What the site's file says, until it is read again.
+pub(crate) struct Original {
+    path: PathBuf,
+    output_folder: PathBuf,
+    site: RwLock<Arc<SiteFile>>,
+}
+
+/// What a Slurm job of the original contract has beside what every one has.
+pub(crate) struct Extras {
+    script: String,
+    environment: [(&'static str, String); 4],
+}
+
+impl Original {
+    /// Reads the file, where the settings name one. Blocks.
+    pub(crate) fn open(settings: &Settings) -> anyhow::Result<Option<Self>> {
+        let Some(original) = &settings.original else {
+            return Ok(None);
+        };
+        let path = original.file.clone();
+        let site = SiteFile::read(&path)?;
+        tracing::warn!(
+            repositories = site.repositories.len(),
+            "original.file: the original contract is on; it is weaker than launch tokens"
+        );
+        Ok(Some(Self {
+            path,
+            output_folder: settings.output_folder().unwrap_or("/tmp".as_ref()).into(),
+            site: RwLock::new(Arc::new(site)),
+        }))
+    }
+
+    fn site(&self) -> Arc<SiteFile> {
+        Arc::clone(&self.site.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The file, if the request has its secret. Compared as hashes: neither content nor length shows in the time it takes.
+    fn authenticated(&self, request: &HttpRequest) -> Option<Arc<SiteFile>> {
+        let site = self.site();
+        let given = request.headers().get(HEADER)?;
+        let given = Sha256::digest(given.as_bytes());
+        bool::from(given.ct_eq(&site.secret_hash)).then_some(site)
+    }
+}
+
+impl Extras {
+    /// Makes a Slurm job that of the original contract.
+    pub(crate) fn apply(self, submission: &mut Submission) {
+        submission.script = self.script;
+        submission.environment.extend(self.environment);
+    }
+}
+
+/// What the original program answers to whoever does not know the secret.
+fn not_authenticated() -> HttpResponse {
+    HttpResponse::Unauthorized().json(json!({ "message": "auth-token missing" }))
+}
+
+/// As [`not_authenticated`], to somebody without the header whose launch token is not accepted: they may be either.
+pub(crate) fn neither(error: &ApiError) -> HttpResponse {
+    let mut body = json!(error.problem());
+    if let Some(body) = body.as_object_mut() {
+        body.insert("message".into(), "auth-token missing".into());
+    }
+    HttpResponse::Unauthorized()
+        .content_type(PROBLEM_JSON)
+        .body(body.to_string())
+}
+
+/// `POST /runner/start` with an `auth-token`.
+pub(crate) async fn start(
+    starter: web::Data<Starter>,
+    original: web::Data<Original>,
+    request: HttpRequest,
+    body: web::Bytes,
+) -> Result<HttpResponse, ApiError> {
+    let Some(site) = original.authenticated(&request) else {
+        tracing::warn!("a call of the original contract without the right auth-token");
+        return Ok(not_authenticated());
+    };
+    let asked = OriginalRequest::parse(&body)?;
+    let repository = site.find(&asked.github_url).ok_or_else(|| {
+        ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "repository_unknown",
+            "No Slurm user for this repository",
+        )
+        .detail("The site's file (original.file) does not name the repository of gitHubURL.")
+    })?;
+    let claims = claims(&asked, repository);
+    tracing::warn!(
+        allocation.id = %claims.sub,
+        repository = claims.repository_url,
+        slurm.user = %claims.slurm_user,
+        "asked for by the original contract: a shared secret and no signature, weaker than a launch token"
+    );
+    let log = output_file(
+        &format!("{}.runner", claims.runner_name),
+        &original.output_folder,
+    );
+    let extras = Extras {
+        script: site.template.script(&asked, repository),
+        environment: [
+            ("GHA_SLURM_LOG_FILE", log.to_string_lossy().into_owned()),
+            ("GHA_SLURM_REPOSITORY_URL", repository.url.clone()),
+            (
+                "GHA_SLURM_RUNNER_NAME",
+                asked.runner_name.clone().unwrap_or_default(),
+            ),
+            ("GHA_SLURM_LABELS", asked.labels.clone()),
+        ],
+    };
+    let starter = starter.into_inner();
+    let work = Arc::clone(&starter).submit_once(claims, asked.launcher_token, Some(extras));
+    answer(&starter, work).await
+}
+
+/// `POST /api/reload`: reads the file again. One that is wrong changes nothing.
+pub(crate) async fn reload(
+    original: web::Data<Original>,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    if original.authenticated(&request).is_none() {
+        return Ok(not_authenticated());
+    }
+    let path = original.path.clone();
+    let site = tokio::task::spawn_blocking(move || SiteFile::read(&path))
+        .await
+        .map_err(|e| ApiError::internal(&e))?
+        .map_err(|error| {
+            tracing::warn!("original.file is not taken over: {error:#}");
+            ApiError::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "original_file_invalid",
+                "The site's file is wrong; the one that was read before stays",
+            )
+            .detail(format!("{error:#}"))
+        })?;
+    tracing::info!(
+        repositories = site.repositories.len(),
+        "original.file is read again"
+    );
+    *original
+        .site
+        .write()
+        .unwrap_or_else(PoisonError::into_inner) = Arc::new(site);
+    Ok(HttpResponse::Ok().json(json!({ "status": "OK!" })))
+}
+
+/// What a launch token of ours would say. The token that came is not looked into: we have no key for it.
+fn claims(asked: &OriginalRequest, repository: &Repository) -> LaunchClaims {
+    let allocation = asked.allocation();
+    let simple = allocation.0.simple().to_string();
+    let short = simple.get(16..).unwrap_or(&simple);
+    let now = Utc::now().timestamp();
+    LaunchClaims {
+        iat: now,
+        nbf: now,
+        // Theirs do not expire; so long the same request gets the same answer at least.
+        exp: now + DEFAULT_LIFETIME_S,
+        token_url: asked.token_url.clone(),
+        owner: repository.owner.clone(),
+        repository_name: repository.name.clone(),
+        repository_url: repository.url.clone(),
+        repository_id: repository.id,
+        labels: asked.labels.clone(),
+        ..claims_without_token(
+            allocation,
+            format!("gha-slurm-original-{short}"),
+            repository.slurm_user.clone(),
+            asked.resources.clone(),
+        )
+    }
+}
+
+/// A UUID that is the same for the same text.
+fn allocation_of(text: &str) -> AllocationId {
+    let hash = Sha256::digest(text.as_bytes());
+    let mut bytes = [0; 16];
+    bytes.iter_mut().zip(hash).for_each(|(byte, h)| *byte = h);
+    AllocationId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+}

@@ -1,0 +1,510 @@
+//! What an administrator wants to know before the first build: a line for each thing the agent needs, with what to do where it
+//! is not there. Logged at start, and printed by `--doctor`.
+
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use gha_slurm_domain::SlurmUser;
+use nix::unistd::Group;
+use rustix::fs::Access;
+
+use crate::keys::Verifier;
+use crate::policy::consents;
+use crate::settings::{Backend, RunAs, Settings};
+use crate::slurm::{Slurm, SlurmUnavailable, Survey};
+
+/// The runner says its version at once.
+const RUNNER_DEADLINE: Duration = Duration::from_secs(10);
+/// Most names that a line lists.
+const SHOWN_NAMES: usize = 12;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// It may do; or it cannot be seen from here.
+    Warning,
+    /// Builds will fail or wait.
+    Problem,
+}
+
+impl Level {
+    /// As printed, here and by the node check.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Problem => "problem",
+        }
+    }
+}
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub level: Level,
+    /// What it is about: a setting, where there is one.
+    pub about: String,
+    /// What was found, and what to do.
+    pub text: String,
+}
+
+impl Finding {
+    pub(crate) fn ok(about: &str, text: impl Into<String>) -> Self {
+        Self::new(Level::Ok, about, text)
+    }
+
+    pub(crate) fn warning(about: &str, text: impl Into<String>) -> Self {
+        Self::new(Level::Warning, about, text)
+    }
+
+    pub(crate) fn problem(about: &str, text: impl Into<String>) -> Self {
+        Self::new(Level::Problem, about, text)
+    }
+
+    pub(crate) fn new(level: Level, about: &str, text: impl Into<String>) -> Self {
+        Self {
+            level,
+            about: about.to_owned(),
+            text: text.into(),
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:<8} {}: {}",
+            self.level.as_str(),
+            self.about,
+            self.text
+        )
+    }
+}
+
+/// Looks at everything. `slurm`: `None` for the local backend, which is none. `user`: who is tried to act as, a member of `policy.group` when absent. Takes seconds where Slurm does
+/// not answer.
+pub async fn self_check(
+    settings: &Settings,
+    slurm: Option<&dyn Slurm>,
+    user: Option<&SlurmUser>,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(slurm) = slurm {
+        findings.extend(check_slurm(settings, slurm).await);
+        findings.extend(check_users(settings, slurm, user).await);
+    } else {
+        findings.push(Finding::warning(
+            "slurm.backend",
+            "\"local\" is for demos: no Slurm, no limits, everything runs as the agent's own user",
+        ));
+    }
+    let of_files = settings.clone();
+    match tokio::task::spawn_blocking(move || check_files(&of_files)).await {
+        Ok(found) => findings.extend(found),
+        Err(error) => findings.push(Finding::problem("self-check", error.to_string())),
+    }
+    findings.push(check_runner(&settings.runner.folder).await);
+    findings
+}
+
+async fn check_slurm(settings: &Settings, slurm: &dyn Slurm) -> Vec<Finding> {
+    let away = |error: &SlurmUnavailable| {
+        Finding::problem("slurm", format!("{error}: {}", hint(&error.0)))
+    };
+    let mut findings = Vec::new();
+    let survey = match slurm.survey().await {
+        Ok(survey) => survey,
+        Err(error) => return vec![away(&error)],
+    };
+    findings.push(Finding::ok("slurm", survey.version.clone()));
+    match slurm.list().await {
+        Ok(_) => findings.push(Finding::ok("authentication", "the queue is listed")),
+        Err(error) => {
+            findings.push(away(&error));
+            return findings;
+        }
+    }
+    findings.extend(check_names(settings, survey));
+    findings
+}
+
+/// Partitions, accounts and QOS: those of Slurm, and whether those that the policy names are among them.
+fn check_names(settings: &Settings, survey: Survey) -> Vec<Finding> {
+    let policy = &settings.policy;
+    let defaults = &policy.defaults;
+    let partitions = survey.partitions.map(Some);
+    let lists = [
+        (
+            "partitions",
+            partitions,
+            &policy.partitions,
+            &defaults.partition,
+        ),
+        (
+            "accounts",
+            survey.accounts,
+            &policy.accounts,
+            &defaults.account,
+        ),
+        ("qos", survey.qos, &policy.qos, &defaults.qos),
+    ];
+    let no_accounting = match settings.slurm.backend {
+        Backend::Slurmrestd => {
+            "none: no accounting here, or slurmrestd runs without its slurmdb part"
+        }
+        Backend::Sbatch | Backend::Local => "none: Slurm keeps no accounting here",
+    };
+    let mut findings = Vec::new();
+    for (what, known, allowed, default) in lists {
+        let named = allowed.iter().flatten().chain(default);
+        let about = format!("policy.{what}");
+        match known {
+            Ok(Some(known)) => {
+                findings.push(match known.len() {
+                    0 => Finding::problem(what, "Slurm has none"),
+                    _ => Finding::ok(what, listed(&known)),
+                });
+                for name in named {
+                    if !known.iter().any(|k| k.eq_ignore_ascii_case(name)) {
+                        findings.push(Finding::problem(
+                            &about,
+                            format!("Slurm has no {name}; it has {}", listed(&known)),
+                        ));
+                    }
+                }
+            }
+            Ok(None) => {
+                findings.push(Finding::ok(what, no_accounting));
+                for name in named {
+                    findings.push(Finding::warning(
+                        &about,
+                        format!("whether there is a {name} cannot be seen"),
+                    ));
+                }
+            }
+            Err(error) => findings.push(Finding::warning(what, error.to_string())),
+        }
+    }
+    findings
+}
+
+fn listed(names: &[String]) -> String {
+    let shown: Vec<&str> = names.iter().take(SHOWN_NAMES).map(String::as_str).collect();
+    match names.len().saturating_sub(SHOWN_NAMES) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// What to look at when Slurm says this.
+fn hint(words: &str) -> &'static str {
+    let says = |known: &[&str]| known.iter().any(|text| words.contains(text));
+    if says(&[
+        "unge",
+        "authentication credential",
+        "Protocol authentication",
+    ]) {
+        "look whether munged runs here, with the cluster's key"
+    } else if says(&["token", "Zero Bytes"]) {
+        "look at slurmrestd.tokens, and at what its source says"
+    } else if says(&["config", "slurm.conf"]) {
+        "tell where slurm.conf is: sbatch.conf"
+    } else {
+        "look whether Slurm runs and can be reached from here"
+    }
+}
+
+async fn check_users(
+    settings: &Settings,
+    slurm: &dyn Slurm,
+    user: Option<&SlurmUser>,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let sudo = settings.slurm.backend == Backend::Sbatch && settings.sbatch.run_as == RunAs::Sudo;
+    if sudo && rustix::process::geteuid().is_root() {
+        findings.push(Finding::warning(
+            "sbatch.run_as",
+            "root may do everything by sudo: check as the agent's user (sudo -u gha-slurm-munge gha-slurm doctor …)",
+        ));
+    }
+    let of_group = settings.clone();
+    let found = tokio::task::spawn_blocking(move || check_group(&of_group)).await;
+    let mut member = None;
+    match found {
+        Ok((finding, of_group)) => {
+            findings.push(finding);
+            member = of_group;
+        }
+        Err(error) => findings.push(Finding::problem("policy.group", error.to_string())),
+    }
+    let Some(user) = user.or(member.as_ref()) else {
+        findings.push(Finding::warning(
+            "acting as users",
+            "not tried: name somebody who has opted in (--node USER)",
+        ));
+        return findings;
+    };
+    findings.push(match slurm.may_act_as(user).await {
+        Ok(how) => Finding::ok("acting as users", format!("as {user}: {how}")),
+        Err(why) => Finding::problem("acting as users", why),
+    });
+    findings
+}
+
+/// The group of those who have opted in, and one of them. Blocks: asks NSS.
+fn check_group(settings: &Settings) -> (Finding, Option<SlurmUser>) {
+    const ABOUT: &str = "policy.group";
+    let Some(group) = &settings.policy.group else {
+        let text = "not set: everybody from policy.min_uid on has opted in, so to say";
+        return (Finding::warning(ABOUT, text), None);
+    };
+    match Group::from_name(group) {
+        Err(error) => (Finding::problem(ABOUT, format!("{group}: {error}")), None),
+        Ok(None) => {
+            let text = format!("there is no group {group}: groupadd {group}");
+            (Finding::problem(ABOUT, text), None)
+        }
+        Ok(Some(found)) => {
+            let allowed = |name: &&String| settings.policy.check_user(name).is_ok();
+            let member = found.mem.iter().find(allowed);
+            let text = format!("{group}, {} members listed", found.mem.len());
+            (
+                Finding::ok(ABOUT, text),
+                member.and_then(|name| name.parse().ok()),
+            )
+        }
+    }
+}
+
+/// The public keys of launch tokens. Not at start: they are read then anyway, and again until that works.
+pub(crate) async fn check_keys(settings: &Settings) -> Finding {
+    let verifier = match Verifier::new(settings.keys.clone(), &settings.deployment.name) {
+        Ok(verifier) => verifier,
+        Err(error) => return Finding::problem("keys", format!("{error:#}")),
+    };
+    match verifier.refresh().await {
+        Ok(()) => Finding::ok("keys", "public keys of launch tokens are there"),
+        Err(error) => {
+            Finding::problem("keys", format!("{error}: launch tokens cannot be verified"))
+        }
+    }
+}
+
+/// Files and folders on this machine.
+fn check_files(settings: &Settings) -> Vec<Finding> {
+    const SCRIPT: &str = "runner.job_script";
+    const CONSENTS: &str = "policy.consents";
+    const ORIGINAL: &str = "original.file";
+    let mut findings = vec![check_state(&settings.state.folder)];
+    if let Some(folder) = settings.output_folder() {
+        findings.push(check_output(folder, settings.policy.group.as_deref()));
+    }
+    findings.push(match &settings.runner.job_script {
+        None => Finding::ok(SCRIPT, "ours"),
+        Some(path) => match read_file(path) {
+            Ok(text) if text.starts_with("#!") => Finding::ok(SCRIPT, path.display().to_string()),
+            Ok(_) => Finding::problem(
+                SCRIPT,
+                format!("{}: Slurm wants it to begin with #!", path.display()),
+            ),
+            Err(error) => Finding::problem(SCRIPT, format!("{}: {error}", path.display())),
+        },
+    });
+    if let Some(path) = &settings.policy.consents {
+        findings.push(match read_file(path) {
+            Ok(text) => {
+                let number = consents(&text).len();
+                Finding::ok(CONSENTS, format!("{}, {number} pairs", path.display()))
+            }
+            Err(error) => Finding::problem(CONSENTS, format!("{}: {error}", path.display())),
+        });
+    }
+    if let Some(original) = &settings.original {
+        let shown = original.file.display();
+        findings.push(match std::fs::metadata(&original.file) {
+            Ok(data) if data.mode() & 0o077 != 0 => {
+                let mode = data.mode() & 0o7777;
+                let text =
+                    format!("{shown} has mode {mode:04o} and holds a secret: chmod 600 {shown}");
+                Finding::warning(ORIGINAL, text)
+            }
+            Ok(_) => Finding::warning(
+                ORIGINAL,
+                format!("{shown}: the original contract is on, which is weaker than launch tokens"),
+            ),
+            Err(error) => Finding::problem(ORIGINAL, format!("{shown}: {error}")),
+        });
+    }
+    findings
+}
+
+/// A pipe would be emptied, and might never end.
+fn read_file(path: &Path) -> std::io::Result<String> {
+    if std::fs::metadata(path)?.is_file() {
+        std::fs::read_to_string(path)
+    } else {
+        Err(std::io::Error::other("not a regular file"))
+    }
+}
+
+fn check_state(folder: &Path) -> Finding {
+    const ABOUT: &str = "state.folder";
+    let shown = folder.display();
+    // The agent makes it when it is not there.
+    let existing = folder.ancestors().find(|path| path.exists());
+    let writable = existing
+        .is_some_and(|path| rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok());
+    if writable {
+        Finding::ok(ABOUT, shown.to_string())
+    } else {
+        Finding::problem(ABOUT, format!("{shown}: this user cannot write there"))
+    }
+}
+
+/// Slurm jobs of every user who opted in write there, on the nodes.
+fn check_output(folder: &Path, group: Option<&str>) -> Finding {
+    const ABOUT: &str = "output_folder";
+    let shown = folder.display();
+    let data = match std::fs::metadata(folder) {
+        Ok(data) if data.is_dir() => data,
+        Ok(_) => return Finding::problem(ABOUT, format!("{shown} is not a folder")),
+        Err(error) => {
+            let text = format!(
+                "{shown} is not seen here ({error}): nodes must have it, writable to every user (--node USER looks there)"
+            );
+            return Finding::warning(ABOUT, text);
+        }
+    };
+    let mode = data.mode() & 0o7777;
+    let gid = group.and_then(|name| Group::from_name(name).ok().flatten());
+    let of_group = mode & 0o030 == 0o030 && gid.is_some_and(|g| g.gid.as_raw() == data.gid());
+    let of_all = mode & 0o003 == 0o003;
+    if !of_all && !of_group {
+        Finding::problem(
+            ABOUT,
+            format!("{shown} has mode {mode:04o}: users cannot write there; chmod 1777 {shown}"),
+        )
+    } else if mode & 0o1000 == 0 {
+        Finding::warning(
+            ABOUT,
+            format!(
+                "{shown} has mode {mode:04o}: users can remove each other's files; chmod +t {shown}"
+            ),
+        )
+    } else {
+        Finding::ok(ABOUT, format!("{shown}, mode {mode:04o}"))
+    }
+}
+
+/// The runner's folder, as this machine sees it.
+async fn check_runner(folder: &Path) -> Finding {
+    const ABOUT: &str = "runner.folder";
+    let shown = folder.display();
+    if !folder.join("bin/Runner.Listener").is_file() {
+        return Finding::warning(
+            ABOUT,
+            format!(
+                "no {shown}/bin/Runner.Listener on this machine; nodes must have it (--node USER looks there)"
+            ),
+        );
+    }
+    match runner_version(folder).await {
+        Ok(version) => Finding::ok(ABOUT, format!("{shown}, version {version}")),
+        Err(error) => Finding::warning(
+            ABOUT,
+            format!("{shown} is there, but does not say its version on this machine: {error:#}"),
+        ),
+    }
+}
+
+async fn runner_version(folder: &Path) -> anyhow::Result<String> {
+    let of_runner = folder.join("bin");
+    let place = tokio::task::spawn_blocking(move || elsewhere(&of_runner)).await??;
+    let asked = tokio::process::Command::new(place.path().join("bin/Runner.Listener"))
+        .arg("--version")
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("HOME", place.path())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(RUNNER_DEADLINE, asked).await??;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let version = said.lines().next().unwrap_or_default().trim();
+    let plausible = version.starts_with(|c: char| c.is_ascii_digit()) && version.len() < 40;
+    anyhow::ensure!(output.status.success() && plausible, "{}", output.status);
+    Ok(version.to_owned())
+}
+
+/// The runner logs beside its own file, which the agent may not do there: so it gets another place, with links to the rest.
+fn elsewhere(bin: &Path) -> anyhow::Result<tempfile::TempDir> {
+    let place = tempfile::tempdir()?;
+    let own = place.path().join("bin");
+    std::fs::create_dir(&own)?;
+    for file in std::fs::read_dir(bin)? {
+        let file = file?;
+        let name = file.file_name();
+        if name.to_string_lossy().starts_with("Runner.Listener") {
+            std::fs::copy(file.path(), own.join(name))?;
+        } else {
+            std::os::unix::fs::symlink(file.path(), own.join(name))?;
+        }
+    }
+    Ok(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn an_output_folder_is_for_everybody() {
+        let folder = tempfile::tempdir().unwrap();
+        let of_mode = |mode| {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(folder.path(), mode).unwrap();
+            check_output(folder.path(), Some("no-such-group")).level
+        };
+        assert_eq!(of_mode(0o1777), Level::Ok);
+        assert_eq!(of_mode(0o777), Level::Warning);
+        assert_eq!(of_mode(0o755), Level::Problem);
+        assert_eq!(of_mode(0o1770), Level::Problem);
+        assert_eq!(
+            check_output(Path::new("/no/such/folder"), None).level,
+            Level::Warning,
+            "it may be there on the nodes"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_runner_says_its_version_where_nobody_may_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let bin = folder.path().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        assert_eq!(check_runner(folder.path()).await.level, Level::Warning);
+        let script = "#!/bin/sh\necho log > \"$(dirname \"$0\")/../log\" && cat \"$(dirname \"$0\")/other\"\n";
+        let program = bin.join("Runner.Listener");
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(bin.join("other"), "2.336.0\n").unwrap();
+        let finding = check_runner(folder.path()).await;
+        assert!(finding.text.ends_with("version 2.336.0"), "{finding}");
+        assert!(!folder.path().join("log").exists());
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        let names: Vec<String> = (0..14).map(|n| format!("p{n}")).collect();
+        assert!(listed(&names).ends_with("p11 and 2 more"));
+        assert_eq!(listed(&names[..2]), "p0, p1");
+    }
+}

@@ -1,0 +1,187 @@
+//! `gha-slurm-munge --doctor` and `--dry-run` before a real Slurm. Each scenario gets the site's settings.
+
+use std::os::unix::fs::PermissionsExt;
+
+use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, wait_until};
+use wiremock::matchers::path;
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use crate::DEADLINE;
+use crate::agent_fixture::Site;
+
+/// What a doctor says, and whether it found no problem.
+fn doctor(site: &Site, words: &[&str]) -> (bool, String) {
+    let mut arguments = vec!["--doctor"];
+    arguments.extend(words);
+    let output = site.task(&arguments, "");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    (output.status.success(), format!("{said}{errors}"))
+}
+
+fn has(said: &str, line: &str) {
+    let found = said.lines().any(|l| l.starts_with(line));
+    assert!(found, "no line `{line}…`:\n{said}");
+}
+
+/// What is there is found, on this machine and from a compute node; what is missing is named.
+pub(crate) async fn a_site(site: impl Fn(&PrivateSlurm) -> Site, how: &str) {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let user = SLURM_USERS[0];
+    let broker = MockServer::start().await;
+    let answer = ResponseTemplate::new(200).set_body_raw("{\"keys\": []}", "application/json");
+    Mock::given(path("/.well-known/jwks.json"))
+        .respond_with(answer)
+        .mount(&broker)
+        .await;
+    let site = site(&slurm).with("POLICY__MAX__TIME_MINUTES", "60");
+    let listener = site.path("bin/Runner.Listener");
+    std::fs::create_dir(site.path("bin")).unwrap();
+    std::fs::write(&listener, "#!/bin/sh\necho 2.336.0\n").unwrap();
+    std::fs::set_permissions(&listener, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let node = ["--node", user, "--token-url", &broker.uri()];
+    let (fine, said) = doctor(&site, &node);
+    assert!(fine, "{said}");
+    for line in [
+        "ok       authentication: ",
+        "ok       partitions: main, other",
+        "ok       accounts: none: ",
+        "ok       qos: none: ",
+        &format!("ok       acting as users: as {user}: {how}"),
+        "ok       keys: ",
+        "ok       state.folder: ",
+        "ok       output_folder: ",
+        "ok       runner.folder: ",
+        &format!("ok       node, node: {}, user {user}", hostname()),
+        "ok       node, programs: bash ",
+        "ok       node, scratch space: ",
+        "ok       node, proxy: ",
+        &format!("ok       node, token-broker: {}", broker.uri()),
+        "ok       node, clock: ",
+        "no problem found",
+    ] {
+        has(&said, line);
+    }
+    has(&said, "wait     node: Slurm job ");
+    assert!(said.matches("version 2.336.0").count() == 2, "{said}");
+
+    std::fs::remove_file(&listener).unwrap();
+    std::fs::set_permissions(site.path("script"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(site.path("script"), "echo no interpreter\n").unwrap();
+    let dead = format!("http://127.0.0.1:{}", gha_slurm_test_support::free_port());
+    let (fine, said) = doctor(&site, &["--node", user, "--token-url", &dead]);
+    assert!(!fine, "{said}");
+    for line in [
+        "problem  runner.job_script: ",
+        "warning  runner.folder: ",
+        "problem  node, runner: ",
+        &format!("problem  node, token-broker: {dead} cannot be reached"),
+        "problems found: 3",
+    ] {
+        has(&said, line);
+    }
+
+    let elsewhere = site.with("POLICY__DEFAULTS__PARTITION", "nowhere");
+    let (fine, said) = doctor(&elsewhere, &node);
+    assert!(!fine, "{said}");
+    has(
+        &said,
+        "problem  policy.partitions: Slurm has no nowhere; it has main, other",
+    );
+    has(&said, "problem  node: ");
+    let (_, said) = doctor(&elsewhere, &["--node", "root"]);
+    has(&said, "problem  node: root has the uid 0");
+
+    // The agent says the same at its start, and starts.
+    let agent = elsewhere.agent().await;
+    wait_until("the self-check is logged", DEADLINE, || async {
+        let log = agent.log();
+        let logged = log.contains("Slurm has no nowhere") && log.contains("self-check: ok ");
+        if logged { Ok(()) } else { Err(log) }
+    })
+    .await;
+    agent.stop();
+
+    slurm.stop_controller();
+    let (fine, said) = doctor(&elsewhere, &[]);
+    assert!(!fine, "{said}");
+    has(&said, "problem  slurm: ");
+}
+
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    name.trim().to_owned()
+}
+
+/// The policy is applied, and what Slurm would be told is shown; nothing is submitted. Gives what was shown.
+pub(crate) async fn a_dry_run(site: impl Fn(&PrivateSlurm) -> Site) -> Option<String> {
+    let slurm = PrivateSlurm::for_test(1).await?;
+    let site = site(&slurm)
+        .with("POLICY__MAX__CPUS", "4")
+        .with("POLICY__GROUP", SLURM_USERS[0]);
+    let ask = |user: &str, cpus: u32| {
+        let request = serde_json::json!({ "slurmUser": user, "resources": { "cpus": cpus } });
+        let output = site.task(&["--dry-run"], &request.to_string());
+        let said = String::from_utf8(output.stdout).unwrap();
+        (
+            output.status.success(),
+            said + &String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (fine, said) = ask(SLURM_USERS[0], 3);
+    assert!(fine, "{said}");
+    assert!(said.contains("\"***\"") || said.contains("=***"), "{said}");
+    for (user, cpus, reason) in [
+        (SLURM_USERS[0], 5, "5 CPUs"),
+        (SLURM_USERS[1], 1, "opted in"),
+        ("root", 1, "uid 0"),
+        ("$(reboot)", 1, "Unix user name"),
+    ] {
+        let (fine, said) = ask(user, cpus);
+        assert!(!fine && said.contains(reason), "{said}");
+    }
+    let queue = crate::real_slurm::queue(&slurm).await;
+    assert!(queue.is_empty(), "{queue:?}");
+    Some(said)
+}
+
+/// Accounts and QOS, as sacctmgr of a Slurm with accounting lists them: one line for each association, the same name again.
+#[test]
+fn accounts_and_qos_of_the_policy_are_looked_up_where_accounting_exists() {
+    let site = Site::new("#!/bin/bash\n");
+    let bin = site.path("programs");
+    std::fs::create_dir(&bin).unwrap();
+    for (name, says) in [
+        ("sbatch", "echo slurm 24.05.3"),
+        ("scancel", ""),
+        ("squeue", ""),
+        ("sinfo", "echo main"),
+        (
+            "sacctmgr",
+            "case $4 in account) printf 'root\\nphysics\\nphysics\\n' ;; qos) echo normal ;; esac",
+        ),
+    ] {
+        let program = bin.join(name);
+        std::fs::write(&program, format!("#!/bin/sh\n{says}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let site = site
+        .with("SLURM__BACKEND", "sbatch")
+        .with("SBATCH__RUN_AS", "root")
+        .with("SBATCH__BIN", bin.to_str().unwrap())
+        .with("POLICY__DEFAULTS__ACCOUNT", "Physics")
+        .with("POLICY__DEFAULTS__QOS", "long");
+    let (fine, said) = doctor(&site, &[]);
+    assert!(!fine, "{said}");
+    for line in [
+        "ok       slurm: slurm 24.05.3",
+        "ok       accounts: physics, root",
+        "ok       qos: normal",
+        "problem  policy.qos: Slurm has no long; it has normal",
+        "problems found: 1",
+    ] {
+        has(&said, line);
+    }
+}
