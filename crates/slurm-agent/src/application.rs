@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::calls;
 use crate::keys::{RETRY_PAUSE, Verifier};
 use crate::ledger::Ledger;
+use crate::runner::watch_release;
 use crate::settings::{Backend, Settings};
 use crate::slurm::{LocalSlurm, RestSlurm, SbatchSlurm, Slurm};
 use crate::start::{Starter, Turns, start};
@@ -147,6 +148,7 @@ impl Application {
             self.readiness.clone(),
             stop.clone(),
         );
+        let release = watch_release(self.starter.runner.folder.clone(), stop.clone());
         let not_ready = async {
             stop.cancelled().await;
             self.readiness.not_ready("running", "stopping");
@@ -157,7 +159,7 @@ impl Application {
             stop.cancel();
             served
         };
-        let (served, (), ()) = tokio::join!(serve, not_ready, watch);
+        let (served, (), (), ()) = tokio::join!(serve, not_ready, watch, release);
         self.starter.slurm.stop().await;
         keys.await?;
         drained.cancel();

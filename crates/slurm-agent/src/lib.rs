@@ -5,6 +5,7 @@ mod calls;
 pub mod keys;
 pub mod ledger;
 pub mod policy;
+pub mod runner;
 pub mod settings;
 pub mod slurm;
 pub mod start;

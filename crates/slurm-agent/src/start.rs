@@ -139,7 +139,8 @@ impl Starter {
         claims.resources = self.permit(&claims).await?;
         let token = SecretString::from(request.launcher_token);
         let traceparent = gha_slurm_telemetry::current_traceparent();
-        let submission = Submission::prepare(&claims, &token, traceparent, &self.runner)
+        let builds = &self.policy.builds;
+        let submission = Submission::prepare(&claims, &token, traceparent, &self.runner, builds)
             .await
             .map_err(|e| ApiError::unavailable("The job script", &e, RETRY_AFTER_S))?;
         let id = self
@@ -207,6 +208,10 @@ impl Starter {
     /// What the policy lets it have.
     async fn permit(self: &Arc<Self>, claims: &LaunchClaims) -> Result<ResourceRequest, ApiError> {
         let granted = self.policy.check_resources(&claims.resources)?;
+        if granted.container.is_some() && self.runner.apptainer.is_none() {
+            let text = "runners do not run in containers here: runner.apptainer is not set";
+            return Err(PolicyRefusal::Never(text.into()).into());
+        }
         let live = self
             .watch
             .live(&claims.slurm_user, claims.repository_id, claims.sub);

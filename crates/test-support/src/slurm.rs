@@ -59,6 +59,11 @@ impl PrivateSlurm {
 
     /// Starts one with `nodes` virtual nodes of 8 CPUs, n1 and so on, in the partitions `main` (default) and `other`.
     pub async fn start(nodes: u16) -> anyhow::Result<Self> {
+        Self::start_with(nodes, "").await
+    }
+
+    /// As [`PrivateSlurm::start`], with further lines in slurm.conf.
+    pub async fn start_with(nodes: u16, more: &str) -> anyhow::Result<Self> {
         if let Err(missing) = Self::check() {
             bail!("no private Slurm: {missing}");
         }
@@ -76,7 +81,7 @@ impl PrivateSlurm {
             dir.join("state/jwt_hs256.key"),
             fs::Permissions::from_mode(0o600),
         )?;
-        fs::write(dir.join("slurm.conf"), configuration(&dir, nodes))?;
+        fs::write(dir.join("slurm.conf"), configuration(&dir, nodes) + more)?;
         open_to_all(&dir.join("slurm.conf"))?;
         let socket = dir.join("munge/socket");
         try_wait_until("munged is up", START_DEADLINE, || async { socket.exists() }).await?;
@@ -118,11 +123,16 @@ impl PrivateSlurm {
     /// As [`PrivateSlurm::start`]. `None` where we are not root: Slurm starts Slurm jobs as their users. Panics where one
     /// could be started, but cannot.
     pub async fn for_test(nodes: u16) -> Option<Self> {
+        Self::for_test_with(nodes, "").await
+    }
+
+    /// As [`PrivateSlurm::for_test`], with further lines in slurm.conf.
+    pub async fn for_test_with(nodes: u16, more: &str) -> Option<Self> {
         if !we_are_root() {
             eprintln!("skipped: Slurm starts Slurm jobs as their users, which takes root");
             return None;
         }
-        match Self::start(nodes).await {
+        match Self::start_with(nodes, more).await {
             Ok(slurm) => Some(slurm),
             Err(error) => panic!("{error:#}"),
         }

@@ -2,9 +2,14 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod agent_fixture;
+mod containers;
 mod crash;
+mod hooks;
 mod job_script;
 mod job_script_failures;
+mod network;
+mod node;
+mod proxy_fixture;
 mod real_slurm;
 mod rest;
 mod rest_recorded;
