@@ -2,6 +2,7 @@
 
 mod keys;
 mod migrate;
+mod runner_update;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,8 @@ enum Command {
     Keys(keys::Command),
     /// Bring the database to this version's schema; its URL is in DATABASE_URL or in a file.
     Migrate(migrate::Arguments),
+    /// Install a release of actions/runner for the nodes, or say how old the installed one is.
+    RunnerUpdate(runner_update::Arguments),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -32,6 +35,7 @@ async fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Keys(command) => keys::run(command),
         Command::Migrate(arguments) => migrate::run(arguments).await,
+        Command::RunnerUpdate(arguments) => runner_update::run(arguments).await,
     };
     match result {
         Ok(text) => {

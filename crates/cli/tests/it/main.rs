@@ -1,6 +1,8 @@
 //! The command as people type it.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod runner_update;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
