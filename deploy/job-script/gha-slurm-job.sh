@@ -2,24 +2,33 @@
 # gha-slurm job script: what runs in an allocation. It asks token-broker for a runner, runs it for one workflow job, and
 # gives the node back. A site may replace it (setting `runner.job_script` of gha-slurm-munge).
 #
-# Needs bash 4.4, curl, jq and coreutils on the node.
+# Needs bash 4.4, curl, jq, tar and coreutils on the node.
 #
 # Environment, from the agent:
 #   GHA_SLURM_LAUNCH_TOKEN       the launch token. Secret; taken out of the environment at once
 #   GHA_SLURM_TOKEN_URL          base URL of token-broker as the node reaches it
 #   GHA_SLURM_ALLOCATION         UUID of the allocation; the only GHA_SLURM_* variable the runner gets
-#   GHA_SLURM_RUNNER_DIR         folder of the unpacked runner release (bin/Runner.Listener); copied, never written to
+#   GHA_SLURM_RUNNER_DIR         folder of the unpacked runner release (bin/Runner.Listener), or a symlink to it; copied,
+#                                never written to. Or its archive (.tar.gz), which is unpacked into the work directory
 #   GHA_SLURM_RUNNER_MODE        `jit` (default) or `registration`
 #   GHA_SLURM_WORK_ROOT          where the private work directory is made (default: $TMPDIR, else /tmp)
 #   GHA_SLURM_IDLE_DEADLINE_S    seconds a runner may listen without a workflow job (default 120)
 #   GHA_SLURM_SET_UP_DEADLINE_S  seconds until a runner must listen (default 600)
 #   GHA_SLURM_CALLBACK_DEADLINE_S  seconds to go on trying to reach token-broker (default 600)
+#   GHA_SLURM_BUILD_POLICY       which workflow jobs may run, as JSON; see job-started.sh below. Without it: any
+#   GHA_SLURM_CONTAINER_HOOKS    the site's runner container hooks (ACTIONS_RUNNER_CONTAINER_HOOKS); without them `container:`
+#                                and `services:` are refused
+#   GHA_SLURM_CONTAINER          image (a .sif file, docker://...) that the runner is to run in, by Apptainer
+#   GHA_SLURM_APPTAINER          Apptainer's program (default: apptainer)
+#   GHA_SLURM_APPTAINER_BINDS    what else is seen inside, as of `apptainer --bind`; one in each line
+#   GHA_SLURM_HTTPS_PROXY, GHA_SLURM_HTTP_PROXY, GHA_SLURM_NO_PROXY   for curl, for the runner and for its steps
+#   GHA_SLURM_CA_FILE            certificates (PEM) that these trust besides the node's own
 #   TRACEPARENT                  W3C trace context; sent on with every call
 # from Slurm: SLURM_JOB_ID, SLURM_RESTART_COUNT, SLURMD_NODENAME, TMPDIR.
-# A site's own ACTIONS_RUNNER_HOOK_JOB_STARTED is called after ours.
+# A site's own ACTIONS_RUNNER_HOOK_JOB_STARTED, from the environment or from the release's .env, is called after ours.
 #
-# Exit code: 0 when the runner did its work, or when there was none to do; 1 when it failed; 143 after SIGTERM, 130 after
-# SIGINT. The last line of the output is the reason.
+# Exit code: 0 when the runner did its work, or refused it, or when there was none to do; 1 when it failed; 143 after
+# SIGTERM, 130 after SIGINT. The last line of the output is the reason.
 #
 # Workflow code runs under the same user, so it can read this script's environment and command line and the files of this
 # user. Therefore: no secret in an argument or in a file that outlives the set-up; the launch token is read by a process
@@ -49,6 +58,9 @@ done
 readonly TOKEN_URL=${GHA_SLURM_TOKEN_URL%/}
 readonly MODE=${GHA_SLURM_RUNNER_MODE:-jit}
 readonly NODE=${SLURMD_NODENAME:-$(uname -n)}
+readonly CONTAINER=${GHA_SLURM_CONTAINER:-}
+readonly APPTAINER=${GHA_SLURM_APPTAINER:-apptainer}
+readonly APPTAINER_BINDS=${GHA_SLURM_APPTAINER_BINDS:-}
 readonly IDLE_DEADLINE_S=${GHA_SLURM_IDLE_DEADLINE_S:-120}
 readonly SET_UP_DEADLINE_S=${GHA_SLURM_SET_UP_DEADLINE_S:-600}
 readonly CALLBACK_DEADLINE_S=${GHA_SLURM_CALLBACK_DEADLINE_S:-600}
@@ -68,6 +80,29 @@ secrets=()        # what the log must not hold
 
 say() {
     printf '%s %s\n' "$(date -u +%FT%TZ)" "$*" | tee -a "$log"
+}
+
+# --- the way out of the cluster -----------------------------------------------------------------------------------
+
+# curl and the runner read the same variables; the lower-case names win everywhere.
+for name in http_proxy https_proxy no_proxy; do
+    from=GHA_SLURM_${name^^}
+    [[ -z ${!from:-} ]] || export "$name=${!from}"
+done
+
+# The site's certificates, besides the node's own: these variables replace what is trusted, except Node.js's.
+trust_ca() {
+    [[ -n ${GHA_SLURM_CA_FILE:-} ]] || return 0
+    local system files=("$GHA_SLURM_CA_FILE")
+    for system in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem; do
+        [[ ! -r $system ]] || files+=("$system")
+    done
+    for system in "${files[@]}"; do
+        # A certificate begins on a line of its own, also after a file without a last line feed.
+        cat -- "$system" && echo || return 1
+    done >"$work/ca.pem"
+    export CURL_CA_BUNDLE=$work/ca.pem SSL_CERT_FILE=$work/ca.pem GIT_SSL_CAINFO=$work/ca.pem \
+        NODE_EXTRA_CA_CERTS=$work/ca.pem
 }
 
 # --- calls to token-broker ----------------------------------------------------------------------------------------
@@ -263,36 +298,133 @@ give_up() {
 
 # --- the runner ---------------------------------------------------------------------------------------------------
 
+release='' # where the release really is
+
 # A private copy: the runner writes its credentials beside its programs. Not what another registration left there; of the
-# hidden files only the site's environment (proxies) and PATH.
+# hidden files only the site's environment (.env) and PATH.
 copy_runner() {
     local entry name
     mkdir -p "$work/runner" || return 1
-    for entry in "$GHA_SLURM_RUNNER_DIR"/* "$GHA_SLURM_RUNNER_DIR/.env" "$GHA_SLURM_RUNNER_DIR/.path"; do
-        name=${entry##*/}
-        case $name in
-            _*) continue ;;
-            # Only executed, and most of the size.
-            externals) ln -s "$entry" "$work/runner/$name" || return 1 ;;
-            *) [[ ! -e $entry ]] || cp -RL --reflink=auto -- "$entry" "$work/runner/$name" || return 1 ;;
-        esac
-    done
+    # Once: a symlink that is switched to another release meanwhile must not mix the two.
+    release=$(realpath -- "$GHA_SLURM_RUNNER_DIR") || return 1
+    if [[ -f $release ]]; then
+        tar -xf "$release" -C "$work/runner" --no-same-owner || return 1
+        rm -rf "$work/runner"/_* "$work/runner"/.runner* "$work/runner"/.credentials*
+    else
+        for entry in "$release"/* "$release/.env" "$release/.path"; do
+            name=${entry##*/}
+            case $name in
+                _*) continue ;;
+                # Only executed, and most of the size.
+                externals) ln -s "$entry" "$work/runner/$name" || return 1 ;;
+                *) [[ ! -e $entry ]] || cp -RL --reflink=auto -- "$entry" "$work/runner/$name" || return 1 ;;
+            esac
+        done
+    fi
     if [[ ! -x $work/runner/bin/Runner.Listener ]]; then
         say "$GHA_SLURM_RUNNER_DIR: no bin/Runner.Listener here"
         return 1
     fi
 }
 
-# The runner calls it before the first step of the workflow job; it must be fast and must not fail.
-write_hook() {
+# take_from_env NAME: prints what the release's .env says, and takes it out: the runner would let it win over ours.
+take_from_env() {
+    local env=$work/runner/.env
+    [[ -f $env ]] || return 0
+    sed -n "s/^$1=//p" "$env" | tail -n 1 | tr -d '\r'
+    sed -i "/^$1=/d" "$env"
+}
+
+# What the runner calls before the first step of the workflow job, and for its containers. A script that ends with another
+# code than 0 fails the workflow job; what it prints is in the workflow job's log.
+write_hooks() {
+    local site
     mkdir -p "$work/hook" || return 1
-    local file=${work@Q}/hook/started site=${ACTIONS_RUNNER_HOOK_JOB_STARTED:-}
-    cat >"$work/hook/job-started.sh" <<HOOK
+    site=$(take_from_env ACTIONS_RUNNER_HOOK_JOB_STARTED)
+    printf '%s' "${site:-${ACTIONS_RUNNER_HOOK_JOB_STARTED:-}}" >"$work/hook/site"
+    site=$(take_from_env ACTIONS_RUNNER_CONTAINER_HOOKS)
+    container_hooks=${GHA_SLURM_CONTAINER_HOOKS:-${site:-${ACTIONS_RUNNER_CONTAINER_HOOKS:-$work/hook/container.sh}}}
+    # {"repositoryId": 1, "events": ["push", ...], "forks": false, "actors": null or ["alice", ...]}
+    printf '%s' "${GHA_SLURM_BUILD_POLICY:-}" >"$work/hook/policy.json"
+
+    # All that it looks at is GitHub's word: neither the workflow's `env:` nor a step's code has been at work here.
+    cat >"$work/hook/job-started.sh" <<'HOOK' || return 1
 #!/bin/bash
-printf '%s %s\n' "\${GITHUB_RUN_ID:-}" "\${GITHUB_RUN_ATTEMPT:-}" >$file.new && mv $file.new $file
-${site:+exec bash ${site@Q}}
+here=${BASH_SOURCE[0]%/*}
+printf '%s %s\n' "${GITHUB_RUN_ID:-}" "${GITHUB_RUN_ATTEMPT:-}" >"$here/started.new"
+mv "$here/started.new" "$here/started"
+
+# Prints why not; nothing: it may run. Whatever cannot be told is refused.
+judge() {
+    jq -nr --slurpfile policy "$here/policy.json" --slurpfile event "$GITHUB_EVENT_PATH" '
+        $policy[0] as $policy | $event[0] as $event
+        | def given($name): env[$name] // "" | if . == "" then error("\($name) is not set") else . end;
+        def listed($list): ascii_downcase as $one | any($list[]; ascii_downcase == $one);
+        given("GITHUB_REPOSITORY_ID") as $repository
+        | given("GITHUB_EVENT_NAME") as $name
+        | [given("GITHUB_ACTOR"), env.GITHUB_TRIGGERING_ACTOR // "" | select(. != "")] as $actors
+        # Where the commit comes from; null where a deleted fork leaves nothing.
+        | [ if ($event | has("pull_request")) or ($name | startswith("pull_request"))
+            then $event.pull_request.head.repo else empty end,
+            if ($event | has("workflow_run")) then $event.workflow_run.head_repository else empty end ] as $heads
+        | first(
+            if $repository != ($policy.repositoryId | tostring) then
+                "this runner is for the repository \($policy.repositoryId), not for \(env.GITHUB_REPOSITORY) (\($repository))"
+            else empty end,
+            if any($policy.events[]; . == $name) then empty else
+                "workflow jobs of the event \($name) may not run on this cluster; the policy allows \($policy.events | join(", "))"
+            end,
+            ($heads[] | select($policy.forks != true and (.id | tostring) != $repository)
+                | "it comes from a fork (\(.full_name // "which is deleted")), and the policy of this cluster does not allow forks"),
+            ($actors[] | select($policy.actors != null and (listed($policy.actors) | not))
+                | "\(.) is not one of those for whom workflow jobs may run on this cluster"),
+            "")
+        | gsub("[[:cntrl:]]"; " ")' 2>&1
+}
+
+if [[ -s $here/policy.json ]]; then
+    verdict=$(judge) || verdict="the policy of this cluster could not be checked: $verdict"
+    if [[ -n $verdict ]]; then
+        printf '%s\n' "$verdict" >"$here/refused"
+        verdict=${verdict//'%'/%25}
+        echo "::error title=Refused by the cluster::${verdict//$'\n'/%0A}"
+        exit 1
+    fi
+fi
+[[ ! -s $here/site ]] || exec bash "$(<"$here/site")"
 exit 0
 HOOK
+
+    # https://github.com/actions/runner-container-hooks: a command as JSON on standard input.
+    cat >"$work/hook/container.sh" <<'HOOK' || return 1
+#!/bin/bash
+here=${BASH_SOURCE[0]%/*}
+[[ $(jq -r .command) != cleanup_job ]] || exit 0
+verdict='containers (container:, services:, actions made of one) are not offered on this cluster'
+printf '%s\n' "$verdict" >"$here/refused"
+echo "::error title=Refused by the cluster::$verdict. Use a label of the site whose profile has a container, or run \
+Apptainer in a step; or ask the administrators to set runner.container_hooks."
+exit 1
+HOOK
+}
+
+# The listener inside the profile's image, by Apptainer: of the node it sees the work directory, the release and what the
+# site binds, and no process of others. Its environment goes in by name (APPTAINERENV_*), since arguments are for everybody
+# to see; HOME cannot, and is no secret. Sets $program.
+contain() {
+    local bind name
+    program=("$APPTAINER" exec --containall --no-home --pwd "$work/runner" --bind "$work")
+    [[ ! -d $release ]] || program+=(--bind "$release:$release:ro")
+    while IFS= read -r bind; do
+        [[ -z $bind ]] || program+=(--bind "$bind")
+    done <<<"$APPTAINER_BINDS"
+    while IFS= read -r name; do
+        case $name in
+            PATH | HOME | PWD | OLDPWD | SHLVL | _ | LD_* | APPTAINER* | SINGULARITY*) ;;
+            *) export "APPTAINERENV_$name=${!name}" ;;
+        esac
+    done < <(compgen -e)
+    program+=("$CONTAINER" env "HOME=$HOME" bin/Runner.Listener)
 }
 
 # listener ARGUMENTS…: runs Runner.Listener in the background; its process id is $child. Secrets are in $inputs, as
@@ -307,8 +439,10 @@ listener() {
             [[ $variable == GHA_SLURM_ALLOCATION ]] || unset "$variable"
         done
         export "${inputs[@]}" ACTIONS_RUNNER_HOOK_JOB_STARTED="$work/hook/job-started.sh" \
-            ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1
-        exec bin/Runner.Listener "$@" </dev/null >>"$work/runner.log" 2>&1 {output}<&-
+            ACTIONS_RUNNER_CONTAINER_HOOKS="$container_hooks" ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1
+        program=(bin/Runner.Listener)
+        [[ -z $CONTAINER ]] || contain
+        exec "${program[@]}" "$@" </dev/null >>"$work/runner.log" 2>&1 {output}<&-
     ) &
     child=$!
     [[ -z $signal ]] || kill -TERM "$child" 2>/dev/null
@@ -469,7 +603,9 @@ register() {
 
 # --- the way ------------------------------------------------------------------------------------------------------
 
-for tool in curl jq; do
+tools=(curl jq)
+[[ -z $CONTAINER ]] || tools+=("$APPTAINER")
+for tool in "${tools[@]}"; do
     command -v "$tool" >/dev/null || finish 1 "no $tool on this node"
 done
 work=$(mktemp -d "${GHA_SLURM_WORK_ROOT:-${TMPDIR:-/tmp}}/gha-slurm-${SLURM_JOB_ID:-0}.XXXXXX") ||
@@ -477,6 +613,7 @@ work=$(mktemp -d "${GHA_SLURM_WORK_ROOT:-${TMPDIR:-/tmp}}/gha-slurm-${SLURM_JOB_
 log=$work/log
 mkdir "$work/home" "$work/tmp" || finish 1 'no work directory'
 export HOME=$work/home TMPDIR=$work/tmp
+trust_ca || finish 1 "no certificates in ${GHA_SLURM_CA_FILE:-}"
 say "allocation ${GHA_SLURM_ALLOCATION:-}: Slurm job ${SLURM_JOB_ID:-} on $NODE"
 
 { : <&3; } 2>/dev/null || finish 1 'no launch token'
@@ -515,7 +652,7 @@ fi
 [[ -z $signal ]] || end_on_signal
 
 progress "$progress_token" set_up
-if ! copy_runner || ! write_hook; then
+if ! copy_runner || ! write_hooks; then
     failed set_up_failed
 fi
 : >"$work/runner.log"
@@ -529,6 +666,9 @@ say "runner $runner_name"
 run_listener
 [[ -z $signal ]] || end_on_signal "$code"
 if [[ -n $started ]]; then
+    if [[ -f $work/hook/refused ]]; then
+        finish 0 "refused_by_policy: $(head -c 400 "$work/hook/refused" | tr -d '\000')" --argjson exitCode "$code"
+    fi
     ((code == 0)) || finish 1 runner_failed --argjson exitCode "$code"
     finish 0 completed --argjson exitCode 0
 fi
@@ -536,6 +676,9 @@ case $reason:$code in
     idle:*) finish 0 idle --argjson exitCode "$code" ;;
     set_up_deadline:*) failed set_up_deadline "$code" ;;
     :0) finish 0 no_workflow_job --argjson exitCode 0 ;;
-    :7) failed runner_outdated 7 ;;
+    :7)
+        reason='GitHub does not serve this version of the runner any more'
+        failed "runner_outdated: $reason; the administrators must install a newer one (gha-slurm runner-update)" 7
+        ;;
     *) failed runner_failed "$code" ;;
 esac

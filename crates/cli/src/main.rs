@@ -7,6 +7,7 @@ mod explain;
 mod keys;
 mod migrate;
 mod repos;
+mod runner_update;
 mod runners;
 
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ enum Command {
     Runners(runners::Arguments),
     /// Bring the database to this version's schema; its URL is in DATABASE_URL or in a file.
     Migrate(migrate::Arguments),
+    /// Install a release of actions/runner for the nodes, or say how old the installed one is.
+    RunnerUpdate(runner_update::Arguments),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -51,6 +54,7 @@ async fn main() -> ExitCode {
         Command::Repos(command) => repos::run(command).await,
         Command::Runners(arguments) => runners::run(arguments).await,
         Command::Migrate(arguments) => migrate::run(arguments).await,
+        Command::RunnerUpdate(arguments) => runner_update::run(arguments).await,
     };
     match result {
         Ok(text) => {

@@ -104,6 +104,7 @@ pub struct AllocationStatus {
     pub exit_code: Option<i32>,
     /// What it used, after its end, where Slurm has accounting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
     pub usage: Option<Usage>,
     /// It has ended, and what it used is not known yet: ask again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

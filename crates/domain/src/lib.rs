@@ -5,6 +5,7 @@ pub mod ids;
 pub mod labels;
 pub mod naming;
 pub mod planner;
+pub mod release;
 pub mod resources;
 pub mod state;
 pub mod usage;

@@ -41,6 +41,9 @@ pub struct ResourceRequest {
     /// Whole nodes (`sbatch --exclusive`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exclusive: bool,
+    /// Image that the runner runs in, for example `/images/ci.sif`. No label names one: it is a profile's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
 }
 
 impl ResourceRequest {
@@ -59,6 +62,7 @@ impl ResourceRequest {
             reservation: other.reservation.or(self.reservation),
             nodes: other.nodes.or(self.nodes),
             exclusive: other.exclusive || self.exclusive,
+            container: other.container.or(self.container),
         }
     }
 }

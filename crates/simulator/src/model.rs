@@ -219,6 +219,10 @@ pub struct WorkflowJob {
     pub script: String,
     /// Milliseconds the runner spends setting up (downloading actions) before the first hook.
     pub set_up_ms: u64,
+    /// The image of its `container:`.
+    pub container: Option<String>,
+    /// The images of its `services:`.
+    pub services: Vec<String>,
     /// Somebody asked a running one to stop.
     pub cancel_requested: bool,
 }

@@ -107,6 +107,12 @@ pub struct NewWorkflowJob {
     /// Who triggered the run (default: the owner).
     #[serde(default)]
     pub actor: Option<String>,
+    /// The image of its `container:`.
+    #[serde(default)]
+    pub container: Option<String>,
+    /// The images of its `services:`.
+    #[serde(default)]
+    pub services: Vec<String>,
 }
 
 impl NewWorkflowJob {
@@ -124,6 +130,8 @@ impl NewWorkflowJob {
             fork: None,
             head_branch: None,
             actor: None,
+            container: None,
+            services: Vec::new(),
         }
     }
 

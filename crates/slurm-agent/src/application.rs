@@ -19,6 +19,7 @@ use crate::ledger::Ledger;
 use crate::original::{self, HEADER, Original};
 use crate::outbound::Outbound;
 use crate::relay::Relay;
+use crate::runner::watch_release;
 use crate::self_check::{Level, self_check};
 use crate::self_service::{self, SelfService};
 use crate::settings::{Backend, Settings, default_http};
@@ -195,6 +196,7 @@ impl Application {
             self.readiness.clone(),
             stop.clone(),
         );
+        let release = watch_release(self.starter.runner.folder.clone(), stop.clone());
         let not_ready = async {
             stop.cancelled().await;
             self.readiness.not_ready("running", "stopping");
@@ -211,12 +213,13 @@ impl Application {
                 outbound.run(stop.clone()).await;
             }
         };
-        let (served, relayed, (), (), ()) = tokio::join!(
+        let (served, relayed, (), (), (), ()) = tokio::join!(
             serve(self.http),
             serve(self.relay),
             outbound,
             not_ready,
-            watch
+            watch,
+            release
         );
         self.starter.slurm.stop().await;
         keys.await?;

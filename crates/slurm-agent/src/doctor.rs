@@ -114,8 +114,14 @@ async fn look(settings: &Settings, slurm: &dyn Slurm, node: &Node) -> anyhow::Re
         let base = url.strip_suffix("/.well-known/jwks.json");
         claims.token_url = base.unwrap_or_default().to_owned();
     }
-    let mut submission =
-        Submission::prepare(&claims, &SecretString::from(""), None, &settings.runner).await?;
+    let mut submission = Submission::prepare(
+        &claims,
+        &SecretString::from(""),
+        None,
+        &settings.runner,
+        &settings.policy.builds,
+    )
+    .await?;
     submission.environment.remove("GHA_SLURM_LAUNCH_TOKEN");
     NODE_CHECK.clone_into(&mut submission.script);
     let id = slurm.submit(&submission).await?;

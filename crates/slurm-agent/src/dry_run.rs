@@ -36,7 +36,13 @@ pub(crate) async fn run(settings: &Settings, mut input: impl Read) -> anyhow::Re
     policy.check_user(claims.slurm_user.as_str())?;
     policy.check_consent(&claims)?;
     let slurm = slurm::connect(settings)?;
-    let submission =
-        Submission::prepare(&claims, &SecretString::from(""), None, &settings.runner).await?;
+    let submission = Submission::prepare(
+        &claims,
+        &SecretString::from(""),
+        None,
+        &settings.runner,
+        &settings.policy.builds,
+    )
+    .await?;
     Ok(slurm.preview(&submission).await?)
 }

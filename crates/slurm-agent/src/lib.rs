@@ -10,6 +10,7 @@ mod original;
 mod outbound;
 pub mod policy;
 mod relay;
+pub mod runner;
 pub mod self_check;
 pub mod self_service;
 pub mod settings;

@@ -11,6 +11,7 @@ use gha_slurm_contract::LaunchClaims;
 use gha_slurm_domain::{ResourceRequest, SlurmUser};
 use nix::unistd::{Group, User, getgrouplist};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 /// `[policy]`: what is allowed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,6 +29,10 @@ pub struct PolicySettings {
     pub accounts: Option<Vec<String>>,
     /// QOS that may be named. Absent: any.
     pub qos: Option<Vec<String>>,
+    /// Container images that profiles may name: in full, or their beginning and `*`. None by default.
+    pub containers: Vec<String>,
+    /// Which workflow jobs may run, checked on the node before the first step.
+    pub builds: BuildPolicy,
     /// What is asked for where a request says nothing.
     pub defaults: ResourceRequest,
     /// Most that one allocation may ask for.
@@ -48,11 +53,68 @@ impl Default for PolicySettings {
             partitions: None,
             accounts: None,
             qos: None,
+            containers: Vec::new(),
+            builds: BuildPolicy::default(),
             defaults: ResourceRequest::default(),
             max: MaxResources::default(),
             live: LiveLimits::default(),
             consents: None,
         }
+    }
+}
+
+/// Events that only people who may write to the repository cause (GitHub docs, "Events that trigger workflows"), and
+/// `pull_request`, whose workflows get no secrets and about which `forks` decides. Not among them, since strangers cause them
+/// or their workflows may run a stranger's code with secrets: `pull_request_target`, `issue_comment`, `issues`,
+/// `workflow_run`, `discussion`, `fork`, `watch` and so on.
+const USUAL_EVENTS: [&str; 12] = [
+    "push",
+    "pull_request",
+    "merge_group",
+    "workflow_dispatch",
+    "repository_dispatch",
+    "schedule",
+    "release",
+    "create",
+    "delete",
+    "deployment",
+    "deployment_status",
+    "registry_package",
+];
+
+/// `[policy.builds]`: which workflow jobs may run. The job-started hook checks it on the node, before the first step: only
+/// there it is known which of the class's workflow jobs GitHub gave to the runner.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BuildPolicy {
+    /// Events (`GITHUB_EVENT_NAME`) whose workflow jobs may run.
+    pub events: Vec<String>,
+    /// Whether the commit may come from another repository than the workflow job, as a fork's pull request does.
+    pub forks: bool,
+    /// Logins of those for whom workflow jobs may run: who caused the event, and who ran it again. Absent: everybody.
+    pub actors: Option<Vec<String>>,
+}
+
+impl Default for BuildPolicy {
+    fn default() -> Self {
+        Self {
+            events: USUAL_EVENTS.map(str::to_owned).to_vec(),
+            forks: false,
+            actors: None,
+        }
+    }
+}
+
+impl BuildPolicy {
+    /// As the hook reads it, for a runner of this repository.
+    pub fn for_hook(&self, repository_id: i64) -> String {
+        let Self {
+            events,
+            forks,
+            actors,
+        } = self;
+        json!({ "repositoryId": repository_id, "events": events, "forks": forks, "actors": actors })
+            .to_string()
     }
 }
 
@@ -171,6 +233,9 @@ impl PolicySettings {
         granted.partition = allowed("partition", granted.partition, self.partitions.as_deref())?;
         granted.account = allowed("account", granted.account, self.accounts.as_deref())?;
         granted.qos = allowed("QOS", granted.qos, self.qos.as_deref())?;
+        if let Some(container) = &granted.container {
+            self.check_container(container)?;
+        }
         let MaxResources {
             cpus,
             memory_mib,
@@ -186,6 +251,26 @@ impl PolicySettings {
         at_most("nodes", wide(granted.nodes), wide(*nodes))?;
         at_most("GPUs", granted.gres.as_deref().map(count_gpus), wide(*gpus))?;
         Ok(granted)
+    }
+
+    fn check_container(&self, container: &str) -> Result<(), PolicyRefusal> {
+        let known = self
+            .containers
+            .iter()
+            .any(|pattern| match pattern.strip_suffix('*') {
+                Some(beginning) => container.starts_with(beginning),
+                None => container == pattern,
+            });
+        // `--option`, a way out of a folder that is allowed, or more than one line or word.
+        let odd = container.starts_with('-')
+            || container.split('/').any(|part| part == "..")
+            || container.contains(|c: char| c.is_control() || c.is_whitespace());
+        if known && !odd {
+            return Ok(());
+        }
+        Err(never(format!(
+            "the container {container:?} is not one of those that may be used (policy.containers)"
+        )))
     }
 
     /// Whether one more allocation may be pending or running.
@@ -387,6 +472,35 @@ mod tests {
             ..Default::default()
         });
         assert!(text.contains("3 GPUs"), "{text}");
+    }
+
+    #[test]
+    fn containers_are_those_of_the_list() {
+        let policy = PolicySettings {
+            containers: vec!["/images/*".into(), "docker://ghcr.io/acme/ci:1".into()],
+            ..Default::default()
+        };
+        let check = |policy: &PolicySettings, container: &str| {
+            policy.check_resources(&ResourceRequest {
+                container: Some(container.into()),
+                ..Default::default()
+            })
+        };
+        for container in ["/images/ci.sif", "docker://ghcr.io/acme/ci:1"] {
+            let granted = check(&policy, container).unwrap();
+            assert_eq!(granted.container.as_deref(), Some(container));
+            let none = check(&PolicySettings::default(), container).unwrap_err();
+            assert!(none.to_string().contains("policy.containers"), "{none}");
+        }
+        for container in [
+            "/images/../tmp/mine.sif",
+            "docker://ghcr.io/acme/ci:2",
+            "--writable",
+            "/images/a\n/b",
+            "/images/a --bind /",
+        ] {
+            assert!(check(&policy, container).is_err(), "{container}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use gha_slurm_telemetry::LogSettings;
 use serde::{Deserialize, Deserializer};
 
 use crate::policy::PolicySettings;
+use crate::runner::{ApptainerSettings, NetworkSettings, hook};
 use crate::self_service::SelfServiceSettings;
 use crate::slurm::ApiVersion;
 
@@ -83,7 +84,9 @@ impl Settings {
 
 impl gha_slurm_service_kit::Settings for Settings {
     const PREFIX: &'static str = "GHA_SLURM_MUNGE";
-    const SECRETS: &'static [&'static str] = &[];
+    // They may hold a password.
+    const SECRETS: &'static [&'static str] =
+        &["runner.network.https_proxy", "runner.network.http_proxy"];
 }
 
 /// The original program's port.
@@ -237,7 +240,7 @@ pub struct StateSettings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunnerSettings {
-    /// Folder of the unpacked runner release (`bin/Runner.Listener`), as the nodes see it.
+    /// Folder of the unpacked runner release (`bin/Runner.Listener`), a symlink to it, or its archive, as the nodes see it.
     pub folder: PathBuf,
     /// Which runner token is asked for.
     #[serde(default)]
@@ -254,6 +257,16 @@ pub struct RunnerSettings {
     /// Seconds until a runner must listen.
     #[serde(default = "default_set_up_deadline")]
     pub set_up_deadline_s: u32,
+    /// Runner container hooks (their `index.js`, or a `.sh`), as the nodes see them. Without them `container:` and `services:`
+    /// of workflow jobs are refused.
+    #[serde(default, deserialize_with = "hook")]
+    pub container_hooks: Option<PathBuf>,
+    /// How runners run in a profile's container. Without it such profiles are refused.
+    #[serde(default)]
+    pub apptainer: Option<ApptainerSettings>,
+    /// The way out of the cluster.
+    #[serde(default)]
+    pub network: NetworkSettings,
 }
 
 fn default_idle_deadline() -> u32 {

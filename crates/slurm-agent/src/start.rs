@@ -169,9 +169,11 @@ impl Starter {
             .watch
             .reserve(claims.sub, |live| self.policy.check_live(live, &claims))?;
         let traceparent = gha_slurm_telemetry::current_traceparent();
-        let mut submission = Submission::prepare(&claims, &token, traceparent, &self.runner)
-            .await
-            .map_err(|e| ApiError::unavailable("The job script", &e, RETRY_AFTER_S))?;
+        let builds = &self.policy.builds;
+        let mut submission =
+            Submission::prepare(&claims, &token, traceparent, &self.runner, builds)
+                .await
+                .map_err(|e| ApiError::unavailable("The job script", &e, RETRY_AFTER_S))?;
         if let Some(url) = &self.relay_url {
             submission
                 .environment
@@ -251,6 +253,10 @@ impl Starter {
     /// What the policy lets it have.
     async fn permit(self: &Arc<Self>, claims: &LaunchClaims) -> Result<ResourceRequest, ApiError> {
         let granted = self.policy.check_resources(&claims.resources)?;
+        if granted.container.is_some() && self.runner.apptainer.is_none() {
+            let text = "runners do not run in containers here: runner.apptainer is not set";
+            return Err(PolicyRefusal::Never(text.into()).into());
+        }
         let (starter, claims) = (Arc::clone(self), claims.clone());
         tokio::task::spawn_blocking(move || {
             if starter.users_are_real {

@@ -8,6 +8,7 @@ use gha_slurm_contract::LaunchClaims;
 use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmUser};
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::policy::BuildPolicy;
 use crate::settings::RunnerSettings;
 
 /// The job script we ship; its head documents the environment variables.
@@ -41,6 +42,7 @@ impl Submission {
         launch_token: &SecretString,
         traceparent: Option<String>,
         runner: &RunnerSettings,
+        builds: &BuildPolicy,
     ) -> Result<Self, UnreadableScript> {
         let script = match &runner.job_script {
             None => JOB_SCRIPT.to_owned(),
@@ -76,6 +78,22 @@ impl Submission {
         ]);
         if let Some(root) = &runner.work_root {
             environment.insert("GHA_SLURM_WORK_ROOT", root.to_string_lossy().into_owned());
+        }
+        environment.insert(
+            "GHA_SLURM_BUILD_POLICY",
+            builds.for_hook(claims.repository_id),
+        );
+        environment.extend(runner.network.environment());
+        if let Some(hooks) = &runner.container_hooks {
+            environment.insert(
+                "GHA_SLURM_CONTAINER_HOOKS",
+                hooks.to_string_lossy().into_owned(),
+            );
+        }
+        if let (Some(container), Some(apptainer)) = (&claims.resources.container, &runner.apptainer)
+        {
+            environment.insert("GHA_SLURM_CONTAINER", container.clone());
+            environment.extend(apptainer.environment());
         }
         if let Some(traceparent) = traceparent {
             environment.insert("TRACEPARENT", traceparent);

@@ -57,22 +57,27 @@ impl PrivateSlurm {
 
     /// Starts one with `nodes` virtual nodes of 8 CPUs, n1 and so on, in the partitions `main` (default) and `other`.
     pub async fn start(nodes: u16) -> anyhow::Result<Self> {
-        Self::boot(nodes, false).await
+        Self::boot(nodes, false, "").await
+    }
+
+    /// As [`PrivateSlurm::start`], with further lines in slurm.conf.
+    pub async fn start_with(nodes: u16, more: &str) -> anyhow::Result<Self> {
+        Self::boot(nodes, false, more).await
     }
 
     /// As [`PrivateSlurm::start`], with slurmdbd and a private MariaDB: `sacct` and slurmrestd's `/slurmdb` answer,
     /// [`SLURM_USERS`] have [`SLURM_ACCOUNT`], and each node has two GPUs that are there in name only. Takes some seconds.
     pub async fn start_with_accounting(nodes: u16) -> anyhow::Result<Self> {
-        Self::boot(nodes, true).await
+        Self::boot(nodes, true, "").await
     }
 
-    async fn boot(nodes: u16, accounting: bool) -> anyhow::Result<Self> {
-        let more: &[(&str, &str)] = if accounting {
+    async fn boot(nodes: u16, accounting: bool, more: &str) -> anyhow::Result<Self> {
+        let programs: &[(&str, &str)] = if accounting {
             &accounting::PROGRAMS
         } else {
             &[]
         };
-        if let Err(missing) = check(&[&PROGRAMS, more].concat()) {
+        if let Err(missing) = check(&[&PROGRAMS, programs].concat()) {
             bail!("no private Slurm: {missing}");
         }
         let folder = Folder::temporary("gha-slurm-slurm-")?;
@@ -90,7 +95,7 @@ impl PrivateSlurm {
             fs::Permissions::from_mode(0o600),
         )?;
         let accounting_port = accounting.then(free_port);
-        let configuration = configuration(&dir, nodes, accounting_port);
+        let configuration = configuration(&dir, nodes, accounting_port) + more;
         fs::write(dir.join("slurm.conf"), configuration)?;
         open_to_all(&dir.join("slurm.conf"))?;
         if accounting {
@@ -155,6 +160,11 @@ impl PrivateSlurm {
     /// As [`PrivateSlurm::for_test`], with [accounting](PrivateSlurm::start_with_accounting).
     pub async fn for_test_with_accounting(nodes: u16) -> Option<Self> {
         Self::unless_skipped(Self::start_with_accounting(nodes)).await
+    }
+
+    /// As [`PrivateSlurm::for_test`], with further lines in slurm.conf.
+    pub async fn for_test_with(nodes: u16, more: &str) -> Option<Self> {
+        Self::unless_skipped(Self::start_with(nodes, more)).await
     }
 
     async fn unless_skipped(start: impl Future<Output = anyhow::Result<Self>>) -> Option<Self> {

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod agent;
+mod runner_update;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gha_slurm_simulator::model::Conclusion;
+use gha_slurm_simulator::model::{Conclusion, Status};
 use gha_slurm_simulator::request::{
     NewWorkflowJob, ReleaseOrder, RestEffect, RestFault, WebhookEffect, WebhookFault,
 };
@@ -219,6 +219,61 @@ async fn a_late_waiting_after_queued_changes_nothing() {
     stack.finish().await;
 }
 
+/// Our runner of a class is given a fork's workflow job: it fails before its first step, and the runner is replaced.
+#[tokio::test]
+async fn a_forks_workflow_job_is_refused_on_the_node_and_its_runner_replaced() {
+    let stack = Stack::start().await;
+    stack.map(&[REPOSITORY]).await;
+    stack.github.pause_assignment(true);
+    let own = stack.queue("echo our own step");
+    let runners = stack.until_listening(1).await;
+    // Nothing is launched for it.
+    stack
+        .github
+        .add_webhook_fault(WebhookFault::on("queued", WebhookEffect::Drop));
+    let fork = NewWorkflowJob {
+        event: Some("pull_request".into()),
+        fork: Some("mallory/widgets".into()),
+        actor: Some("mallory".into()),
+        ..NewWorkflowJob::of(REPOSITORY, &LABELS).script("echo a step of the fork")
+    };
+    let fork = stack.github.queue(fork).unwrap().id;
+    stack.github.assign(fork, &runners[0].name).unwrap();
+    stack.until_in_progress(fork).await;
+    stack.github.pause_assignment(false);
+
+    let job = stack
+        .github
+        .wait_for_status(fork, Status::Completed, DEADLINE)
+        .await
+        .unwrap();
+    assert_eq!(job.conclusion, Some(Conclusion::Failure));
+    let reason = "it comes from a fork (mallory/widgets)";
+    assert!(
+        job.output
+            .contains("::error title=Refused by the cluster::"),
+        "{}",
+        job.output
+    );
+    assert!(
+        job.output.contains(reason) && !job.output.contains("a step of the fork"),
+        "{}",
+        job.output
+    );
+    stack.until_kind(own, "finished").await;
+    let detail = stack.until_completed(fork).await;
+    let told = detail
+        .timeline
+        .iter()
+        .any(|entry| entry.detail.contains("refused_by_policy") && entry.detail.contains(reason));
+    assert!(told, "{:?}", detail.timeline);
+
+    stack.until_succeeded(own).await;
+    stack.until_completed(own).await;
+    assert_eq!(stack.allocations("true").await, 2);
+    stack.finish().await;
+}
+
 /// With an idle deadline of 1 s: a set-up of 3 s (actions are downloaded) is no idleness; a runner that gets nothing is
 /// released.
 #[tokio::test]
@@ -352,7 +407,10 @@ async fn outdated_runners_are_given_up_with_the_reason() {
         }
     })
     .await;
-    assert!(reason.contains("runner_outdated"), "{reason}");
+    assert!(
+        reason.contains("runner_outdated") && reason.contains("gha-slurm runner-update"),
+        "{reason}"
+    );
     assert_eq!(stack.allocations("true").await, 2);
     let pause = "SELECT extract(epoch FROM max(a.submitted_at) - min(a.ended_at))::float8 FROM allocations a";
     assert!(stack.sql::<f64>(pause, &[]).await >= 1.0);

@@ -16,6 +16,8 @@ pub(super) fn of(world: &World, workflow_job: &WorkflowJob) -> Option<Work> {
         name: workflow_job.name.clone(),
         script: workflow_job.script.clone(),
         set_up_ms: workflow_job.set_up_ms,
+        container: workflow_job.container.clone(),
+        services: workflow_job.services.clone(),
         run_id: run.id,
         run_number: run.run_number,
         repository: repository.full_name(),
@@ -24,6 +26,7 @@ pub(super) fn of(world: &World, workflow_job: &WorkflowJob) -> Option<Work> {
         head_sha: run.head_sha.clone(),
         head_branch: run.head_branch.clone(),
         actor: run.actor.login.clone(),
+        actor_id: run.actor.id,
         event: event_of(world, workflow_job),
         server_url: world.addresses.web.clone(),
         api_url: world.addresses.api.clone(),
@@ -38,11 +41,25 @@ fn event_of(world: &World, workflow_job: &WorkflowJob) -> Value {
         .get(&workflow_job.repository_id)
         .map(|repository| world.repository_body(repository));
     let mut event = json!({ "repository": repository });
-    if let Some(run) = run.filter(|run| run.event.starts_with("pull_request")) {
-        let head = run
-            .head_repository
-            .as_ref()
-            .map(|head| json!({ "id": head.id, "full_name": head.full_name, "fork": head.fork }));
+    let Some(run) = run else {
+        return event;
+    };
+    let sender = crate::bodies::account(&run.actor, &world.addresses);
+    put(&mut event, json!({ "sender": sender }));
+    let head = run
+        .head_repository
+        .as_ref()
+        .map(|head| json!({ "id": head.id, "full_name": head.full_name, "fork": head.fork }));
+    if run.event == "workflow_run" {
+        // The run that this one follows; its commit is the fork's where it was a pull request's.
+        put(
+            &mut event,
+            json!({ "action": "completed", "workflow_run": {
+                "event": "pull_request", "head_branch": run.head_branch, "head_repository": head,
+            } }),
+        );
+    }
+    if run.event.starts_with("pull_request") {
         put(
             &mut event,
             json!({ "pull_request": {

@@ -39,6 +39,9 @@ pub(crate) fn prepare(
         ("CI", "true"),
         ("GITHUB_ACTIONS", "true"),
         ("GITHUB_ACTOR", &work.actor),
+        ("GITHUB_ACTOR_ID", &work.actor_id.to_string()),
+        // Nobody runs it again here.
+        ("GITHUB_TRIGGERING_ACTOR", &work.actor),
         ("GITHUB_API_URL", &work.api_url),
         ("GITHUB_EVENT_NAME", &work.event_name),
         // The key in the workflow file; the stand-in has only the name.

@@ -4,6 +4,7 @@
 mod arguments;
 mod client;
 mod configure;
+mod containers;
 mod install;
 mod job_environment;
 mod listener;

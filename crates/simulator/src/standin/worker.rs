@@ -1,9 +1,8 @@
-//! One workflow job: set-up, the started hook, the step, the completed hook.
+//! One workflow job: set-up, the started hook, containers, the step, the completed hook.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::{Conclusion, Step};
 use crate::runner_protocol::messages::{Finished, Session, Work};
+use crate::standin::containers::Containers;
 use crate::standin::job_environment::{self, JobEnvironment};
 use crate::standin::orphans;
 use crate::standin::root::Root;
@@ -53,10 +53,17 @@ pub(crate) async fn run(
         steps: Vec::new(),
         conclusion: Conclusion::Success,
     };
+    let mut containers = Containers::of(work);
     job.set_up(Duration::from_millis(work.set_up_ms)).await;
     job.hook("ACTIONS_RUNNER_HOOK_JOB_STARTED", "Set up runner")
         .await?;
-    job.step(&work.script).await?;
+    if let Some(containers) = &mut containers {
+        job.prepare(containers).await?;
+    }
+    job.step(&work.script, containers.as_ref()).await?;
+    if let Some(containers) = &containers {
+        job.clean_up(containers).await?;
+    }
     // Skipped when the runner is stopped (actions/runner#2595).
     if !stop.is_cancelled() {
         job.hook_after("ACTIONS_RUNNER_HOOK_JOB_COMPLETED", "Complete runner")
@@ -77,12 +84,12 @@ pub(crate) async fn run(
     Ok(finished)
 }
 
-struct Job {
-    environment: JobEnvironment,
-    output: File,
+pub(super) struct Job {
+    pub(super) environment: JobEnvironment,
+    pub(super) output: File,
     interrupted: [CancellationToken; 2],
     steps: Vec<Step>,
-    conclusion: Conclusion,
+    pub(super) conclusion: Conclusion,
 }
 
 impl Job {
@@ -115,24 +122,27 @@ impl Job {
             return Ok(());
         };
         let started_at = Utc::now();
-        let succeeded = self.bash(Path::new(&script)).await?;
+        let succeeded = self.run(Path::new(&script), "").await?;
         self.note(name, started_at, succeeded);
         Ok(())
     }
 
-    async fn step(&mut self, script: &str) -> Result<()> {
+    async fn step(&mut self, script: &str, containers: Option<&Containers>) -> Result<()> {
         if self.conclusion != Conclusion::Success {
             return Ok(());
         }
         let file = self.environment.temporary.join("step.sh");
         std::fs::write(&file, script)?;
         let started_at = Utc::now();
-        let succeeded = self.bash(&file).await?;
+        let succeeded = match containers {
+            None => self.run(&file, "").await?,
+            Some(containers) => self.step_in(containers, &file).await?,
+        };
         self.note("Run step", started_at, succeeded);
         Ok(())
     }
 
-    fn note(&mut self, name: &str, started_at: chrono::DateTime<Utc>, succeeded: bool) {
+    pub(super) fn note(&mut self, name: &str, started_at: chrono::DateTime<Utc>, succeeded: bool) {
         let conclusion = if succeeded {
             Conclusion::Success
         } else if self.is_interrupted() {
@@ -151,21 +161,31 @@ impl Job {
         }
     }
 
-    /// Gives whether the script succeeded; it is stopped when the workflow job is.
-    async fn bash(&self, script: &Path) -> Result<bool> {
+    /// Gives whether the script succeeded; it is stopped when the workflow job is. A `.js` is Node.js's, all else bash's
+    /// (HostContext.cs, GetDefaultShellForScript).
+    pub(super) async fn run(&self, script: &Path, input: &str) -> Result<bool> {
         let already = self.is_interrupted();
-        let mut child = Command::new("bash")
-            .arg("-e")
+        let mut stdin = tempfile::tempfile()?;
+        stdin.write_all(input.as_bytes())?;
+        stdin.seek(SeekFrom::Start(0))?;
+        let mut command = if script.extension().is_some_and(|end| end == "js") {
+            Command::new("node")
+        } else {
+            let mut bash = Command::new("bash");
+            bash.args(["--noprofile", "--norc", "-e", "-o", "pipefail"]);
+            bash
+        };
+        let mut child = command
             .arg(script)
             .current_dir(&self.environment.workspace)
             .env_clear()
             .envs(&self.environment.variables)
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(self.output.try_clone()?)
             .stderr(self.output.try_clone()?)
             .kill_on_drop(true)
             .spawn()
-            .context("cannot start bash")?;
+            .with_context(|| format!("cannot start {}", script.display()))?;
         if already {
             // The completed hook of a cancelled workflow job runs to its end.
             return Ok(child.wait().await?.success());

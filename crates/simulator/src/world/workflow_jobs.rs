@@ -59,6 +59,8 @@ impl World {
             output: String::new(),
             script: new.script.unwrap_or_else(|| DEFAULT_SCRIPT.to_owned()),
             set_up_ms: new.set_up_ms,
+            container: new.container,
+            services: new.services,
             cancel_requested: false,
         };
         self.workflow_jobs

@@ -530,3 +530,70 @@ async fn run_sh_passes_a_signal_on_only_where_asked() {
     assert!(ended.output.contains("Exiting..."), "{}", ended.output);
     assert!(!sim.handle.state().runner("r").unwrap().online);
 }
+
+/// A container hook that keeps what it is told, and runs steps itself.
+const CONTAINER_HOOK: &str = r#"
+input=$(cat)
+echo "$input" | jq -c '[.command, .args.container.image, .args.services[0].image, .state.here]' >> "$TOLD"
+case $(jq -r .command <<< "$input") in
+    prepare_job) echo '{"isAlpine": false, "state": {"here": "yes"}}' > "$(jq -r .responseFile <<< "$input")" ;;
+    run_script_step) echo inside; bash "$(jq -r '.args.entryPointArgs[-1]' <<< "$input")" ;;
+esac
+"#;
+
+#[tokio::test]
+async fn containers_are_the_container_hooks() {
+    let sim = Sim::start();
+    let folder = tempfile::tempdir().unwrap();
+    let (hook, told) = (folder.path().join("hook.sh"), folder.path().join("told"));
+    std::fs::write(&hook, CONTAINER_HOOK).unwrap();
+    let run = async |name: &str, hook: &str| {
+        let jit = sim.jit_config(name, &["slurm"]).await;
+        let runner = Runner::start(&[
+            ("ACTIONS_RUNNER_INPUT_JITCONFIG", jit.as_str()),
+            ("ACTIONS_RUNNER_CONTAINER_HOOKS", hook),
+            ("TOLD", told.to_str().unwrap()),
+        ]);
+        let wants = NewWorkflowJob {
+            container: Some("debian:12".into()),
+            services: vec!["postgres:15".into()],
+            ..NewWorkflowJob::of("acme/widgets", &["slurm"]).script("echo a step")
+        };
+        let id = sim.handle.queue(wants).unwrap().id;
+        let job = sim
+            .handle
+            .wait_for_status(id, Status::Completed, DEADLINE)
+            .await
+            .unwrap();
+        runner.ended().await;
+        job
+    };
+    let job = run("r1", hook.to_str().unwrap()).await;
+    assert_eq!(
+        (job.conclusion, job.output.as_str()),
+        (Some(Conclusion::Success), "inside\na step\n")
+    );
+    assert_eq!(
+        std::fs::read_to_string(&told).unwrap(),
+        "[\"prepare_job\",\"debian:12\",\"postgres:15\",null]\n\
+         [\"run_script_step\",null,null,\"yes\"]\n\
+         [\"cleanup_job\",null,null,\"yes\"]\n"
+    );
+
+    std::fs::write(&hook, "exit 1").unwrap();
+    let job = run("r2", hook.to_str().unwrap()).await;
+    assert_eq!(job.conclusion, Some(Conclusion::Failure));
+    assert!(
+        job.output
+            .contains("Custom container implementation failed"),
+        "{}",
+        job.output
+    );
+    let job = run("r3", "").await;
+    assert_eq!(job.conclusion, Some(Conclusion::Failure));
+    assert!(
+        job.output.contains("docker") && !job.output.contains("a step"),
+        "{}",
+        job.output
+    );
+}

@@ -115,6 +115,11 @@ impl Slurm for SbatchSlurm {
         let user = submission.slurm_user.as_str();
         let mut command = self.program("sbatch", Some(user));
         command.args(arguments(submission, &self.settings));
+        if self.settings.run_as == RunAs::Root {
+            // Its group would be root's.
+            let group = group_of(user).await?;
+            command.arg(format!("--gid={group}"));
+        }
         // sbatch hands its environment on, and its file mode mask, which is that of the output file.
         for (name, value) in &submission.environment {
             command.env(name, value);
@@ -272,6 +277,18 @@ fn lines(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// The user's own group, as the system knows it.
+async fn group_of(user: &str) -> Result<u32, SlurmUnavailable> {
+    let name = user.to_owned();
+    let found = tokio::task::spawn_blocking(move || nix::unistd::User::from_name(&name)).await;
+    match found {
+        Ok(Ok(Some(user))) => Ok(user.gid.as_raw()),
+        Ok(Ok(None)) => Err(SlurmUnavailable(format!("there is no user {user}"))),
+        Ok(Err(e)) => Err(SlurmUnavailable(format!("the group of {user}: {e}"))),
+        Err(e) => Err(SlurmUnavailable(e.to_string())),
+    }
+}
+
 /// sbatch's arguments.
 fn arguments(submission: &Submission, settings: &SbatchSettings) -> Vec<String> {
     let comment = comment(submission, settings.repository_in_comment);
@@ -310,6 +327,8 @@ fn arguments(submission: &Submission, settings: &SbatchSettings) -> Vec<String> 
         reservation,
         nodes,
         exclusive,
+        // The job script's affair.
+        container: _,
     } = &submission.resources;
     let mut option = |name: &str, value: Option<String>| {
         if let Some(value) = value {

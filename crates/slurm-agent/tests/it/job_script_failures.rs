@@ -142,7 +142,16 @@ async fn exit_codes_of_the_runner_are_understood() {
     std::fs::write(allocation.path("runner/update.finished"), "").unwrap();
     let outcome = allocation.run().await;
     assert_eq!(outcome.code, Some(1), "{}", outcome.output);
-    assert_eq!(allocation.last().await["reason"], "runner_outdated");
+    let last = allocation.last().await;
+    let reason = last["reason"].as_str().unwrap();
+    assert!(
+        reason.starts_with("runner_outdated: ") && reason.contains("gha-slurm runner-update"),
+        "{reason}"
+    );
+    assert!(
+        !reason.contains('\n') && reason.len() < 500,
+        "the time line shows it whole"
+    );
     assert_eq!(allocation.seen("arguments"), "run\nrun\nrun\n");
 
     let allocation = Allocation::new("exit 0").await;

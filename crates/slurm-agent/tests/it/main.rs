@@ -2,11 +2,16 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod agent_fixture;
+mod containers;
 mod crash;
 mod doctor;
+mod hooks;
 mod job_script;
 mod job_script_failures;
+mod network;
+mod node;
 mod original;
+mod proxy_fixture;
 mod real_slurm;
 mod relay;
 mod rest;

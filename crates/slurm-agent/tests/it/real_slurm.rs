@@ -12,7 +12,7 @@ use crate::agent_fixture::{Agent, Site, claims};
 
 /// Says who and where it is, and waits for its end.
 const SCRIPT: &str = r#"#!/bin/bash
-echo "user=$(id -un) home=${HOME:-} token=${GHA_SLURM_LAUNCH_TOKEN:+yes} allocation=$GHA_SLURM_ALLOCATION cpus=${SLURM_CPUS_ON_NODE:-}"
+echo "user=$(id -un) group=$(id -gn) home=${HOME:-} token=${GHA_SLURM_LAUNCH_TOKEN:+yes} allocation=$GHA_SLURM_ALLOCATION cpus=${SLURM_CPUS_ON_NODE:-}"
 [ -z "${AGENT_ONLY:-}" ] || echo "AGENT_ONLY leaked"
 exec sleep 600
 "#;
@@ -80,7 +80,7 @@ pub(crate) async fn two_users_on_one_node(site: impl Fn(&PrivateSlurm) -> Site) 
         })
         .await;
         let expected = format!(
-            "user={user} home= token=yes allocation={} cpus={}\n",
+            "user={user} group={user} home= token=yes allocation={} cpus={}\n",
             asked.sub,
             2 + number
         );

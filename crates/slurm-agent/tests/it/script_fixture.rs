@@ -20,7 +20,7 @@ pub(crate) const JIT_CONFIG: &str = "aml0LWNvbmZpZ3VyYXRpb24tMTc=";
 pub(crate) const REGISTRATION_TOKEN: &str = "AREGISTRATIONTOKEN17";
 pub(crate) const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-const SCRIPT: &str = concat!(
+pub(crate) const SCRIPT: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../../deploy/job-script/gha-slurm-job.sh"
 );

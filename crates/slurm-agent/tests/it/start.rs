@@ -3,6 +3,7 @@
 use gha_slurm_contract::Problem;
 use gha_slurm_service_kit::settings::load;
 use gha_slurm_slurm_agent::Settings;
+use gha_slurm_slurm_agent::policy::BuildPolicy;
 use gha_slurm_slurm_agent::settings::KeySource;
 use gha_slurm_slurm_agent::submission::JOB_SCRIPT;
 use gha_slurm_test_support::uncommented;
@@ -81,6 +82,10 @@ async fn a_launch_token_becomes_a_slurm_job() {
         format!("GHA_SLURM_LAUNCH_TOKEN={}", request.launcher_token),
         "GHA_SLURM_TOKEN_URL=http://127.0.0.1:1".into(),
         "GHA_SLURM_IDLE_DEADLINE_S=120".into(),
+        format!(
+            "GHA_SLURM_BUILD_POLICY={}",
+            BuildPolicy::default().for_hook(1)
+        ),
     ] {
         assert!(
             environment.lines().any(|l| l == line),

@@ -122,6 +122,8 @@ impl ApiVersion {
             reservation,
             nodes,
             exclusive,
+            // The job script's affair.
+            container: _,
         } = &submission.resources;
         let mut optional = |key: &str, value: Option<Value>| {
             if let Some(value) = value {

@@ -1,0 +1,193 @@
+//! What the job script is told about containers and the way out of the cluster, and the age of the runner's release.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono::Utc;
+use gha_slurm_domain::release::RunnerRelease;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer};
+use tokio_util::sync::CancellationToken;
+
+/// Between two looks at the release's age.
+const LOOK_AGAIN: Duration = Duration::from_secs(24 * 3600);
+
+/// `[runner.apptainer]`: runners in a profile's container.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApptainerSettings {
+    /// Its program, as the nodes know it.
+    pub program: String,
+    /// What is seen inside besides the work directory and the release: `source[:target[:options]]` as of `--bind`.
+    #[serde(deserialize_with = "binds")]
+    pub binds: Vec<String>,
+}
+
+impl Default for ApptainerSettings {
+    fn default() -> Self {
+        Self {
+            program: "apptainer".into(),
+            binds: Vec::new(),
+        }
+    }
+}
+
+impl ApptainerSettings {
+    /// For the job script.
+    pub fn environment(&self) -> impl Iterator<Item = (&'static str, String)> {
+        [
+            ("GHA_SLURM_APPTAINER", self.program.clone()),
+            ("GHA_SLURM_APPTAINER_BINDS", self.binds.join("\n")),
+        ]
+        .into_iter()
+    }
+}
+
+/// `[runner.network]`: how nodes reach token-broker and GitHub. For the job script, the runner, and the steps it runs.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkSettings {
+    /// Proxy for `https://`. What it says of a user and a password, steps can read.
+    #[serde(deserialize_with = "proxy")]
+    pub https_proxy: Option<SecretString>,
+    /// Proxy for `http://`.
+    #[serde(deserialize_with = "proxy")]
+    pub http_proxy: Option<SecretString>,
+    /// Hosts that are reached without a proxy, separated by commas; names, no addresses (GitHub docs, "Using a proxy server").
+    pub no_proxy: Option<String>,
+    /// Certificates (PEM) to trust besides the node's own, as the nodes see them.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl NetworkSettings {
+    /// For the job script.
+    pub fn environment(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let secret =
+            |text: &Option<SecretString>| text.as_ref().map(|t| t.expose_secret().to_owned());
+        [
+            ("GHA_SLURM_HTTPS_PROXY", secret(&self.https_proxy)),
+            ("GHA_SLURM_HTTP_PROXY", secret(&self.http_proxy)),
+            ("GHA_SLURM_NO_PROXY", self.no_proxy.clone()),
+            (
+                "GHA_SLURM_CA_FILE",
+                self.ca_file
+                    .as_ref()
+                    .map(|file| file.to_string_lossy().into_owned()),
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+    }
+}
+
+fn proxy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    // The error must not show it.
+    let host = reqwest::Url::parse(&text).ok().filter(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.host_str().is_some_and(|host| !host.is_empty())
+    });
+    match host {
+        Some(_) => Ok(Some(SecretString::from(text))),
+        None => Err(serde::de::Error::custom(
+            "must be http://host:port or https://host:port, with user:password@ before the host where the proxy wants that",
+        )),
+    }
+}
+
+fn binds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let binds = Vec::<String>::deserialize(deserializer)?;
+    match binds
+        .iter()
+        .find(|bind| !bind.starts_with('/') || bind.contains(|c: char| c.is_control()))
+    {
+        None => Ok(binds),
+        Some(bind) => Err(serde::de::Error::custom(format!(
+            "{bind:?}: must be source[:target[:options]] with the full path of a source"
+        ))),
+    }
+}
+
+/// Deserialises the path of a script that the runner calls.
+pub(crate) fn hook<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    let known = path
+        .extension()
+        .is_some_and(|end| end == "js" || end == "sh");
+    if known && path.is_absolute() {
+        Ok(Some(path))
+    } else {
+        // The runner chooses by the ending what runs it.
+        Err(serde::de::Error::custom(
+            "must be the full path of a .js or .sh file",
+        ))
+    }
+}
+
+/// Warns while the release in `folder` is near the age at which GitHub may refuse it. Nothing is known about a release that
+/// `gha-slurm runner-update` did not install, or that this host does not see.
+pub(crate) async fn watch_release(folder: PathBuf, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let folder = folder.clone();
+        let release = tokio::task::spawn_blocking(move || release_in(&folder)).await;
+        if let Some(warning) = release
+            .ok()
+            .flatten()
+            .and_then(|release| release.warning(Utc::now()))
+        {
+            tracing::warn!(runner.version = warning.version, "{}", warning.text);
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+        }
+    }
+}
+
+fn release_in(folder: &Path) -> Option<RunnerRelease> {
+    let text = std::fs::read_to_string(folder.join(RunnerRelease::FILE)).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_proxy_is_refused_and_a_right_one_not_shown() {
+        let parsed = |text: &str| serde_json::from_str::<NetworkSettings>(text);
+        let error = parsed(r#"{"https_proxy": "alice:hunter2@proxy"}"#)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("http://host:port") && !error.contains("hunter2"),
+            "{error}"
+        );
+        let settings =
+            parsed(r#"{"https_proxy": "http://alice:hunter2@proxy:3128", "no_proxy": "a,b"}"#)
+                .unwrap();
+        assert!(!format!("{settings:?}").contains("hunter2"));
+        let environment: Vec<_> = settings.environment().collect();
+        assert_eq!(
+            environment,
+            [
+                (
+                    "GHA_SLURM_HTTPS_PROXY",
+                    "http://alice:hunter2@proxy:3128".to_owned()
+                ),
+                ("GHA_SLURM_NO_PROXY", "a,b".to_owned())
+            ]
+        );
+    }
+
+    #[test]
+    fn binds_are_full_paths() {
+        let parsed = |text: &str| serde_json::from_str::<ApptainerSettings>(text);
+        assert!(parsed(r#"{"binds": ["/software:/software:ro", "/scratch"]}"#).is_ok());
+        for wrong in [r#"{"binds": ["software"]}"#, r#"{"binds": ["/a\n/b"]}"#] {
+            assert!(parsed(wrong).unwrap_err().to_string().contains("full path"));
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Where the runner comes from and what it runs in: archives, symlinks, Apptainer.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use gha_slurm_contract::LaunchClaims;
+use gha_slurm_domain::ResourceRequest;
+use gha_slurm_service_kit::settings::load;
+use gha_slurm_slurm_agent::Settings;
+use gha_slurm_slurm_agent::submission::Submission;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::agent_fixture::{Site, claims};
+use crate::script_fixture::*;
+
+/// See there: it is not Apptainer.
+const STANDIN_APPTAINER: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/standin-apptainer.sh");
+
+/// An allocation whose runner runs in a container; the folder `seen` is bound by the site.
+async fn contained(runner: &str) -> Allocation {
+    let allocation = Allocation::new(runner).await;
+    let program = allocation.path("apptainer");
+    std::fs::copy(STANDIN_APPTAINER, &program).unwrap();
+    let executable = Command::new("chmod")
+        .arg("755")
+        .arg(&program)
+        .status()
+        .unwrap();
+    assert!(executable.success());
+    std::fs::write(allocation.path("image.sif"), "an image").unwrap();
+    std::fs::write(allocation.path("on-the-node"), "").unwrap();
+    std::fs::create_dir(allocation.path("runner/externals")).unwrap();
+    std::fs::write(allocation.path("runner/externals/node"), "node").unwrap();
+    let text = |name: &str| allocation.path(name).to_str().unwrap().to_owned();
+    let (image, program, seen) = (text("image.sif"), text("apptainer"), text("seen"));
+    allocation
+        .with("GHA_SLURM_CONTAINER", &image)
+        .with("GHA_SLURM_APPTAINER", &program)
+        .with(
+            "GHA_SLURM_APPTAINER_BINDS",
+            &format!("{seen}\n/opt:/opt:ro"),
+        )
+        .with("SITE_VARIABLE", "two words")
+}
+
+fn we_are_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[tokio::test]
+async fn a_runner_in_a_container_sees_its_work_and_what_the_site_binds() {
+    if !we_are_root() {
+        eprintln!("skipped: the stand-in for Apptainer mounts, which takes root");
+        return;
+    }
+    let node_file = "../../on-the-node";
+    let allocation = contained(&format!(
+        r#"[ "$jit" = {JIT_CONFIG} ] || exit 98
+        [ ! -e "$SEEN/{node_file}" ] && [ ! -e "$SEEN/../on-the-node" ] || exit 97
+        touch "$HOME/file" "$TMPDIR/file" || exit 96
+        cat externals/node > "$SEEN/node"; ! touch externals/new 2>/dev/null || exit 95
+        ! touch /opt/gha-slurm-test 2>/dev/null || exit 94
+        env > "$SEEN/environment"
+        {ONE_WORKFLOW_JOB}"#
+    ))
+    .await;
+    let outcome = allocation.run().await;
+    assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+    assert_eq!(allocation.last().await["reason"], "completed");
+    let progress = allocation.progress().await;
+    assert!(
+        progress.iter().any(|p| p["runId"] == 4711),
+        "the hook ran: {progress:?}"
+    );
+    assert_eq!(allocation.seen("node"), "node");
+    let environment = allocation.seen("environment");
+    for line in [
+        "SLURM_JOB_ID=17".to_owned(),
+        "SITE_VARIABLE=two words".into(),
+        format!("GHA_SLURM_ALLOCATION={}", allocation.id),
+    ] {
+        assert!(
+            environment.lines().any(|l| l == line),
+            "{line}\n{environment}"
+        );
+    }
+    for line in environment.lines().filter(|l| l.starts_with("GHA_SLURM_")) {
+        assert!(line.starts_with("GHA_SLURM_ALLOCATION="), "{line}");
+    }
+    let arguments = std::fs::read_to_string(allocation.path("arguments")).unwrap();
+    for wanted in [
+        "exec\n--containall\n--no-home\n",
+        "/opt:/opt:ro\n",
+        "image.sif\nenv\nHOME=",
+        "bin/Runner.Listener\nrun\n",
+    ] {
+        assert!(arguments.contains(wanted), "{wanted:?}: {arguments}");
+    }
+    for secret in [JIT_CONFIG, PROGRESS_TOKEN, LAUNCH_TOKEN] {
+        assert!(!arguments.contains(secret), "{arguments}");
+        assert!(!outcome.output.contains(secret), "{}", outcome.output);
+    }
+}
+
+#[tokio::test]
+async fn a_runner_in_a_container_is_told_to_end() {
+    if !we_are_root() {
+        eprintln!("skipped: the stand-in for Apptainer mounts, which takes root");
+        return;
+    }
+    let allocation = contained("listening; echo up > \"$SEEN/up\"; linger").await;
+    let child = allocation.start();
+    allocation.until_seen("up").await;
+    kill_process(
+        Pid::from_raw(child.id().unwrap() as i32).unwrap(),
+        Signal::TERM,
+    )
+    .unwrap();
+    let outcome = allocation.finish(child).await;
+    assert_eq!(outcome.code, Some(143), "{}", outcome.output);
+    assert_eq!(allocation.seen("signals"), "told\n");
+}
+
+#[tokio::test]
+async fn a_node_without_apptainer_says_so() {
+    let allocation = contained(ONE_WORKFLOW_JOB)
+        .await
+        .with("GHA_SLURM_APPTAINER", "/nonexistent/apptainer");
+    let outcome = allocation.run().await;
+    assert_eq!(outcome.code, Some(1), "{}", outcome.output);
+    let over = outcome.output.trim_end();
+    assert!(
+        over.ends_with("over: no /nonexistent/apptainer on this node"),
+        "{over}"
+    );
+}
+
+/// The settings reach the job script only for what asks for a container.
+#[tokio::test]
+async fn a_profiles_container_reaches_the_job_script() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.toml");
+    let sample = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../deploy/config/gha-slurm-munge.toml"
+    );
+    let sample = std::fs::read_to_string(sample).unwrap();
+    let runner = "[runner]\ncontainer_hooks = \"/opt/hooks/index.js\"\napptainer.binds = [\"/software:/software:ro\", \"/data\"]\n";
+    std::fs::write(&file, sample.replace("[runner]\n", runner)).unwrap();
+    let settings: Settings = load(Some(&file), []).unwrap();
+    let prepared = async |resources: ResourceRequest| {
+        let asked = LaunchClaims {
+            resources,
+            ..claims()
+        };
+        let token = String::from("token").into();
+        let builds = &settings.policy.builds;
+        let submission = Submission::prepare(&asked, &token, None, &settings.runner, builds).await;
+        submission.unwrap().environment
+    };
+    let without = prepared(ResourceRequest::default()).await;
+    assert!(!without.keys().any(|name| name.contains("APPTAINER")));
+    assert_eq!(without["GHA_SLURM_CONTAINER_HOOKS"], "/opt/hooks/index.js");
+    let with = prepared(ResourceRequest {
+        container: Some("/images/ci.sif".into()),
+        ..ResourceRequest::default()
+    })
+    .await;
+    assert_eq!(with["GHA_SLURM_CONTAINER"], "/images/ci.sif");
+    assert_eq!(with["GHA_SLURM_APPTAINER"], "apptainer");
+    assert_eq!(
+        with["GHA_SLURM_APPTAINER_BINDS"],
+        "/software:/software:ro\n/data"
+    );
+
+    std::fs::write(
+        &file,
+        sample.replace("[runner]\n", "[runner]\ncontainer_hooks = \"hooks.py\"\n"),
+    )
+    .unwrap();
+    let error = load::<Settings>(Some(&file), []).unwrap_err().to_string();
+    assert!(
+        error.contains("runner.container_hooks") && error.contains(".js or .sh"),
+        "{error}"
+    );
+}
+
+/// Without the site's word there are no containers.
+#[tokio::test]
+async fn a_container_is_refused_where_the_site_does_not_allow_it() {
+    let site = Site::new("exit 0");
+    let agent = site.agent().await;
+    let asked = LaunchClaims {
+        resources: ResourceRequest {
+            container: Some("/images/ci.sif".into()),
+            ..ResourceRequest::default()
+        },
+        ..claims()
+    };
+    let response = agent.ask(&site.request(&asked)).await.unwrap();
+    assert_eq!(response.status(), 422);
+    let text = response.text().await.unwrap();
+    assert!(text.contains("policy.containers"), "{text}");
+    assert_eq!(site.slurm_jobs(), 0);
+    agent.stop();
+}
+
+fn archive(from: &Path, to: &Path) {
+    let made = Command::new("tar")
+        .arg("-czf")
+        .arg(to)
+        .arg("-C")
+        .arg(from)
+        .arg(".")
+        .status()
+        .unwrap();
+    assert!(made.success());
+}
+
+#[tokio::test]
+async fn a_release_may_be_an_archive() {
+    let allocation = Allocation::new(ONE_WORKFLOW_JOB).await;
+    for name in [".runner", ".credentials"] {
+        std::fs::write(
+            allocation.path("runner").join(name),
+            "of another registration",
+        )
+        .unwrap();
+    }
+    let file = allocation.path("actions-runner.tar.gz");
+    archive(&allocation.path("runner"), &file);
+    let leftover = "ls -A > \"$SEEN/files\"";
+    let program = allocation.path("runner/bin/Runner.Listener");
+    std::fs::write(&program, "exit 99: not this one").unwrap();
+    let allocation = allocation.with("GHA_SLURM_RUNNER_DIR", file.to_str().unwrap());
+    let outcome = allocation.run().await;
+    assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+    assert_eq!(allocation.last().await["reason"], "completed");
+
+    let allocation = Allocation::new(&format!("{leftover}\n{ONE_WORKFLOW_JOB}")).await;
+    std::fs::write(
+        allocation.path("runner/.credentials"),
+        "of another registration",
+    )
+    .unwrap();
+    let file = allocation.path("actions-runner.tar.gz");
+    archive(&allocation.path("runner"), &file);
+    let allocation = allocation.with("GHA_SLURM_RUNNER_DIR", file.to_str().unwrap());
+    assert_eq!(allocation.run().await.code, Some(0));
+    assert_eq!(allocation.seen("files"), "bin\n");
+
+    let broken = allocation.path("broken.tar.gz");
+    std::fs::write(&broken, "no archive").unwrap();
+    let allocation = allocation.with("GHA_SLURM_RUNNER_DIR", broken.to_str().unwrap());
+    assert_eq!(allocation.run().await.code, Some(1));
+    assert_eq!(allocation.last().await["reason"], "set_up_failed");
+}
+
+/// `current` points elsewhere while a node has a release in use: it goes on with its own.
+#[tokio::test]
+async fn a_symlink_that_is_switched_does_not_mix_releases() {
+    let wait = r#"echo up > "$SEEN/up"; until [ -e "$SEEN/switched" ]; do sleep 0.1; done; cat externals/version > "$SEEN/version""#;
+    let allocation = Allocation::new(&format!("{wait}\n{ONE_WORKFLOW_JOB}")).await;
+    let other = allocation.path("other");
+    for (release, version) in [(&allocation.path("runner"), "old"), (&other, "new")] {
+        std::fs::create_dir_all(release.join("externals")).unwrap();
+        std::fs::write(release.join("externals/version"), version).unwrap();
+    }
+    let current = allocation.path("current");
+    symlink("runner", &current).unwrap();
+    let allocation = allocation.with("GHA_SLURM_RUNNER_DIR", current.to_str().unwrap());
+    let child = allocation.start();
+    allocation.until_seen("up").await;
+    symlink("other", allocation.path("next")).unwrap();
+    std::fs::rename(allocation.path("next"), &current).unwrap();
+    std::fs::write(allocation.path("seen/switched"), "").unwrap();
+    let outcome = allocation.finish(child).await;
+    assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+    assert_eq!(allocation.seen("version"), "old");
+}

@@ -1,0 +1,262 @@
+//! What the runner calls on the node: the job-started hook and its policy, container hooks.
+
+use gha_slurm_slurm_agent::policy::BuildPolicy;
+use serde_json::{Value, json};
+
+use crate::script_fixture::*;
+
+/// A runner that does what the real one does around the hook, with `$SEEN/event.json` as the event; one step.
+const WITH_HOOK: &str = r#"
+listening
+echo "2026-11-23 10:00:01Z: Running job: test"
+export GITHUB_RUN_ID=4711 GITHUB_RUN_ATTEMPT=1 GITHUB_REPOSITORY=acme/widgets GITHUB_EVENT_PATH=$SEEN/event.json
+export GITHUB_REPOSITORY_ID=${REPOSITORY_ID-1} GITHUB_EVENT_NAME=${EVENT-push} GITHUB_ACTOR=${ACTOR-alice}
+export GITHUB_TRIGGERING_ACTOR=${AGAIN-alice}
+result=Succeeded
+if bash --noprofile --norc -e -o pipefail "$ACTIONS_RUNNER_HOOK_JOB_STARTED" > "$SEEN/log" 2>&1; then
+    touch "$SEEN/step"
+else
+    result=Failed
+fi
+echo "2026-11-23 10:00:02Z: Job test completed with result: $result"
+"#;
+
+fn pull_request(head: &Value) -> Value {
+    json!({ "pull_request": { "head": { "repo": head }, "base": { "repo": { "id": 1 } } } })
+}
+
+/// A policy, an event, variables, and a part of what the hook says; `None`: it lets the workflow job run.
+type Case<'a> = (
+    &'a BuildPolicy,
+    &'a Value,
+    &'a [(&'a str, &'a str)],
+    Option<&'a str>,
+);
+
+/// What the hook says of a workflow job, or nothing.
+async fn verdict(
+    policy: &BuildPolicy,
+    event: &Value,
+    variables: &[(&str, &str)],
+) -> Option<String> {
+    let mut allocation = Allocation::new(WITH_HOOK)
+        .await
+        .with("GHA_SLURM_BUILD_POLICY", &policy.for_hook(1));
+    for (name, value) in variables {
+        allocation = allocation.with(name, value);
+    }
+    std::fs::write(allocation.path("seen/event.json"), event.to_string()).unwrap();
+    let outcome = allocation.run().await;
+    assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+    let last = allocation.last().await;
+    let reason = last["reason"].as_str().unwrap().to_owned();
+    let log = allocation.seen("log");
+    assert!(
+        allocation
+            .phases()
+            .await
+            .contains(&"workflow_job_started".to_owned()),
+        "GitHub counts it as started"
+    );
+    if allocation.path("seen/step").exists() {
+        assert_eq!((log.as_str(), reason.as_str()), ("", "completed"));
+        return None;
+    }
+    let refusal = reason
+        .strip_prefix("refused_by_policy: ")
+        .unwrap_or_else(|| panic!("{reason}\n{log}"));
+    let annotation = log.strip_prefix("::error title=Refused by the cluster::");
+    let annotation = annotation.unwrap_or_else(|| panic!("{log}"));
+    assert_eq!(annotation.lines().count(), 1, "{log}");
+    assert_eq!(
+        annotation.trim_end().replace("%25", "%"),
+        refusal.trim_end()
+    );
+    Some(refusal.to_owned())
+}
+
+#[tokio::test]
+async fn what_the_policy_does_not_allow_is_refused_before_the_first_step() {
+    let usual = BuildPolicy::default();
+    let with_forks = BuildPolicy {
+        forks: true,
+        ..usual.clone()
+    };
+    let target = BuildPolicy {
+        events: vec!["pull_request_target".into(), "workflow_run".into()],
+        ..usual.clone()
+    };
+    let few = BuildPolicy {
+        actors: Some(vec!["Alice".into()]),
+        ..usual.clone()
+    };
+    let (own, fork) = (
+        pull_request(&json!({ "id": 1, "full_name": "acme/widgets" })),
+        pull_request(&json!({ "id": 2, "full_name": "mallory/widgets" })),
+    );
+    let after_fork = json!({ "workflow_run": { "head_repository": { "id": 2, "full_name": "mallory/widgets" } } });
+    let hostile =
+        pull_request(&json!({ "id": 2, "full_name": "x\n::set-env name=A::b%0A$(reboot)" }));
+    let nothing = json!({});
+    let deleted = pull_request(&Value::Null);
+    let odd = json!("no object");
+    let cases: [Case<'_>; 18] = [
+        (&usual, &nothing, &[], None),
+        (&usual, &own, &[("EVENT", "pull_request")], None),
+        (&with_forks, &fork, &[("EVENT", "pull_request")], None),
+        (&target, &own, &[("EVENT", "pull_request_target")], None),
+        (&few, &nothing, &[], None),
+        (&few, &nothing, &[("AGAIN", "")], None),
+        (
+            &usual,
+            &nothing,
+            &[("REPOSITORY_ID", "2")],
+            Some("for the repository 1, not for acme/widgets (2)"),
+        ),
+        (
+            &usual,
+            &nothing,
+            &[("REPOSITORY_ID", "")],
+            Some("GITHUB_REPOSITORY_ID is not set"),
+        ),
+        (
+            &usual,
+            &nothing,
+            &[("EVENT", "issue_comment")],
+            Some("event issue_comment may not run"),
+        ),
+        (
+            &usual,
+            &own,
+            &[("EVENT", "pull_request_target")],
+            Some("the policy allows push, pull_request,"),
+        ),
+        (
+            &usual,
+            &fork,
+            &[("EVENT", "pull_request")],
+            Some("from a fork (mallory/widgets)"),
+        ),
+        (
+            &usual,
+            &hostile,
+            &[("EVENT", "pull_request")],
+            Some("from a fork (x ::set-env name=A::b%"),
+        ),
+        (
+            &usual,
+            &deleted,
+            &[("EVENT", "pull_request")],
+            Some("from a fork (which is deleted)"),
+        ),
+        (
+            &usual,
+            &nothing,
+            &[("EVENT", "pull_request")],
+            Some("from a fork"),
+        ),
+        (
+            &target,
+            &after_fork,
+            &[("EVENT", "workflow_run")],
+            Some("from a fork (mallory/widgets)"),
+        ),
+        (
+            &few,
+            &nothing,
+            &[("ACTOR", "mallory")],
+            Some("mallory is not one of those"),
+        ),
+        (
+            &few,
+            &nothing,
+            &[("AGAIN", "mallory")],
+            Some("mallory is not one of those"),
+        ),
+        (&usual, &odd, &[], Some("could not be checked")),
+    ];
+    for (policy, event, variables, expected) in cases {
+        let said = verdict(policy, event, variables).await;
+        let right = match (&said, expected) {
+            (None, None) => true,
+            (Some(said), Some(part)) => said.contains(part),
+            _ => false,
+        };
+        assert!(
+            right,
+            "{event} {variables:?}: {said:?} instead of {expected:?}"
+        );
+    }
+}
+
+/// The real runner lets the release's `.env` win over its environment.
+#[tokio::test]
+async fn a_hook_in_the_releases_env_file_is_called_after_ours() {
+    let runner = format!("cat .env > \"$SEEN/env\"\n{WITH_HOOK}");
+    let allocation = Allocation::new(&runner).await;
+    std::fs::write(allocation.path("seen/event.json"), "{}").unwrap();
+    let hook = allocation.path("site.sh");
+    std::fs::write(&hook, "echo the site says $GITHUB_RUN_ID").unwrap();
+    let env = format!(
+        "LANG=C.UTF-8\nACTIONS_RUNNER_HOOK_JOB_STARTED={}\n",
+        hook.display()
+    );
+    std::fs::write(allocation.path("runner/.env"), env).unwrap();
+    let policy = BuildPolicy::default().for_hook(1);
+    let allocation = allocation.with("GHA_SLURM_BUILD_POLICY", &policy);
+    assert_eq!(allocation.run().await.code, Some(0));
+    assert_eq!(allocation.seen("log"), "the site says 4711\n");
+    assert_eq!(allocation.seen("env"), "LANG=C.UTF-8\n");
+
+    let allocation = allocation.with("EVENT", "issues");
+    assert_eq!(allocation.run().await.code, Some(0));
+    assert!(
+        allocation.seen("log").starts_with("::error"),
+        "{}",
+        allocation.seen("log")
+    );
+}
+
+/// A runner with a workflow job that has a container.
+const WITH_CONTAINER: &str = r#"
+listening
+echo "2026-11-23 10:00:01Z: Running job: test"
+GITHUB_RUN_ID=4711 GITHUB_RUN_ATTEMPT=1 bash "$ACTIONS_RUNNER_HOOK_JOB_STARTED" || exit 99
+echo "$ACTIONS_RUNNER_CONTAINER_HOOKS" > "$SEEN/hooks"
+for command in prepare_job cleanup_job; do
+    echo "{\"command\": \"$command\", \"responseFile\": \"r\", \"args\": {}, \"state\": {}}" |
+        bash --noprofile --norc -e -o pipefail "$ACTIONS_RUNNER_CONTAINER_HOOKS" >> "$SEEN/log" 2>&1
+    echo "$command $?" >> "$SEEN/codes"
+done
+"#;
+
+#[tokio::test]
+async fn containers_are_refused_with_the_alternative_where_the_site_has_no_hooks() {
+    let allocation = Allocation::new(WITH_CONTAINER).await;
+    let outcome = allocation.run().await;
+    assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+    assert_eq!(allocation.seen("codes"), "prepare_job 1\ncleanup_job 0\n");
+    let log = allocation.seen("log");
+    assert!(
+        log.starts_with("::error title=") && log.contains("whose profile has a container"),
+        "{log}"
+    );
+    let last = allocation.last().await;
+    let reason = last["reason"].as_str().unwrap();
+    assert!(
+        reason.starts_with("refused_by_policy: containers (container:, services:"),
+        "{reason}"
+    );
+}
+
+#[tokio::test]
+async fn the_sites_container_hooks_are_the_runners() {
+    let allocation = Allocation::new(WITH_CONTAINER).await;
+    let hooks = allocation.path("hooks.sh");
+    std::fs::write(&hooks, "cat").unwrap();
+    let allocation = allocation.with("GHA_SLURM_CONTAINER_HOOKS", hooks.to_str().unwrap());
+    assert_eq!(allocation.run().await.code, Some(0));
+    assert_eq!(allocation.seen("codes"), "prepare_job 0\ncleanup_job 0\n");
+    assert_eq!(allocation.seen("hooks").trim_end(), hooks.to_str().unwrap());
+    assert_eq!(allocation.last().await["reason"], "completed");
+}

@@ -1,0 +1,379 @@
+//! Our job script on a node of a real Slurm: its end, what is left after it, and two users side by side.
+
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use gha_slurm_contract::LaunchClaims;
+use gha_slurm_domain::ResourceRequest;
+use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, wait_until};
+
+use crate::DEADLINE;
+use crate::agent_fixture::Site;
+use crate::real_slurm::{bare_site, of};
+use crate::script_fixture::*;
+
+const EPILOG: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../deploy/job-script/gha-slurm-epilog.sh"
+);
+/// A time limit is a minute at least, and Slurm looks at it every half minute.
+const TIME_LIMIT: Duration = Duration::from_secs(150);
+
+/// A broker and a runner for Slurm jobs of any user.
+async fn for_all_users(runner: &str) -> Allocation {
+    let allocation = Allocation::new(runner).await;
+    let program = allocation.path("runner/bin/Runner.Listener");
+    let text = std::fs::read_to_string(&program).unwrap();
+    let head = format!(
+        "#!/bin/bash\nSEEN={seen}\n\
+         export GITHUB_REPOSITORY_ID=1 GITHUB_EVENT_NAME=push GITHUB_ACTOR=alice GITHUB_EVENT_PATH={seen}/event.json\n",
+        seen = allocation.path("seen").display()
+    );
+    std::fs::write(&program, text.replacen("#!/bin/bash\n", &head, 1)).unwrap();
+    std::fs::write(allocation.path("seen/event.json"), "{}").unwrap();
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(allocation.folder.path(), 0o755);
+    for name in ["work", "seen"] {
+        mode(&allocation.path(name), 0o1777);
+    }
+    allocation
+}
+
+/// A site that submits our job script, with the broker, the runner and the work folder of `allocation`.
+fn site(slurm: &PrivateSlurm, allocation: &Allocation) -> (Site, PathBuf) {
+    let (site, output) = bare_site();
+    let text = |path: PathBuf| path.to_str().unwrap().to_owned();
+    let site = site
+        .with("SLURM__BACKEND", "sbatch")
+        .with("SBATCH__RUN_AS", "root")
+        .with("SBATCH__CONF", slurm.conf().to_str().unwrap())
+        .with("SBATCH__OUTPUT_FOLDER", &output)
+        .with("SBATCH__SIGNAL_BEFORE_END_S", "1")
+        .with("RUNNER__JOB_SCRIPT", SCRIPT)
+        .with("RUNNER__FOLDER", &text(allocation.path("runner")))
+        .with("RUNNER__WORK_ROOT", &text(allocation.path("work")));
+    (site, output.into())
+}
+
+fn asked(user: &str, allocation: &Allocation) -> LaunchClaims {
+    LaunchClaims {
+        token_url: allocation.broker.uri(),
+        ..of(user, &format!("r-{user}"))
+    }
+}
+
+/// Waits until Slurm has cleaned up behind everything; the states of the nodes.
+async fn until_idle(slurm: &PrivateSlurm) {
+    wait_until("the node is idle again", DEADLINE, || async {
+        let seen = slurm
+            .run("sinfo", &["-h", "-N", "-p", "main", "-o", "%t"])
+            .await;
+        match seen {
+            Ok(state) if state.trim() == "idle" => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+}
+
+/// Waits until a process has ended. Whoever adopted it may be slow to notice: it is a zombie (Z) until then.
+async fn until_gone(pid: &str) {
+    let stat = Path::new("/proc").join(pid.trim()).join("stat");
+    wait_until("the daemon is gone", DEADLINE, || async {
+        match std::fs::read_to_string(&stat) {
+            Ok(stat) if !stat.contains(") Z ") => Err(stat),
+            _ => Ok(()),
+        }
+    })
+    .await;
+}
+
+/// A workflow job that daemonises: a session of its own, and its parent gone.
+const DAEMON: &str = r#"( setsid bash -c 'echo $$ > "$0"; exec sleep 1000' "$SEEN/daemon" & )"#;
+
+#[tokio::test]
+async fn daemons_of_a_workflow_job_are_gone_at_the_end() {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let runner =
+        format!("{ONE_WORKFLOW_JOB}\n{DAEMON}\nuntil [ -s \"$SEEN/daemon\" ]; do sleep 0.1; done");
+    let allocation = for_all_users(&runner).await;
+    let (site, _) = site(&slurm, &allocation);
+    let agent = site.agent().await;
+    agent
+        .start(&site.request(&asked(SLURM_USERS[0], &allocation)))
+        .await;
+    allocation.until_seen("daemon").await;
+    until_idle(&slurm).await;
+    assert_eq!(allocation.last().await["reason"], "completed");
+    until_gone(&allocation.seen("daemon")).await;
+    assert!(is_empty(&allocation.path("work")));
+    agent.stop();
+}
+
+#[tokio::test]
+async fn before_the_time_limit_the_workflow_job_is_cancelled_in_an_orderly_way() {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let runner = format!(
+        r#"{}
+        {DAEMON}
+        echo up > "$SEEN/up"
+        trap 'sleep 1; echo cancelled > "$SEEN/cancelled"; exit 0' TERM INT; while :; do sleep 0.1; done"#,
+        ONE_WORKFLOW_JOB.replace("Job test completed", "the workflow job goes on:")
+    );
+    let allocation = for_all_users(&runner).await;
+    let (site, output) = site(&slurm, &allocation);
+    let agent = site.agent().await;
+    let mut asked = asked(SLURM_USERS[0], &allocation);
+    asked.resources = ResourceRequest {
+        time_minutes: Some(1),
+        ..asked.resources
+    };
+    let id = agent.start(&site.request(&asked)).await;
+    let printed = || std::fs::read_to_string(output.join("r-games.log")).unwrap_or_default();
+    wait_until("the workflow job runs", DEADLINE, || async {
+        if allocation.seen("up").is_empty() {
+            Err(printed())
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+    wait_until(
+        "the runner has cancelled its workflow job",
+        TIME_LIMIT,
+        || async { (!allocation.seen("cancelled").is_empty()).then_some(()) },
+    )
+    .await;
+    until_idle(&slurm).await;
+    let printed = printed();
+    assert!(printed.trim_end().ends_with("over: signal"), "{printed}");
+    let last = allocation.last().await;
+    assert_eq!(last["reason"], "signal", "{printed}");
+    let state = slurm
+        .run("squeue", &["-h", "-t", "all", "-j", &id, "-o", "%T"])
+        .await
+        .unwrap();
+    assert_eq!(
+        state.trim(),
+        "FAILED",
+        "it ended by itself (143), not by Slurm's TIMEOUT"
+    );
+    assert!(is_empty(&allocation.path("work")), "its scratch is cleaned");
+    until_gone(&allocation.seen("daemon")).await;
+    agent.stop();
+}
+
+#[tokio::test]
+async fn after_a_kill_the_epilog_cleans_up_and_the_node_goes_on() {
+    let runner = format!(
+        r#"{ONE_WORKFLOW_JOB}
+        {DAEMON}
+        mkdir -p _work/read-only/module; touch _work/read-only/module/file; chmod 500 _work/read-only/module _work/read-only
+        until [ -s "$SEEN/daemon" ]; do sleep 0.1; done
+        echo up > "$SEEN/up"
+        sleep 1000"#
+    );
+    let allocation = for_all_users(&runner).await;
+    let work = allocation.path("work");
+    let epilog = allocation.path("epilog");
+    let text = format!(
+        "#!/bin/bash\nbash {EPILOG} {}\necho $? >> {}\n",
+        work.display(),
+        allocation.path("epilog-codes").display()
+    );
+    std::fs::write(&epilog, text).unwrap();
+    std::fs::set_permissions(&epilog, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let Some(slurm) =
+        PrivateSlurm::for_test_with(1, &format!("Epilog={}\n", epilog.display())).await
+    else {
+        return;
+    };
+    let (site, _) = site(&slurm, &allocation);
+    let agent = site.agent().await;
+    let id = agent
+        .start(&site.request(&asked(SLURM_USERS[0], &allocation)))
+        .await;
+    allocation.until_seen("up").await;
+    assert!(!is_empty(&work));
+    // Names that match, and are not its work directory.
+    let victim = allocation.path("victim");
+    std::fs::create_dir(&victim).unwrap();
+    std::fs::write(victim.join("file"), "").unwrap();
+    symlink(&victim, work.join(format!("gha-slurm-{id}.symlnk"))).unwrap();
+    let of_root = work.join(format!("gha-slurm-{id}.ofroot"));
+    std::fs::create_dir(&of_root).unwrap();
+    let of_another = work.join(format!("gha-slurm-{id}0.abcdef"));
+    std::fs::create_dir(&of_another).unwrap();
+    // As the kernel does when memory is short, or Slurm when its patience is over: the job script has no last word.
+    slurm
+        .run("scancel", &["--signal=KILL", "--batch", &id])
+        .await
+        .unwrap();
+    until_idle(&slurm).await;
+    wait_until("the epilog has run", DEADLINE, || async {
+        std::fs::read_to_string(allocation.path("epilog-codes")).ok()
+    })
+    .await;
+    until_gone(&allocation.seen("daemon")).await;
+    let mut left: Vec<_> = std::fs::read_dir(&work)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    left.sort();
+    assert_eq!(
+        left,
+        [
+            of_root,
+            work.join(format!("gha-slurm-{id}.symlnk")),
+            of_another
+        ]
+    );
+    assert!(victim.join("file").exists());
+    assert_eq!(
+        std::fs::read_to_string(allocation.path("epilog-codes")).unwrap(),
+        "0\n"
+    );
+    agent.stop();
+}
+
+/// Without a Slurm: what slurmd may hand to it, and what users may leave where it looks.
+#[test]
+fn the_epilog_removes_what_is_the_users_alone_and_never_fails() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: slurmd runs the epilog as root");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let games = 5;
+    let make = |name: &str, owner: u32| {
+        let path = folder.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("file"), "").unwrap();
+        for path in [path.join("file"), path.clone()] {
+            chown(path, Some(owner), None).unwrap();
+        }
+        path
+    };
+    let run = |job: &str, uid: &str| {
+        let mut command = Command::new("bash");
+        command
+            .arg(EPILOG)
+            .arg(folder.path())
+            .arg("/nonexistent")
+            .env_clear();
+        command
+            .env("PATH", "/usr/bin:/bin")
+            .env("SLURM_JOB_ID", job)
+            .env("SLURM_JOB_UID", uid);
+        assert!(command.status().unwrap().success(), "{job} {uid}");
+    };
+    let (own, foreign) = (
+        make("gha-slurm-17.AbCdEf", games),
+        make("gha-slurm-17.ghijkl", 9),
+    );
+    // A link inside that leads to somebody else's.
+    symlink(&foreign, own.join("link")).unwrap();
+    let longer = make("gha-slurm-17.AbCdEfg", games);
+    for (job, uid) in [
+        ("", "5"),
+        ("*", "5"),
+        ("17; rm -rf /", "5"),
+        ("17", ""),
+        ("17", "0"),
+        ("17", "5 "),
+        ("17", "-1"),
+        ("17", "77777"),
+    ] {
+        run(job, uid);
+        assert!(own.exists(), "{job:?} {uid:?}");
+    }
+    run("17", "5");
+    assert!(!own.exists());
+    assert!(foreign.join("file").exists() && longer.exists());
+}
+
+/// Reads whatever can be read of the other user's.
+const LOOK_AROUND: &str = r#"
+me=$(id -un)
+secret="secret-of-$me"
+echo "$secret" > secret
+echo "printed: $secret"
+SECRET=$secret sleep 1000 & child=$!
+echo up > "$SEEN/up-$me"
+until [ -s "$SEEN/up-games" ] && [ -s "$SEEN/up-news" ]; do sleep 0.1; done
+{
+    cat /proc/[0-9]*/environ | tr '\0' '\n'
+    find "$WORK" -type f -exec cat {} +
+    cat "$OUTPUT"/*
+    cat "$SPOOL"/*/*
+} > "$SEEN/all-$me" 2>/dev/null
+echo done > "$SEEN/done-$me"
+until [ -s "$SEEN/done-games" ] && [ -s "$SEEN/done-news" ]; do sleep 0.1; done
+kill "$child"
+"#;
+
+#[tokio::test]
+async fn two_users_on_one_node_read_nothing_of_each_other() {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let allocation = for_all_users(&format!(
+        "{ONE_WORKFLOW_JOB}\n. \"$(dirname \"$SEEN\")/look-around\""
+    ))
+    .await;
+    let (site, output) = site(&slurm, &allocation);
+    let spool = slurm.conf().with_file_name("spool");
+    let look = format!(
+        "WORK={} OUTPUT={} SPOOL={}\n{LOOK_AROUND}",
+        allocation.path("work").display(),
+        output.display(),
+        spool.display()
+    );
+    std::fs::write(allocation.path("look-around"), look).unwrap();
+    let agent = site.agent().await;
+    let mut tokens = Vec::new();
+    for user in SLURM_USERS {
+        let request = site.request(&asked(user, &allocation));
+        agent.start(&request).await;
+        tokens.push(request.launcher_token);
+    }
+    for user in SLURM_USERS {
+        allocation.until_seen(&format!("done-{user}")).await;
+    }
+    until_idle(&slurm).await;
+    for (user, other) in [("games", "news"), ("news", "games")] {
+        let all = std::fs::read(allocation.path("seen").join(format!("all-{user}"))).unwrap();
+        let all = String::from_utf8_lossy(&all);
+        for own in [
+            format!("SECRET=secret-of-{user}"),
+            format!("printed: secret-of-{user}"),
+            format!("\nsecret-of-{user}\n"),
+        ] {
+            assert!(
+                all.contains(&own),
+                "what is its own can be read: {own:?}\n{all}"
+            );
+        }
+        assert!(
+            !all.contains(&format!("secret-of-{other}")),
+            "{user} read of {other}:\n{all}"
+        );
+        for token in &tokens {
+            assert!(
+                !all.contains(token.as_str()),
+                "{user} read a launch token:\n{all}"
+            );
+        }
+    }
+    assert!(is_empty(&allocation.path("work")));
+    agent.stop();
+}

@@ -1,0 +1,47 @@
+#!/bin/bash
+# gha-slurm epilog: for slurm.conf's Epilog, run by slurmd as root when a Slurm job has ended on a node. It removes what a
+# job script of ours that was killed (SIGKILL, out of memory, a power cut of slurmd) left behind: its work directory and its
+# processes. Of other Slurm jobs it finds nothing.
+#
+# Arguments: the folders in which work directories are made (`runner.work_root` of gha-slurm-munge); /tmp when there is none.
+# Environment, from slurmd: SLURM_JOB_ID, SLURM_JOB_UID, SLURM_JOB_GID.
+#
+# Everything is done as the Slurm job's user: whatever stands at these names, nothing is removed or ended that this user
+# could not. It always succeeds: slurmd drains a node whose epilog fails.
+
+readonly PATIENCE_S=120 # for a large work directory; the node waits for it
+
+# clean_up ROOT...: as the user.
+clean_up() {
+    local pid root folder
+    # What a process was started with: a workflow job's processes have both, unless they hide.
+    grep -lzxF "SLURM_JOB_ID=$SLURM_JOB_ID" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 | while read -r pid; do
+        ! grep -qz '^GHA_SLURM_ALLOCATION=' "/proc/$pid/environ" 2>/dev/null || kill -KILL "$pid"
+    done
+    for root; do
+        for folder in "$root/gha-slurm-$SLURM_JOB_ID".??????; do
+            # No symlink, and not what somebody else put there.
+            [[ -d $folder && ! -L $folder && -O $folder ]] || continue
+            # Some tools make folders read-only.
+            chmod -R u+rwX -- "$folder"
+            rm -rf --one-file-system -- "$folder"
+        done
+    done
+}
+
+if [[ ${1:-} == --as-user ]]; then
+    clean_up "${@:2}"
+    exit 0
+fi
+[[ ${SLURM_JOB_ID:-} =~ ^[0-9]+$ && ${SLURM_JOB_UID:-} =~ ^[1-9][0-9]*$ ]] || exit 0
+(($# > 0)) || set -- /tmp
+# The Slurm job's group: a user sees the environment of none of their processes that has another.
+group=${SLURM_JOB_GID:-}
+[[ $group =~ ^[0-9]+$ ]] || group=$(id -g "$SLURM_JOB_UID" 2>/dev/null) || group=65534
+here=$(realpath "${BASH_SOURCE[0]}")
+# On standard input: the user need not be able to read this file.
+cd / && timeout --kill-after=5 "$PATIENCE_S" \
+    setpriv --reuid "$SLURM_JOB_UID" --regid "$group" --clear-groups --no-new-privs \
+    env -i PATH=/usr/bin:/bin SLURM_JOB_ID="$SLURM_JOB_ID" bash -s -- --as-user "$@" \
+    <"$here" >/dev/null 2>&1
+exit 0
