@@ -23,7 +23,7 @@ pub struct Policy {
 
 /// What is decided about one workflow job.
 enum Decision {
-    Ours(ResourceRequest, SlurmUser),
+    Ours(Box<ResourceRequest>, SlurmUser),
     NotOurs(String),
     Waiting(String),
     Refused(String),
@@ -35,7 +35,7 @@ fn decide(job: &WorkflowJob, standing: &Standing, policy: &Policy) -> Decision {
         Err(reason) => return Decision::NotOurs(reason.to_string()),
     };
     match admit(standing) {
-        Ok(mapping) => Decision::Ours(mapping.complete(resources), mapping.user),
+        Ok(mapping) => Decision::Ours(Box::new(mapping.complete(resources)), mapping.user),
         Err(reason @ NotAdmitted::Unmapped) => Decision::Waiting(reason.to_string()),
         Err(reason) => Decision::Refused(reason.to_string()),
     }

@@ -145,7 +145,7 @@ impl Application {
                 self_service::configure(config, service);
             }
         };
-        let http = match (settings.http, &outbound) {
+        let http = match (settings.http.clone(), &outbound) {
             (None, Some(_)) if !for_users => None,
             (http, _) => {
                 let http = http.unwrap_or_else(default_http);

@@ -110,7 +110,7 @@ async fn look(settings: &Settings, slurm: &dyn Slurm, node: &Node) -> anyhow::Re
     let name = format!("gha-slurm-node-check-{}", allocation.0.simple());
     let mut claims = claims_without_token(allocation, name, node.user.clone(), resources);
     claims.token_url = node.token_url.clone().unwrap_or_default();
-    if let (None, KeySource::Jwks(url)) = (&node.token_url, &settings.keys) {
+    if let (None, KeySource::Jwks { url, .. }) = (&node.token_url, &settings.keys) {
         let base = url.strip_suffix("/.well-known/jwks.json");
         claims.token_url = base.unwrap_or_default().to_owned();
     }

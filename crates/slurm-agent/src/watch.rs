@@ -485,7 +485,7 @@ mod tests {
             ended_at: Some(at(1000)),
             ..job(1, "1", SlurmState::Completed)
         };
-        watch.take_in(vec![over, job(2, "2", SlurmState::Running)]);
+        watch.take_in(queue(vec![over, job(2, "2", SlurmState::Running)]));
         let due = |seconds: i64| -> Vec<String> {
             let due = watch.usage_due(at(seconds)).into_iter();
             due.map(|id| id.to_string()).collect()

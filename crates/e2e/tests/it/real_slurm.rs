@@ -52,7 +52,7 @@ async fn builds_arrive_while_slurmctld_is_away(by: By) {
     }
     stack.until_allocations("in_supply", 0).await;
     assert_eq!(stack.allocations("true").await, BUILDS as i64);
-    assert_eq!(stack.github.calls(CREATE_JIT), BUILDS);
+    assert_eq!(stack.github.calls(CREATE_JIT), BUILDS as u64);
     let all = ["--noheader", "--states=all", "--format=%k"];
     let comments = stack.slurm().run("squeue", &all).await.unwrap();
     let mut comments: Vec<&str> = comments.lines().collect();
@@ -83,7 +83,7 @@ async fn a_build_arrives_while_slurmrestd_is_away() {
     stack.map(&[REPOSITORY]).await;
     stack.slurm().stop_rest();
     let id = stack.queue("true");
-    stack.until_kind(id, "submission_delayed").await;
+    stack.until_kind(id, "delayed").await;
     stack.slurm().start_rest().unwrap();
     stack.until_succeeded(id).await;
     stack.until_completed(id).await;

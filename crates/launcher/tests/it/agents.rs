@@ -199,6 +199,8 @@ async fn an_agent_asks_answers_and_tells() {
             ended_at: None,
             nodes: Some("n3".into()),
             exit_code: None,
+            usage: None,
+            usage_to_come: false,
         }],
         policy: "a".into(),
     };

@@ -53,10 +53,10 @@ impl Service {
 
     /// Takes the word of the agent of the cluster `main`, whose keys are in this folder.
     pub(crate) async fn start_with_agent(keys: &Path) -> Self {
-        let file = "[[agents]]\ncluster = \"main\"\npublic_keys = ";
+        let file = "[[agents]]\ncluster = \"main\"\npublic_keys = \"";
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("settings.toml");
-        std::fs::write(&path, format!("{file}{keys:?}\n")).unwrap();
+        std::fs::write(&path, format!("{file}{}\"\n", keys.display())).unwrap();
         Self::start_from(None, Some(&path)).await
     }
 

@@ -5,7 +5,9 @@ use gha_slurm_domain::{
 use gha_slurm_storage::allocations::{self, NewAllocation};
 use gha_slurm_storage::runners::{self, Redeemer};
 use gha_slurm_storage::workflow_jobs::{self, WorkflowJob};
-use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, StorageError, repositories, usage};
+use gha_slurm_storage::{
+    AsyncConnection, AsyncPgConnection, StorageError, mappings, repositories, usage,
+};
 use serde_json::json;
 
 use crate::builds::waiting;
@@ -25,9 +27,13 @@ async fn used(
         .await
         .unwrap();
     // To this user alone, whoever had it before.
-    for (somebody, list) in [("alice", [].as_slice()), ("bob", &[]), (user, &[scope])] {
+    for (somebody, list) in [
+        ("alice", [].as_slice()),
+        ("bob", &[]),
+        (user, &[scope.into()]),
+    ] {
         let somebody = somebody.parse().unwrap();
-        repositories::replace_mapping_list(conn, &somebody, list, None, now)
+        mappings::replace(conn, &somebody, list, None, now)
             .await
             .unwrap();
     }
