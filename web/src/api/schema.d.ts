@@ -76,6 +76,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/usage": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What was used in a month, summed for each repository and Slurm user. */
+        get: operations["getUsage"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/users/{username}/repositories": {
         parameters: {
             query?: never;
@@ -197,6 +214,37 @@ export interface components {
              *     has, to those of its runner class that are on the way).
              */
             timeline: components["schemas"]["TimelineEntry"][];
+            usage?: components["schemas"]["BuildUsage"] | null;
+        };
+        /** @description What the Slurm job of a build used, as Slurm's accounting says. */
+        BuildUsage: {
+            /**
+             * Format: int64
+             * @description CPU seconds it had, used or not (sacct's `CPUTimeRAW`).
+             */
+            cpuAllocatedS: number;
+            /**
+             * Format: int64
+             * @description CPU seconds its processes used (sacct's `TotalCPU`); 0 where Slurm gathers none.
+             */
+            cpuUsedS: number;
+            /**
+             * Format: int64
+             * @description Seconds from its start to its end.
+             */
+            elapsedS: number;
+            /**
+             * Format: int64
+             * @description GPU seconds it had, used or not; 0 where Slurm does not count GPUs.
+             */
+            gpuAllocatedS: number;
+            /**
+             * Format: int64
+             * @description The largest resident set of a task of it, in bytes, where Slurm gathers it.
+             */
+            maxRssBytes?: number | null;
+            /** @description What it had, as sacct's `AllocTRES`: `cpu=2,gres/gpu=1,mem=4000M,node=1`. */
+            tres: string;
         };
         /** @description Entry of a list: a repository alone (what it is charged to stays as it is), or with what it is charged to. */
         ListEntry: string | components["schemas"]["RepositoryEntry"];
@@ -205,6 +253,13 @@ export interface components {
          * @enum {string}
          */
         MappingState: "mapped" | "waiting";
+        /** @description Answer of `GET /api/usage`. */
+        MonthlyUsage: {
+            /** @description `2026-11`: Slurm jobs that ended in it, in UTC. */
+            month: string;
+            /** @description The one with the most CPU time first. */
+            sums: components["schemas"]["UsageSum"][];
+        };
         /** @description An error as every service of ours answers it. `code` is stable and meant for programs; `detail` is for people. */
         Problem: {
             /** @description Stable machine-readable code, for example `signature_invalid`. */
@@ -275,6 +330,48 @@ export interface components {
             runnerName?: string | null;
             /** @description The Slurm job. */
             slurmJobId?: string | null;
+        };
+        /** @description What the Slurm jobs for a repository used that spent one Slurm user's allocation, as Slurm's accounting says. */
+        UsageSum: {
+            /**
+             * Format: int64
+             * @description Slurm jobs, with those that got no workflow job.
+             */
+            allocations: number;
+            /**
+             * Format: int64
+             * @description Slurm jobs in which a workflow job ran.
+             */
+            builds: number;
+            /**
+             * Format: int64
+             * @description CPU seconds they had, used or not (sacct's `CPUTimeRAW`).
+             */
+            cpuAllocatedS: number;
+            /**
+             * Format: int64
+             * @description CPU seconds their processes used (sacct's `TotalCPU`); 0 where Slurm gathers none.
+             */
+            cpuUsedS: number;
+            /**
+             * Format: int64
+             * @description Seconds from start to end.
+             */
+            elapsedS: number;
+            /**
+             * Format: int64
+             * @description GPU seconds they had, used or not; 0 where Slurm does not count GPUs.
+             */
+            gpuAllocatedS: number;
+            /**
+             * Format: int64
+             * @description The largest resident set of a task of them, in bytes, where Slurm gathers it.
+             */
+            maxRssBytes?: number | null;
+            /** @description `https://github.com/owner/name`. */
+            repositoryUrl: string;
+            /** @description Whose allocation was spent. */
+            slurmUser: string;
         };
         /** @description A repository of a Slurm user. */
         UserRepository: {
@@ -514,6 +611,51 @@ export interface operations {
             };
             /** @description The App cannot see it */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    getUsage: {
+        parameters: {
+            query: {
+                /** @description The month, in UTC: `2026-11`. */
+                month: string;
+                /** @description Only what spent this Slurm user's allocation. */
+                user?: string;
+                /** @description Only this repository: `owner/name` or its URL. */
+                repository?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The sums */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["MonthlyUsage"];
+                };
+            };
+            /** @description The query is wrong */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No or a wrong bearer token */
+            401: {
                 headers: {
                     [name: string]: unknown;
                 };
