@@ -5,7 +5,7 @@ use chrono::{TimeDelta, Utc};
 use gha_slurm_domain::RepositoryId;
 use gha_slurm_github::Deletion;
 use gha_slurm_storage::runners::{self, Runner};
-use gha_slurm_storage::{AsyncConnection, StorageError};
+use gha_slurm_storage::{AsyncConnection, StorageError, replan};
 
 use crate::inquiry::{Inquiry, InquiryError};
 
@@ -52,9 +52,14 @@ async fn release_one(
             })
             .await?;
         }
+        // Then another one may be idle in its stead: the planner looks again.
         Deletion::Busy => {
-            runners::busy(&mut conn, runner, None, now).await?;
-            runners::release_again(&mut conn, runner, None).await?;
+            conn.transaction::<_, StorageError, _>(async |conn| {
+                runners::busy(conn, runner, None, now).await?;
+                runners::release_again(conn, runner, None).await?;
+                replan::request(conn, repository, false, "a runner has work").await
+            })
+            .await?;
         }
         // Not registered yet, or over: its node will say which. That GitHub does not know it does not mean that it is idle.
         Deletion::NotFound => runners::release_again(&mut conn, runner, None).await?,

@@ -124,12 +124,15 @@ async fn before_the_time_limit_the_workflow_job_is_cancelled_in_an_orderly_way()
     let runner = format!(
         r#"{}
         {DAEMON}
+        trap 'sleep 1; echo cancelled > "$SEEN/cancelled"; exit 0' TERM INT
         echo up > "$SEEN/up"
-        trap 'sleep 1; echo cancelled > "$SEEN/cancelled"; exit 0' TERM INT; while :; do sleep 0.1; done"#,
+        while :; do sleep 0.1; done"#,
         ONE_WORKFLOW_JOB.replace("Job test completed", "the workflow job goes on:")
     );
     let allocation = for_all_users(&runner).await;
     let (site, output) = site(&slurm, &allocation);
+    // slurmctld looks every 30 s, and sends the signal up to so much earlier: not at the very start of this minute.
+    let site = site.with("SBATCH__SIGNAL_BEFORE_END_S", "1");
     let agent = site.agent().await;
     let mut asked = asked(SLURM_USERS[0], &allocation);
     asked.resources = ResourceRequest {

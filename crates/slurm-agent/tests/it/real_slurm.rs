@@ -55,6 +55,24 @@ pub(crate) async fn refusal(agent: &Agent, site: &Site, claims: &LaunchClaims) -
     response.json().await.unwrap()
 }
 
+/// Slurm accepts it, but its answer never comes: `site` sees to that, once. The next call finds the Slurm job.
+pub(crate) async fn a_lost_answer(slurm: &PrivateSlurm, site: Site) {
+    let agent = site.agent().await;
+    let asked = of(SLURM_USERS[0], "r1");
+    let request = site.request(&asked);
+    let first = agent.ask(&request).await.unwrap();
+    assert_eq!(first.status(), 503, "{}", first.text().await.unwrap());
+    let listed = queue(slurm).await;
+    let [accepted] = of_allocation(&listed, asked.sub)[..] else {
+        panic!("Slurm has it all the same: {listed:?}");
+    };
+    let id = agent.start(&request).await;
+    assert!(accepted.starts_with(&format!("{id} ")), "{id}: {accepted}");
+    let listed = queue(slurm).await;
+    assert_eq!(of_allocation(&listed, asked.sub).len(), 1, "{listed:?}");
+    agent.stop();
+}
+
 /// Two users get what they asked for and see nothing of each other.
 pub(crate) async fn two_users_on_one_node(site: impl Fn(&PrivateSlurm) -> Site) {
     let Some(slurm) = PrivateSlurm::for_test(1).await else {

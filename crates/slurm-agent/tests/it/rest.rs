@@ -396,3 +396,59 @@ async fn a_request_of_the_original_app_runs_the_sites_template() {
 async fn the_last_place_is_given_once_and_the_persons_own_slurm_jobs_count() {
     real_slurm::places(site).await;
 }
+
+/// A way to slurmrestd that keeps the answer to the first submission to itself.
+async fn one_answer_is_lost(slurmrestd: String) -> String {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let lost = Arc::new(AtomicBool::new(false));
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = tokio::net::TcpStream::connect(&slurmrestd).await.unwrap();
+            let lost = Arc::clone(&lost);
+            tokio::spawn(async move {
+                let (mut from_client, mut to_client) = client.split();
+                let (mut from_server, mut to_server) = server.split();
+                let mute = AtomicBool::new(false);
+                let asks = async {
+                    let mut part = vec![0; 64 * 1024];
+                    while let Ok(length @ 1..) = from_client.read(&mut part).await {
+                        let part = &part[..length];
+                        let submits = part.windows(10).any(|window| window == b"job/submit");
+                        if submits && !lost.swap(true, Ordering::SeqCst) {
+                            mute.store(true, Ordering::SeqCst);
+                        }
+                        if to_server.write_all(part).await.is_err() {
+                            break;
+                        }
+                    }
+                };
+                let answers = async {
+                    let mut part = vec![0; 64 * 1024];
+                    while let Ok(length @ 1..) = from_server.read(&mut part).await {
+                        let is_kept = mute.load(Ordering::SeqCst);
+                        if !is_kept && to_client.write_all(&part[..length]).await.is_err() {
+                            break;
+                        }
+                    }
+                };
+                tokio::join!(asks, answers);
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_submission_whose_answer_is_lost_is_found_again() {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let slurmrestd = slurm.rest_url().replace("http://", "");
+    let url = one_answer_is_lost(slurmrestd).await;
+    let site = site(&slurm).with("SLURMRESTD__URL", &url);
+    real_slurm::a_lost_answer(&slurm, site).await;
+}

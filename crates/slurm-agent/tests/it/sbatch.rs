@@ -81,3 +81,29 @@ async fn a_request_of_the_original_app_runs_our_template_where_the_site_has_none
 async fn the_last_place_is_given_once_and_the_persons_own_slurm_jobs_count() {
     real_slurm::places(site).await;
 }
+
+#[tokio::test]
+async fn a_submission_whose_answer_is_lost_is_found_again() {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = site(&slurm);
+    let bin = site.path("bin");
+    std::fs::create_dir(&bin).unwrap();
+    for program in ["squeue", "scancel"] {
+        let real = std::path::Path::new("/usr/bin").join(program);
+        std::os::unix::fs::symlink(real, bin.join(program)).unwrap();
+    }
+    // The first submission is accepted; nobody hears of it.
+    let script = format!(
+        "#!/bin/bash\n[[ \"$*\" == *--parsable* ]] && mkdir '{}' 2>/dev/null || exec /usr/bin/sbatch \"$@\"\n\
+         /usr/bin/sbatch \"$@\" >/dev/null; exec sleep 600\n",
+        site.path("lost").display()
+    );
+    let program = bin.join("sbatch");
+    std::fs::write(&program, script).unwrap();
+    let may_run = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, may_run).unwrap();
+    let site = site.with("SBATCH__BIN", bin.to_str().unwrap());
+    real_slurm::a_lost_answer(&slurm, site).await;
+}
