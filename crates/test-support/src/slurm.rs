@@ -395,11 +395,13 @@ fn configuration(dir: &Path, nodes: u16, accounting_port: Option<u16>) -> String
     let dir = dir.display();
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = host.trim().split('.').next().unwrap_or_default();
+    // Several clusters have these nodes: the epilog of one must not find Slurm jobs of another by their number.
     let mut text = format!(
         "ClusterName=private\n\
          SlurmctldHost={host}(127.0.0.1)\n\
          SlurmUser=root\n\
          SlurmctldPort={controller}\n\
+         FirstJobId={controller}00\n\
          AuthType=auth/munge\n\
          AuthInfo=socket={dir}/munge/socket\n\
          CredType=cred/munge\n\

@@ -131,8 +131,6 @@ async fn before_the_time_limit_the_workflow_job_is_cancelled_in_an_orderly_way()
     );
     let allocation = for_all_users(&runner).await;
     let (site, output) = site(&slurm, &allocation);
-    // slurmctld looks every 30 s, and sends the signal up to so much earlier: not at the very start of this minute.
-    let site = site.with("SBATCH__SIGNAL_BEFORE_END_S", "1");
     let agent = site.agent().await;
     let mut asked = asked(SLURM_USERS[0], &allocation);
     asked.resources = ResourceRequest {
@@ -152,7 +150,13 @@ async fn before_the_time_limit_the_workflow_job_is_cancelled_in_an_orderly_way()
     wait_until(
         "the runner has cancelled its workflow job",
         TIME_LIMIT,
-        || async { (!allocation.seen("cancelled").is_empty()).then_some(()) },
+        || async {
+            if allocation.seen("cancelled").is_empty() {
+                Err(printed())
+            } else {
+                Ok(())
+            }
+        },
     )
     .await;
     until_idle(&slurm).await;
