@@ -126,7 +126,7 @@ impl Build {
 
 /// What squeue says now, indented.
 async fn queue(slurm: &PrivateSlurm) -> Result<String> {
-    let columns = "--format=%.6i %.9P %.34j %.8u %.10T %.6M %R";
+    let columns = "--format=%.9i %.9P %.34j %.8u %.10T %.6M %R";
     let listing = slurm.run("squeue", &[columns]).await?;
     let lines = listing
         .lines()
