@@ -43,21 +43,52 @@ async fn for_all_users(runner: &str) -> Allocation {
     allocation
 }
 
+/// How Slurm is spoken to.
+#[derive(Clone, Copy)]
+enum By {
+    Programs,
+    Rest,
+}
+
 /// A site that submits our job script, with the broker, the runner and the work folder of `allocation`.
-fn site(slurm: &PrivateSlurm, allocation: &Allocation) -> (Site, PathBuf) {
+fn site(by: By, slurm: &PrivateSlurm, allocation: &Allocation) -> (Site, PathBuf) {
     let (site, output) = bare_site();
     let text = |path: PathBuf| path.to_str().unwrap().to_owned();
+    let site = match by {
+        By::Programs => site
+            .with("SLURM__BACKEND", "sbatch")
+            .with("SBATCH__RUN_AS", "root")
+            .with("SBATCH__CONF", &text(slurm.conf()))
+            .with("SBATCH__OUTPUT_FOLDER", &output)
+            .with("SBATCH__SIGNAL_BEFORE_END_S", "1"),
+        By::Rest => site
+            .with("SLURM__BACKEND", "slurmrestd")
+            .with("SLURMRESTD__URL", &slurm.rest_url())
+            .with("SLURMRESTD__TOKENS", "scontrol")
+            .with("SLURMRESTD__CONF", &text(slurm.conf()))
+            .with("SLURMRESTD__SERVICE_USER", "bin")
+            .with("SLURMRESTD__OUTPUT_FOLDER", &output),
+    };
     let site = site
-        .with("SLURM__BACKEND", "sbatch")
-        .with("SBATCH__RUN_AS", "root")
-        .with("SBATCH__CONF", slurm.conf().to_str().unwrap())
-        .with("SBATCH__OUTPUT_FOLDER", &output)
-        .with("SBATCH__SIGNAL_BEFORE_END_S", "1")
         .with("RUNNER__JOB_SCRIPT", SCRIPT)
         .with("RUNNER__FOLDER", &text(allocation.path("runner")))
         .with("RUNNER__WORK_ROOT", &text(allocation.path("work")));
     (site, output.into())
 }
+
+/// Each of them, by Slurm's programs and by slurmrestd.
+macro_rules! by_both {
+    ($($test:ident),* $(,)?) => {
+        mod by_programs { $(#[tokio::test] async fn $test() { super::$test(super::By::Programs).await; })* }
+        mod by_rest { $(#[tokio::test] async fn $test() { super::$test(super::By::Rest).await; })* }
+    };
+}
+
+by_both!(
+    daemons_of_a_workflow_job_are_gone_at_the_end,
+    after_a_kill_the_epilog_cleans_up_and_the_node_goes_on,
+    two_users_on_one_node_read_nothing_of_each_other,
+);
 
 fn asked(user: &str, allocation: &Allocation) -> LaunchClaims {
     LaunchClaims {
@@ -95,15 +126,14 @@ async fn until_gone(pid: &str) {
 /// A workflow job that daemonises: a session of its own, and its parent gone.
 const DAEMON: &str = r#"( setsid bash -c 'echo $$ > "$0"; exec sleep 1000' "$SEEN/daemon" & )"#;
 
-#[tokio::test]
-async fn daemons_of_a_workflow_job_are_gone_at_the_end() {
+async fn daemons_of_a_workflow_job_are_gone_at_the_end(by: By) {
     let Some(slurm) = PrivateSlurm::for_test(1).await else {
         return;
     };
     let runner =
         format!("{ONE_WORKFLOW_JOB}\n{DAEMON}\nuntil [ -s \"$SEEN/daemon\" ]; do sleep 0.1; done");
     let allocation = for_all_users(&runner).await;
-    let (site, _) = site(&slurm, &allocation);
+    let (site, _) = site(by, &slurm, &allocation);
     let agent = site.agent().await;
     agent
         .start(&site.request(&asked(SLURM_USERS[0], &allocation)))
@@ -130,7 +160,7 @@ async fn before_the_time_limit_the_workflow_job_is_cancelled_in_an_orderly_way()
         ONE_WORKFLOW_JOB.replace("Job test completed", "the workflow job goes on:")
     );
     let allocation = for_all_users(&runner).await;
-    let (site, output) = site(&slurm, &allocation);
+    let (site, output) = site(By::Programs, &slurm, &allocation);
     let agent = site.agent().await;
     let mut asked = asked(SLURM_USERS[0], &allocation);
     asked.resources = ResourceRequest {
@@ -178,8 +208,7 @@ async fn before_the_time_limit_the_workflow_job_is_cancelled_in_an_orderly_way()
     agent.stop();
 }
 
-#[tokio::test]
-async fn after_a_kill_the_epilog_cleans_up_and_the_node_goes_on() {
+async fn after_a_kill_the_epilog_cleans_up_and_the_node_goes_on(by: By) {
     let runner = format!(
         r#"{ONE_WORKFLOW_JOB}
         {DAEMON}
@@ -203,7 +232,7 @@ async fn after_a_kill_the_epilog_cleans_up_and_the_node_goes_on() {
     else {
         return;
     };
-    let (site, _) = site(&slurm, &allocation);
+    let (site, _) = site(by, &slurm, &allocation);
     let agent = site.agent().await;
     let id = agent
         .start(&site.request(&asked(SLURM_USERS[0], &allocation)))
@@ -328,8 +357,7 @@ until [ -s "$SEEN/done-games" ] && [ -s "$SEEN/done-news" ]; do sleep 0.1; done
 kill "$child"
 "#;
 
-#[tokio::test]
-async fn two_users_on_one_node_read_nothing_of_each_other() {
+async fn two_users_on_one_node_read_nothing_of_each_other(by: By) {
     let Some(slurm) = PrivateSlurm::for_test(1).await else {
         return;
     };
@@ -337,7 +365,7 @@ async fn two_users_on_one_node_read_nothing_of_each_other() {
         "{ONE_WORKFLOW_JOB}\n. \"$(dirname \"$SEEN\")/look-around\""
     ))
     .await;
-    let (site, output) = site(&slurm, &allocation);
+    let (site, output) = site(by, &slurm, &allocation);
     let spool = slurm.conf().with_file_name("spool");
     let look = format!(
         "WORK={} OUTPUT={} SPOOL={}\n{LOOK_AROUND}",
