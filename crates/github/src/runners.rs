@@ -175,6 +175,24 @@ impl Github {
         })
     }
 
+    /// Deletes a runner, known by its id or, where it was registered with a registration token, by its name alone; unless it
+    /// has work.
+    pub async fn deregister(
+        &self,
+        scope: &Scope,
+        id: Option<i64>,
+        name: &str,
+    ) -> Result<Deletion, GithubError> {
+        let id = match id {
+            Some(id) => Some(id),
+            None => self.find_runner(scope, name).await?.map(|found| found.id),
+        };
+        match id {
+            Some(id) => self.delete_runner(scope, id).await,
+            None => Ok(Deletion::NotFound),
+        }
+    }
+
     /// The runner of this name, if GitHub knows one. `GET /repos/{owner}/{repo}/actions/runners?name=`.
     pub async fn find_runner(
         &self,

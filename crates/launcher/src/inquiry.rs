@@ -68,19 +68,8 @@ impl Inquiry {
         let Some(scope) = scope else {
             return Ok(Deletion::NotFound);
         };
-        let id = match runner.github_runner_id {
-            Some(id) => Some(id),
-            // Registered with a registration token: only the name is known.
-            None => self
-                .github
-                .find_runner(&scope, &runner.name)
-                .await?
-                .map(|found| found.id),
-        };
-        match id {
-            Some(id) => Ok(self.github.delete_runner(&scope, id).await?),
-            None => Ok(Deletion::NotFound),
-        }
+        let (id, name) = (runner.github_runner_id, &runner.name);
+        Ok(self.github.deregister(&scope, id, name).await?)
     }
 
     /// Asks about one workflow job. Gives its state afterwards; `None`: nobody knows it.

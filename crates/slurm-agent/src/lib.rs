@@ -9,6 +9,7 @@ pub mod ledger;
 mod original;
 mod outbound;
 pub mod policy;
+mod program;
 mod relay;
 pub mod runner;
 pub mod self_check;

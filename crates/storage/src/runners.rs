@@ -530,10 +530,7 @@ pub async fn to_release(
         .select((Runner::as_select(), allocations::repository_id))
         .load(conn)
         .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(r, s)| (r, RepositoryId(s)))
-        .collect())
+    Ok(with_scopes(rows))
 }
 
 /// Asks again at `at`; never, when that is `None`, unless the planner wants it once more.
@@ -649,10 +646,7 @@ pub async fn unattributed(
         .select((Runner::as_select(), allocations::repository_id))
         .load(conn)
         .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(r, s)| (r, RepositoryId(s)))
-        .collect())
+    Ok(with_scopes(rows))
 }
 
 /// GitHub knows no workflow job that this runner took: it stops counting as supply.
@@ -696,8 +690,11 @@ pub async fn overdue(
         .select((Runner::as_select(), allocations::repository_id))
         .load(conn)
         .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(r, s)| (r, RepositoryId(s)))
-        .collect())
+    Ok(with_scopes(rows))
+}
+
+fn with_scopes(rows: Vec<(Runner, i64)>) -> Vec<(Runner, RepositoryId)> {
+    rows.into_iter()
+        .map(|(runner, scope)| (runner, RepositoryId(scope)))
+        .collect()
 }

@@ -183,21 +183,8 @@ impl Broker {
                 .ok_or_else(unknown_token)?
         };
         let scope = self.scope(&repository).await?;
-        let deleted = async {
-            let id = match runner.github_runner_id {
-                Some(id) => Some(id),
-                None => self
-                    .github
-                    .find_runner(&scope, &runner.name)
-                    .await?
-                    .map(|found| found.id),
-            };
-            match id {
-                Some(id) => self.github.delete_runner(&scope, id).await,
-                None => Ok(Deletion::NotFound),
-            }
-        };
-        match deleted.await {
+        let (id, name) = (runner.github_runner_id, &runner.name);
+        match self.github.deregister(&scope, id, name).await {
             Ok(Deletion::Busy) => Err(busy()),
             // Not found: it has finished its one workflow job, or GitHub removed it. Either way none will come, and a
             // node that saw none start loses nothing.

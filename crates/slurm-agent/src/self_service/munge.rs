@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use gha_slurm_contract::self_service::{CREDENTIAL_LIFETIME_S, CredentialPayload};
 use nix::unistd::{Uid, User};
-use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::sync::Semaphore;
+
+use crate::program;
 
 /// Longest credential that is looked at.
 const MAX_CREDENTIAL_BYTES: usize = 16 * 1024;
@@ -143,25 +143,12 @@ impl Munge {
             .await
             .map_err(|closed| unavailable(&closed))?;
         let mut command = Command::new(&self.program);
-        command.env_clear().current_dir("/").kill_on_drop(true);
+        command.env_clear().current_dir("/");
         if let Some(socket) = &self.socket {
             command.arg("--socket").arg(socket);
         }
-        let work = async {
-            let mut child = command
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()?;
-            if let Some(mut stdin) = child.stdin.take() {
-                // One that ends early says why.
-                let _ = stdin.write_all(credential.as_bytes()).await;
-            }
-            child.wait_with_output().await
-        };
-        let output = tokio::time::timeout(DEADLINE, work)
+        let output = program::answer(&mut command, credential, DEADLINE)
             .await
-            .map_err(|_| unavailable(&"no answer"))?
             .map_err(|error| unavailable(&error))?;
         // The exit code is munge_err_t: munge(7), ERRORS.
         match output.status.code() {

@@ -3,15 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Output;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Local, NaiveDateTime, TimeZone, Utc};
 use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmJobId, SlurmState, SlurmUser};
-use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::program;
 use crate::settings::{RunAs, SbatchSettings};
 use crate::slurm::{
     JobUsage, PATH, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey, allocation_of,
@@ -89,23 +89,9 @@ impl SbatchSlurm {
             .get_program()
             .to_string_lossy()
             .into_owned();
-        let trouble = |error: &dyn std::fmt::Display| SlurmUnavailable(format!("{name}: {error}"));
-        let work = async {
-            let mut child = command
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()?;
-            if let Some(mut stdin) = child.stdin.take() {
-                // One that ends early says why on standard error.
-                let _ = stdin.write_all(input.as_bytes()).await;
-            }
-            child.wait_with_output().await
-        };
-        tokio::time::timeout(DEADLINE, work)
+        program::answer(&mut command, input, DEADLINE)
             .await
-            .map_err(|_| trouble(&format!("no answer within {} s", DEADLINE.as_secs())))?
-            .map_err(|error| trouble(&error))
+            .map_err(|error| SlurmUnavailable(format!("{name}: {error}")))
     }
 }
 
