@@ -2,7 +2,7 @@
 //! was withdrawn cancelled.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_auth::{Signer, token};
@@ -31,6 +31,8 @@ const LEASE: TimeDelta = TimeDelta::seconds(60);
 const CONCURRENCY: usize = 16;
 /// Planned rows of other processes, and leases that ran out, are looked for this often.
 const SWEEP: Duration = Duration::from_secs(2);
+/// While one planned allocation follows the other, what is not wanted any more is looked for this often.
+const TIDY: Duration = Duration::from_millis(250);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
@@ -61,17 +63,13 @@ pub struct Submitter {
 pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: CancellationToken) {
     let mut cancelling_fails = false;
     let mut calls = JoinSet::new();
+    let mut more_may_wait = false;
+    let mut tidied_at = Instant::now();
     while !stop.is_cancelled() {
-        if let Err(error) = surplus::release(&submitter.inquiry).await {
-            tracing::warn!(%error, "idle runners that are not wanted cannot be looked up");
+        if !more_may_wait || tidied_at.elapsed() >= TIDY {
+            cancelling_fails = !tidy(&submitter, cancelling_fails).await;
+            tidied_at = Instant::now();
         }
-        let cancelled = slurm_jobs::cancel_withdrawn(&submitter).await;
-        if let Err(error) = &cancelled
-            && !cancelling_fails
-        {
-            tracing::warn!(error, "what is not wanted any more is not cancelled yet");
-        }
-        cancelling_fails = cancelled.is_err();
         while calls.try_join_next().is_some() {}
         let room = CONCURRENCY - calls.len();
         let claimed = match claim(&submitter.database, room).await {
@@ -81,7 +79,7 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
                 Vec::new()
             }
         };
-        let more_may_wait = claimed.len() == room;
+        more_may_wait = claimed.len() == room;
         for due in claimed {
             let submitter = Arc::clone(&submitter);
             let span = tracing::info_span!("submit", allocation.id = %due.id);
@@ -114,6 +112,20 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
         }
     }
     while calls.join_next().await.is_some() {}
+}
+
+/// Has what is not wanted any more deregistered and cancelled. Whether it could be; said once, not each time.
+async fn tidy(submitter: &Submitter, has_failed: bool) -> bool {
+    if let Err(error) = surplus::release(&submitter.inquiry).await {
+        tracing::warn!(%error, "idle runners that are not wanted cannot be looked up");
+    }
+    let cancelled = slurm_jobs::cancel_withdrawn(submitter).await;
+    if let Err(error) = &cancelled
+        && !has_failed
+    {
+        tracing::warn!(error, "what is not wanted any more is not cancelled yet");
+    }
+    cancelled.is_ok()
 }
 
 async fn claim(database: &Database, most: usize) -> Result<Vec<Due>, StorageError> {

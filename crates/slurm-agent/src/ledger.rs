@@ -80,18 +80,20 @@ impl Ledger {
         self.folder.join(format!("{allocation}.json"))
     }
 
-    /// What is remembered of `allocation`.
-    pub fn find(&self, allocation: AllocationId) -> io::Result<Option<Entry>> {
-        read(&self.path(allocation))
-    }
-
-    /// Remembers `entry`: when this returns, it survives a power cut.
+    /// Remembers `entry`: when this returns, it survives the process. That it is there at all survives a power cut; what has
+    /// changed since may be lost with one, and Slurm is searched for it then.
     pub fn write(&self, entry: &Entry) -> io::Result<()> {
+        let path = self.path(entry.allocation);
+        let is_new = !path.try_exists()?;
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
         file.write_all(&serde_json::to_vec(entry)?)?;
+        // In any case before the renaming: otherwise a power cut could leave an empty file.
         file.as_file().sync_all()?;
-        file.persist(self.path(entry.allocation))?;
-        sync_folder(&self.folder)
+        file.persist(path)?;
+        if is_new {
+            sync_folder(&self.folder)?;
+        }
+        Ok(())
     }
 
     /// Everything that is remembered.
@@ -166,11 +168,10 @@ mod tests {
         let (old, new) = (entry(100), entry(200));
         ledger.write(&old).unwrap();
         ledger.write(&new).unwrap();
-        assert_eq!(ledger.find(old.allocation).unwrap().as_ref(), Some(&old));
+        assert_eq!(ledger.all().unwrap().len(), 2);
         let before = DateTime::from_timestamp(150, 0).unwrap();
         assert_eq!(ledger.prune(before).unwrap(), 1);
-        assert_eq!(ledger.find(old.allocation).unwrap(), None);
-        assert_eq!(ledger.find(new.allocation).unwrap(), Some(new));
+        assert_eq!(ledger.all().unwrap(), [new]);
     }
 
     #[test]

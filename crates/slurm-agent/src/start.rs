@@ -146,7 +146,7 @@ impl Starter {
             Some(lock) => Some(lock.lock().await),
             None => None,
         };
-        let known = self.on_disk(move |ledger| ledger.find(claims.sub)).await?;
+        let known = self.watch.entry(claims.sub);
         let entry = match known {
             Some(Entry {
                 slurm_job_id: Some(id),
@@ -291,8 +291,11 @@ impl Starter {
     }
 
     async fn remember(self: &Arc<Self>, entry: Entry) -> Result<(), ApiError> {
-        let written = entry.clone();
-        self.on_disk(move |ledger| ledger.write(&written)).await?;
+        let (starter, written) = (Arc::clone(self), entry.clone());
+        tokio::task::spawn_blocking(move || starter.ledger.write(&written))
+            .await
+            .map_err(|e| ApiError::internal(&e))?
+            .map_err(|e| ApiError::unavailable("The agent's state folder", &e, RETRY_AFTER_S))?;
         self.watch.remember(entry);
         Ok(())
     }
@@ -307,7 +310,7 @@ impl Starter {
             Some(lock) => Some(lock.lock().await),
             None => None,
         };
-        let known = self.on_disk(move |ledger| ledger.find(allocation)).await?;
+        let known = self.watch.entry(allocation);
         let Some(entry) = known.filter(|entry| entry.ended.is_none()) else {
             return Ok(None);
         };
@@ -338,17 +341,6 @@ impl Starter {
             told.map_err(|e| ApiError::unavailable("Slurm", &e, RETRY_AFTER_S))?;
         }
         Ok(cancelled)
-    }
-
-    async fn on_disk<T: Send + 'static>(
-        self: &Arc<Self>,
-        work: impl FnOnce(&Ledger) -> std::io::Result<T> + Send + 'static,
-    ) -> Result<T, ApiError> {
-        let starter = Arc::clone(self);
-        tokio::task::spawn_blocking(move || work(&starter.ledger))
-            .await
-            .map_err(|e| ApiError::internal(&e))?
-            .map_err(|e| ApiError::unavailable("The agent's state folder", &e, RETRY_AFTER_S))
     }
 }
 

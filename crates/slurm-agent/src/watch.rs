@@ -103,6 +103,12 @@ impl Watch {
         );
     }
 
+    /// What is remembered of an allocation.
+    pub fn entry(&self, allocation: AllocationId) -> Option<Entry> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&allocation).map(|known| known.entry.clone())
+    }
+
     /// Takes a place for an allocation that was remembered, if `allowed` says so of those that are taken beside it. Counting and
     /// taking are one step: two starts at the same moment never get the last place both.
     pub fn reserve<E>(

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use diesel::dsl::case_when;
 use diesel::prelude::*;
+use diesel::sql_types::{Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use gha_slurm_domain::planner::{ClassView, Supply, SupplyStage};
 use gha_slurm_domain::{
@@ -14,6 +16,12 @@ use crate::pool::StorageError;
 use crate::schema::{allocations, repositories, runner_classes, runners, workflow_jobs};
 use crate::timeline::{self, Entry};
 use crate::workflow_jobs::ClassId;
+
+#[diesel::declare_sql_function]
+extern "SQL" {
+    /// The first that is not NULL.
+    fn coalesce(first: Nullable<Text>, second: Nullable<Text>) -> Nullable<Text>;
+}
 
 /// A runner class of a scope and how it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -463,33 +471,24 @@ pub async fn submitted(
     token_expires_at: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
+    let planned = || allocations::state.eq("planned");
+    let submitted = "submitted".into_sql::<Text>();
+    let state = case_when(planned(), submitted).otherwise(allocations::state);
+    let none = None::<String>.into_sql::<Nullable<Text>>();
+    let reason = case_when(planned(), none).otherwise(allocations::reason);
+    let slurm_job = slurm_job_id.map(SlurmJobId::as_str);
     diesel::update(allocations::table.find(id.0))
         .set((
             allocations::cluster.eq(cluster),
-            allocations::slurm_job_id.eq(diesel::dsl::sql::<
-                diesel::sql_types::Nullable<diesel::sql_types::Text>,
-            >("COALESCE(slurm_job_id, ")
-            .bind::<diesel::sql_types::Nullable<diesel::sql_types::Text>, _>(
-                slurm_job_id.map(|s| s.as_str().to_owned()),
-            )
-            .sql(")")),
+            allocations::slurm_job_id.eq(coalesce(allocations::slurm_job_id, slurm_job)),
             allocations::token_expires_at.eq(token_expires_at),
             allocations::submitted_at.eq(now),
             allocations::lease_until.eq(None::<DateTime<Utc>>),
+            allocations::state.eq(state),
+            allocations::reason.eq(reason),
         ))
         .execute(conn)
         .await?;
-    diesel::update(
-        allocations::table
-            .find(id.0)
-            .filter(allocations::state.eq("planned")),
-    )
-    .set((
-        allocations::state.eq("submitted"),
-        allocations::reason.eq(None::<String>),
-    ))
-    .execute(conn)
-    .await?;
     let detail = match slurm_job_id {
         Some(job) => format!("submitted to {cluster} as Slurm job {job}"),
         None => format!("submitted to {cluster}; its agent does not say which Slurm job"),

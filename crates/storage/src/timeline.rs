@@ -66,11 +66,12 @@ impl Entry {
 
 /// Appends entries.
 pub async fn append(conn: &mut AsyncPgConnection, entries: &[Entry]) -> Result<(), StorageError> {
-    if !entries.is_empty() {
-        diesel::insert_into(timeline::table)
-            .values(entries)
-            .execute(conn)
-            .await?;
-    }
+    let insert = diesel::insert_into(timeline::table);
+    match entries {
+        [] => 0,
+        // diesel keeps the prepared statement of this one, not of one whose length differs.
+        [entry] => insert.values(entry).execute(conn).await?,
+        entries => insert.values(entries).execute(conn).await?,
+    };
     Ok(())
 }
