@@ -98,6 +98,11 @@ impl PrivateSlurm {
         let configuration = configuration(&dir, nodes, accounting_port) + more;
         fs::write(dir.join("slurm.conf"), configuration)?;
         open_to_all(&dir.join("slurm.conf"))?;
+        if more.contains("cgroup") {
+            // Version 1, wherever it is there: without systemd, 22.05 cannot use version 2.
+            let text = "CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\n";
+            fs::write(dir.join("cgroup.conf"), text)?;
+        }
         if accounting {
             let devices = ["gpu0", "gpu1"].map(|name| dir.join("state").join(name));
             let mut gpus = String::new();
@@ -298,6 +303,17 @@ impl PrivateSlurm {
             );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// One of Slurm's client programs, as this user runs it.
+    pub fn command_as(&self, user: &str, program: &str) -> Command {
+        let mut command = Command::new("setpriv");
+        command
+            .arg(format!("--reuid={user}"))
+            .args(["--clear-groups", "--regid=nogroup", program])
+            .env("SLURM_CONF", self.conf())
+            .current_dir("/");
+        command
     }
 
     fn command(&self, program: &str) -> Command {

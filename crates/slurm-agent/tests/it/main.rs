@@ -5,6 +5,7 @@ mod agent_fixture;
 mod containers;
 mod crash;
 mod doctor;
+mod ends;
 mod hooks;
 mod job_script;
 mod job_script_failures;

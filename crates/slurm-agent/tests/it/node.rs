@@ -6,20 +6,20 @@ use std::process::Command;
 use std::time::Duration;
 
 use gha_slurm_contract::LaunchClaims;
-use gha_slurm_domain::ResourceRequest;
+use gha_slurm_domain::SlurmState;
 use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, wait_until};
 
 use crate::DEADLINE;
 use crate::agent_fixture::Site;
-use crate::real_slurm::{bare_site, of};
+use crate::real_slurm::{By, by_both, of, states};
 use crate::script_fixture::*;
 
 const EPILOG: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../../deploy/job-script/gha-slurm-epilog.sh"
 );
-/// A time limit is a minute at least, and Slurm looks at it every half minute.
-const TIME_LIMIT: Duration = Duration::from_secs(150);
+/// Slurm looks at time limits each half minute.
+const TIME_LIMIT: Duration = Duration::from_secs(90);
 
 /// A broker and a runner for Slurm jobs of any user.
 async fn for_all_users(runner: &str) -> Allocation {
@@ -43,49 +43,22 @@ async fn for_all_users(runner: &str) -> Allocation {
     allocation
 }
 
-/// How Slurm is spoken to.
-#[derive(Clone, Copy)]
-enum By {
-    Programs,
-    Rest,
-}
-
-/// A site that submits our job script, with the broker, the runner and the work folder of `allocation`.
+/// A site that submits our job script, with the broker, the runner and the work folder of `allocation`; its output folder.
 fn site(by: By, slurm: &PrivateSlurm, allocation: &Allocation) -> (Site, PathBuf) {
-    let (site, output) = bare_site();
     let text = |path: PathBuf| path.to_str().unwrap().to_owned();
-    let site = match by {
-        By::Programs => site
-            .with("SLURM__BACKEND", "sbatch")
-            .with("SBATCH__RUN_AS", "root")
-            .with("SBATCH__CONF", &text(slurm.conf()))
-            .with("SBATCH__OUTPUT_FOLDER", &output)
-            .with("SBATCH__SIGNAL_BEFORE_END_S", "1"),
-        By::Rest => site
-            .with("SLURM__BACKEND", "slurmrestd")
-            .with("SLURMRESTD__URL", &slurm.rest_url())
-            .with("SLURMRESTD__TOKENS", "scontrol")
-            .with("SLURMRESTD__CONF", &text(slurm.conf()))
-            .with("SLURMRESTD__SERVICE_USER", "bin")
-            .with("SLURMRESTD__OUTPUT_FOLDER", &output),
-    };
-    let site = site
+    let site = by
+        .site(slurm)
         .with("RUNNER__JOB_SCRIPT", SCRIPT)
         .with("RUNNER__FOLDER", &text(allocation.path("runner")))
         .with("RUNNER__WORK_ROOT", &text(allocation.path("work")));
-    (site, output.into())
-}
-
-/// Each of them, by Slurm's programs and by slurmrestd.
-macro_rules! by_both {
-    ($($test:ident),* $(,)?) => {
-        mod by_programs { $(#[tokio::test] async fn $test() { super::$test(super::By::Programs).await; })* }
-        mod by_rest { $(#[tokio::test] async fn $test() { super::$test(super::By::Rest).await; })* }
-    };
+    let output = site.path("output");
+    (site, output)
 }
 
 by_both!(
     daemons_of_a_workflow_job_are_gone_at_the_end,
+    before_the_time_limit_the_workflow_job_is_cancelled_in_an_orderly_way,
+    the_policy_of_builds_is_checked_on_the_node,
     after_a_kill_the_epilog_cleans_up_and_the_node_goes_on,
     two_users_on_one_node_read_nothing_of_each_other,
 );
@@ -146,9 +119,11 @@ async fn daemons_of_a_workflow_job_are_gone_at_the_end(by: By) {
     agent.stop();
 }
 
-#[tokio::test]
-async fn before_the_time_limit_the_workflow_job_is_cancelled_in_an_orderly_way() {
-    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+/// Two minutes before its end the job script is told. By slurmrestd before v0.0.40 it cannot be told beforehand: Slurm's own
+/// SIGTERM at the limit, and `KillWait` before SIGKILL, is all there is, and has to be enough.
+async fn before_the_time_limit_the_workflow_job_is_cancelled_in_an_orderly_way(by: By) {
+    // Slurm's default.
+    let Some(slurm) = PrivateSlurm::for_test_with(1, "KillWait=30\n").await else {
         return;
     };
     let runner = format!(
@@ -160,51 +135,89 @@ async fn before_the_time_limit_the_workflow_job_is_cancelled_in_an_orderly_way()
         ONE_WORKFLOW_JOB.replace("Job test completed", "the workflow job goes on:")
     );
     let allocation = for_all_users(&runner).await;
-    let (site, output) = site(By::Programs, &slurm, &allocation);
+    let (site, output) = site(by, &slurm, &allocation);
+    let site = site.with("SLURM__INTERVAL_S", "1");
     let agent = site.agent().await;
-    let mut asked = asked(SLURM_USERS[0], &allocation);
-    asked.resources = ResourceRequest {
-        time_minutes: Some(1),
-        ..asked.resources
-    };
+    let asked = asked(SLURM_USERS[0], &allocation);
     let id = agent.start(&site.request(&asked)).await;
     let printed = || std::fs::read_to_string(output.join("r-games.log")).unwrap_or_default();
-    wait_until("the workflow job runs", DEADLINE, || async {
-        if allocation.seen("up").is_empty() {
-            Err(printed())
-        } else {
-            Ok(())
-        }
-    })
-    .await;
-    wait_until(
-        "the runner has cancelled its workflow job",
-        TIME_LIMIT,
-        || async {
-            if allocation.seen("cancelled").is_empty() {
-                Err(printed())
-            } else {
-                Ok(())
-            }
-        },
-    )
-    .await;
+    let until_seen = async |what: &str, name: &str, deadline| {
+        wait_until(what, deadline, || async {
+            let seen = !allocation.seen(name).is_empty();
+            seen.then_some(()).ok_or_else(printed)
+        })
+        .await;
+    };
+    until_seen("the workflow job runs", "up", DEADLINE).await;
+    // A time limit is a minute at least; its end may be brought nearer.
+    let (end, state) = match by {
+        By::Programs => ("EndTime=now+100", SlurmState::Failed),
+        By::Rest => ("EndTime=now", SlurmState::TimedOut),
+    };
+    let job = format!("JobId={id}");
+    slurm.run("scontrol", &["update", &job, end]).await.unwrap();
+    until_seen("the runner cancels", "cancelled", TIME_LIMIT).await;
     until_idle(&slurm).await;
     let printed = printed();
     assert!(printed.trim_end().ends_with("over: signal"), "{printed}");
-    let last = allocation.last().await;
-    assert_eq!(last["reason"], "signal", "{printed}");
-    let state = slurm
-        .run("squeue", &["-h", "-t", "all", "-j", &id, "-o", "%T"])
-        .await
-        .unwrap();
-    assert_eq!(
-        state.trim(),
-        "FAILED",
-        "it ended by itself (143), not by Slurm's TIMEOUT"
-    );
+    assert_eq!(allocation.last().await["reason"], "signal", "{printed}");
     assert!(is_empty(&allocation.path("work")), "its scratch is cleaned");
     until_gone(&allocation.seen("daemon")).await;
+    // By the programs it ended by itself, not by Slurm's TIMEOUT.
+    let told = wait_until("its end is told", DEADLINE, || async {
+        let told = states(&agent, &site, &[asked.sub]).await.pop();
+        told.filter(|status| status.state.is_over())
+    })
+    .await;
+    assert_eq!(told.state, state, "{told:?}");
+    agent.stop();
+}
+
+/// The policy gets through Slurm to the hook as it is, and the hook has its way there.
+async fn the_policy_of_builds_is_checked_on_the_node(by: By) {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let runner = r#"
+        listening
+        echo "2026-11-23 10:00:01Z: Running job: test"
+        export GITHUB_RUN_ID=4711 GITHUB_RUN_ATTEMPT=1 GITHUB_ACTOR=$(cat "$SEEN/actor-$(id -un)")
+        bash -e "$ACTIONS_RUNNER_HOOK_JOB_STARTED" > "$SEEN/hook-$(id -un)" && echo ran > "$SEEN/step-$(id -un)"
+        exit 0"#;
+    let allocation = for_all_users(runner).await;
+    let (site, _) = site(by, &slurm, &allocation);
+    let settings = r#"
+        [policy.builds]
+        events = ["push", "'\"$(reboot)\n"]
+        actors = ["Alice", "o'brien"]
+        "#;
+    std::fs::write(site.path("settings.toml"), settings).unwrap();
+    let site = site.with_file("settings.toml");
+    let agent = site.agent().await;
+    for (user, actor) in [(SLURM_USERS[0], "alice"), (SLURM_USERS[1], "mallory")] {
+        std::fs::write(allocation.path("seen").join(format!("actor-{user}")), actor).unwrap();
+        agent.start(&site.request(&asked(user, &allocation))).await;
+    }
+    let mut reasons = wait_until("both are over", DEADLINE, || async {
+        let told = allocation.progress().await;
+        let finished = told.iter().filter(|p| p["phase"] == "finished");
+        let reasons: Vec<String> = finished
+            .map(|p| p["reason"].as_str().unwrap().to_owned())
+            .collect();
+        (reasons.len() == 2).then_some(reasons).ok_or(told)
+    })
+    .await;
+    reasons.sort();
+    let refusal = "mallory is not one of those for whom workflow jobs may run on this cluster";
+    assert_eq!(
+        reasons,
+        ["completed", &format!("refused_by_policy: {refusal}")]
+    );
+    let seen = |what: &str, user: &str| allocation.seen(&format!("{what}-{user}"));
+    assert_eq!(seen("step", SLURM_USERS[0]), "ran\n");
+    assert_eq!(seen("step", SLURM_USERS[1]), "");
+    let annotation = format!("::error title=Refused by the cluster::{refusal}\n");
+    assert_eq!(seen("hook", SLURM_USERS[1]), annotation);
     agent.stop();
 }
 

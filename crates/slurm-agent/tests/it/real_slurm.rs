@@ -2,13 +2,39 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use gha_slurm_contract::agent::{CallPurpose, StatesAnswer};
+use gha_slurm_contract::agent::{AllocationStatus, CallPurpose, StatesAnswer};
 use gha_slurm_contract::{LaunchClaims, Problem};
 use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmState};
 use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, wait_until};
 
 use crate::DEADLINE;
 use crate::agent_fixture::{Agent, Site, claims};
+
+/// How Slurm is spoken to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum By {
+    Programs,
+    Rest,
+}
+
+impl By {
+    /// A site before `slurm`.
+    pub(crate) fn site(self, slurm: &PrivateSlurm) -> Site {
+        match self {
+            Self::Programs => crate::sbatch::site(slurm),
+            Self::Rest => crate::rest::site(slurm),
+        }
+    }
+}
+
+/// Each of these scenarios, by Slurm's programs and by slurmrestd.
+macro_rules! by_both {
+    ($($test:ident),* $(,)?) => {
+        mod by_programs { $(#[tokio::test] async fn $test() { super::$test(crate::real_slurm::By::Programs).await; })* }
+        mod by_rest { $(#[tokio::test] async fn $test() { super::$test(crate::real_slurm::By::Rest).await; })* }
+    };
+}
+pub(crate) use by_both;
 
 /// Says who and where it is, and waits for its end.
 const SCRIPT: &str = r#"#!/bin/bash
@@ -183,19 +209,18 @@ pub(crate) async fn a_killed_agent(site: impl Fn(&PrivateSlurm) -> Site) {
     agent.stop();
 }
 
-/// What the agent says of these allocations: state, reason, nodes.
+/// What the agent says of these allocations.
 pub(crate) async fn states(
     agent: &Agent,
     site: &Site,
     asked: &[AllocationId],
-) -> Vec<(SlurmState, Option<String>, Option<String>)> {
+) -> Vec<AllocationStatus> {
     let assertion = site.assertion(CallPurpose::States, &[]);
     let body = serde_json::json!({ "allocations": asked });
     let (status, answer) = agent.call("/runner/states", &assertion, body).await;
     assert_eq!(status, 200, "{answer}");
     let answer: StatesAnswer = serde_json::from_value(answer).unwrap();
-    let told = answer.allocations.into_iter();
-    told.map(|s| (s.state, s.reason, s.nodes)).collect()
+    answer.allocations
 }
 
 /// Slurm's truth comes back, and what is not wanted is cancelled.
@@ -214,9 +239,9 @@ pub(crate) async fn states_and_cancelling(site: impl Fn(&PrivateSlurm) -> Site) 
             let seen = states(&agent, &site, ids).await;
             let short: Vec<(SlurmState, &str, &str)> = seen
                 .iter()
-                .map(|(state, reason, nodes)| {
+                .map(|status| {
                     let text = |t: &'_ Option<String>| t.clone().unwrap_or_default().leak() as &str;
-                    (*state, text(reason), text(nodes))
+                    (status.state, text(&status.reason), text(&status.nodes))
                 })
                 .collect();
             if short == expected { Ok(()) } else { Err(seen) }

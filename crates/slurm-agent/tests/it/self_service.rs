@@ -16,7 +16,13 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use crate::DEADLINE;
 use crate::agent_fixture::{Agent, Site};
-use crate::real_slurm::{bare_site, of};
+use crate::real_slurm::{By, by_both, of};
+
+by_both!(
+    a_user_manages_their_repositories_from_a_login_node,
+    a_credential_is_good_for_one_call_from_a_login_node,
+    workflow_code_on_a_compute_node_cannot_use_it,
+);
 
 const USER: &str = SLURM_USERS[0];
 const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -40,13 +46,13 @@ struct Said {
 
 impl Cluster {
     /// `None`: not root.
-    async fn start() -> Option<Self> {
+    async fn start(by: By) -> Option<Self> {
         let slurm = PrivateSlurm::for_test(1).await?;
         let login = slurm.start_login_munged().await.unwrap();
         let repo_mapping = MockServer::start().await;
-        let (site, output) = bare_site();
-        let identity = KeyFolder::new(site.path("identity"));
-        identity.generate(1).unwrap();
+        let site = by.site(&slurm);
+        let identity = site.path("identity");
+        KeyFolder::new(&identity).generate(1).unwrap();
         let consents = site.path("consents");
         std::fs::write(&consents, "news 77 # by hand\n").unwrap();
         let text = |path: PathBuf| path.to_str().unwrap().to_owned();
@@ -58,11 +64,7 @@ impl Cluster {
         );
         std::fs::write(site.path("settings.toml"), settings).unwrap();
         let site = site
-            .with("SLURM__BACKEND", "sbatch")
-            .with("SBATCH__RUN_AS", "root")
-            .with("SBATCH__CONF", slurm.conf().to_str().unwrap())
-            .with("SBATCH__OUTPUT_FOLDER", &output)
-            .with("IDENTITY__KEYS", &text(identity_path(&output)))
+            .with("IDENTITY__KEYS", &text(identity))
             .with("POLICY__CONSENTS", &text(consents.clone()))
             .with_file("settings.toml");
         let agent = site.agent().await;
@@ -154,10 +156,6 @@ fn credential(socket: &Path, call: &CredentialPayload, restricted: bool) -> Stri
     String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
 }
 
-fn identity_path(output: &str) -> PathBuf {
-    PathBuf::from(output).with_file_name("identity")
-}
-
 fn of_user(rest: &str) -> String {
     format!("/api/users/{USER}/repositories{rest}")
 }
@@ -179,9 +177,8 @@ fn list_call() -> CredentialPayload {
     }
 }
 
-#[tokio::test]
-async fn a_user_manages_their_repositories_from_a_login_node() {
-    let Some(cluster) = Cluster::start().await else {
+async fn a_user_manages_their_repositories_from_a_login_node(by: By) {
+    let Some(cluster) = Cluster::start(by).await else {
         return;
     };
     Mock::given(method("POST"))
@@ -257,9 +254,8 @@ async fn a_user_manages_their_repositories_from_a_login_node() {
     cluster.agent.stop();
 }
 
-#[tokio::test]
-async fn a_credential_is_good_for_one_call_from_a_login_node() {
-    let Some(cluster) = Cluster::start().await else {
+async fn a_credential_is_good_for_one_call_from_a_login_node(by: By) {
+    let Some(cluster) = Cluster::start(by).await else {
         return;
     };
     cluster.has(json!([])).await;
@@ -303,9 +299,8 @@ async fn a_credential_is_good_for_one_call_from_a_login_node() {
 }
 
 /// Workflow code runs as the user: it may ask munged for a credential, but that says where it was made.
-#[tokio::test]
-async fn workflow_code_on_a_compute_node_cannot_use_it() {
-    let Some(cluster) = Cluster::start().await else {
+async fn workflow_code_on_a_compute_node_cannot_use_it(by: By) {
+    let Some(cluster) = Cluster::start(by).await else {
         return;
     };
     cluster.has(json!([])).await;
