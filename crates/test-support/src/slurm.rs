@@ -43,6 +43,8 @@ pub struct PrivateSlurm {
     nodes: Vec<Supervised>,
     login: Mutex<Option<Supervised>>,
     accounting: Option<Accounting>,
+    /// The program, and its first words, that every other one but munged is started by.
+    starter: Vec<String>,
     _munged: Supervised,
 }
 
@@ -57,21 +59,26 @@ impl PrivateSlurm {
 
     /// Starts one with `nodes` virtual nodes of 8 CPUs, n1 and so on, in the partitions `main` (default) and `other`.
     pub async fn start(nodes: u16) -> anyhow::Result<Self> {
-        Self::boot(nodes, false, "").await
+        Self::boot(nodes, false, "", &[]).await
     }
 
     /// As [`PrivateSlurm::start`], with further lines in slurm.conf.
     pub async fn start_with(nodes: u16, more: &str) -> anyhow::Result<Self> {
-        Self::boot(nodes, false, more).await
+        Self::boot(nodes, false, more, &[]).await
     }
 
     /// As [`PrivateSlurm::start`], with slurmdbd and a private MariaDB: `sacct` and slurmrestd's `/slurmdb` answer,
     /// [`SLURM_USERS`] have [`SLURM_ACCOUNT`], and each node has two GPUs that are there in name only. Takes some seconds.
     pub async fn start_with_accounting(nodes: u16) -> anyhow::Result<Self> {
-        Self::boot(nodes, true, "").await
+        Self::boot(nodes, true, "", &[]).await
     }
 
-    async fn boot(nodes: u16, accounting: bool, more: &str) -> anyhow::Result<Self> {
+    async fn boot(
+        nodes: u16,
+        accounting: bool,
+        more: &str,
+        starter: &[String],
+    ) -> anyhow::Result<Self> {
         let programs: &[(&str, &str)] = if accounting {
             &accounting::PROGRAMS
         } else {
@@ -123,6 +130,7 @@ impl PrivateSlurm {
             nodes: Vec::new(),
             login: Mutex::new(None),
             accounting: None,
+            starter: starter.to_owned(),
             _munged: munged,
             folder,
         };
@@ -170,6 +178,12 @@ impl PrivateSlurm {
     /// As [`PrivateSlurm::for_test`], with further lines in slurm.conf.
     pub async fn for_test_with(nodes: u16, more: &str) -> Option<Self> {
         Self::unless_skipped(Self::start_with(nodes, more)).await
+    }
+
+    /// As [`PrivateSlurm::for_test`], with every daemon and every client program started by another program, such as
+    /// `nsenter --net=…`.
+    pub async fn for_test_within(nodes: u16, starter: &[String]) -> Option<Self> {
+        Self::unless_skipped(Self::boot(nodes, false, "", starter)).await
     }
 
     async fn unless_skipped(start: impl Future<Output = anyhow::Result<Self>>) -> Option<Self> {
@@ -278,6 +292,7 @@ impl PrivateSlurm {
             .arg(format!("unix:{}", self.rest_socket().display()))
             .env("SLURM_JWT", "daemon")
             .env("SLURM_CONF", self.conf());
+        let command = self.within(command);
         let started = Supervised::start(&command, "TERM", &self.path("log/slurmrestd"), None)?;
         if let Ok(mut rest) = self.rest.lock() {
             *rest = Some(started);
@@ -319,7 +334,22 @@ impl PrivateSlurm {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env("SLURM_CONF", self.conf()).current_dir("/");
-        command
+        self.within(command)
+    }
+
+    fn within(&self, command: Command) -> Command {
+        let Some((program, words)) = self.starter.split_first() else {
+            return command;
+        };
+        let mut starter = Command::new(program);
+        starter.args(words).arg(command.get_program());
+        starter.args(command.get_args());
+        let variables = command.get_envs();
+        starter.envs(variables.filter_map(|(key, value)| Some((key, value?))));
+        if let Some(folder) = command.get_current_dir() {
+            starter.current_dir(folder);
+        }
+        starter
     }
 
     fn path(&self, name: &str) -> PathBuf {

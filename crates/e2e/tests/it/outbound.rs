@@ -7,8 +7,10 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tokio::net::TcpStream;
 
 use crate::crashes::{end_leases_of_the_dead, kill_and_restart};
-use crate::stack::{DEADLINE, REPOSITORY, Service, Stack};
+use crate::stack::{By, DEADLINE, REPOSITORY, Service, Stack, by_both};
 use crate::zone::Zone;
+
+by_both!(a_cluster_that_accepts_no_connection_builds);
 
 const JOB_SCRIPT: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -153,13 +155,14 @@ async fn a_waiting_poll_outlives_the_death_of_either_side() {
     stack.finish().await;
 }
 
-/// The agent and its nodes reach the launcher, token-broker and GitHub, and nothing else; nobody reaches them.
-#[tokio::test]
-async fn a_cluster_that_accepts_no_connection_builds() {
+/// The agent, Slurm and its nodes reach the launcher, token-broker and GitHub, and nothing else; nobody reaches them.
+async fn a_cluster_that_accepts_no_connection_builds(by: By) {
     let Some(zone) = Zone::make() else { return };
     let inside = format!("{}:5011", zone.inside);
-    let stack = Stack::builder()
-        .zone(zone)
+    let Some(builder) = Stack::builder().zone(zone).on_slurm(by).await else {
+        return;
+    };
+    let stack = builder
         // As if it were called: to show that it cannot be.
         .setting(Service::Agent, "HTTP__LISTEN", &inside)
         .start()
@@ -191,6 +194,13 @@ async fn a_cluster_that_accepts_no_connection_builds() {
         job.output
     );
     stack.until_completed(id).await;
-    assert_eq!(stack.slurm_jobs().len(), 1);
+    assert_eq!(stack.queue_of_slurm().await.len(), 1);
+
+    // Cancelled through the same way.
+    stack.github.pause_assignment(true);
+    let unwanted = stack.queue("true");
+    stack.until_listening(1).await;
+    stack.github.cancel(unwanted).unwrap();
+    stack.until_allocations("slurm_state = 'failed'", 1).await;
     stack.finish().await;
 }

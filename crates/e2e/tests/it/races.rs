@@ -10,7 +10,7 @@ use gha_slurm_test_support::wait_until;
 
 use crate::stack::{Builder, CREATE_JIT, DEADLINE, LABELS, REPOSITORY, Service, Stack};
 
-const DELETE_RUNNER: &str = "DELETE /repos/{owner}/{repo}/actions/runners/{runner_id}";
+pub(crate) const DELETE_RUNNER: &str = "DELETE /repos/{owner}/{repo}/actions/runners/{runner_id}";
 
 /// GitHub gives A's runner to B and B's to A.
 #[tokio::test]

@@ -2,11 +2,20 @@
 
 use std::time::Duration;
 
-use gha_slurm_simulator::model::Status;
+use gha_slurm_contract::build::TimelineEntry;
+use gha_slurm_simulator::model::{State, Status};
 use gha_slurm_simulator::request::NewWorkflowJob;
 use gha_slurm_test_support::wait_until;
 
-use crate::stack::{By, CREATE_JIT, DEADLINE, LABELS, REPOSITORY, Service, Stack};
+use crate::races::DELETE_RUNNER;
+use crate::stack::{By, CREATE_JIT, DEADLINE, LABELS, REPOSITORY, Service, Stack, by_both};
+
+by_both!(
+    fifty_builds_arrive_while_slurmctld_is_away,
+    idle_nodes_are_given_back_and_downloads_are_waited_for,
+    what_slurm_takes_away_is_replaced_once,
+    what_is_not_wanted_any_more_is_cancelled,
+);
 
 /// What arrives while slurmctld is away.
 const BUILDS: usize = 50;
@@ -15,7 +24,7 @@ const AWAY: Duration = Duration::from_secs(30);
 /// Fifty builds on a machine that does other things, too.
 const LONG: Duration = Duration::from_secs(300);
 
-async fn builds_arrive_while_slurmctld_is_away(by: By) {
+async fn fifty_builds_arrive_while_slurmctld_is_away(by: By) {
     let Some(builder) = Stack::builder().on_slurm(by).await else {
         return;
     };
@@ -65,16 +74,6 @@ async fn builds_arrive_while_slurmctld_is_away(by: By) {
 }
 
 #[tokio::test]
-async fn fifty_builds_arrive_while_slurmctld_is_away_by_programs() {
-    builds_arrive_while_slurmctld_is_away(By::Programs).await;
-}
-
-#[tokio::test]
-async fn fifty_builds_arrive_while_slurmctld_is_away_by_rest() {
-    builds_arrive_while_slurmctld_is_away(By::Rest).await;
-}
-
-#[tokio::test]
 async fn a_build_arrives_while_slurmrestd_is_away() {
     let Some(builder) = Stack::builder().on_slurm(By::Rest).await else {
         return;
@@ -92,7 +91,7 @@ async fn a_build_arrives_while_slurmrestd_is_away() {
 }
 
 /// Two minutes without a workflow job, and a download of actions of five minutes: here 2 s and 5 s.
-async fn idle_nodes_are_given_back(by: By) {
+async fn idle_nodes_are_given_back_and_downloads_are_waited_for(by: By) {
     let Some(builder) = Stack::builder().on_slurm(by).await else {
         return;
     };
@@ -130,12 +129,169 @@ async fn idle_nodes_are_given_back(by: By) {
     stack.finish().await;
 }
 
-#[tokio::test]
-async fn idle_nodes_are_given_back_and_downloads_are_waited_for_by_programs() {
-    idle_nodes_are_given_back(By::Programs).await;
+/// How a Slurm job loses its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    NodeFails,
+    /// An administrator has forced it to be one that may be requeued, and then the node fails.
+    NodeFailsAndItIsRequeued,
+    /// An administrator forces and requeues it.
+    Requeue,
 }
 
-#[tokio::test]
-async fn idle_nodes_are_given_back_and_downloads_are_waited_for_by_rest() {
-    idle_nodes_are_given_back(By::Rest).await;
+/// Before a workflow job started, what Slurm takes away is replaced. A Slurm job that is started again all the same is turned
+/// away, since its launch token was used, and is not replaced a second time. While a workflow job ran, GitHub's answer stands.
+async fn what_slurm_takes_away_is_replaced_once(by: By) {
+    let Some(builder) = Stack::builder().on_slurm(by).await else {
+        return;
+    };
+    let stack = builder
+        .setting(Service::Launcher, "PLANNER__BACKOFF_BASE_S", "1")
+        .start()
+        .await;
+    stack.map(&[REPOSITORY]).await;
+    let scontrol = async |words: &[&str]| stack.slurm().run("scontrol", words).await;
+    let newest = async || stack.queue_of_slurm().await.pop().unwrap();
+    let node_fails = async |id: &str| {
+        let words = ["-h", "-j", id, "-o", "%N"];
+        let node = stack.slurm().run("squeue", &words).await.unwrap();
+        let node = format!("NodeName={}", node.trim());
+        let words = ["update", &node, "State=DOWN", "Reason=test"];
+        scontrol(&words).await.unwrap();
+    };
+    let losses = [
+        Loss::NodeFails,
+        Loss::NodeFailsAndItIsRequeued,
+        Loss::Requeue,
+    ];
+    for (round, loss) in losses.into_iter().enumerate() {
+        stack.github.pause_assignment(true);
+        let build = stack.queue("true");
+        let first = stack.until_listening(1).await.remove(0);
+        stack.until_kind(build, "listening").await;
+        let (id, state, name) = newest().await;
+        assert_eq!(state, "RUNNING");
+        let job = format!("JobId={id}");
+        let refused = scontrol(&["requeue", &id]).await.unwrap_err();
+        assert!(refused.to_string().contains("disabled"), "{refused:#}");
+        if loss != Loss::NodeFails {
+            scontrol(&["update", &job, "Requeue=1"]).await.unwrap();
+        }
+        if loss == Loss::Requeue {
+            scontrol(&["requeue", &id]).await.unwrap();
+        } else {
+            node_fails(&id).await;
+        }
+        // The other one's turn.
+        let gone = |state: &State| {
+            let left = state.runners.iter().any(|r| r.name == first.name);
+            let listening = state.runners.iter().any(|r| r.listening);
+            (!left && listening).then_some(())
+        };
+        let what = "another runner listens";
+        stack.github.wait_for(what, DEADLINE, gone).await.unwrap();
+        if loss != Loss::NodeFails {
+            wait_until("Slurm has started it again", DEADLINE, || async {
+                // Slurm would wait two minutes.
+                let _ = scontrol(&["update", &job, "StartTime=now"]).await;
+                let shown = scontrol(&["show", "job", &id]).await.unwrap();
+                let again = shown.contains("Restarts=1") && shown.contains("JobState=COMPLETED");
+                if again { Ok(()) } else { Err(shown) }
+            })
+            .await;
+            let printed = stack.output_on_slurm(&name);
+            assert!(printed.contains("HTTP 410"), "{printed}");
+            assert!(
+                printed.trim_end().ends_with("over: not_wanted"),
+                "{printed}"
+            );
+        }
+        stack.github.pause_assignment(false);
+        stack.until_succeeded(build).await;
+        stack.until_completed(build).await;
+        let expected = 2 * (round as u64 + 1);
+        assert_eq!(stack.github.calls(CREATE_JIT), expected, "{loss:?}");
+        assert_eq!(stack.allocations("true").await, expected as i64, "{loss:?}");
+        assert_eq!(stack.queue_of_slurm().await.len() as u64, expected);
+    }
+    let failed = "slurm_state = 'node_failed'";
+    assert_eq!(stack.allocations(failed).await, 1, "the one not requeued");
+
+    let build = stack.queue("sleep 600");
+    stack.until_in_progress(build).await;
+    stack.until_kind(build, "in_progress").await;
+    let (id, ..) = newest().await;
+    node_fails(&id).await;
+    let detail = stack.until_completed(build).await;
+    assert_ne!(detail.build.conclusion.as_deref(), Some("success"));
+    stack.until_allocations(failed, 2).await;
+    let detail = stack.build_detail(build).await.unwrap();
+    let why = |entry: &TimelineEntry| entry.kind == "slurm" && entry.detail.contains("node failed");
+    assert!(detail.timeline.iter().any(why), "{:#?}", detail.timeline);
+    assert_eq!(stack.allocations("true").await, 7, "nothing replaces it");
+    stack.finish().await;
+}
+
+/// A pending Slurm job is cancelled within seconds of its workflow job; a runner that idles is deregistered first.
+async fn what_is_not_wanted_any_more_is_cancelled(by: By) {
+    const SECONDS: Duration = Duration::from_secs(10);
+    let Some(builder) = Stack::builder().on_slurm(by).await else {
+        return;
+    };
+    let stack = builder.start().await;
+    stack.map(&[REPOSITORY]).await;
+    stack.github.pause_assignment(true);
+    let idle = stack.queue("true");
+    stack.until_listening(1).await;
+    stack.until_kind(idle, "listening").await;
+    stack.github.cancel(idle).unwrap();
+    let state = async |number: usize| {
+        let queue = stack.queue_of_slurm().await;
+        queue.get(number).map(|(_, state, _)| state.clone())
+    };
+    wait_until("the idle one has ended", SECONDS, || async {
+        // Told to end by a signal, it ends with 143.
+        match state(0).await.as_deref() {
+            Some("FAILED" | "CANCELLED") => Ok(()),
+            other => Err(other.map(str::to_owned)),
+        }
+    })
+    .await;
+    assert!(stack.github.calls(DELETE_RUNNER) >= 1);
+    assert_eq!(stack.github.state().runners.len(), 0);
+
+    // The person's own have every node.
+    let words = [
+        "--uid=news",
+        "--nodes=2",
+        "--exclusive",
+        "--output=/dev/null",
+        "--parsable",
+        "--wrap=sleep 600",
+    ];
+    let own = stack.slurm().run("sbatch", &words).await.unwrap();
+    wait_until("it runs", DEADLINE, || async {
+        state(1).await.is_some_and(|state| state == "RUNNING")
+    })
+    .await;
+    let pending = stack.queue("true");
+    wait_until("the page says what it waits for", DEADLINE, || async {
+        let detail = stack.build_detail(pending).await;
+        let timeline = detail.map(|d| d.timeline).unwrap_or_default();
+        let said = timeline
+            .iter()
+            .any(|entry| entry.detail.starts_with("pending (Resources"));
+        if said { Ok(()) } else { Err(timeline) }
+    })
+    .await;
+    stack.github.cancel(pending).unwrap();
+    wait_until("the pending one is cancelled", SECONDS, || async {
+        match state(2).await.as_deref() {
+            Some("CANCELLED") => Ok(()),
+            other => Err(other.map(str::to_owned)),
+        }
+    })
+    .await;
+    stack.slurm().run("scancel", &[own.trim()]).await.unwrap();
+    stack.finish().await;
 }

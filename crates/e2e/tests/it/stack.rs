@@ -41,6 +41,8 @@ pub(crate) const CREATE_JIT: &str = "POST /repos/{owner}/{repo}/actions/runners/
 const BEARER_TOKEN: &str = "an-administrator";
 const APP_ID: u64 = 4242;
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// What the agent is called where only a proxy knows it.
+const AGENT_HOST: &str = "agent.gha-slurm.test";
 /// Nobody is there (RFC 5737): only the relay leads nodes to token-broker.
 const NOWHERE: &str = "http://192.0.2.1:1";
 
@@ -91,6 +93,7 @@ pub(crate) struct Builder {
     slurm: Option<(PrivateSlurm, By)>,
     outbound: bool,
     mutual_tls: bool,
+    agent_host: Option<&'static str>,
     zone: Option<Zone>,
 }
 
@@ -102,6 +105,15 @@ pub(crate) enum By {
     /// slurmrestd.
     Rest,
 }
+
+/// Each of these scenarios, by Slurm's programs and by slurmrestd.
+macro_rules! by_both {
+    ($($test:ident),* $(,)?) => {
+        mod by_programs { $(#[tokio::test] async fn $test() { super::$test(crate::stack::By::Programs).await; })* }
+        mod by_rest { $(#[tokio::test] async fn $test() { super::$test(crate::stack::By::Rest).await; })* }
+    };
+}
+pub(crate) use by_both;
 
 impl Builder {
     /// One setting of one service, named without its prefix, such as `RUNNER__MODE`.
@@ -140,10 +152,17 @@ impl Builder {
         self
     }
 
-    /// On a real Slurm with two nodes. `None`: that takes root.
+    /// On a real Slurm with two nodes, in the zone if there is one. `None`: that takes root.
     pub(crate) async fn on_slurm(mut self, by: By) -> Option<Self> {
-        self.slurm = Some((PrivateSlurm::for_test(2).await?, by));
+        let starter = self.zone.as_ref().map(Zone::starter).unwrap_or_default();
+        self.slurm = Some((PrivateSlurm::for_test_within(2, &starter).await?, by));
         Some(self)
+    }
+
+    /// Every call by HTTPS goes through the proxy at this address: the launcher's to the agent, whose name only the proxy knows.
+    pub(crate) fn https_proxy(mut self, address: &str) -> Self {
+        self.agent_host = Some(AGENT_HOST);
+        self.environment("https_proxy", address)
     }
 
     /// Starts everything at once, waits until all services are ready, and makes the private repository [`REPOSITORY`].
@@ -166,8 +185,8 @@ pub(crate) struct Stack {
     finished: bool,
     pub(crate) broker: TestBroker,
     // Dropped after the services.
-    pub(crate) zone: Option<Zone>,
     slurm: Option<PrivateSlurm>,
+    pub(crate) zone: Option<Zone>,
     _database: Option<TestDatabase>,
     _permit: SemaphorePermit<'static>,
 }
@@ -616,6 +635,28 @@ impl Stack {
         jobs
     }
 
+    /// Number, state and name of each Slurm job that the real Slurm has, with those that are over, the oldest first.
+    pub(crate) async fn queue_of_slurm(&self) -> Vec<(String, String, String)> {
+        let words = [
+            "--noheader",
+            "--states=all",
+            "--sort=i",
+            "--format=%i %T %j",
+        ];
+        let listing = self.slurm().run("squeue", &words).await.unwrap();
+        let column = |line: &str, n| line.split(' ').nth(n).unwrap_or_default().to_owned();
+        let lines = listing.lines();
+        lines
+            .map(|line| (column(line, 0), column(line, 1), column(line, 2)))
+            .collect()
+    }
+
+    /// What the job script of this name printed on the real Slurm.
+    pub(crate) fn output_on_slurm(&self, name: &str) -> String {
+        let path = self.folder().join(format!("output/{name}.log"));
+        fs::read_to_string(path).unwrap_or_default()
+    }
+
     // --- the end --------------------------------------------------------------------------------------------------
 
     /// Waits until everything has come to rest, stops the services, and says what was left behind.
@@ -802,7 +843,7 @@ impl Files {
         };
         let (launch_keys, agent_keys) = (keys("launch-keys"), keys("agent-keys"));
         let ca = TestCa::new(folder, "ca");
-        ca.issue("server", &[]);
+        ca.issue("server", &[AGENT_HOST]);
         ca.issue("caller", &[]);
         fs::create_dir_all(folder.join("runner/bin")).unwrap();
         fs::create_dir_all(folder.join("work")).unwrap();
@@ -949,7 +990,10 @@ fn process(
             (Service::Agent, Service::Launcher, "CLUSTER")
         };
         let pem = |name: &str| files.folder.join(name);
-        let url = ports.url(server).replace("http:", "https:");
+        let mut url = ports.url(server).replace("http:", "https:");
+        if let Some(host) = builder.agent_host {
+            url = url.replace(&ports.host.to_string(), host);
+        }
         if service == server {
             process = process
                 .setting("HTTP__TLS__CERTIFICATE", pem("server.pem"))

@@ -3,8 +3,9 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Begins the names of our network namespaces; the process id of the test follows.
+/// Begins the names of our network namespaces; the process id of the tests and a number follow.
 const PREFIX: &str = "gha-slurm-e2e-";
 
 /// A network namespace with one way out. Removed when dropped.
@@ -36,18 +37,21 @@ impl Zone {
         };
         for name in String::from_utf8_lossy(&listed.stdout).split_whitespace() {
             let owner = name.strip_prefix(PREFIX);
+            let owner = owner.and_then(|rest| rest.split('-').next());
             if owner.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
                 run(&["ip", "netns", "delete", name]);
             }
         }
-        let id = std::process::id();
-        let name = format!("{PREFIX}{id}");
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let (id, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{PREFIX}{id}-{number}");
         if !output(&["ip", "netns", "add", &name]).status.success() {
             skip("the right to make network namespaces");
             return None;
         }
         // A network of four addresses of its own.
-        let [.., high, low] = (id % (1 << 14) * 4).to_be_bytes();
+        let network = id.wrapping_mul(8).wrapping_add(number) % (1 << 14);
+        let [.., high, low] = (network * 4).to_be_bytes();
         let (outside, inside) = (
             Ipv4Addr::new(10, 231, high, low + 1),
             Ipv4Addr::new(10, 231, high, low + 2),
@@ -57,7 +61,7 @@ impl Zone {
             outside,
             inside,
         };
-        let (ours, theirs) = (format!("gsz{id}"), "uplink");
+        let (ours, theirs) = (format!("gsz{id}-{number}"), "uplink");
         let words = [
             "ip", "link", "add", &ours, "type", "veth", "peer", "name", theirs, "netns", &zone.name,
         ];
