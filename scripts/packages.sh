@@ -19,9 +19,10 @@ if [ "$(id -u)" -eq 0 ]; then
     /usr/sbin/slurmrestd:slurmrestd /usr/bin/sbatch:slurm-client /usr/bin/sudo:sudo; do
     [ -x "${program%%:*}" ] || missing+=("${program#*:}")
   done
-  # Slurm's accounting, which the demo does without.
+  # What the demo does without: Slurm's accounting, and a network that accepts no connection.
   if [ "$use" != demo ]; then
-    for program in /usr/sbin/slurmdbd:slurmdbd /usr/sbin/mariadbd:mariadb-server; do
+    for program in /usr/sbin/slurmdbd:slurmdbd /usr/sbin/mariadbd:mariadb-server /usr/sbin/iptables:iptables \
+      /usr/sbin/ip:iproute2; do
       [ -x "${program%%:*}" ] || missing+=("${program#*:}")
     done
     have '/usr/lib/*/slurm-wlm/accounting_storage_mysql.so' || missing+=(slurm-wlm-mysql-plugin)

@@ -201,6 +201,6 @@ async fn a_cluster_that_accepts_no_connection_builds(by: By) {
     let unwanted = stack.queue("true");
     stack.until_listening(1).await;
     stack.github.cancel(unwanted).unwrap();
-    stack.until_allocations("slurm_state = 'failed'", 1).await;
+    stack.until_allocations("cancelled_at IS NOT NULL", 1).await;
     stack.finish().await;
 }

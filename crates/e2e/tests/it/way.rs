@@ -1,8 +1,12 @@
 //! The way of one build, from a signed webhook to a finished workflow job.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
 
 use gha_slurm_simulator::model::Runner;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::collector::{Collector, Span};
 use crate::stack::{Builder, CREATE_JIT, LABELS, REPOSITORY, Service, Stack};
@@ -17,6 +21,48 @@ async fn a_queued_workflow_job_becomes_one_slurm_job_with_one_registration() {
 #[tokio::test]
 async fn launcher_and_agent_speak_mutual_tls() {
     one_build(Stack::builder().mutual_tls()).await;
+}
+
+/// The cluster's network is only reached through a proxy, which alone knows the agent's name. TLS goes through to the agent.
+#[tokio::test]
+async fn launcher_and_agent_speak_through_a_proxy() {
+    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://alice:hunter2@{}", proxy.local_addr().unwrap());
+    let asked = Arc::new(Mutex::new(BTreeSet::new()));
+    let heads = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = proxy.accept().await {
+            tokio::spawn(tunnel(client, Arc::clone(&heads)));
+        }
+    });
+    let builder = Stack::builder().mutual_tls().https_proxy(&address);
+    one_build(builder).await;
+    let asked = asked.lock().unwrap();
+    let [to] = &asked.iter().collect::<Vec<_>>()[..] else {
+        panic!("{asked:?}");
+    };
+    assert!(to.starts_with("CONNECT agent.gha-slurm.test:"), "{to}");
+}
+
+/// Answers `CONNECT name:port` with a connection to that port of this machine, if the password is right.
+async fn tunnel(mut client: TcpStream, asked: Arc<Mutex<BTreeSet<String>>>) -> std::io::Result<()> {
+    let mut lines = BufReader::new(&mut client).lines();
+    let first = lines.next_line().await?.unwrap_or_default();
+    let mut may = false;
+    while let Some(line) = lines.next_line().await?.filter(|line| !line.is_empty()) {
+        // alice:hunter2
+        may |= line.eq_ignore_ascii_case("proxy-authorization: basic YWxpY2U6aHVudGVyMg==");
+    }
+    let port = first.split([':', ' ']).nth(2).and_then(|p| p.parse().ok());
+    asked.lock().unwrap().insert(first);
+    let (Some(port), true) = (port, may) else {
+        let no = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n";
+        return client.write_all(no).await;
+    };
+    let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+    tokio::io::copy_bidirectional(&mut client, &mut server).await?;
+    Ok(())
 }
 
 pub(crate) async fn one_build(builder: Builder) {
