@@ -230,6 +230,7 @@ impl PolicySettings {
         asked: &ResourceRequest,
     ) -> Result<ResourceRequest, PolicyRefusal> {
         let mut granted = self.defaults.clone().overlaid_with(asked.clone());
+        check_texts(&granted)?;
         granted.partition = allowed("partition", granted.partition, self.partitions.as_deref())?;
         granted.account = allowed("account", granted.account, self.accounts.as_deref())?;
         granted.qos = allowed("QOS", granted.qos, self.qos.as_deref())?;
@@ -369,6 +370,23 @@ pub(crate) fn consents(text: &str) -> HashSet<(&str, i64)> {
             Some((user, repository.trim().parse().ok()?))
         })
         .collect()
+}
+
+/// No name of Slurm's has a control character, and none of them can be an argument with a NUL in it.
+fn check_texts(asked: &ResourceRequest) -> Result<(), PolicyRefusal> {
+    for (what, text) in [
+        ("partition", &asked.partition),
+        ("account", &asked.account),
+        ("QOS", &asked.qos),
+        ("GRES", &asked.gres),
+        ("constraint", &asked.constraint),
+        ("reservation", &asked.reservation),
+    ] {
+        if let Some(text) = text.as_ref().filter(|text| text.contains(char::is_control)) {
+            return Err(never(format!("{text:?} is not the name of a {what}")));
+        }
+    }
+    Ok(())
 }
 
 /// The value as the list writes it; labels come without capital letters.

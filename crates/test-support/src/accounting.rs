@@ -71,9 +71,9 @@ pub(crate) fn slurm_conf(dir: &Path, port: u16) -> String {
          AccountingStoragePass={socket}\n\
          AccountingStorageTRES=gres/gpu\n\
          AccountingStoreFlags=job_comment\n\
+         AccountingStorageEnforce=limits\n\
          JobAcctGatherType=jobacct_gather/linux\n\
-         JobAcctGatherFrequency=task=1\n\
-         GresTypes=gpu\n"
+         JobAcctGatherFrequency=task=1\n"
     )
 }
 
@@ -108,8 +108,10 @@ async fn start_mariadb(folder: &Folder) -> anyhow::Result<Supervised> {
     give(&dir)?;
     let data = format!("--datadir={}", dir.join("data").display());
     let small = "--innodb-log-file-size=16M";
+    // One that starts removes what others have in theirs.
+    let scratch = format!("--tmpdir={}", dir.display());
     let mut install = folder.command(Path::new("/usr/bin/mariadb-install-db"));
-    install.args(["--no-defaults", &data, small, "--skip-test-db"]);
+    install.args(["--no-defaults", &data, small, &scratch, "--skip-test-db"]);
     install.args([
         "--skip-name-resolve",
         "--auth-root-authentication-method=normal",
@@ -125,7 +127,7 @@ async fn start_mariadb(folder: &Folder) -> anyhow::Result<Supervised> {
     let socket = dir.join("socket");
     let mut command = folder.command(Path::new("/usr/sbin/mariadbd"));
     command
-        .args(["--no-defaults", &data, small, "--skip-networking"])
+        .args(["--no-defaults", &data, small, &scratch, "--skip-networking"])
         .arg(format!("--socket={}", socket.display()))
         .arg(format!("--pid-file={}", dir.join("pid").display()))
         // What slurmdbd asks for (slurmdbd.conf(5)); nothing here outlives a power cut.

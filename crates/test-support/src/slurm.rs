@@ -57,7 +57,8 @@ impl PrivateSlurm {
         check(&PROGRAMS)
     }
 
-    /// Starts one with `nodes` virtual nodes of 8 CPUs, n1 and so on, in the partitions `main` (default) and `other`.
+    /// Starts one with `nodes` virtual nodes of 8 CPUs and two GPUs that are there in name only, n1 and so on, in the partitions
+    /// `main` (default) and `other`.
     pub async fn start(nodes: u16) -> anyhow::Result<Self> {
         Self::boot(nodes, false, "", &[]).await
     }
@@ -68,7 +69,7 @@ impl PrivateSlurm {
     }
 
     /// As [`PrivateSlurm::start`], with slurmdbd and a private MariaDB: `sacct` and slurmrestd's `/slurmdb` answer,
-    /// [`SLURM_USERS`] have [`SLURM_ACCOUNT`], and each node has two GPUs that are there in name only. Takes some seconds.
+    /// and [`SLURM_USERS`] have [`SLURM_ACCOUNT`]. Takes some seconds.
     pub async fn start_with_accounting(nodes: u16) -> anyhow::Result<Self> {
         Self::boot(nodes, true, "", &[]).await
     }
@@ -110,16 +111,15 @@ impl PrivateSlurm {
             let text = "CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\n";
             fs::write(dir.join("cgroup.conf"), text)?;
         }
-        if accounting {
-            let devices = ["gpu0", "gpu1"].map(|name| dir.join("state").join(name));
-            let mut gpus = String::new();
-            for device in devices {
-                fs::write(&device, "")?;
-                let _ = writeln!(gpus, "Name=gpu File={}", device.display());
-            }
-            fs::write(dir.join("gres.conf"), gpus)?;
-            open_to_all(&dir.join("gres.conf"))?;
+        let mut gpus = String::new();
+        // Only for devices Slurm sets `CUDA_VISIBLE_DEVICES`.
+        for (name, device) in [("gpu0", "/dev/null"), ("gpu1", "/dev/zero")] {
+            let link = dir.join("state").join(name);
+            std::os::unix::fs::symlink(device, &link)?;
+            let _ = writeln!(gpus, "Name=gpu File={}", link.display());
         }
+        fs::write(dir.join("gres.conf"), gpus)?;
+        open_to_all(&dir.join("gres.conf"))?;
         let socket = dir.join("munge/socket");
         try_wait_until("munged is up", START_DEADLINE, || async { socket.exists() }).await?;
         let mut slurm = Self {
@@ -465,6 +465,7 @@ fn configuration(dir: &Path, nodes: u16, accounting_port: Option<u16>) -> String
          SchedulerParameters=defer_batch,sched_min_interval=0,batch_sched_delay=0,bf_interval=5\n\
          SlurmdParameters=config_overrides\n\
          ReturnToService=2\n\
+         GresTypes=gpu\n\
          MpiDefault=none\n\
          MailProg=/bin/true\n\
          RebootProgram=/bin/true\n\
@@ -478,20 +479,18 @@ fn configuration(dir: &Path, nodes: u16, accounting_port: Option<u16>) -> String
     if local {
         text.push_str("CommunicationParameters=NoInAddrAny,NoCtldInAddrAny\n");
     }
-    let gres = if let Some(port) = accounting_port {
+    if let Some(port) = accounting_port {
         text.push_str(&accounting::slurm_conf(path, port));
-        "Gres=gpu:2 "
     } else {
         text.push_str(
             "JobAcctGatherType=jobacct_gather/none\nAccountingStorageType=accounting_storage/none\n",
         );
-        ""
-    };
+    }
     for node in 1..=nodes {
         let port = free_port();
         let _ = writeln!(
             text,
-            "NodeName=n{node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=20000 {gres}State=UNKNOWN"
+            "NodeName=n{node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=20000 Gres=gpu:2 State=UNKNOWN"
         );
     }
     let _ = write!(

@@ -76,3 +76,38 @@ async fn a_public_repository_is_refused_until_it_is_allowed() {
     assert_eq!(stack.allocations("true").await, 1);
     stack.finish().await;
 }
+
+/// What somebody writes into `runs-on` is told to be wrong, and starts nothing.
+#[tokio::test]
+async fn hostile_labels_are_named_and_start_nothing() {
+    let stack = Stack::start().await;
+    stack.map(&[REPOSITORY]).await;
+    let harm = stack.folder().join("harm");
+    let touch = format!("touch {}", harm.display());
+    for label in [
+        format!("slurm-partition-$({touch})"),
+        format!("slurm-account-'; {touch}; '"),
+        format!("slurm-qos-\"; {touch}; \""),
+        format!("slurm-constraint-a\n{touch}"),
+        "slurm-partition-../../etc".to_owned(),
+        format!("slurm-gpus-{}", "x".repeat(10_000)),
+        "slurm-nodes--1".to_owned(),
+    ] {
+        let labels = ["self-hosted", "slurm", &label];
+        let new = NewWorkflowJob::of(REPOSITORY, &labels).script("true");
+        let id = stack.github.queue(new).unwrap().id;
+        let reason = stack.until_verdict(id, "not_ours").await;
+        let begin: String = label
+            .chars()
+            .take_while(|c| c.is_ascii_graphic())
+            .take(40)
+            .collect();
+        assert!(reason.contains(&begin), "{label}: {reason}");
+    }
+    let id = stack.queue("true");
+    stack.until_succeeded(id).await;
+    stack.until_completed(id).await;
+    assert_eq!(stack.allocations("true").await, 1);
+    assert!(!harm.exists());
+    stack.finish().await;
+}

@@ -59,6 +59,7 @@ by_both!(
     daemons_of_a_workflow_job_are_gone_at_the_end,
     before_the_time_limit_the_workflow_job_is_cancelled_in_an_orderly_way,
     the_policy_of_builds_is_checked_on_the_node,
+    steps_have_slurms_environment_and_nothing_of_the_agents,
     after_a_kill_the_epilog_cleans_up_and_the_node_goes_on,
     two_users_on_one_node_read_nothing_of_each_other,
 );
@@ -218,6 +219,62 @@ async fn the_policy_of_builds_is_checked_on_the_node(by: By) {
     assert_eq!(seen("step", SLURM_USERS[1]), "");
     let annotation = format!("::error title=Refused by the cluster::{refusal}\n");
     assert_eq!(seen("hook", SLURM_USERS[1]), annotation);
+    agent.stop();
+}
+
+/// A step has what Slurm and the site's task prolog set (here the `module` command), a scratch of its own as its home, and
+/// nothing of the agent's. The user's own home is not there.
+async fn steps_have_slurms_environment_and_nothing_of_the_agents(by: By) {
+    let runner = format!(
+        r#"{ONE_WORKFLOW_JOB}
+        step='module load mpi > "$SEEN/module"; touch "$HOME/file"; pwd > "$SEEN/where"; env > "$SEEN/env"'
+        bash --noprofile --norc -e -o pipefail -c "SEEN=$SEEN; $step""#
+    );
+    let allocation = for_all_users(&runner).await;
+    let prolog = allocation.path("prolog");
+    let modules = allocation.path("modules.sh");
+    let text = format!("#!/bin/bash\necho export BASH_ENV={}\n", modules.display());
+    std::fs::write(&prolog, text).unwrap();
+    std::fs::set_permissions(&prolog, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(&modules, "module() { echo \"module $*\"; }\n").unwrap();
+    let more = format!("TaskProlog={}\n", prolog.display());
+    let Some(slurm) = PrivateSlurm::for_test_with(1, &more).await else {
+        return;
+    };
+    let (site, _) = site(by, &slurm, &allocation);
+    let site = site.env("AGENT_ONLY", "secret").env("LD_PRELOAD", "");
+    let agent = site.agent().await;
+    let user = SLURM_USERS[1];
+    let home = nix::unistd::User::from_name(user).unwrap().unwrap().dir;
+    assert!(!home.exists(), "{}", home.display());
+    let mut asked = asked(user, &allocation);
+    asked.resources.cpus = Some(3);
+    asked.resources.gres = Some("gpu:1".into());
+    let id = agent.start(&site.request(&asked)).await;
+    allocation.until_seen("env").await;
+    until_idle(&slurm).await;
+    assert_eq!(allocation.last().await["reason"], "completed");
+    assert_eq!(allocation.seen("module"), "module load mpi\n");
+    let environment = allocation.seen("env");
+    let work = allocation.path("work");
+    let scratch = format!("HOME={}/gha-slurm-{id}.", work.display());
+    for line in [
+        &format!("SLURM_JOB_ID={id}"),
+        "SLURM_CPUS_ON_NODE=3",
+        "SLURMD_NODENAME=n1",
+        "CUDA_VISIBLE_DEVICES=0",
+        &scratch,
+        &scratch.replace("HOME=", "TMPDIR="),
+        &format!("GHA_SLURM_ALLOCATION={}", asked.sub),
+    ] {
+        let found = environment.lines().any(|l| l.starts_with(line));
+        assert!(found, "{line}\n{environment}");
+    }
+    let ours = environment.lines().filter(|l| l.starts_with("GHA_SLURM_"));
+    assert_eq!(ours.count(), 1, "{environment}");
+    for word in ["AGENT_ONLY", "LD_PRELOAD", "SLURM_JWT", "eyJ"] {
+        assert!(!environment.contains(word), "{word}\n{environment}");
+    }
     agent.stop();
 }
 

@@ -36,6 +36,8 @@ macro_rules! by_both {
 }
 pub(crate) use by_both;
 
+by_both!(slurms_limits_are_waited_for);
+
 /// Says who and where it is, and waits for its end.
 const SCRIPT: &str = r#"#!/bin/bash
 echo "user=$(id -un) group=$(id -gn) home=${HOME:-} token=${GHA_SLURM_LAUNCH_TOKEN:+yes} allocation=$GHA_SLURM_ALLOCATION cpus=${SLURM_CPUS_ON_NODE:-}"
@@ -366,24 +368,145 @@ pub(crate) async fn hostile_names(site: impl Fn(&PrivateSlurm) -> Site) {
         return;
     };
     let site = site(&slurm);
+    let harm = site.path("output/harm");
+    let touch = format!("touch {}", harm.display());
+    let hostile = [
+        format!("$({touch})"),
+        format!("`{touch}`"),
+        format!("'; {touch}; '"),
+        format!("\"; {touch}; \""),
+        format!("a\n{touch}\nb"),
+        "a\0b".to_owned(),
+        "--uid=root".to_owned(),
+        format!("../../../..{}", harm.display()),
+        "x".repeat(10_000),
+    ];
+    // What would run would run as the user, who may write there.
+    let script = "#!/bin/bash\nexec sleep 600\n";
+    std::fs::write(site.path("script"), script).unwrap();
     let agent = site.agent().await;
-    let mut asked = of(SLURM_USERS[0], "r");
-    asked.owner = "$(touch /tmp/gha-slurm-hostile)".into();
-    asked.repository_name = "'; touch /tmp/gha-slurm-hostile; '\n../../x".into();
-    agent.start(&site.request(&asked)).await;
-    for partition in [
-        "$(reboot)",
-        "a\nb",
-        "--uid=root",
-        "../x",
-        &"x".repeat(10_000),
-    ] {
-        let mut asked = of(SLURM_USERS[0], "s");
-        asked.resources.partition = Some(partition.into());
-        let problem = refusal(&agent, &site, &asked).await;
-        assert_eq!(problem.status, 422, "{problem:?}");
+    for (number, text) in hostile.iter().enumerate() {
+        let mut asked = of(SLURM_USERS[0], &format!("r{number}"));
+        asked.owner.clone_from(text);
+        // A launch token has a size, too.
+        if text.len() < 1000 {
+            asked.repository_name.clone_from(text);
+            asked.repository_url = format!("https://github.com/{text}");
+            asked.labels.clone_from(text);
+            asked.token_url = format!("http://127.0.0.1:1/{}", text.replace('\0', ""));
+        }
+        agent.start(&site.request(&asked)).await;
+        let named = of(SLURM_USERS[0], text);
+        let problem = refusal(&agent, &site, &named).await;
+        assert_eq!(problem.code, "runner_name_invalid", "{problem:?}");
+        let text = || Some(text.clone());
+        for wrong in [
+            ResourceRequest {
+                partition: text(),
+                ..ResourceRequest::default()
+            },
+            ResourceRequest {
+                qos: text(),
+                ..ResourceRequest::default()
+            },
+            ResourceRequest {
+                account: text(),
+                ..ResourceRequest::default()
+            },
+            ResourceRequest {
+                constraint: text(),
+                ..ResourceRequest::default()
+            },
+            ResourceRequest {
+                reservation: text(),
+                ..ResourceRequest::default()
+            },
+            ResourceRequest {
+                gres: text(),
+                ..ResourceRequest::default()
+            },
+        ] {
+            let mut asked = of(SLURM_USERS[0], "s");
+            asked.resources = wrong;
+            let answer = agent.ask(&site.request(&asked)).await.unwrap();
+            let status = answer.status().as_u16();
+            let said = answer.text().await.unwrap();
+            // A Slurm without accounting takes any account and QOS.
+            let named = asked.resources.account.is_some() || asked.resources.qos.is_some();
+            assert!(
+                status == 422 || named && status == 200,
+                "{status} {said}: {:?}",
+                asked.resources
+            );
+        }
     }
-    assert!(!std::path::Path::new("/tmp/gha-slurm-hostile").exists());
+    wait_until("they run", DEADLINE, || async {
+        let queue = queue(&slurm).await;
+        let running = queue.iter().filter(|line| line.contains(" RUNNING "));
+        if running.count() >= 8 {
+            Ok(())
+        } else {
+            Err(queue)
+        }
+    })
+    .await;
+    assert!(!harm.exists());
+    let output = std::fs::read_dir(site.path("output")).unwrap();
+    for entry in output.flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        assert!(name.ends_with(".log") && name.len() < 10, "{name}");
+    }
+    agent.stop();
+}
+
+/// Slurm's own limits are waited for, with Slurm's reason; an account that it does not have is refused in its words.
+async fn slurms_limits_are_waited_for(by: By) {
+    let Some(slurm) = PrivateSlurm::for_test_with_accounting(1).await else {
+        return;
+    };
+    let site = by.site(&slurm).with("SLURM__INTERVAL_S", "1");
+    let agent = site.agent().await;
+    let user = SLURM_USERS[0];
+    let mut asked = of(user, "r");
+    asked.resources.account = Some("nowhere".into());
+    let problem = refusal(&agent, &site, &asked).await;
+    let said = problem.detail.unwrap();
+    assert_eq!(problem.code, "slurm_rejected", "{said}");
+    assert!(said.contains("Invalid account"), "{said}");
+
+    let of_user = format!("user={user}");
+    let words = [
+        "-i",
+        "modify",
+        "user",
+        "where",
+        &of_user,
+        "set",
+        "MaxSubmitJobs=1",
+    ];
+    slurm.run("sacctmgr", &words).await.unwrap();
+    let first = of(user, "r1");
+    let id = agent.start(&site.request(&first)).await;
+    let second = of(user, "r2");
+    let answer = agent.ask(&site.request(&second)).await.unwrap();
+    assert!(answer.headers().contains_key("retry-after"), "{answer:?}");
+    let problem: Problem = answer.json().await.unwrap();
+    let said = problem.detail.unwrap();
+    assert_eq!(
+        (problem.status, problem.code.as_str()),
+        (429, "limit_reached"),
+        "{said}"
+    );
+    assert!(
+        said.contains("Job violates accounting/QOS policy"),
+        "{said}"
+    );
+    slurm.run("scancel", &[&id]).await.unwrap();
+    wait_until("there is room", DEADLINE, || async {
+        let answer = agent.ask(&site.request(&second)).await.unwrap();
+        answer.status().is_success()
+    })
+    .await;
     agent.stop();
 }
 

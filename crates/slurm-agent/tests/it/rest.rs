@@ -393,6 +393,11 @@ async fn a_request_of_the_original_app_runs_the_sites_template() {
 }
 
 #[tokio::test]
+async fn a_request_of_the_original_app_runs_our_template_where_the_site_has_none() {
+    original::our_template_runs(site).await;
+}
+
+#[tokio::test]
 async fn the_last_place_is_given_once_and_the_persons_own_slurm_jobs_count() {
     real_slurm::places(site).await;
 }
