@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_domain::SlurmState;
-use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, wait_until};
+use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, TestCa, wait_until};
 
 use crate::DEADLINE;
 use crate::agent_fixture::Site;
@@ -222,8 +222,8 @@ async fn the_policy_of_builds_is_checked_on_the_node(by: By) {
     agent.stop();
 }
 
-/// A step has what Slurm and the site's task prolog set (here the `module` command), a scratch of its own as its home, and
-/// nothing of the agent's. The user's own home is not there.
+/// A step has what Slurm and the site's task prolog set (here the `module` command), the way out of the cluster, a scratch of
+/// its own as its home, and nothing of the agent's. The user's own home is not there.
 async fn steps_have_slurms_environment_and_nothing_of_the_agents(by: By) {
     let runner = format!(
         r#"{ONE_WORKFLOW_JOB}
@@ -242,7 +242,14 @@ async fn steps_have_slurms_environment_and_nothing_of_the_agents(by: By) {
         return;
     };
     let (site, _) = site(by, &slurm, &allocation);
-    let site = site.env("AGENT_ONLY", "secret").env("LD_PRELOAD", "");
+    TestCa::new(site.folder.path(), "ca");
+    let ca = site.path("ca.pem");
+    let proxy = "http://alice:hunter2@proxy.test:3128";
+    let site = site
+        .env("AGENT_ONLY", "secret")
+        .with("RUNNER__NETWORK__HTTPS_PROXY", proxy)
+        .with("RUNNER__NETWORK__NO_PROXY", "registry.test")
+        .with("RUNNER__NETWORK__CA_FILE", ca.to_str().unwrap());
     let agent = site.agent().await;
     let user = SLURM_USERS[1];
     let home = nix::unistd::User::from_name(user).unwrap().unwrap().dir;
@@ -251,6 +258,8 @@ async fn steps_have_slurms_environment_and_nothing_of_the_agents(by: By) {
     asked.resources.cpus = Some(3);
     asked.resources.gres = Some("gpu:1".into());
     let id = agent.start(&site.request(&asked)).await;
+    let shown = slurm.run("scontrol", &["show", "job", &id]).await.unwrap();
+    assert!(!shown.contains("hunter2"), "{shown}");
     allocation.until_seen("env").await;
     until_idle(&slurm).await;
     assert_eq!(allocation.last().await["reason"], "completed");
@@ -265,6 +274,9 @@ async fn steps_have_slurms_environment_and_nothing_of_the_agents(by: By) {
         "CUDA_VISIBLE_DEVICES=0",
         &scratch,
         &scratch.replace("HOME=", "TMPDIR="),
+        &scratch.replace("HOME=", "SSL_CERT_FILE="),
+        &format!("https_proxy={proxy}"),
+        "no_proxy=registry.test",
         &format!("GHA_SLURM_ALLOCATION={}", asked.sub),
     ] {
         let found = environment.lines().any(|l| l.starts_with(line));
@@ -272,7 +284,7 @@ async fn steps_have_slurms_environment_and_nothing_of_the_agents(by: By) {
     }
     let ours = environment.lines().filter(|l| l.starts_with("GHA_SLURM_"));
     assert_eq!(ours.count(), 1, "{environment}");
-    for word in ["AGENT_ONLY", "LD_PRELOAD", "SLURM_JWT", "eyJ"] {
+    for word in ["AGENT_ONLY", "SLURM_JWT", "eyJ"] {
         assert!(!environment.contains(word), "{word}\n{environment}");
     }
     agent.stop();

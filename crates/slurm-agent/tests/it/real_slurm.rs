@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use gha_slurm_contract::agent::{AllocationStatus, CallPurpose, StatesAnswer};
 use gha_slurm_contract::{LaunchClaims, Problem};
 use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmState};
-use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, wait_until};
+use gha_slurm_test_support::{PrivateSlurm, SLURM_ACCOUNT, SLURM_USERS, wait_until};
 
 use crate::DEADLINE;
 use crate::agent_fixture::{Agent, Site, claims};
@@ -36,7 +36,7 @@ macro_rules! by_both {
 }
 pub(crate) use by_both;
 
-by_both!(slurms_limits_are_waited_for);
+by_both!(what_is_asked_for_reaches_slurm_and_its_limits_are_waited_for);
 
 /// Says who and where it is, and waits for its end.
 const SCRIPT: &str = r#"#!/bin/bash
@@ -459,8 +459,9 @@ pub(crate) async fn hostile_names(site: impl Fn(&PrivateSlurm) -> Site) {
     agent.stop();
 }
 
-/// Slurm's own limits are waited for, with Slurm's reason; an account that it does not have is refused in its words.
-async fn slurms_limits_are_waited_for(by: By) {
+/// Whatever can be asked for gets to Slurm. Its own limits are waited for, with its reason; an account that it does not have is
+/// refused in its words.
+async fn what_is_asked_for_reaches_slurm_and_its_limits_are_waited_for(by: By) {
     let Some(slurm) = PrivateSlurm::for_test_with_accounting(1).await else {
         return;
     };
@@ -475,18 +476,56 @@ async fn slurms_limits_are_waited_for(by: By) {
     assert!(said.contains("Invalid account"), "{said}");
 
     let of_user = format!("user={user}");
-    let words = [
-        "-i",
-        "modify",
-        "user",
-        "where",
-        &of_user,
-        "set",
-        "MaxSubmitJobs=1",
+    let sacctmgr = async |words: &[&str]| {
+        let words = [&["-i"], words].concat();
+        slurm.run("sacctmgr", &words).await.unwrap();
+    };
+    let scontrol = async |words: &[&str]| slurm.run("scontrol", words).await.unwrap();
+    let user_is = ["modify", "user", "where", &of_user, "set"];
+    sacctmgr(&["add", "qos", "long"]).await;
+    sacctmgr(&[&user_is[..], &["qos+=long"]].concat()).await;
+    sacctmgr(&[&user_is[..], &["MaxSubmitJobs=1"]].concat()).await;
+    let features = ["AvailableFeatures=fast", "ActiveFeatures=fast"];
+    scontrol(&[&["update", "NodeName=n1"], &features[..]].concat()).await;
+    let users = format!("Users={user}");
+    let reservation = [
+        "ReservationName=week",
+        "StartTime=now",
+        "Duration=60",
+        "Nodes=n1",
     ];
-    slurm.run("sacctmgr", &words).await.unwrap();
-    let first = of(user, "r1");
+    scontrol(&[&["create", &users], &reservation[..]].concat()).await;
+    let mut first = of(user, "r1");
+    first.resources = ResourceRequest {
+        cpus: Some(2),
+        memory_mib: Some(300),
+        time_minutes: Some(40),
+        gres: Some("gpu:2".into()),
+        partition: Some("other".into()),
+        account: Some(SLURM_ACCOUNT.into()),
+        qos: Some("long".into()),
+        constraint: Some("fast".into()),
+        reservation: Some("week".into()),
+        nodes: Some(1),
+        exclusive: true,
+        container: None,
+    };
     let id = agent.start(&site.request(&first)).await;
+    let shown = scontrol(&["show", "job", &id]).await;
+    for wanted in [
+        "CPUs/Task=2",
+        "MinMemoryNode=300M",
+        "TimeLimit=00:40:00",
+        "Partition=other",
+        "Account=builds QOS=long",
+        "Features=fast",
+        "Reservation=week",
+        "NumNodes=1",
+        "OverSubscribe=NO",
+        "TresPerNode=gres:gpu:2",
+    ] {
+        assert!(shown.contains(wanted), "{wanted}: {shown}");
+    }
     let second = of(user, "r2");
     let answer = agent.ask(&site.request(&second)).await.unwrap();
     assert!(answer.headers().contains_key("retry-after"), "{answer:?}");
