@@ -101,6 +101,11 @@ async fn slurms_truth_comes_back_and_what_is_not_wanted_is_cancelled() {
 }
 
 #[tokio::test]
+async fn the_slurm_side_has_the_last_word() {
+    real_slurm::policy(site).await;
+}
+
+#[tokio::test]
 async fn what_a_slurm_job_used_comes_back() {
     for version in ["v0.0.36", "v0.0.38"] {
         real_slurm::usage(|slurm| site(slurm).with("SLURMRESTD__API_VERSION", version)).await;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod demo;
+mod proofs;
 mod with_services;
 
 use std::time::Duration;
