@@ -99,7 +99,7 @@ async fn hostile_labels_are_named_and_start_nothing() {
         let reason = stack.until_verdict(id, "not_ours").await;
         let begin: String = label
             .chars()
-            .take_while(|c| c.is_ascii_graphic())
+            .take_while(char::is_ascii_graphic)
             .take(40)
             .collect();
         assert!(reason.contains(&begin), "{label}: {reason}");

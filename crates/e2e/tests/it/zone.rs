@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Begins the names of our network namespaces; the process id of the tests and a number follow.
 const PREFIX: &str = "gha-slurm-e2e-";
+/// Number of the next one of this process.
+static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A network namespace with one way out. Removed when dropped.
 pub(crate) struct Zone {
@@ -42,7 +44,6 @@ impl Zone {
                 run(&["ip", "netns", "delete", name]);
             }
         }
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         let (id, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let name = format!("{PREFIX}{id}-{number}");
         if !output(&["ip", "netns", "add", &name]).status.success() {

@@ -1,9 +1,14 @@
 //! The agent before a real Slurm, by Slurm's own programs.
 
-use gha_slurm_test_support::PrivateSlurm;
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::time::Instant;
+
+use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, wait_until};
 
 use crate::agent_fixture::Site;
-use crate::{doctor, original, real_slurm};
+use crate::{DEADLINE, doctor, original, real_slurm};
 
 pub(crate) fn site(slurm: &PrivateSlurm) -> Site {
     let (site, output) = real_slurm::bare_site();
@@ -88,22 +93,65 @@ async fn a_submission_whose_answer_is_lost_is_found_again() {
         return;
     };
     let site = site(&slurm);
-    let bin = site.path("bin");
-    std::fs::create_dir(&bin).unwrap();
-    for program in ["squeue", "scancel"] {
-        let real = std::path::Path::new("/usr/bin").join(program);
-        std::os::unix::fs::symlink(real, bin.join(program)).unwrap();
-    }
     // The first submission is accepted; nobody hears of it.
     let script = format!(
         "#!/bin/bash\n[[ \"$*\" == *--parsable* ]] && mkdir '{}' 2>/dev/null || exec /usr/bin/sbatch \"$@\"\n\
          /usr/bin/sbatch \"$@\" >/dev/null; exec sleep 600\n",
         site.path("lost").display()
     );
-    let program = bin.join("sbatch");
-    std::fs::write(&program, script).unwrap();
-    let may_run = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&program, may_run).unwrap();
-    let site = site.with("SBATCH__BIN", bin.to_str().unwrap());
+    let site = with_program(site, "sbatch", &script);
     real_slurm::a_lost_answer(&slurm, site).await;
+}
+
+/// Slurm is asked once in each interval, however many allocations there are and however often they are asked about.
+#[tokio::test]
+async fn one_look_tells_of_all_allocations() {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = site(&slurm).with("SLURM__INTERVAL_S", "2");
+    let log = site.path("looks");
+    let script = format!(
+        "#!/bin/bash\necho look >> '{}'\nexec /usr/bin/squeue \"$@\"\n",
+        log.display()
+    );
+    let site = with_program(site, "squeue", &script);
+    let agent = site.agent().await;
+    let mut asked = Vec::new();
+    for number in 0..20 {
+        let one = real_slurm::of(SLURM_USERS[0], &format!("r{number}"));
+        agent.start(&site.request(&one)).await;
+        asked.push(one.sub);
+    }
+    let looks = || std::fs::read_to_string(&log).unwrap().lines().count();
+    let (before, since) = (looks(), Instant::now());
+    wait_until("two looks", DEADLINE, || async {
+        let told = real_slurm::states(&agent, &site, &asked).await;
+        looks() >= before + 2 && told.len() == asked.len()
+    })
+    .await;
+    // One may have been on its way.
+    let most = since.elapsed().as_secs() as usize / 2 + 1;
+    assert!(
+        looks() - before <= most + 1,
+        "{} of {most}",
+        looks() - before
+    );
+    agent.stop();
+}
+
+/// With this script in the place of one of Slurm's programs.
+fn with_program(site: Site, name: &str, script: &str) -> Site {
+    let bin = site.path("bin");
+    std::fs::create_dir(&bin).unwrap();
+    for program in ["sbatch", "squeue", "scancel"] {
+        let real = Path::new("/usr/bin").join(program);
+        if program != name {
+            symlink(real, bin.join(program)).unwrap();
+        }
+    }
+    let program = bin.join(name);
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    site.with("SBATCH__BIN", bin.to_str().unwrap())
 }
