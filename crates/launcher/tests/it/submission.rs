@@ -739,8 +739,10 @@ async fn rowless_slurm_jobs_are_cancelled_while_they_are_pending(way: Way) {
             .await
             .unwrap();
         tokio::spawn(connection);
-        let row = client.query_one("SELECT id FROM allocations", &[]).await;
-        row.unwrap().get::<_, uuid::Uuid>(0)
+        let row = client
+            .query_one("SELECT id::text FROM allocations", &[])
+            .await;
+        row.unwrap().get::<_, String>(0)
     };
     let (pending, runs) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
     let looks = Arc::new(AtomicU32::new(0));
@@ -749,11 +751,11 @@ async fn rowless_slurm_jobs_are_cancelled_while_they_are_pending(way: Way) {
         .and(path("/runner/list"))
         .respond_with(move |_: &wiremock::Request| {
             looked.fetch_add(1, Ordering::SeqCst);
-            let status = |id, state| serde_json::json!({"allocation": id, "slurmJobId": "17", "state": state});
+            let status = |id: &str, state| serde_json::json!({"allocation": id, "slurmJobId": "17", "state": state});
             let listed = [
-                status(with_row, "pending"),
-                status(pending, "pending"),
-                status(runs, "running"),
+                status(&with_row, "pending"),
+                status(&pending.to_string(), "pending"),
+                status(&runs.to_string(), "running"),
             ];
             ResponseTemplate::new(200).set_body_json(serde_json::json!({"allocations": listed}))
         })
