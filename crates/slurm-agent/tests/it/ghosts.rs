@@ -3,12 +3,14 @@
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::agent::{CallClaims, CallPurpose, ListAnswer, StatesAnswer};
 use gha_slurm_domain::{AllocationId, SlurmState};
-use gha_slurm_test_support::wait_until;
+use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, wait_until};
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::DEADLINE;
 use crate::agent_fixture::*;
+use crate::real_slurm::of;
+use crate::{rest, sbatch};
 
 const OURS: Uuid = Uuid::from_u128(7);
 const THEIRS: Uuid = Uuid::from_u128(8);
@@ -159,4 +161,56 @@ async fn an_agent_that_lost_its_ledger_looks_in_slurms_list() {
     })
     .await;
     agent.stop();
+}
+
+/// It ends while the agent is away, and then slurmctld loses its state: accounting alone knows how it ended.
+async fn accounting_tells_how_it_ended(site: fn(&PrivateSlurm) -> Site) {
+    let Some(slurm) = PrivateSlurm::for_test_with_accounting(1).await else {
+        return;
+    };
+    let site = site(&slurm).with("SLURM__INTERVAL_S", "1");
+    let go = site.path("go");
+    let script = format!(
+        "#!/bin/bash\nuntil [ -e '{}' ]; do sleep 0.1; done; exit 3\n",
+        go.display()
+    );
+    std::fs::write(site.path("script"), script).unwrap();
+    let agent = site.agent().await;
+    let claims = of(SLURM_USERS[0], "r1");
+    let id = agent.start(&site.request(&claims)).await;
+    wait_until("it runs", DEADLINE, || async {
+        states(&agent, &site, &[claims.sub]).await == [(id.clone(), SlurmState::Running)]
+    })
+    .await;
+    agent.kill();
+    std::fs::write(go, "").unwrap();
+    let job = format!("--jobs={id}");
+    let words = ["--noheader", "--allocations", "--format=State", &job];
+    wait_until("accounting knows its end", DEADLINE, || async {
+        let said = slurm.run("sacct", &words).await.unwrap();
+        if said.trim() == "FAILED" {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    })
+    .await;
+    slurm.lose_state().await.unwrap();
+    let agent = site.agent().await;
+    let state = wait_until("its end is told", DEADLINE, || async {
+        states(&agent, &site, &[claims.sub]).await.pop()
+    })
+    .await;
+    assert_eq!(state, (id, SlurmState::Failed));
+    agent.stop();
+}
+
+#[tokio::test]
+async fn accounting_tells_how_it_ended_by_programs() {
+    accounting_tells_how_it_ended(sbatch::site).await;
+}
+
+#[tokio::test]
+async fn accounting_tells_how_it_ended_by_rest() {
+    accounting_tells_how_it_ended(rest::site).await;
 }
