@@ -75,7 +75,7 @@ async fn look(submitter: &Submitter) -> Result<Looked, String> {
             .await
             .map_err(text)?
     };
-    let assertion = assertion(submitter, claims(submitter, CallPurpose::States))?;
+    let assertion = assertion(submitter, &claims(submitter, CallPurpose::States))?;
     let request = StatesRequest { allocations };
     let answer: Option<StatesAnswer> = submitter
         .agent
@@ -162,7 +162,7 @@ pub(crate) async fn cancel_withdrawn(submitter: &Submitter) -> Result<(), String
 
 /// The Slurm jobs that are not over and that this launcher had submitted, as the agent remembers. An original agent does not.
 pub(crate) async fn list(submitter: &Submitter) -> Result<Vec<AllocationStatus>, String> {
-    let assertion = assertion(submitter, claims(submitter, CallPurpose::List))?;
+    let assertion = assertion(submitter, &claims(submitter, CallPurpose::List))?;
     let answer: Option<ListAnswer> = submitter
         .agent
         .call("/runner/list", &assertion, &serde_json::json!({}))
@@ -204,7 +204,7 @@ async fn cancel(
         only_pending,
         ..claims(submitter, CallPurpose::Cancel)
     };
-    let assertion = assertion(submitter, claims)?;
+    let assertion = assertion(submitter, &claims)?;
     let answer: Option<CancelAnswer> = submitter
         .agent
         .call("/runner/cancel", &assertion, &serde_json::json!({}))
@@ -230,9 +230,9 @@ fn claims(submitter: &Submitter, purpose: CallPurpose) -> CallClaims {
     }
 }
 
-fn assertion(submitter: &Submitter, claims: CallClaims) -> Result<SecretString, String> {
+fn assertion(submitter: &Submitter, claims: &CallClaims) -> Result<SecretString, String> {
     submitter
         .signer
-        .sign(&claims)
+        .sign(claims)
         .map_err(|error| format!("the assertion cannot be signed: {error}"))
 }
