@@ -30,7 +30,7 @@ use crate::watch::Watch;
 /// When the launcher shall ask again after a 503.
 const RETRY_AFTER_S: u64 = 5;
 /// When the launcher shall ask again where a limit of Slurm's is reached: until something of the user's ends.
-const LIMIT_RETRY_AFTER_S: u64 = 30;
+pub(crate) const LIMIT_RETRY_AFTER_S: u64 = 30;
 /// Allocations that are worked on at once; two that share a turn wait for each other, which only takes longer.
 const TURNS: usize = 64;
 
@@ -174,9 +174,9 @@ impl Starter {
         };
         // After the search: what is a Slurm job already stays one, whatever became of the policy.
         claims.resources = self.permit(&claims).await?;
-        let place = self
-            .watch
-            .reserve(claims.sub, |live| self.policy.check_live(live, &claims))?;
+        let place = self.watch.reserve(claims.sub, |entry, live| {
+            self.policy.check_live(live, entry)
+        })?;
         let traceparent = gha_slurm_telemetry::current_traceparent();
         let builds = &self.policy.builds;
         let mut submission =

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_contract::agent::AllocationStatus;
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::ledger::{Entry, Ledger};
 use crate::policy::Live;
 use crate::slurm::{JobUsage, Queue, Slurm, SlurmJob};
+use crate::waiting::Waiting;
 
 /// Accounting lags by seconds, and by as long as slurmdbd is away: slurmctld keeps what it has to tell it.
 const USAGE_PATIENCE: TimeDelta = TimeDelta::days(1);
@@ -38,6 +39,7 @@ pub struct Watch {
     others: Mutex<HashMap<String, u32>>,
     /// Locked last.
     strays: Mutex<Strays>,
+    waiting: Mutex<Waiting>,
 }
 
 /// Allocations whose Slurm job is not in the ledger: it was lost, or an answer of Slurm's. Their comment has to do, which anybody
@@ -135,38 +137,34 @@ impl Watch {
     }
 
     /// Takes a place for an allocation that was remembered, if `allowed` says so of those that are taken beside it. Counting and
-    /// taking are one step: two starts at the same moment never get the last place both.
+    /// taking are one step: two starts at the same moment never get the last place both. What others may have who wait longer
+    /// counts as taken.
     pub fn reserve<E>(
         &self,
         allocation: AllocationId,
-        allowed: impl FnOnce(Live) -> Result<(), E>,
+        allowed: impl Fn(&Entry, Live) -> Result<(), E>,
     ) -> Result<Reservation<'_>, E> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut live = Live::default();
-        if let Some(own) = known.get(&allocation).map(|known| &known.entry) {
-            for known in known.values() {
-                let entry = &known.entry;
-                let counts = entry.ended.is_none()
-                    && (entry.slurm_job_id.is_some() || known.place != Place::None);
-                if !counts || entry.allocation == allocation {
-                    continue;
+        if let Some(own) = known.get(&allocation).map(|known| known.entry.clone()) {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            let before = waiting.before(&own, now);
+            let mut taken: Vec<&Entry> = known
+                .values()
+                .filter(|known| known.has_place() && known.entry.allocation != allocation)
+                .map(|known| &known.entry)
+                .collect();
+            for other in &before {
+                if allowed(other, self.live(&known, &taken, other)).is_ok() {
+                    taken.push(other);
                 }
-                live.total += 1;
-                live.of_user += u32::from(entry.slurm_user == own.slurm_user);
-                live.of_repository += u32::from(entry.repository_id == own.repository_id);
             }
-            let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-            live.of_users_own = others.get(own.slurm_user.as_str()).copied().unwrap_or(0);
-            // Of the user's alone: by such comments nobody shall take the places of others.
-            let strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
-            let of_user = strays.listed.iter().filter(|(id, jobs)| {
-                let is_of_user =
-                    |job: &&SlurmJob| !job.state.is_over() && job.user == own.slurm_user.as_str();
-                !known.contains_key(id) && jobs.iter().any(|job| is_of_user(&job))
-            });
-            live.of_user += of_user.count() as u32;
+            if let Err(refusal) = allowed(&own, self.live(&known, &taken, &own)) {
+                waiting.refused(own, now);
+                return Err(refusal);
+            }
+            waiting.served(&own);
         }
-        allowed(live)?;
         if let Some(own) = known.get_mut(&allocation) {
             own.place = Place::Taken;
         }
@@ -174,6 +172,29 @@ impl Watch {
             watch: self,
             allocation,
         })
+    }
+
+    /// What counts for `own`, when those places are taken.
+    fn live(&self, known: &HashMap<AllocationId, Known>, taken: &[&Entry], own: &Entry) -> Live {
+        let count = |counts: fn(&Entry, &Entry) -> bool| {
+            taken.iter().filter(|entry| counts(entry, own)).count() as u32
+        };
+        let user = own.slurm_user.as_str();
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of the user's alone: by such comments nobody shall take the places of others.
+        let strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_user = |jobs: &[SlurmJob]| {
+            let mut jobs = jobs.iter();
+            jobs.any(|job| !job.state.is_over() && job.user == user)
+        };
+        let strays = strays.listed.iter();
+        let strays = strays.filter(|(id, jobs)| !known.contains_key(id) && of_user(jobs));
+        Live {
+            of_user: count(|entry, own| entry.slurm_user == own.slurm_user) + strays.count() as u32,
+            of_users_own: others.get(user).copied().unwrap_or(0),
+            of_repository: count(|entry, own| entry.repository_id == own.repository_id),
+            total: taken.len() as u32,
+        }
     }
 
     fn set_place(&self, allocation: AllocationId, place: Place) {
@@ -510,6 +531,12 @@ impl Entry {
 }
 
 impl Known {
+    /// One of those that the policy has.
+    fn has_place(&self) -> bool {
+        self.entry.ended.is_none()
+            && (self.entry.slurm_job_id.is_some() || self.place != Place::None)
+    }
+
     /// Where it stands now. Gives the entry, if it has ended.
     fn stands(&mut self, status: AllocationStatus) -> Option<Entry> {
         let is_over = status.state.is_over();
@@ -799,12 +826,15 @@ mod tests {
 
     /// What an allocation sees beside it.
     fn seen(watch: &Watch, id: u128) -> Live {
-        let mut seen = Live::default();
-        let _ = watch.reserve(entry(id).allocation, |live| {
-            seen = live;
+        let seen = std::cell::Cell::new(Live::default());
+        let own = entry(id).allocation;
+        let _ = watch.reserve(own, |entry, live| {
+            if entry.allocation == own {
+                seen.set(live);
+            }
             Err::<(), ()>(())
         });
-        seen
+        seen.get()
     }
 
     fn intent(id: u128) -> Entry {
@@ -818,7 +848,7 @@ mod tests {
     fn a_place_is_taken_once_and_given_back() {
         let watch = Watch::new(vec![intent(1), intent(2), intent(3)]);
         let first = watch
-            .reserve(intent(1).allocation, |_| Ok::<(), ()>(()))
+            .reserve(intent(1).allocation, |_, _| Ok::<(), ()>(()))
             .unwrap();
         let taken = Live {
             of_user: 1,
@@ -832,7 +862,7 @@ mod tests {
         assert_eq!(seen(&watch, 2), Live::default());
         // Slurm did not answer: it counts until two lists do not show it.
         let first = watch
-            .reserve(intent(1).allocation, |_| Ok::<(), ()>(()))
+            .reserve(intent(1).allocation, |_, _| Ok::<(), ()>(()))
             .unwrap();
         let before = watch.begin();
         first.keep();
@@ -844,7 +874,7 @@ mod tests {
         assert_eq!(watch.freed(), 2);
         // One with a Slurm job counts, reserved or not.
         let first = watch
-            .reserve(intent(1).allocation, |_| Ok::<(), ()>(()))
+            .reserve(intent(1).allocation, |_, _| Ok::<(), ()>(()))
             .unwrap();
         watch.remember(entry(1));
         drop(first);
@@ -866,6 +896,49 @@ mod tests {
         assert_eq!(seen(&watch, 4), expected);
     }
 
+    fn at_most(most: u32, live: Live) -> Result<(), ()> {
+        if live.total < most { Ok(()) } else { Err(()) }
+    }
+
+    #[test]
+    fn those_that_wait_take_places_in_turn() {
+        let of = |id, launcher, user: &str| Entry {
+            launcher: Some(Uuid::from_u128(launcher)),
+            slurm_user: user.parse().unwrap(),
+            ..intent(id)
+        };
+        let mut entries: Vec<Entry> = (10..20).map(|id| of(id, 1, "alice")).collect();
+        entries.extend((20..30).map(|id| of(id, 2, "alice")));
+        entries.extend((30..40).map(|id| of(id, 2, "bob")));
+        let watch = Watch::new(entries);
+        // Two places; of bob's at most one.
+        let asks = |id| {
+            let place = watch.reserve(intent(id).allocation, |entry, live| {
+                let bobs = entry.slurm_user.as_str() == "bob";
+                if bobs && live.of_user > 0 {
+                    return Err(());
+                }
+                at_most(2, live)
+            });
+            place.is_ok_and(|place| {
+                place.keep();
+                true
+            })
+        };
+        let ends = |id| watch.set_place(intent(id).allocation, Place::None);
+        assert!(asks(30) && asks(10));
+        assert!(!asks(31) && !asks(20) && !asks(11));
+        // bob waits longest, but may not have a second one.
+        ends(10);
+        assert!(!asks(11), "it is the other launcher's turn");
+        assert!(asks(20));
+        ends(20);
+        assert!(asks(12) && !asks(21));
+        ends(30);
+        assert!(asks(31), "now he may");
+        assert!(!asks(21) && !asks(32));
+    }
+
     #[test]
     fn many_at_once_get_no_more_than_there_is() {
         let watch = Watch::new((1..=64).map(intent).collect());
@@ -875,7 +948,7 @@ mod tests {
             for id in 1..=64 {
                 let (watch, got) = (&watch, &got);
                 threads.spawn(move || {
-                    let allowed = |live: Live| if live.total < most { Ok(()) } else { Err(()) };
+                    let allowed = |_: &Entry, live| at_most(most, live);
                     if let Ok(place) = watch.reserve(intent(id).allocation, allowed) {
                         got.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                         place.keep();
