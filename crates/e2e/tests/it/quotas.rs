@@ -77,8 +77,7 @@ async fn two_launchers_share_what_one_agent_allows() {
 
     // Some were refused, but not again and again: one asks for all that wait.
     let refused = first.counted(Service::Agent, "outcome=\"limited\"").await;
-    eprintln!("{refused} calls were refused");
-    assert!((1.0..=100.0).contains(&refused), "{refused} calls");
+    assert!((1.0..=50.0).contains(&refused), "{refused} calls");
     // Nobody waited until the other one was through.
     let last = "SELECT max(submitted_at)::text FROM allocations";
     let first_of = "SELECT min(submitted_at)::text FROM allocations";
