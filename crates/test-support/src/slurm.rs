@@ -99,13 +99,12 @@ impl PrivateSlurm {
         fs::write(dir.join("slurm.conf"), configuration)?;
         open_to_all(&dir.join("slurm.conf"))?;
         if accounting {
-            let devices = ["gpu0", "gpu1"].map(|name| dir.join("state").join(name));
-            let mut gpus = String::new();
-            for device in devices {
+            let mut text = String::new();
+            for device in gpus(&dir) {
                 fs::write(&device, "")?;
-                let _ = writeln!(gpus, "Name=gpu File={}", device.display());
+                let _ = writeln!(text, "Name=gpu File={}", device.display());
             }
-            fs::write(dir.join("gres.conf"), gpus)?;
+            fs::write(dir.join("gres.conf"), text)?;
             open_to_all(&dir.join("gres.conf"))?;
         }
         let socket = dir.join("munge/socket");
@@ -255,6 +254,22 @@ impl PrivateSlurm {
         if let Some(controller) = self.controller.lock().ok().and_then(|mut c| c.take()) {
             controller.stop_keeping_data();
         }
+    }
+
+    /// slurmctld loses its state and starts anew: it knows no Slurm job, and gives numbers from the first one on again
+    /// (`slurmctld -c` would go on with them). Slurm jobs on nodes are ended.
+    pub async fn lose_state(&self) -> anyhow::Result<()> {
+        self.stop_controller();
+        for entry in fs::read_dir(self.path("state"))? {
+            let path = entry?.path();
+            let is_ours = path == self.jwt_key() || gpus(self.folder.path()).contains(&path);
+            if path.is_dir() {
+                fs::remove_dir_all(path)?;
+            } else if !is_ours {
+                fs::remove_file(path)?;
+            }
+        }
+        self.start_controller().await
     }
 
     /// Starts slurmrestd, for the first time or again.
@@ -454,6 +469,11 @@ fn configuration(dir: &Path, nodes: u16, accounting_port: Option<u16>) -> String
          PartitionName=other Nodes=n[1-{nodes}] MaxTime=60 State=UP\n"
     );
     text
+}
+
+/// What is called GPUs where there is accounting.
+fn gpus(dir: &Path) -> [PathBuf; 2] {
+    ["gpu0", "gpu1"].map(|name| dir.join("state").join(name))
 }
 
 fn random(bytes: usize) -> anyhow::Result<Vec<u8>> {

@@ -5,6 +5,7 @@ mod agent_fixture;
 mod containers;
 mod crash;
 mod doctor;
+mod ghosts;
 mod hooks;
 mod job_script;
 mod job_script_failures;

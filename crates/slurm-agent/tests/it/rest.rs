@@ -28,7 +28,7 @@ fn bare_site() -> Site {
         .with("SLURMRESTD__OUTPUT_FOLDER", &output)
 }
 
-fn site(slurm: &PrivateSlurm) -> Site {
+pub(crate) fn site(slurm: &PrivateSlurm) -> Site {
     bare_site()
         .with("SLURMRESTD__URL", &slurm.rest_url())
         .with("SLURMRESTD__TOKENS", "scontrol")

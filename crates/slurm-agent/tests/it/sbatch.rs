@@ -5,7 +5,7 @@ use gha_slurm_test_support::PrivateSlurm;
 use crate::agent_fixture::Site;
 use crate::{doctor, original, real_slurm};
 
-fn site(slurm: &PrivateSlurm) -> Site {
+pub(crate) fn site(slurm: &PrivateSlurm) -> Site {
     let (site, output) = real_slurm::bare_site();
     site.with("SLURM__BACKEND", "sbatch")
         .with("SBATCH__RUN_AS", "root")
