@@ -220,6 +220,9 @@ export class FakeApi {
         : { repository: name };
     const isIt = (url: string) => keyOf(url) === keyOf(repository);
     const waits = asked.find(({ url }) => isIt(url));
+    if (waits === undefined && new URL(request.url).searchParams.get('waiting') === 'true') {
+      return problem(409, 'repository_not_waiting', 'It does not wait any more');
+    }
     if (request.method === 'DELETE') {
       if (waits === undefined && !list.repositories.some(isIt)) {
         return problem(404, 'repository_not_mapped', 'The user does not have this repository');

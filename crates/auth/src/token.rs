@@ -139,6 +139,8 @@ mod tests {
             exp: iat + DEFAULT_LIFETIME_S,
             runner_name: "r".into(),
             cluster: "main".into(),
+            // Not in those of earlier versions.
+            launcher: None,
             token_url: "https://broker.example".into(),
             owner: "acme".into(),
             repository_name: "widgets".into(),

@@ -165,6 +165,7 @@ async fn submitted(
         exp: expires.timestamp(),
         runner_name: "runner".into(),
         cluster: CLUSTER.into(),
+        launcher: None,
         token_url: "http://127.0.0.1".into(),
         owner: OWNER.into(),
         repository_url: format!("https://github.com/{OWNER}/{name}"),

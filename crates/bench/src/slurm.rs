@@ -38,6 +38,9 @@ pub(crate) struct Effort {
 
 /// One round of one backend.
 struct Round {
+    /// One submission after the other, as a loop in a script makes them.
+    loop_rate: f64,
+    /// As many at once as the launcher has under way.
     bare_rate: f64,
     rate: f64,
     bare_p50_ms: f64,
@@ -53,7 +56,12 @@ pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Ve
         .await?;
     let mut rates = Table {
         title: "Submissions",
-        columns: vec!["16 at once", "submissions/s", "of the bare rate"],
+        columns: vec![
+            "",
+            "submissions/s",
+            "of the bare loop",
+            "of 16 bare at once",
+        ],
         rows: Vec::new(),
         notes: Vec::new(),
     };
@@ -72,19 +80,30 @@ pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Ve
         let of = |key: fn(&Round) -> f64| -> Result<f64> {
             median(rounds.iter().map(key).collect(), |v| *v).context("no round")
         };
-        let ratio = |round: &Round| round.rate / round.bare_rate;
-        let least = rounds.iter().map(ratio).fold(f64::INFINITY, f64::min);
-        let most = rounds.iter().map(ratio).fold(0.0, f64::max);
-        let ratio = of(ratio)?;
-        rates.rows.push(vec![
-            format!("{backend}: bare"),
-            format!("{:.0}", of(|r| r.bare_rate)?),
-            String::new(),
-        ]);
+        let ratio = |key: fn(&Round) -> f64| -> Result<String> {
+            let ratios: Vec<f64> = rounds.iter().map(|r| r.rate / key(r)).collect();
+            let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+            let most = ratios.iter().copied().fold(0.0, f64::max);
+            let middle = median(ratios, |v| *v).context("no round")?;
+            Ok(format!("{middle:.2} ({least:.2} to {most:.2})"))
+        };
+        let bare = [
+            ("bare loop", of(|r| r.loop_rate)?),
+            ("bare, 16 at once", of(|r| r.bare_rate)?),
+        ];
+        for (what, rate) in bare {
+            rates.rows.push(vec![
+                format!("{backend}: {what}"),
+                format!("{rate:.0}"),
+                String::new(),
+                String::new(),
+            ]);
+        }
         rates.rows.push(vec![
             format!("{backend}: launcher and agent"),
             format!("{:.0}", of(|r| r.rate)?),
-            format!("{ratio:.2} ({least:.2} to {most:.2})"),
+            ratio(|r| r.loop_rate)?,
+            ratio(|r| r.bare_rate)?,
         ]);
         latencies.rows.push(vec![
             format!("{backend}: bare call"),
@@ -164,6 +183,9 @@ async fn round(
 
     let count = effort.submissions;
     clear(slurm, user).await?;
+    let loop_rate = bare.submit(1, count.into()).await?.per_second;
+    expect(slurm, count).await?;
+    clear(slurm, user).await?;
     let bare_rate = bare.submit(SUBMITTERS, count.into()).await?.per_second;
     expect(slurm, count).await?;
     clear(slurm, user).await?;
@@ -179,6 +201,7 @@ async fn round(
     ms.sort_by(f64::total_cmp);
     let p90_ms = ms.get(ms.len() * 9 / 10).copied().unwrap_or_default();
     Ok(Round {
+        loop_rate,
         bare_rate,
         rate,
         bare_p50_ms: median(bare_ms, |v| *v).context("no webhook")?,

@@ -21,6 +21,8 @@ pub enum CallPurpose {
     Cancel,
     /// `POST /runner/states`.
     States,
+    /// `POST /runner/list`.
+    List,
 }
 
 /// Claims of the assertion (`Authorization: Bearer`) of a call other than a start. Signed as a launch token is, with a
@@ -44,9 +46,15 @@ pub struct CallClaims {
     pub exp: i64,
     /// Cluster it is meant for.
     pub cluster: String,
+    /// Id of the launcher's database: it touches only what it had submitted itself. Absent: of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launcher: Option<Uuid>,
     /// What shall be cancelled.
     #[serde(default)]
     pub allocations: Vec<AllocationId>,
+    /// Only where the Slurm job is pending.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_pending: bool,
 }
 
 /// Answer of `POST /runner/cancel`: all of them are cancelled, or over, or were never submitted.
@@ -55,6 +63,14 @@ pub struct CallClaims {
 pub struct CancelAnswer {
     /// Slurm jobs that were cancelled now.
     pub cancelled: Vec<AllocationId>,
+}
+
+/// Answer of `POST /runner/list`, whose body is `{}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListAnswer {
+    /// Those that the launcher of the assertion had submitted and that are pending or running.
+    pub allocations: Vec<AllocationStatus>,
 }
 
 /// Body of `POST /runner/states`.
@@ -73,6 +89,9 @@ pub struct StatesAnswer {
     pub allocations: Vec<AllocationStatus>,
     /// Changes when the policy of the Slurm side does: what it refused may be allowed now.
     pub policy: String,
+    /// Changes when something has ended: what waits because of a limit may be accepted now.
+    #[serde(default)]
+    pub freed: u64,
 }
 
 /// Where the Slurm job of an allocation stands.
@@ -82,7 +101,7 @@ pub struct AllocationStatus {
     /// Which.
     #[schema(value_type = Uuid)]
     pub allocation: AllocationId,
-    /// Slurm's number.
+    /// Slurm's number. Empty: the agent does not know it, and Slurm knows no Slurm job of this allocation.
     pub slurm_job_id: String,
     /// Where it stands.
     #[schema(value_type = String)]

@@ -35,6 +35,9 @@ pub struct LaunchClaims {
     pub runner_name: String,
     /// Cluster it is meant for.
     pub cluster: String,
+    /// Id of the launcher's database. Absent: of an earlier version, or of the original contract.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launcher: Option<Uuid>,
     /// Where the node sends the token: the base URL of token-broker.
     #[serde(rename = "tokenURL")]
     pub token_url: String,

@@ -73,7 +73,7 @@ pub struct PollAnswer {
 pub struct Call {
     /// Names the call in its answer.
     pub id: Uuid,
-    /// `/runner/start`, `/runner/cancel` or `/runner/states`.
+    /// `/runner/start`, `/runner/cancel`, `/runner/states` or `/runner/list`.
     pub path: String,
     /// The assertion, for calls that carry one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod absence;
 pub mod admission;
 pub mod ids;
 pub mod labels;
@@ -10,6 +11,7 @@ pub mod resources;
 pub mod state;
 pub mod usage;
 
+pub use absence::Absence;
 pub use ids::{
     AllocationId, InstallationId, RepositoryFullName, RepositoryId, RunnerId, SlurmJobId,
     SlurmUser, WorkflowJobId,

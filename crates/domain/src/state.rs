@@ -223,6 +223,11 @@ impl SlurmState {
         !matches!(self, Self::Pending | Self::Running)
     }
 
+    /// Whether it was lost to something that others may be lost to at the same time.
+    pub fn is_lost(self) -> bool {
+        matches!(self, Self::NodeFailed | Self::Preempted | Self::Gone)
+    }
+
     /// From Slurm's own word, such as `NODE_FAIL`. A word that a later Slurm adds counts as running: nothing is done
     /// about those.
     pub fn from_slurm(word: &str) -> Self {

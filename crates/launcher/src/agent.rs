@@ -1,5 +1,5 @@
-//! Calls to the Slurm agent: `POST /runner/start`, the original wire contract; `POST /runner/cancel` and
-//! `POST /runner/states`, which an original agent does not have. They go to its port, or wait in a mailbox until it asks.
+//! Calls to the Slurm agent: `POST /runner/start`, the original wire contract; `POST /runner/cancel`, `/runner/states` and
+//! `/runner/list`, which an original agent does not have. They go to its port, or wait in a mailbox until it asks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const UNREADABLE: &str = "the Slurm agent's answer is not what its contract says";
 const NOT_FOUND: u16 = 404;
 const REFUSED: u16 = 422;
+const LIMITED: u16 = 429;
 
 /// What came of a submission.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +34,13 @@ pub enum Submission {
         /// Why.
         reason: String,
         /// When to try again.
+        retry_after: Option<Duration>,
+    },
+    /// Not before something else has ended: a limit is reached.
+    Limited {
+        /// Which.
+        reason: String,
+        /// When to try again at the latest.
         retry_after: Option<Duration>,
     },
     /// Never, as long as policy stays.
@@ -97,13 +105,17 @@ impl Agent {
                 },
             };
         }
-        if reply.status == REFUSED {
-            Submission::Refused(reply.problem())
-        } else {
-            Submission::Delayed {
-                reason: reply.problem(),
+        let reason = reply.problem();
+        match reply.status {
+            REFUSED => Submission::Refused(reason),
+            LIMITED => Submission::Limited {
+                reason,
                 retry_after,
-            }
+            },
+            _ => Submission::Delayed {
+                reason,
+                retry_after,
+            },
         }
     }
 

@@ -1,6 +1,7 @@
 //! The service: some loops over one database.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use actix_web::web;
@@ -11,7 +12,7 @@ use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::Event;
 use gha_slurm_github::Github;
 use gha_slurm_service_kit::{HttpService, Operations, Readiness};
-use gha_slurm_storage::{Database, StorageError, replan};
+use gha_slurm_storage::{Database, StorageError, identity, replan};
 use gha_slurm_telemetry::Metrics;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
 use tokio::sync::{Notify, mpsc};
@@ -25,8 +26,8 @@ use crate::mailbox::Mailbox;
 use crate::planning::Policy;
 use crate::reconciler::Reconciler;
 use crate::settings::{Settings, span};
-use crate::slurm_jobs;
 use crate::submission::{self, Submitter};
+use crate::{rowless, slurm_jobs};
 
 /// Scopes are looked at again at least this often: notifications can be lost with a connection.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -78,6 +79,12 @@ impl Application {
             settings.database.connections,
         )?;
         database.migrate().await.context("database.url")?;
+        let launcher = {
+            let mut conn = database.connection().await.context("database.url")?;
+            identity::get_or_make(&mut conn)
+                .await
+                .context("database.url")?
+        };
         let policy = Arc::new(Policy {
             labels: settings.labels.policy(&settings.cluster.name),
             limits: settings.planner.limits(),
@@ -109,6 +116,8 @@ impl Application {
             cluster: settings.cluster.clone(),
             lifetime_s: settings.keys.lifetime_s,
             max_failures: settings.planner.max_failures,
+            launcher,
+            freed: AtomicU64::default(),
         });
         let wake = Arc::new(Notify::new());
         let reconciler = Reconciler {
@@ -227,6 +236,11 @@ impl Application {
             Arc::clone(&wake),
             stop.clone(),
         );
+        let rowless = rowless::watch(
+            Arc::clone(&submitter),
+            span(settings.reconciler.rowless_s),
+            stop.clone(),
+        );
         let submissions = submission::run(submitter, Arc::clone(&wake), stop.clone());
         let replans = replan_loop(database, policy, wake, stop.clone());
         let not_ready = async {
@@ -249,6 +263,7 @@ impl Application {
             consumer,
             submissions,
             watch,
+            rowless,
             replans,
             Box::pin(reconciler.run(stop.clone())),
             not_ready

@@ -8,6 +8,7 @@ pub mod inquiry;
 pub mod mailbox;
 pub mod planning;
 pub mod reconciler;
+pub mod rowless;
 pub mod settings;
 pub mod slurm_jobs;
 pub mod submission;

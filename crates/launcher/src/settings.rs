@@ -185,6 +185,9 @@ pub struct ReconcilerSettings {
     /// A runner that listens for so long without a workflow job is given up: its node is silent. Longer than the agent's
     /// `runner.idle_deadline_s`.
     pub listening_limit_s: NonZeroU32,
+    /// A pending Slurm job that this launcher had submitted and that has had no row in the database for so long is cancelled: the
+    /// database was restored from an older state.
+    pub rowless_s: NonZeroU32,
 }
 
 impl Default for ReconcilerSettings {
@@ -198,6 +201,7 @@ impl Default for ReconcilerSettings {
             unattributed_limit_s: seconds(600),
             set_up_limit_s: seconds(1800),
             listening_limit_s: seconds(900),
+            rowless_s: seconds(600),
         }
     }
 }

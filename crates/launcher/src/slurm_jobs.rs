@@ -1,22 +1,24 @@
 //! What becomes of Slurm jobs: Slurm's truth comes back, and what is not wanted any more is cancelled.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::Utc;
 use gha_slurm_contract::agent::{
-    ASSERTION_LIFETIME_S, AllocationStatus, CallClaims, CallPurpose, CancelAnswer,
+    ASSERTION_LIFETIME_S, AllocationStatus, CallClaims, CallPurpose, CancelAnswer, ListAnswer,
     MAX_CANCELLED_AT_ONCE, MAX_STATES_AT_ONCE, StatesAnswer, StatesRequest,
 };
 use gha_slurm_contract::launch::AUDIENCE_AGENT;
 use gha_slurm_domain::AllocationId;
 use gha_slurm_storage::slurm_jobs::{self, SlurmStatus};
-use gha_slurm_storage::{AsyncConnection, Database, StorageError, usage};
+use gha_slurm_storage::{AsyncConnection, Database, StorageError, allocations, usage};
 use secrecy::SecretString;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::submission::Submitter;
+use crate::submission::{CONCURRENCY, Submitter};
 
 /// An agent without these calls is asked again after this; it may have been updated.
 const ORIGINAL_AGENT_PAUSE: Duration = Duration::from_secs(600);
@@ -73,7 +75,7 @@ async fn look(submitter: &Submitter) -> Result<Looked, String> {
             .await
             .map_err(text)?
     };
-    let assertion = assertion(submitter, CallPurpose::States, Vec::new())?;
+    let assertion = assertion(submitter, &claims(submitter, CallPurpose::States))?;
     let request = StatesRequest { allocations };
     let answer: Option<StatesAnswer> = submitter
         .agent
@@ -103,12 +105,18 @@ pub(crate) async fn take_in(submitter: &Submitter, answer: StatesAnswer) -> Resu
     if forgiven > 0 {
         tracing::info!(repositories = forgiven, "the cluster's policy changed");
     }
+    if submitter.freed.swap(answer.freed, Ordering::Relaxed) != answer.freed {
+        changed += allocations::try_limited(&mut conn, Utc::now(), CONCURRENCY as i64)
+            .await
+            .map_err(text)?;
+    }
     Ok(changed)
 }
 
 async fn record(database: &Database, told: AllocationStatus) -> Result<bool, StorageError> {
     let status = SlurmStatus {
         allocation: told.allocation,
+        slurm_job_id: Some(told.slurm_job_id).filter(|id| !id.is_empty()),
         state: told.state,
         reason: told.reason,
         starts_at: told.starts_at,
@@ -145,26 +153,69 @@ pub(crate) async fn cancel_withdrawn(submitter: &Submitter) -> Result<(), String
     if allocations.is_empty() {
         return Ok(());
     }
-    let assertion = assertion(submitter, CallPurpose::Cancel, allocations.clone())?;
-    let answer: Option<CancelAnswer> = submitter
-        .agent
-        .call("/runner/cancel", &assertion, &serde_json::json!({}))
-        .await?;
-    // An original agent cannot cancel: the Slurm job ends by itself when its launch token is turned away.
-    let cancelled = answer.map(|answer| answer.cancelled).unwrap_or_default();
+    let cancelled = cancel(submitter, allocations.clone(), false).await?;
     let mut conn = submitter.database.connection().await.map_err(text)?;
     slurm_jobs::cancelled(&mut conn, &allocations, &cancelled, Utc::now())
         .await
         .map_err(text)
 }
 
-fn assertion(
+/// The Slurm jobs that are not over and that this launcher had submitted, as the agent remembers. An original agent does not.
+pub(crate) async fn list(submitter: &Submitter) -> Result<Vec<AllocationStatus>, String> {
+    let assertion = assertion(submitter, &claims(submitter, CallPurpose::List))?;
+    let answer: Option<ListAnswer> = submitter
+        .agent
+        .call("/runner/list", &assertion, &serde_json::json!({}))
+        .await?;
+    Ok(answer.map(|answer| answer.allocations).unwrap_or_default())
+}
+
+/// Those of `listed` that the database has a row of.
+pub(crate) async fn rows(
     submitter: &Submitter,
-    purpose: CallPurpose,
+    listed: &[AllocationStatus],
+) -> Result<HashSet<AllocationId>, String> {
+    let text = |error: StorageError| error.to_string();
+    let ids: Vec<AllocationId> = listed.iter().map(|status| status.allocation).collect();
+    let mut conn = submitter.database.connection().await.map_err(text)?;
+    let rows = allocations::known(&mut conn, &ids).await.map_err(text)?;
+    Ok(rows.into_iter().collect())
+}
+
+/// Has the Slurm side cancel those of these that are pending.
+pub(crate) async fn cancel_pending(
+    submitter: &Submitter,
     allocations: Vec<AllocationId>,
-) -> Result<SecretString, String> {
-    let iat = Utc::now().timestamp();
+) -> Result<(), String> {
+    for some in allocations.chunks(MAX_CANCELLED_AT_ONCE) {
+        cancel(submitter, some.to_vec(), true).await?;
+    }
+    Ok(())
+}
+
+/// Has the Slurm side cancel these; with `only_pending` none that is not. Gives those that it told to end.
+async fn cancel(
+    submitter: &Submitter,
+    allocations: Vec<AllocationId>,
+    only_pending: bool,
+) -> Result<Vec<AllocationId>, String> {
     let claims = CallClaims {
+        allocations,
+        only_pending,
+        ..claims(submitter, CallPurpose::Cancel)
+    };
+    let assertion = assertion(submitter, &claims)?;
+    let answer: Option<CancelAnswer> = submitter
+        .agent
+        .call("/runner/cancel", &assertion, &serde_json::json!({}))
+        .await?;
+    // An original agent cannot cancel: the Slurm job ends by itself when its launch token is turned away.
+    Ok(answer.map(|answer| answer.cancelled).unwrap_or_default())
+}
+
+fn claims(submitter: &Submitter, purpose: CallPurpose) -> CallClaims {
+    let iat = Utc::now().timestamp();
+    CallClaims {
         iss: submitter.deployment.name.clone(),
         aud: vec![AUDIENCE_AGENT.into()],
         sub: purpose,
@@ -173,10 +224,15 @@ fn assertion(
         nbf: iat - ASSERTION_LIFETIME_S,
         exp: iat + ASSERTION_LIFETIME_S,
         cluster: submitter.cluster.name.clone(),
-        allocations,
-    };
+        launcher: Some(submitter.launcher),
+        allocations: Vec::new(),
+        only_pending: false,
+    }
+}
+
+fn assertion(submitter: &Submitter, claims: &CallClaims) -> Result<SecretString, String> {
     submitter
         .signer
-        .sign(&claims)
+        .sign(claims)
         .map_err(|error| format!("the assertion cannot be signed: {error}"))
 }

@@ -2,6 +2,7 @@
 //! was withdrawn cancelled.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -19,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
+use uuid::Uuid;
 
 use crate::agent::{Agent, Submission};
 use crate::inquiry::{Inquiry, InquiryError};
@@ -28,7 +30,7 @@ use crate::{slurm_jobs, surplus};
 /// Longer than the agent's call may take; after it, another process may try.
 const LEASE: TimeDelta = TimeDelta::seconds(60);
 /// Calls to the agent at once.
-const CONCURRENCY: usize = 16;
+pub(crate) const CONCURRENCY: usize = 16;
 /// Planned rows of other processes, and leases that ran out, are looked for this often.
 const SWEEP: Duration = Duration::from_secs(2);
 /// While one planned allocation follows the other, what is not wanted any more is looked for this often.
@@ -54,6 +56,10 @@ pub struct Submitter {
     pub cluster: ClusterSettings,
     /// Seconds a launch token is valid.
     pub lifetime_s: i64,
+    /// The id of the database, in launch tokens and assertions.
+    pub launcher: Uuid,
+    /// How often something has ended on the Slurm side, as its agent said last.
+    pub freed: AtomicU64,
     /// Failures after which a class is given up: a refusal gives it up at once.
     pub max_failures: u32,
 }
@@ -141,12 +147,13 @@ pub fn claims(submitter: &Submitter, due: &Due, now: DateTime<Utc>) -> LaunchCla
         iss: name.clone(),
         aud: vec![AUDIENCE_AGENT.into(), AUDIENCE_BROKER.into()],
         sub: due.id,
-        jti: uuid::Uuid::new_v4(),
+        jti: Uuid::new_v4(),
         iat,
         nbf: iat - token::NOT_BEFORE_S,
         exp: iat + submitter.lifetime_s,
         runner_name: runner_name(prefix, name, due.id, 1),
         cluster: submitter.cluster.name.clone(),
+        launcher: Some(submitter.launcher),
         token_url: submitter.cluster.token_url.clone(),
         owner: due.owner.clone(),
         repository_name: due.name.clone(),
@@ -202,8 +209,10 @@ async fn submit(submitter: &Submitter, due: &Due) -> Result<(), StorageError> {
             Demand::Unknown(reason) => {
                 let next =
                     now + TimeDelta::from_std(retry_delay(due.attempt, None)).unwrap_or(LEASE);
-                return allocations::submission_delayed(&mut conn, due.id, &reason, next, now)
-                    .await;
+                return allocations::submission_delayed(
+                    &mut conn, due.id, &reason, false, next, now,
+                )
+                .await;
             }
         }
     }
@@ -248,7 +257,16 @@ async fn submit(submitter: &Submitter, due: &Due) -> Result<(), StorageError> {
             tracing::warn!(reason, attempt = due.attempt, "a submission is delayed");
             let next =
                 now + TimeDelta::from_std(retry_delay(due.attempt, retry_after)).unwrap_or(LEASE);
-            allocations::submission_delayed(&mut conn, due.id, &reason, next, now).await
+            allocations::submission_delayed(&mut conn, due.id, &reason, false, next, now).await
+        }
+        Submission::Limited {
+            reason,
+            retry_after,
+        } => {
+            tracing::info!(reason, "a submission waits until something has ended");
+            let next =
+                now + TimeDelta::from_std(retry_delay(due.attempt, retry_after)).unwrap_or(LEASE);
+            allocations::submission_delayed(&mut conn, due.id, &reason, true, next, now).await
         }
         Submission::Refused(reason) => {
             tracing::warn!(reason, "the Slurm side refused an allocation");

@@ -15,6 +15,7 @@ use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::mappings::{self, Mapped, Replaced, Request, Requested};
 use gha_slurm_storage::repositories::Repository;
 use gha_slurm_storage::{AsyncConnection, StorageError, replan};
+use serde::Deserialize;
 
 use crate::access::Caller;
 use crate::mapping::{
@@ -22,6 +23,31 @@ use crate::mapping::{
 };
 use crate::resolve::{Resolved, part};
 use crate::routes::{State, storage_error};
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OnlyWaiting {
+    /// Only if the user asks for it at this moment: somebody may have decided meanwhile, or the user taken it back.
+    #[serde(default)]
+    waiting: bool,
+}
+
+impl OnlyWaiting {
+    fn of(request: &HttpRequest) -> Result<bool, ApiError> {
+        let query = web::Query::<Self>::from_query(request.query_string()).map_err(|error| {
+            let title = "The query string is wrong";
+            ApiError::new(StatusCode::BAD_REQUEST, "query_invalid", title).detail(error.to_string())
+        })?;
+        Ok(query.waiting)
+    }
+}
+
+fn does_not_wait() -> ApiError {
+    let title = "It does not wait any more";
+    ApiError::new(StatusCode::CONFLICT, "repository_not_waiting", title)
+        .detail("The user took it back, or an administrator has decided. Nothing was changed.")
+}
 
 fn shown(
     state: &State,
@@ -96,7 +122,7 @@ pub(crate) async fn list(
     post,
     path = "/api/users/{username}/repositories",
     operation_id = "addUserRepository",
-    params(("username" = String, Path, description = "The Slurm user")),
+    params(("username" = String, Path, description = "The Slurm user"), OnlyWaiting),
     request_body = RepositoryEntry,
     responses(
         (status = 200, description = "It is mapped", body = UserRepository),
@@ -104,7 +130,7 @@ pub(crate) async fn list(
         (status = 400, description = "Not a Slurm user, or not such a body", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The assertion is about another user", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`repository_mapped_elsewhere`: it is mapped to another user", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`repository_mapped_elsewhere`: it is mapped to another user; `repository_not_waiting`: `waiting` was asked for", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`repositories_invalid`: it cannot be used", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
@@ -118,6 +144,7 @@ pub(crate) async fn add(
 ) -> Result<HttpResponse, ApiError> {
     let user = user_of(&path)?;
     let caller = state.authorize_for(&request, &user)?;
+    let only_waiting = OnlyWaiting::of(&request)?;
     let entry: RepositoryEntry = serde_json::from_slice(&body).map_err(|error| {
         ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong").detail(format!(
             "Send an object such as {{\"repository\": \"https://github.com/owner/name\"}}: {error}"
@@ -132,7 +159,7 @@ pub(crate) async fn add(
     };
     has_room(&state, &user).await?;
     let answer = match caller {
-        Caller::Administrator => grant(&state, &user, found).await?,
+        Caller::Administrator => grant(&state, &user, found, only_waiting).await?,
         Caller::User { cluster } => ask(&state, &user, found, &cluster).await?,
     };
     let status = match answer.state {
@@ -169,27 +196,33 @@ async fn grant(
     state: &State,
     user: &SlurmUser,
     found: &Resolved,
+    only_waiting: bool,
 ) -> Result<UserRepository, ApiError> {
     let mut conn = state.connection().await?;
-    let (replaced, list) = conn
+    let granted = conn
         .transaction::<_, StorageError, _>(async |conn| {
             let now = Utc::now();
             remember(conn, found, now).await?;
+            mappings::lock_list(conn, user).await?;
             let mut entry = found.entry();
             let waits = mappings::requests(conn, Some(user)).await?;
             let waits = waits
                 .iter()
                 .any(|request| request.repository.id == entry.repository.0);
+            if only_waiting && !waits {
+                return Ok(None);
+            }
             if waits && entry.charge.as_ref() == Some(&Charge::default()) {
                 // As the user asks for.
                 entry.charge = None;
             }
             let replaced = mappings::add(conn, user, entry, now).await?;
             replan_changed(conn, &replaced).await?;
-            Ok((replaced, mappings::list(conn, user).await?.1))
+            Ok(Some((replaced, mappings::list(conn, user).await?.1)))
         })
         .await
         .map_err(|e| storage_error(&e))?;
+    let (replaced, list) = granted.ok_or_else(does_not_wait)?;
     if let Replaced::TakenByOthers(taken) = replaced {
         return Err(taken_error(std::slice::from_ref(found), &taken));
     }
@@ -245,13 +278,14 @@ async fn ask(
     delete,
     path = "/api/users/{username}/repositories/{owner}/{name}",
     operation_id = "removeUserRepository",
-    params(("username" = String, Path, description = "The Slurm user"), ("owner" = String, Path), ("name" = String, Path)),
+    params(("username" = String, Path, description = "The Slurm user"), ("owner" = String, Path), ("name" = String, Path), OnlyWaiting),
     responses(
         (status = 204, description = "It is not mapped to the user any more, and does not wait"),
         (status = 400, description = "Not a Slurm user", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The assertion is about another user", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "The user does not have it", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`repository_not_waiting`: `waiting` was asked for", body = Problem, content_type = "application/problem+json"),
     ),
     security(("bearer" = []))
 )]
@@ -264,6 +298,14 @@ pub(crate) async fn remove(
     let user = user_of(&user)?;
     state.authorize_for(&request, &user)?;
     let mut conn = state.connection().await?;
+    if OnlyWaiting::of(&request)? {
+        conn.transaction(async |conn| mappings::remove_request(conn, &user, &owner, &name).await)
+            .await
+            .map_err(|e| storage_error(&e))?
+            .ok_or_else(does_not_wait)?;
+        tracing::info!(%user, owner, name, "a request for a repository was removed");
+        return Ok(HttpResponse::NoContent().finish());
+    }
     let removed = conn
         .transaction::<_, StorageError, _>(async |conn| {
             let removed = mappings::remove(conn, &user, &owner, &name).await?;

@@ -137,6 +137,11 @@ impl Application {
                         .default_service(method_not_allowed("POST")),
                 )
                 .service(
+                    web::resource("/runner/list")
+                        .route(web::post().to(calls::list))
+                        .default_service(method_not_allowed("POST")),
+                )
+                .service(
                     web::resource("/runner/states")
                         .route(web::post().to(calls::states))
                         .default_service(method_not_allowed("POST")),

@@ -1,4 +1,4 @@
-//! `POST /runner/cancel` and `POST /runner/states`: calls about Slurm jobs that were submitted, each with a signed assertion.
+//! `POST /runner/cancel`, `/runner/states` and `/runner/list`: calls about Slurm jobs that were submitted, each with a signed assertion.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -8,8 +8,8 @@ use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use gha_slurm_contract::agent::{
-    CallClaims, CallPurpose, CancelAnswer, MAX_CANCELLED_AT_ONCE, MAX_STATES_AT_ONCE, StatesAnswer,
-    StatesRequest,
+    CallClaims, CallPurpose, CancelAnswer, ListAnswer, MAX_CANCELLED_AT_ONCE, MAX_STATES_AT_ONCE,
+    StatesAnswer, StatesRequest,
 };
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_service_kit::authentication::bearer;
@@ -34,15 +34,6 @@ async fn asserted(
     assertion: Assertion,
     purpose: CallPurpose,
 ) -> Result<CallClaims, ApiError> {
-    let invalid = |detail: &str| {
-        ApiError::new(
-            StatusCode::UNAUTHORIZED,
-            "assertion_invalid",
-            "The assertion is not accepted",
-        )
-        .detail(detail)
-        .header("WWW-Authenticate", "Bearer")
-    };
     let token = assertion
         .0
         .ok_or_else(|| invalid("Send Authorization: Bearer <assertion>."))?;
@@ -54,6 +45,16 @@ async fn asserted(
         return Err(invalid("It is for another cluster."));
     }
     Ok(claims)
+}
+
+fn invalid(detail: &str) -> ApiError {
+    ApiError::new(
+        StatusCode::UNAUTHORIZED,
+        "assertion_invalid",
+        "The assertion is not accepted",
+    )
+    .detail(detail)
+    .header("WWW-Authenticate", "Bearer")
 }
 
 fn too_many(most: usize) -> ApiError {
@@ -75,7 +76,10 @@ pub(crate) async fn cancel(
     if claims.allocations.len() > MAX_CANCELLED_AT_ONCE {
         return Err(too_many(MAX_CANCELLED_AT_ONCE));
     }
-    let cancelled = starter.into_inner().cancel(claims.allocations).await?;
+    let cancelled = starter
+        .into_inner()
+        .cancel(claims.allocations, claims.launcher, claims.only_pending)
+        .await?;
     for allocation in &cancelled {
         tracing::info!(allocation.id = %allocation, "cancelled");
     }
@@ -88,16 +92,31 @@ pub(crate) async fn states(
     assertion: Assertion,
     asked: web::Json<StatesRequest>,
 ) -> Result<HttpResponse, ApiError> {
-    asserted(&starter, assertion, CallPurpose::States).await?;
+    let claims = asserted(&starter, assertion, CallPurpose::States).await?;
     if asked.allocations.len() > MAX_STATES_AT_ONCE {
         return Err(too_many(MAX_STATES_AT_ONCE));
     }
-    let allocations = starter.watch.states(&asked.allocations);
+    let allocations = starter.watch.states(&asked.allocations, claims.launcher);
+    let freed = starter.watch.freed();
     let policy = policy_version(&starter).await?;
     Ok(HttpResponse::Ok().json(StatesAnswer {
         allocations,
         policy,
+        freed,
     }))
+}
+
+/// The Slurm jobs that this launcher had submitted.
+pub(crate) async fn list(
+    starter: web::Data<Starter>,
+    assertion: Assertion,
+) -> Result<HttpResponse, ApiError> {
+    let claims = asserted(&starter, assertion, CallPurpose::List).await?;
+    let launcher = claims
+        .launcher
+        .ok_or_else(|| invalid("It does not say which launcher asks."))?;
+    let allocations = starter.watch.of_launcher(launcher);
+    Ok(HttpResponse::Ok().json(ListAnswer { allocations }))
 }
 
 /// The version of the policy; a file is read.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::self_check::{Finding, Level, check_keys, self_check};
 use crate::settings::{Backend, KeySource, Settings};
-use crate::slurm::{self, Slurm, SlurmJob, output_file};
+use crate::slurm::{self, Cancellation, Slurm, SlurmJob, output_file};
 use crate::submission::{Submission, claims_without_token};
 use crate::tasks::say;
 
@@ -129,7 +129,18 @@ async fn look(settings: &Settings, slurm: &dyn Slurm, node: &Node) -> anyhow::Re
         "{:<8} node: Slurm job {id} of {}, up to {} s",
         "wait", node.user, node.wait_s
     ));
-    let ended = until_ended(slurm, &id, Duration::from_secs(node.wait_s.get().into())).await?;
+    let job = Cancellation {
+        allocation: submission.allocation,
+        id: Some(id.clone()),
+        only_pending: false,
+    };
+    let ended = until_ended(
+        slurm,
+        &id,
+        &job,
+        Duration::from_secs(node.wait_s.get().into()),
+    )
+    .await?;
     let path = settings
         .output_folder()
         .map(|folder| output_file(&submission.name, folder))
@@ -142,6 +153,7 @@ async fn look(settings: &Settings, slurm: &dyn Slurm, node: &Node) -> anyhow::Re
 async fn until_ended(
     slurm: &dyn Slurm,
     id: &SlurmJobId,
+    job: &Cancellation,
     wait: Duration,
 ) -> anyhow::Result<SlurmJob> {
     let give_up_at = Instant::now() + wait;
@@ -159,7 +171,7 @@ async fn until_ended(
             }
         }
         if Instant::now() >= give_up_at {
-            slurm.cancel(std::slice::from_ref(id)).await?;
+            slurm.cancel(std::slice::from_ref(job)).await?;
             let state = last.as_ref().map_or("not listed", |job| job.state.as_str());
             let reason = last.and_then(|job| job.reason);
             let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));

@@ -10,6 +10,7 @@ use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::agent::AllocationStatus;
 use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmUser};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// What is remembered of one allocation. No secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub struct Entry {
     pub repository_url: String,
     /// When it was asked for first.
     pub intended_at: DateTime<Utc>,
+    /// Which launcher asked, by the id of its database. Absent: one that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launcher: Option<Uuid>,
     /// Expiry of the launch token that asked first.
     pub expires_at: Option<DateTime<Utc>>,
     /// The Slurm job; absent while it is not known whether there is one.
@@ -45,6 +49,7 @@ impl Entry {
             repository_id: claims.repository_id,
             repository_url: claims.repository_url.clone(),
             intended_at: now,
+            launcher: claims.launcher,
             expires_at: claims.expires_at(),
             slurm_job_id: None,
             ended: None,
@@ -155,6 +160,7 @@ mod tests {
             repository_id: 1,
             repository_url: "https://github.com/acme/widgets".into(),
             intended_at: DateTime::UNIX_EPOCH,
+            launcher: None,
             expires_at: DateTime::from_timestamp(expires, 0),
             slurm_job_id: Some("17".parse().unwrap()),
             ended: None,

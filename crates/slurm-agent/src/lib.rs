@@ -20,6 +20,7 @@ pub mod start;
 pub mod submission;
 pub mod tasks;
 pub mod token_signer;
+mod waiting;
 pub mod watch;
 
 pub use application::Application;

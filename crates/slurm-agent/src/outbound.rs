@@ -198,7 +198,10 @@ impl Launcher {
         let mut looked = self.starter.watch.looks();
         let mut told: HashMap<AllocationId, AllocationStatus> = HashMap::new();
         let mut told_policy = None;
+        let mut told_freed = 0;
         while !stop.is_cancelled() {
+            // Before the states: what they do not tell yet is told again.
+            let freed = self.starter.watch.freed();
             let mut news = self.starter.watch.all();
             news.retain(|status| told.get(&status.allocation) != Some(status));
             news.truncate(MAX_PUSHED_AT_ONCE);
@@ -209,7 +212,7 @@ impl Launcher {
                     told_policy.clone().unwrap_or_default()
                 }
             };
-            if news.is_empty() && told_policy.as_ref() == Some(&policy) {
+            if news.is_empty() && told_policy.as_ref() == Some(&policy) && told_freed == freed {
                 tokio::select! {
                     () = stop.cancelled() => {}
                     // The sender lives as long as we do.
@@ -220,6 +223,7 @@ impl Launcher {
             let body = StatesAnswer {
                 allocations: news,
                 policy,
+                freed,
             };
             let pushed = self
                 .post("/agent/states", AgentPurpose::States, &body, CALL_DEADLINE)
@@ -236,6 +240,7 @@ impl Launcher {
                 }
                 continue;
             }
+            told_freed = body.freed;
             told_policy = Some(body.policy);
             told.extend(
                 body.allocations
@@ -308,6 +313,7 @@ async fn answer(starter: &Arc<Starter>, call: Call) -> CallAnswer {
                 Err(error) => Err(error),
             },
             "/runner/cancel" => calls::cancel(data, assertion).await,
+            "/runner/list" => calls::list(data, assertion).await,
             "/runner/states" => match parse(call.body) {
                 Ok(body) => calls::states(data, assertion, web::Json(body)).await,
                 Err(error) => Err(error),

@@ -13,6 +13,8 @@ use nix::unistd::{Group, User, getgrouplist};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::ledger::Entry;
+
 /// `[policy]`: what is allowed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -275,7 +277,7 @@ impl PolicySettings {
     }
 
     /// Whether one more allocation may be pending or running.
-    pub fn check_live(&self, live: Live, claims: &LaunchClaims) -> Result<(), PolicyRefusal> {
+    pub fn check_live(&self, live: Live, entry: &Entry) -> Result<(), PolicyRefusal> {
         let LiveLimits {
             per_user,
             per_user_with_own,
@@ -288,16 +290,19 @@ impl PolicySettings {
             ))),
             _ => Ok(()),
         };
-        full(live.of_user, per_user, claims.slurm_user.to_string())?;
+        full(live.of_user, per_user, entry.slurm_user.to_string())?;
         let with_own = live.of_user.saturating_add(live.of_users_own);
         if let Some(most) = per_user_with_own.filter(|most| with_own >= *most) {
             return Err(PolicyRefusal::Wait(format!(
                 "{} has {} allocations and {} Slurm jobs of their own; from {most} on the site keeps the rest for the person",
-                claims.slurm_user, live.of_user, live.of_users_own
+                entry.slurm_user, live.of_user, live.of_users_own
             )));
         }
-        let repository = format!("{}/{}", claims.owner, claims.repository_name);
-        full(live.of_repository, per_repository, repository)?;
+        full(
+            live.of_repository,
+            per_repository,
+            entry.repository_url.clone(),
+        )?;
         full(live.total, total, "gha-slurm".into())
     }
 

@@ -16,20 +16,21 @@ use gha_slurm_telemetry::prometheus::IntCounterVec;
 use secrecy::SecretString;
 use tokio::sync::Mutex;
 use tracing::Instrument;
+use uuid::Uuid;
 
 use crate::keys::{Verifier, VerifyError};
 use crate::ledger::{Entry, Ledger};
 use crate::original;
 use crate::policy::{PolicyRefusal, PolicySettings};
 use crate::settings::RunnerSettings;
-use crate::slurm::{Slurm, SubmitError};
+use crate::slurm::{Cancellation, Slurm, SubmitError};
 use crate::submission::Submission;
 use crate::watch::Watch;
 
 /// When the launcher shall ask again after a 503.
 const RETRY_AFTER_S: u64 = 5;
 /// When the launcher shall ask again where a limit of Slurm's is reached: until something of the user's ends.
-const LIMIT_RETRY_AFTER_S: u64 = 30;
+pub(crate) const LIMIT_RETRY_AFTER_S: u64 = 30;
 /// Allocations that are worked on at once; two that share a turn wait for each other, which only takes longer.
 const TURNS: usize = 64;
 
@@ -160,14 +161,22 @@ impl Starter {
             None => {
                 let entry = Entry::intent(&claims, Utc::now());
                 self.remember(entry.clone()).await?;
+                // An agent before us may have submitted it and lost its state folder.
+                let stray = match self.watch.stray(claims.sub, &claims.slurm_user) {
+                    Some(stray) => stray,
+                    None => self.find(claims.sub).await?,
+                };
+                if let Some(id) = stray {
+                    return self.record(entry, id).await;
+                }
                 entry
             }
         };
         // After the search: what is a Slurm job already stays one, whatever became of the policy.
         claims.resources = self.permit(&claims).await?;
-        let place = self
-            .watch
-            .reserve(claims.sub, |live| self.policy.check_live(live, &claims))?;
+        let place = self.watch.reserve(claims.sub, |entry, live| {
+            self.policy.check_live(live, entry)
+        })?;
         let traceparent = gha_slurm_telemetry::current_traceparent();
         let builds = &self.policy.builds;
         let mut submission =
@@ -300,47 +309,38 @@ impl Starter {
         Ok(())
     }
 
-    /// The Slurm job of an allocation, if it has one that is not over.
-    async fn live_slurm_job(
-        self: &Arc<Self>,
-        allocation: AllocationId,
-    ) -> Result<Option<SlurmJobId>, ApiError> {
-        // After a submission that is under way.
-        let _turn = match self.turns.of(allocation) {
-            Some(lock) => Some(lock.lock().await),
-            None => None,
-        };
-        let known = self.watch.entry(allocation);
-        let Some(entry) = known.filter(|entry| entry.ended.is_none()) else {
-            return Ok(None);
-        };
-        match entry.slurm_job_id.clone() {
-            Some(id) => Ok(Some(id)),
-            // A submission whose answer never came.
-            None => match self.find(allocation).await? {
-                Some(id) => Ok(Some(self.record(entry, id).await?)),
-                None => Ok(None),
-            },
-        }
-    }
-
-    /// Cancels the Slurm jobs of allocations. Gives those that had one that was not over.
+    /// Cancels the Slurm jobs of allocations, unless another launcher than this had them submitted. Gives those that had one that
+    /// was not over.
     pub(crate) async fn cancel(
         self: Arc<Self>,
         allocations: Vec<AllocationId>,
+        launcher: Option<Uuid>,
+        only_pending: bool,
     ) -> Result<Vec<AllocationId>, ApiError> {
-        let (mut cancelled, mut ids) = (Vec::new(), Vec::new());
+        let mut wanted = Vec::new();
         for allocation in allocations {
-            if let Some(id) = self.live_slurm_job(allocation).await? {
-                cancelled.push(allocation);
-                ids.push(id);
+            // After a submission that is under way.
+            let _turn = match self.turns.of(allocation) {
+                Some(lock) => Some(lock.lock().await),
+                None => None,
+            };
+            let entry = self.watch.entry(allocation);
+            let may = |entry: &Entry| entry.ended.is_none() && entry.is_for(launcher);
+            if entry.as_ref().is_none_or(may) {
+                wanted.push(Cancellation {
+                    allocation,
+                    id: entry.and_then(|entry| entry.slurm_job_id),
+                    only_pending,
+                });
             }
         }
-        if !ids.is_empty() {
-            let told = self.slurm.cancel(&ids).await;
-            told.map_err(|e| ApiError::unavailable("Slurm", &e, RETRY_AFTER_S))?;
+        if wanted.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(cancelled)
+        self.slurm
+            .cancel(&wanted)
+            .await
+            .map_err(|e| ApiError::unavailable("Slurm", &e, RETRY_AFTER_S))
     }
 }
 

@@ -155,6 +155,7 @@ pub(crate) fn claims_without_token(
         exp: 0,
         runner_name,
         cluster: String::new(),
+        launcher: None,
         token_url: String::new(),
         owner: String::new(),
         repository_name: String::new(),

@@ -1,23 +1,22 @@
 //! What Slurm says of our allocations: asked in one call per interval, whatever their number.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_contract::agent::AllocationStatus;
-use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState, SlurmUser};
+use gha_slurm_domain::{Absence, AllocationId, SlurmJobId, SlurmState, SlurmUser};
 use gha_slurm_service_kit::Readiness;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::ledger::{Entry, Ledger};
 use crate::policy::Live;
 use crate::slurm::{JobUsage, Queue, Slurm, SlurmJob};
+use crate::waiting::Waiting;
 
-/// A Slurm job that so many lists in a row do not show is gone: slurmctld forgets those that are over, and may restart
-/// without its state.
-const MISSES: u8 = 2;
 /// Accounting lags by seconds, and by as long as slurmdbd is away: slurmctld keeps what it has to tell it.
 const USAGE_PATIENCE: TimeDelta = TimeDelta::days(1);
 /// They are an argument, or part of a URL.
@@ -30,16 +29,34 @@ const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
 pub struct Watch {
     known: Mutex<HashMap<AllocationId, Known>>,
     no_accounting: AtomicBool,
+    /// How many lists were begun.
+    begun: AtomicU64,
     /// How often Slurm was asked.
     looks: tokio::sync::watch::Sender<u64>,
+    /// How many places were given back.
+    freed: AtomicU64,
     /// Slurm jobs that are not ours, by user, as of the last list.
     others: Mutex<HashMap<String, u32>>,
+    /// Locked last.
+    strays: Mutex<Strays>,
+    waiting: Mutex<Waiting>,
+}
+
+/// Allocations whose Slurm job is not in the ledger: it was lost, or an answer of Slurm's. Their comment has to do, which anybody
+/// may write into a Slurm job of their own.
+#[derive(Default)]
+struct Strays {
+    /// As of the last list.
+    listed: HashMap<AllocationId, Vec<SlurmJob>>,
+    /// Those that the launcher has asked about, which knows that they were submitted.
+    asked: HashMap<AllocationId, Absence<u64>>,
 }
 
 struct Known {
     entry: Entry,
     status: Option<AllocationStatus>,
-    misses: u8,
+    /// slurmctld forgets Slurm jobs that are over, and may restart without its state.
+    absence: Absence<u64>,
     since: DateTime<Utc>,
     usage_asked_at: Option<DateTime<Utc>>,
     place: Place,
@@ -95,12 +112,22 @@ impl Watch {
             Known {
                 entry,
                 status,
-                misses: 0,
+                absence: self.there_now(),
                 since: Utc::now(),
                 usage_asked_at: None,
                 place: Place::None,
             },
         );
+    }
+
+    /// It is in Slurm now: lists that were begun before may be without it.
+    fn there_now(&self) -> Absence<u64> {
+        Absence::of_one_there(self.begun.load(Ordering::SeqCst))
+    }
+
+    /// Whatever is there now is in the list that is begun now. Its number, for [`take_in`](Watch::take_in).
+    fn begin(&self) -> u64 {
+        self.begun.fetch_add(1, Ordering::SeqCst) + 1
     }
 
     /// What is remembered of an allocation.
@@ -110,33 +137,36 @@ impl Watch {
     }
 
     /// Takes a place for an allocation that was remembered, if `allowed` says so of those that are taken beside it. Counting and
-    /// taking are one step: two starts at the same moment never get the last place both.
+    /// taking are one step: two starts at the same moment never get the last place both. What others may have who wait longer
+    /// counts as taken.
     pub fn reserve<E>(
         &self,
         allocation: AllocationId,
-        allowed: impl FnOnce(Live) -> Result<(), E>,
+        allowed: impl Fn(&Entry, Live) -> Result<(), E>,
     ) -> Result<Reservation<'_>, E> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut live = Live::default();
-        if let Some(own) = known.get(&allocation).map(|known| &known.entry) {
-            for known in known.values() {
-                let entry = &known.entry;
-                let counts = entry.ended.is_none()
-                    && (entry.slurm_job_id.is_some() || known.place != Place::None);
-                if !counts || entry.allocation == allocation {
-                    continue;
+        if let Some(own) = known.get(&allocation).map(|known| known.entry.clone()) {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            let before = waiting.before(&own, now);
+            let mut taken: Vec<&Entry> = known
+                .values()
+                .filter(|known| known.has_place() && known.entry.allocation != allocation)
+                .map(|known| &known.entry)
+                .collect();
+            for other in &before {
+                if allowed(other, self.live(&known, &taken, other)).is_ok() {
+                    taken.push(other);
                 }
-                live.total += 1;
-                live.of_user += u32::from(entry.slurm_user == own.slurm_user);
-                live.of_repository += u32::from(entry.repository_id == own.repository_id);
             }
-            let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-            live.of_users_own = others.get(own.slurm_user.as_str()).copied().unwrap_or(0);
+            if let Err(refusal) = allowed(&own, self.live(&known, &taken, &own)) {
+                waiting.refused(own, now);
+                return Err(refusal);
+            }
+            waiting.served(&own);
         }
-        allowed(live)?;
         if let Some(own) = known.get_mut(&allocation) {
             own.place = Place::Taken;
-            own.misses = 0;
         }
         Ok(Reservation {
             watch: self,
@@ -144,11 +174,65 @@ impl Watch {
         })
     }
 
+    /// What counts for `own`, when those places are taken.
+    fn live(&self, known: &HashMap<AllocationId, Known>, taken: &[&Entry], own: &Entry) -> Live {
+        let count = |counts: fn(&Entry, &Entry) -> bool| {
+            taken.iter().filter(|entry| counts(entry, own)).count() as u32
+        };
+        let user = own.slurm_user.as_str();
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of the user's alone: by such comments nobody shall take the places of others.
+        let strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_user = |jobs: &[SlurmJob]| {
+            let mut jobs = jobs.iter();
+            jobs.any(|job| !job.state.is_over() && job.user == user)
+        };
+        let strays = strays.listed.iter();
+        let strays = strays.filter(|(id, jobs)| !known.contains_key(id) && of_user(jobs));
+        Live {
+            of_user: count(|entry, own| entry.slurm_user == own.slurm_user) + strays.count() as u32,
+            of_users_own: others.get(user).copied().unwrap_or(0),
+            of_repository: count(|entry, own| entry.repository_id == own.repository_id),
+            total: taken.len() as u32,
+        }
+    }
+
     fn set_place(&self, allocation: AllocationId, place: Place) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = known.get_mut(&allocation) {
             known.place = place;
+            known.absence = self.there_now();
+            if place == Place::None && known.entry.slurm_job_id.is_none() {
+                self.freed.fetch_add(1, Ordering::SeqCst);
+            }
         }
+    }
+
+    /// How many places of those that the policy has were given back: what waits for one may try when this has changed.
+    pub fn freed(&self) -> u64 {
+        self.freed.load(Ordering::SeqCst)
+    }
+
+    /// The Slurm job of an allocation of `user` that is not in the ledger, as the last list has it. `None`: there was no list
+    /// yet.
+    pub fn stray(&self, allocation: AllocationId, user: &SlurmUser) -> Option<Option<SlurmJobId>> {
+        if *self.looks.borrow() == 0 {
+            return None;
+        }
+        let strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut jobs = strays.listed.get(&allocation).into_iter().flatten();
+        let of_user = jobs.find(|job| job.user == user.as_str());
+        Some(of_user.map(|job| job.id.clone()))
+    }
+
+    /// Where the Slurm jobs stand that are not over of those that the launcher with this id had submitted.
+    pub fn of_launcher(&self, launcher: Uuid) -> Vec<AllocationStatus> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .values()
+            .filter(|known| known.entry.launcher == Some(launcher) && known.entry.ended.is_none())
+            .filter_map(|known| known.status.clone())
+            .collect()
     }
 
     /// The allocations of a user that have a Slurm job that is not over, the oldest first.
@@ -166,20 +250,37 @@ impl Watch {
         own
     }
 
-    /// Where these stand; nothing about those of which nothing is known.
-    pub fn states(&self, allocations: &[AllocationId]) -> Vec<AllocationStatus> {
+    /// Where these stand, which were submitted; nothing about those of which nothing is known yet, or which another launcher
+    /// than this had submitted. Of those whose number is not known here, whatever Slurm job has their comment.
+    pub fn states(
+        &self,
+        allocations: &[AllocationId],
+        launcher: Option<Uuid>,
+    ) -> Vec<AllocationStatus> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+        let Strays { listed, asked } = &mut *strays;
         let accounting = !self.no_accounting.load(Ordering::Relaxed);
         let now = Utc::now();
-        allocations
-            .iter()
-            .filter_map(|id| {
-                let known = known.get(id)?;
-                let mut status = known.status.clone()?;
-                status.usage_to_come = accounting && known.usage_to_come(now);
-                Some(status)
-            })
-            .collect()
+        let mut states = Vec::new();
+        for id in allocations {
+            let known = known.get(id);
+            if known.is_some_and(|known| !known.entry.is_for(launcher)) {
+                continue;
+            }
+            if let Some(known) = known.filter(|known| known.entry.slurm_job_id.is_some()) {
+                states.extend(known.status.clone().map(|status| AllocationStatus {
+                    usage_to_come: accounting && known.usage_to_come(now),
+                    ..status
+                }));
+            } else if let Some(jobs) = listed.get(id) {
+                states.extend(jobs.iter().map(status));
+            } else {
+                let absence = asked.entry(*id).or_insert_with(|| self.there_now());
+                states.extend(absence.is_certain().then(|| gone(*id, None)));
+            }
+        }
+        states
     }
 
     /// Where all stand of which something is known.
@@ -193,49 +294,79 @@ impl Watch {
         self.looks.subscribe()
     }
 
-    /// Takes a complete list in. Gives the entries that have ended now, to be written down.
-    pub fn take_in(&self, queue: Queue) -> Vec<Entry> {
+    /// Takes in a complete list that was begun as number `begun`. Gives the entries that have ended now, to be written down, and
+    /// the Slurm jobs that it is without.
+    fn take_in(&self, queue: Queue, begun: u64) -> (Vec<Entry>, Vec<SlurmJobId>) {
         *self.others.lock().unwrap_or_else(PoisonError::into_inner) = queue.others;
         let jobs = queue.ours;
         let mut listed: HashMap<AllocationId, Vec<SlurmJob>> = HashMap::new();
         for job in jobs {
             listed.entry(job.allocation).or_default().push(job);
         }
-        let mut ended = Vec::new();
+        let (mut ended, mut missing) = (Vec::new(), Vec::new());
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for (id, known) in known.iter_mut() {
             let Some(slurm_job_id) = known.entry.slurm_job_id.clone() else {
                 if known.place == Place::Doubtful && !listed.contains_key(id) {
-                    known.misses = known.misses.saturating_add(1);
-                    if known.misses >= MISSES {
+                    known.absence.missed(begun);
+                    if known.absence.is_certain() {
                         known.place = Place::None;
+                        self.freed.fetch_add(1, Ordering::SeqCst);
                     }
                 }
                 continue;
             };
+            let jobs = listed.remove(id).unwrap_or_default();
             if known.entry.ended.is_some() {
                 continue;
             }
             // Somebody may write our comment into a Slurm job of their own: the number is what we were told.
-            let job = listed
-                .get(id)
-                .and_then(|jobs| jobs.iter().find(|job| job.id == slurm_job_id));
-            let status = if let Some(job) = job {
-                known.misses = 0;
-                status(job)
-            } else {
-                known.misses = known.misses.saturating_add(1);
-                if known.misses < MISSES {
-                    continue;
+            match jobs.iter().find(|job| job.id == slurm_job_id) {
+                Some(job) => {
+                    known.absence.seen();
+                    ended.extend(known.stands(status(job)));
                 }
-                gone(*id, &slurm_job_id)
-            };
-            if status.state.is_over() {
-                known.entry.ended = Some(status.clone());
-                ended.push(known.entry.clone());
+                None => missing.push(slurm_job_id),
             }
-            known.status = Some(status);
         }
+        self.freed.fetch_add(ended.len() as u64, Ordering::SeqCst);
+        let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+        for (id, absence) in &mut strays.asked {
+            if listed.contains_key(id) {
+                absence.seen();
+            } else {
+                absence.missed(begun);
+            }
+        }
+        strays.listed = listed;
+        (ended, missing)
+    }
+
+    /// Takes in what accounting knows of Slurm jobs that the list number `begun` was without: how they ended, or nothing. Gives
+    /// the entries that have ended now.
+    fn take_in_missing(&self, ids: &[SlurmJobId], jobs: &[JobUsage], begun: u64) -> Vec<Entry> {
+        let mut ended = Vec::new();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for (id, known) in known.iter_mut() {
+            let Some(slurm_job_id) = known.entry.slurm_job_id.clone() else {
+                continue;
+            };
+            if known.entry.ended.is_some() || !ids.contains(&slurm_job_id) {
+                continue;
+            }
+            known.absence.missed(begun);
+            let accounted = jobs.iter().find(|job| known.entry.is(job));
+            if let Some(job) = accounted {
+                ended.extend(known.stands(AllocationStatus {
+                    state: job.state,
+                    usage: Some(job.usage.clone()),
+                    ..gone(*id, Some(&slurm_job_id))
+                }));
+            } else if known.absence.is_certain() {
+                ended.extend(known.stands(gone(*id, Some(&slurm_job_id))));
+            }
+        }
+        self.freed.fetch_add(ended.len() as u64, Ordering::SeqCst);
         ended
     }
 
@@ -268,16 +399,13 @@ impl Watch {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for known in known.values_mut() {
             let entry = &mut known.entry;
-            let Some(status) = entry.ended.as_mut().filter(|s| s.usage.is_none()) else {
+            if entry.ended.as_ref().is_none_or(|s| s.usage.is_some()) {
+                continue;
+            }
+            let Some(job) = jobs.iter().find(|job| entry.is(job)) else {
                 continue;
             };
-            // slurmctld may have lost its state, and another Slurm job have had the number before.
-            let earliest = entry.intended_at - CLOCKS_DIFFER;
-            let job = jobs.iter().find(|job| {
-                entry.slurm_job_id.as_ref() == Some(&job.id)
-                    && job.submitted_at.is_none_or(|at| at >= earliest)
-            });
-            if let Some(job) = job {
+            if let Some(status) = &mut entry.ended {
                 status.usage = Some(job.usage.clone());
                 known.status = Some(status.clone());
                 changed.push(entry.clone());
@@ -303,12 +431,14 @@ impl Watch {
         };
         let states = async {
             while !stop.is_cancelled() {
+                let begun = self.begin();
                 match slurm.list().await {
                     Ok(jobs) => {
                         readiness.ready("slurm");
-                        let ended = self.take_in(jobs);
+                        let (ended, missing) = self.take_in(jobs, begun);
                         self.looks.send_modify(|looks| *looks += 1);
                         write(&ledger, ended).await;
+                        self.look_for(missing, begun, &*slurm, &ledger).await;
                     }
                     Err(error) => {
                         tracing::warn!(%error, "Slurm does not answer");
@@ -318,7 +448,7 @@ impl Watch {
                 pause().await;
             }
         };
-        // Beside it: a slow database shall not keep states back.
+        // Beside it: a slow database shall not keep states back that are known.
         let usages = async {
             let mut failing = false;
             while !stop.is_cancelled() {
@@ -353,9 +483,70 @@ impl Watch {
         };
         tokio::join!(states, usages);
     }
+
+    /// Asks accounting for the Slurm jobs that a list was without. Only where both have answered, it was complete.
+    async fn look_for(
+        &self,
+        missing: Vec<SlurmJobId>,
+        begun: u64,
+        slurm: &dyn Slurm,
+        ledger: &Arc<Ledger>,
+    ) {
+        for ids in missing.chunks(MAX_USAGES_AT_ONCE) {
+            let answer = if self.no_accounting.load(Ordering::Relaxed) {
+                Ok(None)
+            } else {
+                slurm.usage(ids).await
+            };
+            match answer {
+                Ok(jobs) => {
+                    let ended = self.take_in_missing(ids, &jobs.unwrap_or_default(), begun);
+                    if !ended.is_empty() {
+                        self.looks.send_modify(|looks| *looks += 1);
+                    }
+                    write(ledger, ended).await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, missing = missing.len(), "Slurm jobs are in no list; how they ended is not known yet");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// Whether accounting tells of its Slurm job.
+    fn is(&self, job: &JobUsage) -> bool {
+        // slurmctld may have lost its state, and another Slurm job have had the number before.
+        let earliest = self.intended_at - CLOCKS_DIFFER;
+        self.slurm_job_id.as_ref() == Some(&job.id)
+            && job.submitted_at.is_none_or(|at| at >= earliest)
+    }
+
+    /// Whether the launcher with this id may hear of it and cancel it. Those from before launchers had ids are everybody's.
+    pub(crate) fn is_for(&self, launcher: Option<Uuid>) -> bool {
+        self.launcher.is_none() || launcher.is_none() || self.launcher == launcher
+    }
 }
 
 impl Known {
+    /// One of those that the policy has.
+    fn has_place(&self) -> bool {
+        self.entry.ended.is_none()
+            && (self.entry.slurm_job_id.is_some() || self.place != Place::None)
+    }
+
+    /// Where it stands now. Gives the entry, if it has ended.
+    fn stands(&mut self, status: AllocationStatus) -> Option<Entry> {
+        let is_over = status.state.is_over();
+        if is_over {
+            self.entry.ended = Some(status.clone());
+        }
+        self.status = Some(status);
+        is_over.then(|| self.entry.clone())
+    }
+
     /// Whether what it used is not known yet, and still asked for.
     fn usage_to_come(&self, now: DateTime<Utc>) -> bool {
         let ended = self.entry.ended.as_ref();
@@ -386,10 +577,11 @@ async fn write(ledger: &Arc<Ledger>, entries: Vec<Entry>) {
     }
 }
 
-fn gone(allocation: AllocationId, slurm_job_id: &SlurmJobId) -> AllocationStatus {
+/// Without a number: whichever it had.
+fn gone(allocation: AllocationId, slurm_job_id: Option<&SlurmJobId>) -> AllocationStatus {
     AllocationStatus {
         allocation,
-        slurm_job_id: slurm_job_id.to_string(),
+        slurm_job_id: slurm_job_id.map(SlurmJobId::to_string).unwrap_or_default(),
         state: SlurmState::Gone,
         reason: None,
         starts_at: None,
@@ -428,6 +620,7 @@ mod tests {
             repository_id: 1,
             repository_url: "https://github.com/acme/widgets".into(),
             intended_at: DateTime::UNIX_EPOCH,
+            launcher: None,
             expires_at: None,
             slurm_job_id: Some(id.to_string().parse().unwrap()),
             ended: None,
@@ -448,39 +641,135 @@ mod tests {
         }
     }
 
+    /// A list, complete at once, where there is no accounting. Those that have ended.
+    fn list(watch: &Watch, jobs: Vec<SlurmJob>) -> Vec<Entry> {
+        let begun = watch.begin();
+        answered(watch, jobs, begun)
+    }
+
+    fn answered(watch: &Watch, jobs: Vec<SlurmJob>, begun: u64) -> Vec<Entry> {
+        let (mut ended, missing) = watch.take_in(queue(jobs), begun);
+        ended.extend(watch.take_in_missing(&missing, &[], begun));
+        ended
+    }
+
+    fn states(watch: &Watch, ids: &[u128]) -> Vec<SlurmState> {
+        let ids: Vec<_> = ids.iter().map(|id| entry(*id).allocation).collect();
+        watch.states(&ids, None).iter().map(|s| s.state).collect()
+    }
+
     #[test]
     fn the_end_is_kept_and_a_miss_is_no_end() {
+        use SlurmState::{Gone, NodeFailed, Running};
         let watch = Watch::new(vec![entry(1), entry(2)]);
-        let ids = [entry(1).allocation, entry(2).allocation];
-        assert!(watch.states(&ids).is_empty(), "not asked yet");
-        let running = job(2, "2", SlurmState::Running);
-        let ended = watch.take_in(queue(vec![
-            job(1, "1", SlurmState::NodeFailed),
-            running.clone(),
-        ]));
+        assert!(states(&watch, &[1, 2]).is_empty(), "not asked yet");
+        let running = job(2, "2", Running);
+        let ended = list(&watch, vec![job(1, "1", NodeFailed), running]);
         assert_eq!(ended.len(), 1);
-        let states = |watch: &Watch| -> Vec<SlurmState> {
-            watch.states(&ids).into_iter().map(|s| s.state).collect()
-        };
+        assert_eq!(states(&watch, &[1, 2]), [NodeFailed, Running]);
+        assert!(list(&watch, vec![]).is_empty());
         assert_eq!(
-            states(&watch),
-            [SlurmState::NodeFailed, SlurmState::Running]
-        );
-        assert!(watch.take_in(queue(vec![])).is_empty());
-        assert_eq!(
-            states(&watch),
-            [SlurmState::NodeFailed, SlurmState::Running],
+            states(&watch, &[1, 2]),
+            [NodeFailed, Running],
             "one list without it says nothing"
         );
-        // Somebody else's Slurm job with our comment.
-        let ended = watch.take_in(queue(vec![job(2, "99", SlurmState::Running)]));
-        assert_eq!(ended.len(), 1);
-        assert_eq!(states(&watch), [SlurmState::NodeFailed, SlurmState::Gone]);
-        watch.remember(entry(3));
-        assert_eq!(seen(&watch, 3), Live::default(), "both are over");
+        // Somebody else's Slurm job with our comment, or another one of ours with its number.
+        let others = vec![job(2, "99", Running), job(3, "2", Running)];
+        assert_eq!(list(&watch, others).len(), 1);
+        assert_eq!(states(&watch, &[1, 2]), [NodeFailed, Gone]);
+        assert_eq!(watch.freed(), 2);
+        list(&watch, vec![]);
         // After a restart.
-        let again = Watch::new(ended);
-        assert_eq!(again.states(&ids).len(), 1);
+        let again = Watch::new(vec![watch.entry(entry(1).allocation).unwrap()]);
+        assert_eq!(states(&again, &[1]), [NodeFailed]);
+        assert_eq!(seen(&watch, 1), Live::default(), "both are over");
+    }
+
+    #[test]
+    fn a_list_from_before_the_submission_was_answered_says_nothing() {
+        let watch = Watch::new(vec![intent(1)]);
+        let before = watch.begin();
+        let (also_before, after) = (watch.begin(), {
+            watch.remember(entry(1));
+            watch.begin()
+        });
+        assert!(answered(&watch, vec![], before).is_empty());
+        assert!(answered(&watch, vec![], also_before).is_empty());
+        assert!(answered(&watch, vec![], after).is_empty());
+        assert_eq!(list(&watch, vec![]).len(), 1);
+    }
+
+    #[test]
+    fn accounting_says_how_it_ended_and_without_its_answer_nothing_is_gone() {
+        let watch = Watch::new(vec![entry(1), entry(2)]);
+        let begun = watch.begin();
+        for _ in 0..5 {
+            let (ended, missing) = watch.take_in(queue(vec![]), watch.begin());
+            assert!(ended.is_empty());
+            assert_eq!(missing.len(), 2);
+        }
+        let accounted = JobUsage {
+            id: "1".parse().unwrap(),
+            submitted_at: None,
+            state: SlurmState::OutOfMemory,
+            usage: Usage::default(),
+        };
+        let both = ["1", "2"].map(|id| id.parse().unwrap());
+        let ended = watch.take_in_missing(&both, &[accounted], begun);
+        assert_eq!(ended.len(), 1);
+        let told = watch.states(&[entry(1).allocation], None);
+        assert_eq!(told[0].state, SlurmState::OutOfMemory);
+        assert!(told[0].usage.is_some());
+        assert!(states(&watch, &[2]).is_empty());
+        list(&watch, vec![]);
+        assert_eq!(states(&watch, &[2]), [SlurmState::Gone]);
+    }
+
+    #[test]
+    fn what_the_ledger_lost_is_looked_for_in_the_list() {
+        use SlurmState::{Gone, Running};
+        let watch = Watch::new(vec![]);
+        let alice = "alice".parse().unwrap();
+        let (one, two) = (entry(1).allocation, entry(2).allocation);
+        assert_eq!(watch.stray(one, &alice), None, "not asked yet");
+        assert!(states(&watch, &[1, 2]).is_empty());
+        list(&watch, vec![job(1, "17", Running)]);
+        watch.looks.send_modify(|looks| *looks += 1);
+        assert_eq!(watch.stray(one, &alice), Some(Some("17".parse().unwrap())));
+        assert_eq!(watch.stray(one, &"bob".parse().unwrap()), Some(None));
+        assert_eq!(watch.stray(two, &alice), Some(None));
+        assert_eq!(states(&watch, &[1, 2]), [Running], "one list says nothing");
+        list(&watch, vec![job(1, "17", Running)]);
+        assert_eq!(states(&watch, &[1, 2]), [Running, Gone]);
+        let told = watch.states(&[one, two], None);
+        assert_eq!((&*told[0].slurm_job_id, &*told[1].slurm_job_id), ("17", ""));
+        // The place of its user is taken, and nobody else's.
+        watch.remember(intent(3));
+        assert_eq!((seen(&watch, 3).of_user, seen(&watch, 3).total), (1, 0));
+        list(&watch, vec![]);
+        assert_eq!(states(&watch, &[1]), []);
+        list(&watch, vec![]);
+        list(&watch, vec![]);
+        assert_eq!(states(&watch, &[1]), [Gone]);
+    }
+
+    #[test]
+    fn a_launcher_hears_of_its_own() {
+        let (ours, theirs) = (Uuid::from_u128(7), Uuid::from_u128(8));
+        let of = |id, launcher| Entry {
+            launcher,
+            ..entry(id)
+        };
+        let entries = vec![of(1, Some(ours)), of(2, Some(theirs)), of(3, None)];
+        let watch = Watch::new(entries);
+        let running = |id: u128| job(id, &id.to_string(), SlurmState::Running);
+        list(&watch, vec![running(1), running(2), running(3)]);
+        let listed = watch.of_launcher(ours);
+        assert_eq!(listed.len(), 1);
+        assert_eq!(listed[0].allocation, entry(1).allocation);
+        let all = [1, 2, 3].map(|id| entry(id).allocation);
+        assert_eq!(watch.states(&all, Some(ours)).len(), 2);
+        assert_eq!(watch.states(&all, None).len(), 3, "of an earlier version");
     }
 
     #[test]
@@ -491,7 +780,7 @@ mod tests {
             ended_at: Some(at(1000)),
             ..job(1, "1", SlurmState::Completed)
         };
-        watch.take_in(queue(vec![over, job(2, "2", SlurmState::Running)]));
+        list(&watch, vec![over, job(2, "2", SlurmState::Running)]);
         let due = |seconds: i64| -> Vec<String> {
             let due = watch.usage_due(at(seconds)).into_iter();
             due.map(|id| id.to_string()).collect()
@@ -508,6 +797,7 @@ mod tests {
         let usage = |submitted: i64| JobUsage {
             id: "1".parse().unwrap(),
             submitted_at: Some(at(submitted)),
+            state: SlurmState::Completed,
             usage: Usage {
                 elapsed_s: 5,
                 ..Usage::default()
@@ -519,7 +809,7 @@ mod tests {
         let ended = changed[0].ended.as_ref().unwrap();
         assert_eq!(ended.usage.as_ref().unwrap().elapsed_s, 5);
         assert_eq!(due(1200), none);
-        let told = watch.states(&[entry(1).allocation]);
+        let told = watch.states(&[entry(1).allocation], None);
         assert_eq!(
             (&told[0].usage, told[0].usage_to_come),
             (&ended.usage, false)
@@ -536,12 +826,15 @@ mod tests {
 
     /// What an allocation sees beside it.
     fn seen(watch: &Watch, id: u128) -> Live {
-        let mut seen = Live::default();
-        let _ = watch.reserve(entry(id).allocation, |live| {
-            seen = live;
+        let seen = std::cell::Cell::new(Live::default());
+        let own = entry(id).allocation;
+        let _ = watch.reserve(own, |entry, live| {
+            if entry.allocation == own {
+                seen.set(live);
+            }
             Err::<(), ()>(())
         });
-        seen
+        seen.get()
     }
 
     fn intent(id: u128) -> Entry {
@@ -555,7 +848,7 @@ mod tests {
     fn a_place_is_taken_once_and_given_back() {
         let watch = Watch::new(vec![intent(1), intent(2), intent(3)]);
         let first = watch
-            .reserve(intent(1).allocation, |_| Ok::<(), ()>(()))
+            .reserve(intent(1).allocation, |_, _| Ok::<(), ()>(()))
             .unwrap();
         let taken = Live {
             of_user: 1,
@@ -569,16 +862,19 @@ mod tests {
         assert_eq!(seen(&watch, 2), Live::default());
         // Slurm did not answer: it counts until two lists do not show it.
         let first = watch
-            .reserve(intent(1).allocation, |_| Ok::<(), ()>(()))
+            .reserve(intent(1).allocation, |_, _| Ok::<(), ()>(()))
             .unwrap();
+        let before = watch.begin();
         first.keep();
-        watch.take_in(queue(vec![]));
+        answered(&watch, vec![], before);
+        list(&watch, vec![]);
         assert_eq!(seen(&watch, 2), taken);
-        watch.take_in(queue(vec![]));
+        list(&watch, vec![]);
         assert_eq!(seen(&watch, 2), Live::default());
+        assert_eq!(watch.freed(), 2);
         // One with a Slurm job counts, reserved or not.
         let first = watch
-            .reserve(intent(1).allocation, |_| Ok::<(), ()>(()))
+            .reserve(intent(1).allocation, |_, _| Ok::<(), ()>(()))
             .unwrap();
         watch.remember(entry(1));
         drop(first);
@@ -591,13 +887,56 @@ mod tests {
         watch.remember(elsewhere);
         let mut others = queue(vec![job(1, "1", SlurmState::Running)]);
         others.others.insert("bob".into(), 7);
-        watch.take_in(others);
+        watch.take_in(others, watch.begin());
         let expected = Live {
             of_users_own: 7,
             total: 1,
             ..Live::default()
         };
         assert_eq!(seen(&watch, 4), expected);
+    }
+
+    fn at_most(most: u32, live: Live) -> Result<(), ()> {
+        if live.total < most { Ok(()) } else { Err(()) }
+    }
+
+    #[test]
+    fn those_that_wait_take_places_in_turn() {
+        let of = |id, launcher, user: &str| Entry {
+            launcher: Some(Uuid::from_u128(launcher)),
+            slurm_user: user.parse().unwrap(),
+            ..intent(id)
+        };
+        let mut entries: Vec<Entry> = (10..20).map(|id| of(id, 1, "alice")).collect();
+        entries.extend((20..30).map(|id| of(id, 2, "alice")));
+        entries.extend((30..40).map(|id| of(id, 2, "bob")));
+        let watch = Watch::new(entries);
+        // Two places; of bob's at most one.
+        let asks = |id| {
+            let place = watch.reserve(intent(id).allocation, |entry, live| {
+                let bobs = entry.slurm_user.as_str() == "bob";
+                if bobs && live.of_user > 0 {
+                    return Err(());
+                }
+                at_most(2, live)
+            });
+            place.is_ok_and(|place| {
+                place.keep();
+                true
+            })
+        };
+        let ends = |id| watch.set_place(intent(id).allocation, Place::None);
+        assert!(asks(30) && asks(10));
+        assert!(!asks(31) && !asks(20) && !asks(11));
+        // bob waits longest, but may not have a second one.
+        ends(10);
+        assert!(!asks(11), "it is the other launcher's turn");
+        assert!(asks(20));
+        ends(20);
+        assert!(asks(12) && !asks(21));
+        ends(30);
+        assert!(asks(31), "now he may");
+        assert!(!asks(21) && !asks(32));
     }
 
     #[test]
@@ -609,7 +948,7 @@ mod tests {
             for id in 1..=64 {
                 let (watch, got) = (&watch, &got);
                 threads.spawn(move || {
-                    let allowed = |live: Live| if live.total < most { Ok(()) } else { Err(()) };
+                    let allowed = |_: &Entry, live| at_most(most, live);
                     if let Ok(place) = watch.reserve(intent(id).allocation, allowed) {
                         got.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                         place.keep();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::dsl::case_when;
 use diesel::prelude::*;
-use diesel::sql_types::{Nullable, Text};
+use diesel::sql_types::{BigInt, Bool, Nullable, Text, Timestamptz};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use gha_slurm_domain::planner::{ClassView, Supply, SupplyStage};
 use gha_slurm_domain::{
@@ -309,7 +309,8 @@ pub struct Due {
     pub traceparent: Option<String>,
 }
 
-/// Takes a lease on planned allocations that are due, oldest first. A lease that runs out (the process was killed) is
+/// Takes a lease on planned allocations that are due, oldest first; of those of a class that wait behind a limit, on the
+/// oldest alone. A lease that runs out (the process was killed) is
 /// taken again; the Slurm agent gives the first answer for the same allocation.
 pub async fn claim_due(
     conn: &mut AsyncPgConnection,
@@ -368,6 +369,12 @@ async fn lease_rows(
         let ids: Vec<uuid::Uuid> = allocations::table
             .filter(allocations::state.eq("planned"))
             .filter(allocations::not_before.le(now))
+            // What a limit refuses for one of a class, it refuses for all.
+            .filter(diesel::dsl::sql::<Bool>(
+                "NOT EXISTS (SELECT FROM allocations o WHERE o.state = 'planned' AND o.limited \
+                 AND o.class_id = allocations.class_id \
+                 AND (o.planned_at, o.id) < (allocations.planned_at, allocations.id))",
+            ))
             .filter(
                 allocations::lease_until
                     .is_null()
@@ -477,7 +484,7 @@ pub async fn submitted(
     let none = None::<String>.into_sql::<Nullable<Text>>();
     let reason = case_when(planned(), none).otherwise(allocations::reason);
     let slurm_job = slurm_job_id.map(SlurmJobId::as_str);
-    diesel::update(allocations::table.find(id.0))
+    let (was_limited, class): (bool, i64) = diesel::update(allocations::table.find(id.0))
         .set((
             allocations::cluster.eq(cluster),
             allocations::slurm_job_id.eq(coalesce(allocations::slurm_job_id, slurm_job)),
@@ -487,8 +494,12 @@ pub async fn submitted(
             allocations::state.eq(state),
             allocations::reason.eq(reason),
         ))
-        .execute(conn)
+        .returning((allocations::limited, allocations::class_id))
+        .get_result(conn)
         .await?;
+    if was_limited {
+        next_of_class(conn, class, now).await?;
+    }
     let detail = match slurm_job_id {
         Some(job) => format!("submitted to {cluster} as Slurm job {job}"),
         None => format!("submitted to {cluster}; its agent does not say which Slurm job"),
@@ -496,11 +507,71 @@ pub async fn submitted(
     timeline::append(conn, &[Entry::allocation(now, id, "submitted", detail)]).await
 }
 
-/// The submission failed in a way that may pass; tried again at `next`. The reason is kept and shown once per change.
+/// There was room for one of the class: perhaps there is for the next one that waits behind the limit.
+async fn next_of_class(
+    conn: &mut AsyncPgConnection,
+    class: i64,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    let next: Option<uuid::Uuid> = allocations::table
+        .filter(allocations::class_id.eq(class))
+        .filter(allocations::state.eq("planned"))
+        .filter(allocations::limited)
+        .order((allocations::planned_at, allocations::id))
+        .select(allocations::id)
+        .first(conn)
+        .await
+        .optional()?;
+    if let Some(next) = next {
+        diesel::update(allocations::table.find(next))
+            .set(allocations::not_before.eq(now))
+            .execute(conn)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Something has ended on the Slurm side: of each class that waits behind a limit the oldest tries at once, of `most` classes,
+/// those that wait longest. Gives how many.
+pub async fn try_limited(
+    conn: &mut AsyncPgConnection,
+    now: DateTime<Utc>,
+    most: i64,
+) -> Result<usize, StorageError> {
+    Ok(diesel::sql_query(
+        "UPDATE allocations SET not_before = $1 WHERE not_before > $1 AND id IN ( \
+           SELECT id FROM ( \
+             SELECT DISTINCT ON (class_id) id, planned_at FROM allocations \
+             WHERE state = 'planned' AND limited ORDER BY class_id, planned_at, id \
+           ) AS first ORDER BY planned_at, id LIMIT $2)",
+    )
+    .bind::<Timestamptz, _>(now)
+    .bind::<BigInt, _>(most)
+    .execute(conn)
+    .await?)
+}
+
+/// Those that this database has a row of.
+pub async fn known(
+    conn: &mut AsyncPgConnection,
+    ids: &[AllocationId],
+) -> Result<Vec<AllocationId>, StorageError> {
+    let ids: Vec<uuid::Uuid> = ids.iter().map(|id| id.0).collect();
+    let known = allocations::table
+        .filter(allocations::id.eq_any(ids))
+        .select(allocations::id)
+        .load::<uuid::Uuid>(conn)
+        .await?;
+    Ok(known.into_iter().map(AllocationId).collect())
+}
+
+/// The submission failed in a way that may pass; tried again at `next`; if a limit is what failed, by the oldest of its
+/// class for all. The reason is kept and shown once per change.
 pub async fn submission_delayed(
     conn: &mut AsyncPgConnection,
     id: AllocationId,
     reason: &str,
+    limited: bool,
     next: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
@@ -518,6 +589,7 @@ pub async fn submission_delayed(
     .set((
         allocations::reason.eq(reason),
         allocations::not_before.eq(next),
+        allocations::limited.eq(limited),
         allocations::lease_until.eq(None::<DateTime<Utc>>),
     ))
     .execute(conn)

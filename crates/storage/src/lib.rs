@@ -2,6 +2,7 @@
 
 pub mod allocations;
 pub mod builds;
+pub mod identity;
 pub mod leases;
 pub mod mappings;
 pub mod pool;

@@ -11,6 +11,12 @@ use crate::pool::StorageError;
 use crate::repositories::Repository;
 use crate::schema::{mapping_lists, mapping_requests, repositories, repository_mappings};
 
+#[diesel::declare_sql_function]
+extern "SQL" {
+    /// In lower case.
+    fn lower(text: diesel::sql_types::Text) -> diesel::sql_types::Text;
+}
+
 /// A repository of a Slurm user's list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapped {
@@ -90,8 +96,11 @@ pub enum Replaced {
     TakenByOthers(Vec<RepositoryId>),
 }
 
-/// The version of a list that nobody else changes until the transaction ends.
-async fn lock_list(conn: &mut AsyncPgConnection, user: &SlurmUser) -> Result<i64, StorageError> {
+/// Locks a Slurm user's list, and what they ask for, until the transaction ends. Gives the list's version.
+pub async fn lock_list(
+    conn: &mut AsyncPgConnection,
+    user: &SlurmUser,
+) -> Result<i64, StorageError> {
     diesel::insert_into(mapping_lists::table)
         .values((
             mapping_lists::slurm_user.eq(user.as_str()),
@@ -238,27 +247,12 @@ pub async fn remove(
     owner: &str,
     name: &str,
 ) -> Result<Option<(RepositoryId, bool)>, StorageError> {
-    define_sql_function! { fn lower(text: diesel::sql_types::Text) -> diesel::sql_types::Text; }
     let current = lock_list(conn, user).await?;
-    let named = || {
-        repositories::table
-            .filter(lower(repositories::owner).eq(owner.to_lowercase()))
-            .filter(lower(repositories::name).eq(name.to_lowercase()))
-            .select(repositories::id)
-    };
-    let asked: Option<i64> = diesel::delete(
-        mapping_requests::table
-            .filter(mapping_requests::slurm_user.eq(user.as_str()))
-            .filter(mapping_requests::repository_id.eq_any(named())),
-    )
-    .returning(mapping_requests::repository_id)
-    .get_result(conn)
-    .await
-    .optional()?;
+    let asked = delete_request(conn, user, owner, name).await?;
     let mapped: Option<i64> = diesel::delete(
         repository_mappings::table
             .filter(repository_mappings::slurm_user.eq(user.as_str()))
-            .filter(repository_mappings::repository_id.eq_any(named())),
+            .filter(repository_mappings::repository_id.eq_any(named(owner, name))),
     )
     .returning(repository_mappings::repository_id)
     .get_result(conn)
@@ -268,8 +262,48 @@ pub async fn remove(
         set_version(conn, user, current + 1).await?;
     }
     Ok(mapped
-        .or(asked)
-        .map(|id| (RepositoryId(id), mapped.is_some())))
+        .map(|id| (RepositoryId(id), true))
+        .or(asked.map(|id| (id, false))))
+}
+
+/// Removes one repository, by its name, from what a Slurm user asks for, and leaves their list alone. Run it in a transaction.
+/// `None`: it does not wait.
+pub async fn remove_request(
+    conn: &mut AsyncPgConnection,
+    user: &SlurmUser,
+    owner: &str,
+    name: &str,
+) -> Result<Option<RepositoryId>, StorageError> {
+    lock_list(conn, user).await?;
+    delete_request(conn, user, owner, name).await
+}
+
+async fn delete_request(
+    conn: &mut AsyncPgConnection,
+    user: &SlurmUser,
+    owner: &str,
+    name: &str,
+) -> Result<Option<RepositoryId>, StorageError> {
+    let asked: Option<i64> = diesel::delete(
+        mapping_requests::table
+            .filter(mapping_requests::slurm_user.eq(user.as_str()))
+            .filter(mapping_requests::repository_id.eq_any(named(owner, name))),
+    )
+    .returning(mapping_requests::repository_id)
+    .get_result(conn)
+    .await
+    .optional()?;
+    Ok(asked.map(RepositoryId))
+}
+
+/// The id of the repository of this name, whatever its case.
+#[diesel::dsl::auto_type(no_type_alias)]
+fn named(owner: &str, name: &str) -> _ {
+    let (owner, name): (String, String) = (owner.to_lowercase(), name.to_lowercase());
+    repositories::table
+        .filter(lower(repositories::owner).eq(owner))
+        .filter(lower(repositories::name).eq(name))
+        .select(repositories::id)
 }
 
 /// A mapping that a Slurm user asks for.

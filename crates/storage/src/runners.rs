@@ -12,7 +12,7 @@ use crate::replan;
 use crate::repositories::{self, Repository};
 use crate::schema::{allocations, runner_classes, runners, workflow_jobs};
 use crate::timeline::{self, Entry};
-use crate::workflow_jobs::{ClassId, count_failure};
+use crate::workflow_jobs::{ClassId, count_failure, count_loss};
 
 /// A runner as stored.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
@@ -464,6 +464,29 @@ pub async fn end(
     log_tail: Option<String>,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
+    end_as(conn, scope, runner, reason, log_tail, false, now).await
+}
+
+/// [`end`], for one that Slurm lost, perhaps with others of its class. Run it in a transaction.
+pub async fn lost(
+    conn: &mut AsyncPgConnection,
+    scope: RepositoryId,
+    runner: &Runner,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    end_as(conn, scope, runner, reason, None, true, now).await
+}
+
+async fn end_as(
+    conn: &mut AsyncPgConnection,
+    scope: RepositoryId,
+    runner: &Runner,
+    reason: &str,
+    log_tail: Option<String>,
+    is_lost: bool,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
     lock_scope(conn, scope).await?;
     let ended: Option<(Option<DateTime<Utc>>, Option<i64>)> = diesel::update(
         runners::table
@@ -483,14 +506,18 @@ pub async fn end(
         return Ok(());
     };
     let worked = busy_at.is_some() || workflow_job.is_some();
-    let (class, in_supply): (i64, bool) =
+    let (class, in_supply, planned_at): (i64, bool, DateTime<Utc>) =
         diesel::update(allocations::table.find(runner.allocation_id))
             .set((
                 allocations::state.eq("ended"),
                 allocations::ended_at.eq(now),
                 allocations::reason.eq(reason),
             ))
-            .returning((allocations::class_id, allocations::in_supply))
+            .returning((
+                allocations::class_id,
+                allocations::in_supply,
+                allocations::planned_at,
+            ))
             .get_result(conn)
             .await?;
     if in_supply && !worked {
@@ -499,7 +526,7 @@ pub async fn end(
             .execute(conn)
             .await?;
         if queued_in_class(conn, class).await? > 0 {
-            count_failure(conn, ClassId(class), reason, now).await?;
+            count(conn, class, planned_at, is_lost, reason, now).await?;
         }
     }
     let kind = if worked {
@@ -512,6 +539,21 @@ pub async fn end(
         .log_tail(log_tail.filter(|_| !worked));
     timeline::append(conn, &[entry]).await?;
     replan::request(conn, scope, false, "a runner ended").await
+}
+
+async fn count(
+    conn: &mut AsyncPgConnection,
+    class: i64,
+    planned_at: DateTime<Utc>,
+    is_lost: bool,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    if is_lost {
+        count_loss(conn, ClassId(class), planned_at, reason, now).await
+    } else {
+        count_failure(conn, ClassId(class), reason, now).await
+    }
 }
 
 /// Idle runners that GitHub shall be asked to deregister now, because no queued workflow job waits for them.
@@ -596,6 +638,27 @@ pub async fn allocation_ended(
     log_tail: Option<String>,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
+    allocation_ended_as(conn, allocation, reason, log_tail, false, now).await
+}
+
+/// [`allocation_ended`], for one that Slurm lost, perhaps with others of its class. Run it in a transaction.
+pub async fn allocation_lost(
+    conn: &mut AsyncPgConnection,
+    allocation: AllocationId,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    allocation_ended_as(conn, allocation, reason, None, true, now).await
+}
+
+async fn allocation_ended_as(
+    conn: &mut AsyncPgConnection,
+    allocation: AllocationId,
+    reason: &str,
+    log_tail: Option<String>,
+    is_lost: bool,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
     let scope: Option<i64> = allocations::table
         .find(allocation.0)
         .select(allocations::repository_id)
@@ -606,7 +669,7 @@ pub async fn allocation_ended(
         return Ok(());
     };
     lock_scope(conn, scope).await?;
-    let class: Option<i64> = diesel::update(
+    let ended: Option<(i64, DateTime<Utc>)> = diesel::update(
         allocations::table
             .find(allocation.0)
             .filter(allocations::state.eq_any(["planned", "submitted"])),
@@ -617,12 +680,14 @@ pub async fn allocation_ended(
         allocations::reason.eq(reason),
         allocations::ended_at.eq(now),
     ))
-    .returning(allocations::class_id)
+    .returning((allocations::class_id, allocations::planned_at))
     .get_result(conn)
     .await
     .optional()?;
-    let Some(class) = class else { return Ok(()) };
-    count_failure(conn, ClassId(class), reason, now).await?;
+    let Some((class, planned_at)) = ended else {
+        return Ok(());
+    };
+    count(conn, class, planned_at, is_lost, reason, now).await?;
     let detail = format!("the allocation is over: {reason}");
     let entry =
         Entry::allocation(now, allocation, "ended_without_workflow_job", detail).log_tail(log_tail);

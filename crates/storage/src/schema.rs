@@ -121,6 +121,7 @@ diesel::table! {
         cancelled_at -> Nullable<Timestamptz>,
         release_at -> Nullable<Timestamptz>,
         usage_to_come -> Bool,
+        limited -> Bool,
     }
 }
 
@@ -185,6 +186,13 @@ diesel::table! {
 }
 
 diesel::table! {
+    database_identity (one) {
+        one -> Bool,
+        id -> Uuid,
+    }
+}
+
+diesel::table! {
     usages (allocation_id) {
         allocation_id -> Uuid,
         ended_at -> Timestamptz,
@@ -219,5 +227,6 @@ diesel::allow_tables_to_appear_in_same_query!(
     replan_requests,
     leases,
     cluster_policies,
+    database_identity,
     usages,
 );

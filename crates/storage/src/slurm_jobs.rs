@@ -18,6 +18,8 @@ const OLDEST: TimeDelta = TimeDelta::days(8);
 pub struct SlurmStatus {
     /// The allocation it is.
     pub allocation: AllocationId,
+    /// Slurm's number. `None`: the Slurm side does not know it.
+    pub slurm_job_id: Option<String>,
     /// Where it stands.
     pub state: SlurmState,
     /// Slurm's word for why.
@@ -56,7 +58,7 @@ pub async fn to_watch(
 }
 
 /// Records where a Slurm job stands, and what follows: one that is over has no runner any more, and what had no workflow
-/// job is replaced while there is demand. Run it in a transaction. `false`: that was known.
+/// job is replaced while there is demand. Run it in a transaction. `false`: that was known, or is about another Slurm job.
 pub async fn record(
     conn: &mut AsyncPgConnection,
     status: &SlurmStatus,
@@ -64,6 +66,7 @@ pub async fn record(
 ) -> Result<bool, StorageError> {
     type Row = (
         i64,
+        Option<String>,
         Option<String>,
         Option<String>,
         Option<DateTime<Utc>>,
@@ -75,6 +78,7 @@ pub async fn record(
         .filter(allocations::submitted_at.is_not_null())
         .select((
             allocations::repository_id,
+            allocations::slurm_job_id,
             allocations::slurm_state,
             allocations::slurm_reason,
             allocations::slurm_starts_at,
@@ -83,9 +87,15 @@ pub async fn record(
         .first(conn)
         .await
         .optional()?;
-    let Some((scope, state, reason, starts_at, nodes)) = row else {
+    let Some((scope, number, state, reason, starts_at, nodes)) = row else {
         return Ok(false);
     };
+    // Anybody may write our comment into a Slurm job of their own, which an agent without its ledger cannot tell.
+    if let (Some(ours), Some(told)) = (&number, &status.slurm_job_id)
+        && ours != told
+    {
+        return Ok(false);
+    }
     let is_same_state = state.as_deref() == Some(status.state.as_str());
     let is_news = !is_same_state || reason != status.reason;
     if !is_news && starts_at == status.starts_at && nodes == status.nodes {
@@ -120,8 +130,11 @@ async fn ended(
 ) -> Result<(), StorageError> {
     lock_scope(conn, scope).await?;
     let reason = format!("Slurm: {}", explain(status));
+    let lost = status.state.is_lost();
     match runners::by_allocation(conn, status.allocation).await? {
+        Some((runner, scope)) if lost => runners::lost(conn, scope, &runner, &reason, now).await,
         Some((runner, scope)) => runners::end(conn, scope, &runner, &reason, None, now).await,
+        None if lost => runners::allocation_lost(conn, status.allocation, &reason, now).await,
         None => runners::allocation_ended(conn, status.allocation, &reason, None, now).await,
     }
 }

@@ -267,6 +267,26 @@ pub async fn count_failure(
     Ok(())
 }
 
+/// Counts a runner of the class that Slurm lost, unless another one was counted since its allocation was planned: what takes one
+/// with it (a node fails, slurmctld comes back without its state) often takes many, and is one failure.
+pub async fn count_loss(
+    conn: &mut AsyncPgConnection,
+    class: ClassId,
+    planned_at: DateTime<Utc>,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    let (failures, last): (i32, Option<DateTime<Utc>>) = runner_classes::table
+        .find(class.0)
+        .select((runner_classes::failures, runner_classes::last_failure_at))
+        .first(conn)
+        .await?;
+    if failures > 0 && last.is_some_and(|last| last >= planned_at) {
+        return Ok(());
+    }
+    count_failure(conn, class, reason, now).await
+}
+
 /// Sets the count of failures: 0 after a success or when policy changed; one below the limit when something new came
 /// for a class that was given up.
 pub async fn set_failures(

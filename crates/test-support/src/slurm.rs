@@ -111,14 +111,13 @@ impl PrivateSlurm {
             let text = "CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\n";
             fs::write(dir.join("cgroup.conf"), text)?;
         }
-        let mut gpus = String::new();
+        let mut text = String::new();
         // Only for devices Slurm sets `CUDA_VISIBLE_DEVICES`.
-        for (name, device) in [("gpu0", "/dev/null"), ("gpu1", "/dev/zero")] {
-            let link = dir.join("state").join(name);
-            std::os::unix::fs::symlink(device, &link)?;
-            let _ = writeln!(gpus, "Name=gpu File={}", link.display());
+        for (gpu, device) in gpus(&dir).into_iter().zip(["/dev/null", "/dev/zero"]) {
+            std::os::unix::fs::symlink(device, &gpu)?;
+            let _ = writeln!(text, "Name=gpu File={}", gpu.display());
         }
-        fs::write(dir.join("gres.conf"), gpus)?;
+        fs::write(dir.join("gres.conf"), text)?;
         open_to_all(&dir.join("gres.conf"))?;
         let socket = dir.join("munge/socket");
         try_wait_until("munged is up", START_DEADLINE, || async { socket.exists() }).await?;
@@ -274,6 +273,22 @@ impl PrivateSlurm {
         if let Some(controller) = self.controller.lock().ok().and_then(|mut c| c.take()) {
             controller.stop_keeping_data();
         }
+    }
+
+    /// slurmctld loses its state and starts anew: it knows no Slurm job, and gives numbers from the first one on again
+    /// (`slurmctld -c` would go on with them). Slurm jobs on nodes are ended.
+    pub async fn lose_state(&self) -> anyhow::Result<()> {
+        self.stop_controller();
+        for entry in fs::read_dir(self.path("state"))? {
+            let path = entry?.path();
+            let is_ours = path == self.jwt_key() || gpus(self.folder.path()).contains(&path);
+            if path.is_dir() {
+                fs::remove_dir_all(path)?;
+            } else if !is_ours {
+                fs::remove_file(path)?;
+            }
+        }
+        self.start_controller().await
     }
 
     /// Starts slurmrestd, for the first time or again.
@@ -499,6 +514,11 @@ fn configuration(dir: &Path, nodes: u16, accounting_port: Option<u16>) -> String
          PartitionName=other Nodes=n[1-{nodes}] MaxTime=60 State=UP\n"
     );
     text
+}
+
+/// What is called GPUs.
+fn gpus(dir: &Path) -> [PathBuf; 2] {
+    ["gpu0", "gpu1"].map(|name| dir.join("state").join(name))
 }
 
 fn random(bytes: usize) -> anyhow::Result<Vec<u8>> {

@@ -105,20 +105,20 @@ export function createApi(token: string) {
       return expected(data);
     },
 
-    /** Maps what a user asks for, charged as they ask. */
+    /** Maps what a user asks for, charged as they ask; only if it still waits. */
     async grant({ user, url }: UserRepository): Promise<UserRepository> {
       const { data } = await client.POST('/api/users/{username}/repositories', {
-        params: { path: { username: user } },
+        params: { path: { username: user }, query: { waiting: true } },
         body: { repository: url },
       });
       return expected(data);
     },
 
-    /** Removes what a user asks for; it would remove the mapping too, were there one. */
+    /** Removes what a user asks for; only if it still waits. */
     async refuse({ user, url }: UserRepository): Promise<void> {
       const [owner = '', name = ''] = fullNameOf(url).split('/');
       await client.DELETE('/api/users/{username}/repositories/{owner}/{name}', {
-        params: { path: { username: user, owner, name } },
+        params: { path: { username: user, owner, name }, query: { waiting: true } },
       });
     },
 

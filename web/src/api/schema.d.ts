@@ -717,7 +717,10 @@ export interface operations {
     };
     addUserRepository: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description Only if the user asks for it at this moment: somebody may have decided meanwhile, or the user taken it back. */
+                waiting?: boolean;
+            };
             header?: never;
             path: {
                 /** @description The Slurm user */
@@ -776,7 +779,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description `repository_mapped_elsewhere`: it is mapped to another user */
+            /** @description `repository_mapped_elsewhere`: it is mapped to another user; `repository_not_waiting`: `waiting` was asked for */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -807,7 +810,10 @@ export interface operations {
     };
     removeUserRepository: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description Only if the user asks for it at this moment: somebody may have decided meanwhile, or the user taken it back. */
+                waiting?: boolean;
+            };
             header?: never;
             path: {
                 /** @description The Slurm user */
@@ -855,6 +861,15 @@ export interface operations {
             };
             /** @description The user does not have it */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `repository_not_waiting`: `waiting` was asked for */
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -47,20 +47,11 @@ export function useDecision(
 }
 
 async function decide(api: Api, request: UserRepository, verdict: Verdict): Promise<Outcome> {
-  // Looked at again: granting maps also what the user took back, refusing removes also what somebody else granted.
-  const now = await api.userRepositories(request.user);
-  if (!now.some(({ id, state }) => id === request.id && state === 'waiting')) {
-    return 'gone';
-  }
-  if (verdict === 'grant') {
-    await api.grant(request);
-    return 'granted';
-  }
   try {
-    await api.refuse(request);
-    return 'refused';
+    await (verdict === 'grant' ? api.grant(request) : api.refuse(request));
+    return verdict === 'grant' ? 'granted' : 'refused';
   } catch (error) {
-    if (hasCode(error, 'repository_not_mapped')) {
+    if (hasCode(error, 'repository_not_waiting')) {
       return 'gone';
     }
     throw error;

@@ -585,7 +585,7 @@ impl Stack {
     }
 
     /// The sum of the metrics of a service whose name and labels contain this.
-    async fn counted(&self, service: Service, text: &str) -> f64 {
+    pub(crate) async fn counted(&self, service: Service, text: &str) -> f64 {
         let url = format!("{}/metrics", self.services[&service].operations_url());
         let metrics = self
             .http

@@ -203,6 +203,7 @@ async fn an_agent_asks_answers_and_tells() {
             usage_to_come: false,
         }],
         policy: "a".into(),
+        freed: 0,
     };
     for _ in 0..2 {
         let heard = ours

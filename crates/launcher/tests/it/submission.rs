@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -24,6 +24,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 use crate::*;
 
 const DEADLINE: Duration = Duration::from_secs(20);
+const LAUNCHER: uuid::Uuid = uuid::Uuid::from_u128(7);
 
 pub(crate) struct Loop {
     _keys: tempfile::TempDir,
@@ -65,6 +66,10 @@ both_ways!(
     what_slurm_lost_before_a_workflow_job_started_is_replaced,
     a_refusal_is_forgiven_when_the_clusters_policy_changes,
     an_original_agent_that_tells_nothing_is_carried_on_with,
+    what_was_lost_at_once_is_one_failure,
+    a_status_about_another_slurm_job_says_nothing,
+    one_of_a_class_waits_for_all_behind_a_limit,
+    rowless_slurm_jobs_are_cancelled_while_they_are_pending,
 );
 
 fn start(way: Way, database: &Database, agent_url: &str) -> Loop {
@@ -94,11 +99,13 @@ async fn bridge(mailbox: Arc<Mailbox>, agent_url: String, stop: CancellationToke
             }
             let response = request.send().await.unwrap();
             let status = response.status().as_u16();
+            let retry_after = response.headers().get("retry-after");
+            let retry_after_s = retry_after.map(|v| v.to_str().unwrap().parse().unwrap());
             let body = response.json().await.unwrap_or_default();
             mailbox.answer(vec![CallAnswer {
                 id: call.id,
                 status,
-                retry_after_s: None,
+                retry_after_s,
                 body,
             }]);
         }
@@ -143,6 +150,8 @@ fn start_by(way: Way, database: &Database, agent_url: &str, github: &Github) -> 
         },
         lifetime_s: 90_000,
         max_failures: policy().limits.max_failures,
+        launcher: LAUNCHER,
+        freed: AtomicU64::default(),
     };
     let submitter = Arc::new(submitter);
     let stop = CancellationToken::new();
@@ -209,6 +218,7 @@ async fn a_planned_allocation_is_signed_and_submitted_once(way: Way) {
         (claims.workflow_id, claims.slurm_user.as_str()),
         (7, "alice")
     );
+    assert_eq!(claims.launcher, Some(LAUNCHER));
     assert_eq!(claims.labels, "self-hosted,slurm");
     assert_eq!(
         (claims.iat - claims.nbf, claims.exp - claims.iat),
@@ -532,6 +542,279 @@ async fn an_original_agent_that_tells_nothing_is_carried_on_with(way: Way) {
     .await;
     running.stop().await;
     assert!(!kinds(&pool).await.contains(&"cancelled".to_owned()));
+}
+
+/// Watches until what `until` waits for has come.
+async fn watching(running: &Loop, until: impl Future<Output = ()>) {
+    let stop = CancellationToken::new();
+    let watching = tokio::spawn(gha_slurm_launcher::slurm_jobs::watch(
+        Arc::clone(&running.submitter),
+        Duration::from_millis(50),
+        Arc::new(Notify::new()),
+        stop.clone(),
+    ));
+    until.await;
+    stop.cancel();
+    watching.await.unwrap();
+}
+
+async fn count(database: &TestDatabase, query: &str) -> i64 {
+    let (client, connection) = tokio_postgres::connect(database.url(), tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    client.query_one(query, &[]).await.unwrap().get(0)
+}
+
+async fn until_count(database: &TestDatabase, query: &str, expected: i64) {
+    wait_until(&format!("{query} is {expected}"), DEADLINE, || async {
+        let seen = count(database, query).await;
+        if seen == expected { Ok(()) } else { Err(seen) }
+    })
+    .await;
+}
+
+const SUBMITTED: &str = "SELECT count(*) FROM allocations WHERE state = 'submitted'";
+const FAILURES: &str = "SELECT sum(failures) FROM runner_classes";
+
+async fn what_was_lost_at_once_is_one_failure(way: Way) {
+    const LOST: i64 = 20;
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let agent = submitted_to_an_agent(&database).await;
+    for id in 2..=LOST {
+        apply(&pool, queued(id)).await;
+    }
+    let running = start(way, &pool, &agent.uri());
+    until_count(&database, SUBMITTED, LOST).await;
+    running.stop.cancel();
+    Mock::given(method("POST"))
+        .and(path("/runner/states"))
+        .respond_with(States(gha_slurm_domain::SlurmState::NodeFailed))
+        .mount(&agent)
+        .await;
+    let ended = "SELECT count(*) FROM allocations WHERE state = 'ended'";
+    watching(&running, until_count(&database, ended, LOST)).await;
+    assert_eq!(count(&database, FAILURES).await, 1);
+    // All of them are replaced; the planner's clock in these tests is that of the events, long before the backoff.
+    gha_slurm_launcher::events::take_replan_request(
+        &pool,
+        &policy(),
+        REPOSITORY,
+        chrono::Utc::now(),
+    )
+    .await
+    .unwrap();
+    let planned = "SELECT count(*) FROM allocations WHERE state = 'planned'";
+    assert_eq!(count(&database, planned).await, LOST);
+    running.task.await.unwrap();
+    // Lost once more, they are another failure: those that come after it were planned after it was counted.
+    let again = start(way, &pool, &agent.uri());
+    let due = "UPDATE allocations SET not_before = planned_at WHERE state = 'planned'";
+    let (client, connection) = tokio_postgres::connect(database.url(), tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    client
+        .execute("UPDATE allocations SET verify_demand = FALSE", &[])
+        .await
+        .unwrap();
+    client.execute(due, &[]).await.unwrap();
+    until_count(&database, SUBMITTED, LOST).await;
+    watching(&again, until_count(&database, ended, 2 * LOST)).await;
+    assert_eq!(count(&database, FAILURES).await, 2);
+    again.stop().await;
+}
+
+async fn a_status_about_another_slurm_job_says_nothing(way: Way) {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let agent = submitted_to_an_agent(&database).await;
+    let running = start(way, &pool, &agent.uri());
+    until(&database, "submitted").await;
+    running.stop.cancel();
+    // Ours is 17; somebody wrote our comment into theirs. Then the agent says that there is none of ours.
+    let asked = Arc::new(AtomicU32::new(0));
+    let times = Arc::clone(&asked);
+    Mock::given(method("POST"))
+        .and(path("/runner/states"))
+        .respond_with(move |request: &wiremock::Request| {
+            let body: StatesRequest = serde_json::from_slice(&request.body).unwrap();
+            let told = |allocation| match times.fetch_add(1, Ordering::Relaxed) {
+                0..3 => serde_json::json!({"allocation": allocation, "slurmJobId": "18", "state": "failed"}),
+                _ => serde_json::json!({"allocation": allocation, "slurmJobId": "", "state": "gone"}),
+            };
+            let told: Vec<_> = body.allocations.into_iter().map(told).collect();
+            ResponseTemplate::new(200)
+                .set_body_json(serde_json::json!({"allocations": told, "policy": "a"}))
+        })
+        .mount(&agent)
+        .await;
+    watching(&running, until(&database, "ended")).await;
+    assert!(asked.load(Ordering::Relaxed) > 3);
+    let timeline = timeline(&pool).await;
+    assert!(
+        timeline
+            .iter()
+            .all(|(_, detail)| !detail.contains("failed")),
+        "{timeline:?}"
+    );
+    running.task.await.unwrap();
+}
+
+async fn one_of_a_class_waits_for_all_behind_a_limit(way: Way) {
+    const BUILDS: i64 = 40;
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    map(&pool).await;
+    replan_now(&pool).await;
+    for id in 1..=BUILDS {
+        apply(&pool, queued(id)).await;
+    }
+    let agent = MockServer::start().await;
+    // Places that are free, and calls that were refused one.
+    let places = Arc::new(AtomicU32::new(3));
+    let refused = Arc::new(AtomicU32::new(0));
+    let (left, no) = (Arc::clone(&places), Arc::clone(&refused));
+    Mock::given(method("POST"))
+        .and(path("/runner/start"))
+        .respond_with(move |_: &wiremock::Request| {
+            let taken = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+            if taken.is_ok() {
+                let answer = serde_json::json!({"status": "OK!"});
+                return ResponseTemplate::new(200).set_body_json(answer);
+            }
+            no.fetch_add(1, Ordering::SeqCst);
+            let problem = gha_slurm_contract::Problem::new(429, "limit_reached", "Wait");
+            ResponseTemplate::new(429)
+                .set_body_json(problem)
+                .insert_header("Retry-After", "3600")
+        })
+        .mount(&agent)
+        .await;
+    let freed = Arc::new(AtomicU32::new(0));
+    let told = Arc::clone(&freed);
+    Mock::given(method("POST"))
+        .and(path("/runner/states"))
+        .respond_with(move |_: &wiremock::Request| {
+            let freed = told.load(Ordering::SeqCst);
+            ResponseTemplate::new(200).set_body_json(
+                serde_json::json!({"allocations": [], "policy": "a", "freed": freed}),
+            )
+        })
+        .mount(&agent)
+        .await;
+    let running = start(way, &pool, &agent.uri());
+    until_count(&database, SUBMITTED, 3).await;
+    // Those that were under way together were refused together; the others have not asked.
+    let waiting = "SELECT count(*) FROM allocations WHERE limited AND lease_until IS NULL";
+    wait_until("a limit was met", DEADLINE, || async {
+        count(&database, waiting).await > 0
+    })
+    .await;
+    watching(&running, async {
+        for (round, more) in [(1, 1), (2, 5), (3, 31)] {
+            let before = count(&database, SUBMITTED).await;
+            places.fetch_add(more, Ordering::SeqCst);
+            freed.store(round, Ordering::SeqCst);
+            until_count(&database, SUBMITTED, before + i64::from(more)).await;
+        }
+    })
+    .await;
+    assert_eq!(count(&database, SUBMITTED).await, BUILDS);
+    let refused = refused.load(Ordering::SeqCst);
+    assert!(refused <= 3 * 16, "{refused} calls were refused");
+    running.stop().await;
+}
+
+/// What the mocked agent lists: one with a row, and two of a database that was restored since.
+async fn rowless_slurm_jobs_are_cancelled_while_they_are_pending(way: Way) {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let agent = submitted_to_an_agent(&database).await;
+    let running = start(way, &pool, &agent.uri());
+    until(&database, "submitted").await;
+    let with_row = {
+        let (client, connection) = tokio_postgres::connect(database.url(), tokio_postgres::NoTls)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let row = client
+            .query_one("SELECT id::text FROM allocations", &[])
+            .await;
+        row.unwrap().get::<_, String>(0)
+    };
+    let (pending, runs) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
+    let looks = Arc::new(AtomicU32::new(0));
+    let looked = Arc::clone(&looks);
+    Mock::given(method("POST"))
+        .and(path("/runner/list"))
+        .respond_with(move |_: &wiremock::Request| {
+            looked.fetch_add(1, Ordering::SeqCst);
+            let status = |id: &str, state| serde_json::json!({"allocation": id, "slurmJobId": "17", "state": state});
+            let listed = [
+                status(&with_row, "pending"),
+                status(&pending.to_string(), "pending"),
+                status(&runs.to_string(), "running"),
+            ];
+            ResponseTemplate::new(200).set_body_json(serde_json::json!({"allocations": listed}))
+        })
+        .mount(&agent)
+        .await;
+    let at = Arc::new(AtomicU32::new(0));
+    let (first, seen) = (Arc::clone(&at), Arc::clone(&looks));
+    Mock::given(method("POST"))
+        .and(path("/runner/cancel"))
+        .respond_with(move |_: &wiremock::Request| {
+            let looks = seen.load(Ordering::SeqCst);
+            let _ = first.compare_exchange(0, looks, Ordering::SeqCst, Ordering::SeqCst);
+            ResponseTemplate::new(200).set_body_json(serde_json::json!({"cancelled": []}))
+        })
+        .mount(&agent)
+        .await;
+    let stop = CancellationToken::new();
+    let watch = tokio::spawn(gha_slurm_launcher::rowless::watch(
+        Arc::clone(&running.submitter),
+        Duration::from_millis(400),
+        stop.clone(),
+    ));
+    wait_until("it was looked several times", DEADLINE, || async {
+        looks.load(Ordering::SeqCst) >= 6
+    })
+    .await;
+    stop.cancel();
+    watch.await.unwrap();
+    let calls = agent.received_requests().await.unwrap();
+    let claims = |path: &str| -> Vec<CallClaims> {
+        let calls = calls.iter().filter(|call| call.url.path() == path);
+        calls
+            .map(|call| {
+                let token = call.headers.get("authorization").unwrap().to_str().unwrap();
+                let token = token.strip_prefix("Bearer ").unwrap();
+                let keys = running.folder.key_set().unwrap();
+                verify(token, &keys, AUDIENCE_AGENT, "test").unwrap()
+            })
+            .collect()
+    };
+    let listing = claims("/runner/list");
+    assert!(
+        listing
+            .iter()
+            .all(|c| (c.sub, c.launcher) == (CallPurpose::List, Some(LAUNCHER)))
+    );
+    let cancelling = claims("/runner/cancel");
+    assert!(!cancelling.is_empty());
+    for claims in cancelling {
+        assert!(claims.only_pending);
+        assert_eq!(claims.launcher, Some(LAUNCHER));
+        assert_eq!(
+            claims.allocations,
+            [gha_slurm_domain::AllocationId(pending)]
+        );
+    }
+    // 400 ms after the first look, which are two looks later.
+    assert!(at.load(Ordering::SeqCst) >= 3);
+    running.stop().await;
 }
 
 async fn timeline(pool: &Database) -> Vec<(String, String)> {

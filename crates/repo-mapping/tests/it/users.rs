@@ -92,8 +92,9 @@ async fn what_a_user_adds_waits_for_an_administrator() {
     assert_eq!(seen, ["alice", "main", "chemistry"]);
 
     let grant = json!({"repository": "acme/widgets"});
+    let if_waiting = format!("{OF_ALICE}?waiting=true");
     let granted = cluster
-        .administrator(Method::POST, OF_ALICE, Some(grant))
+        .administrator(Method::POST, &if_waiting, Some(grant.clone()))
         .await;
     assert_eq!(
         (granted.status, &granted.body["account"]),
@@ -102,6 +103,23 @@ async fn what_a_user_adds_waits_for_an_administrator() {
         granted.text
     );
     assert_eq!(cluster.replan_requests().await, [RepositoryId(1)]);
+    let too_late = [
+        (Method::POST, if_waiting, Some(grant)),
+        (
+            Method::DELETE,
+            format!("{OF_ALICE}/acme/widgets?waiting=true"),
+            None,
+        ),
+    ];
+    for (method, path, body) in too_late {
+        let said = cluster.administrator(method, &path, body).await;
+        assert_eq!(
+            (said.status, &said.body["code"]),
+            (409, &json!("repository_not_waiting")),
+            "{path}: {}",
+            said.text
+        );
+    }
     let list = cluster.alice(Method::GET, OF_ALICE, None).await;
     assert_eq!(
         (

@@ -330,7 +330,8 @@ async fn cancel(
         .detail("`gha-slurm runners` shows what you have."));
     };
     let starter = std::sync::Arc::clone(&service.starter);
-    starter.cancel(vec![entry.allocation]).await?;
+    let (own, whichever) = (vec![entry.allocation], entry.launcher);
+    starter.cancel(own, whichever, false).await?;
     tracing::info!(%user, allocation.id = %entry.allocation, "a user cancelled a runner");
     Ok(HttpResponse::NoContent().finish())
 }

@@ -23,7 +23,9 @@ use tokio_util::task::TaskTracker;
 use crate::ledger::sync_folder;
 use crate::settings::LocalSettings;
 use crate::slurm::process::Leader;
-use crate::slurm::{JobUsage, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey};
+use crate::slurm::{
+    Cancellation, JobUsage, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey,
+};
 use crate::submission::Submission;
 
 /// The files of a Slurm job's folder.
@@ -206,13 +208,17 @@ impl Slurm for LocalSlurm {
         })
     }
 
-    async fn cancel(&self, ids: &[SlurmJobId]) -> Result<(), SlurmUnavailable> {
-        let ids: Vec<u64> = ids
-            .iter()
-            .filter_map(|id| id.as_str().parse().ok())
-            .collect();
+    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<AllocationId>, SlurmUnavailable> {
+        let mut ours = self.list().await?.ours;
+        ours.retain(|job| wanted.iter().any(|wanted| wanted.wants(job)));
         let inner = Arc::clone(&self.inner);
-        blocking(move || ids.into_iter().try_for_each(|id| inner.cancel(id))).await
+        blocking(move || {
+            for id in ours.iter().filter_map(|job| job.id.as_str().parse().ok()) {
+                inner.cancel(id)?;
+            }
+            Ok(ours.into_iter().map(|job| job.allocation).collect())
+        })
+        .await
     }
 
     async fn usage(&self, _: &[SlurmJobId]) -> Result<Option<Vec<JobUsage>>, SlurmUnavailable> {

@@ -41,8 +41,9 @@ pub trait Slurm: Send + Sync {
     /// Every Slurm job of ours that Slurm still knows, and how many others there are, in one call.
     async fn list(&self) -> Result<Queue, SlurmUnavailable>;
 
-    /// Cancels those of these Slurm jobs that are ours and not over, after one look at the queue.
-    async fn cancel(&self, ids: &[SlurmJobId]) -> Result<(), SlurmUnavailable>;
+    /// Cancels those of our Slurm jobs that are wanted cancelled and not over, after one look at the queue. Gives their
+    /// allocations.
+    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<AllocationId>, SlurmUnavailable>;
 
     /// What these Slurm jobs used, in one call: those that accounting has a complete record of. `None`: there is no
     /// accounting here.
@@ -147,6 +148,31 @@ pub struct SlurmJob {
     pub exit_code: Option<i32>,
 }
 
+/// Which Slurm jobs shall be cancelled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cancellation {
+    /// Those of this allocation.
+    pub allocation: AllocationId,
+    /// With this number. Both must be right: anybody may write our comment into a Slurm job of their own, and a slurmctld
+    /// that lost its state gives numbers again. `None`: it is not known here.
+    pub id: Option<SlurmJobId>,
+    /// Only while it is pending.
+    pub only_pending: bool,
+}
+
+impl Cancellation {
+    fn wants(&self, job: &SlurmJob) -> bool {
+        let may_be = if self.only_pending {
+            job.state == SlurmState::Pending
+        } else {
+            !job.state.is_over()
+        };
+        may_be
+            && job.allocation == self.allocation
+            && self.id.as_ref().is_none_or(|id| *id == job.id)
+    }
+}
+
 /// What accounting tells of a Slurm job that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobUsage {
@@ -154,6 +180,8 @@ pub struct JobUsage {
     pub id: SlurmJobId,
     /// When it was submitted.
     pub submitted_at: Option<DateTime<Utc>>,
+    /// How it ended.
+    pub state: SlurmState,
     /// What it used.
     pub usage: Usage,
 }

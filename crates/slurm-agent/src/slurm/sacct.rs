@@ -28,13 +28,14 @@ pub(super) fn usages(listing: &str) -> Vec<JobUsage> {
         }
         // `CANCELLED by 1000`.
         let state = state.split(' ').next().unwrap_or_default();
-        let over = SlurmState::from_slurm(state).is_over();
-        let (Ok(id), Ok(elapsed_s), true) = (id.parse(), elapsed.parse(), over) else {
+        let state = SlurmState::from_slurm(state);
+        let (Ok(id), Ok(elapsed_s), true) = (id.parse(), elapsed.parse(), state.is_over()) else {
             continue;
         };
         jobs.push(JobUsage {
             id,
             submitted_at: sbatch::time(submit),
+            state,
             usage: Usage {
                 elapsed_s,
                 cpu_allocated_s: cpu.parse().unwrap_or_default(),
@@ -90,6 +91,8 @@ mod tests {
         let read = usages(listing);
         let ids: Vec<&str> = read.iter().map(|job| job.id.as_str()).collect();
         assert_eq!(ids, ["17", "18"]);
+        let states = [read[0].state, read[1].state];
+        assert_eq!(states, [SlurmState::Failed, SlurmState::Cancelled]);
         let tres = [
             ("billing", 2),
             ("cpu", 2),

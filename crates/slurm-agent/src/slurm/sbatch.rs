@@ -14,8 +14,8 @@ use tokio::process::Command;
 use crate::program;
 use crate::settings::{RunAs, SbatchSettings};
 use crate::slurm::{
-    JobUsage, PATH, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey, allocation_of,
-    comment, exit_code, output_file, reason, sacct,
+    Cancellation, JobUsage, PATH, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey,
+    allocation_of, comment, exit_code, output_file, reason, sacct,
 };
 use crate::submission::Submission;
 
@@ -147,9 +147,10 @@ impl Slurm for SbatchSlurm {
         Ok(read_queue(&listing))
     }
 
-    async fn cancel(&self, ids: &[SlurmJobId]) -> Result<(), SlurmUnavailable> {
-        let wanted = |job: &SlurmJob| ids.contains(&job.id) && !job.state.is_over();
-        for job in self.list().await?.ours.into_iter().filter(wanted) {
+    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<AllocationId>, SlurmUnavailable> {
+        let mut ours = self.list().await?.ours;
+        ours.retain(|job| wanted.iter().any(|wanted| wanted.wants(job)));
+        for job in &ours {
             let mut command = self.program("scancel", Some(&job.user));
             command.arg(job.id.as_str());
             let output = self.run(command, "").await?;
@@ -159,7 +160,7 @@ impl Slurm for SbatchSlurm {
                 return Err(SlurmUnavailable(last_line(&errors)));
             }
         }
-        Ok(())
+        Ok(ours.into_iter().map(|job| job.allocation).collect())
     }
 
     async fn usage(&self, ids: &[SlurmJobId]) -> Result<Option<Vec<JobUsage>>, SlurmUnavailable> {

@@ -181,8 +181,13 @@ impl Site {
 
     /// An assertion of this deployment's launcher.
     pub(crate) fn assertion(&self, sub: CallPurpose, allocations: &[AllocationId]) -> String {
+        self.assertion_of(&Self::call_claims(sub, allocations))
+    }
+
+    /// What such an assertion claims.
+    pub(crate) fn call_claims(sub: CallPurpose, allocations: &[AllocationId]) -> CallClaims {
         let now = Utc::now().timestamp();
-        let claims = CallClaims {
+        CallClaims {
             iss: ISSUER.into(),
             aud: vec![AUDIENCE_AGENT.into()],
             sub,
@@ -191,10 +196,16 @@ impl Site {
             nbf: now,
             exp: now + 60,
             cluster: "main".into(),
+            launcher: None,
             allocations: allocations.to_vec(),
-        };
+            only_pending: false,
+        }
+    }
+
+    /// An assertion with these claims.
+    pub(crate) fn assertion_of(&self, claims: &CallClaims) -> String {
         let signer = Signer::load(&self.keys).unwrap();
-        signer.sign(&claims).unwrap().expose_secret().to_owned()
+        signer.sign(claims).unwrap().expose_secret().to_owned()
     }
 
     pub(crate) fn request(&self, claims: &LaunchClaims) -> StartRequest {
@@ -306,6 +317,7 @@ pub(crate) fn claims() -> LaunchClaims {
         exp: iat + 3600,
         runner_name: "gha-slurm-test-1".into(),
         cluster: "main".into(),
+        launcher: None,
         token_url: "http://127.0.0.1:1".into(),
         owner: "acme".into(),
         repository_name: "widgets".into(),

@@ -6,6 +6,7 @@ mod containers;
 mod crash;
 mod doctor;
 mod ends;
+mod ghosts;
 mod hooks;
 mod job_script;
 mod job_script_failures;

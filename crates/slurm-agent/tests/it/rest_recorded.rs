@@ -2,6 +2,9 @@
 //! and what differs between the versions were measured once on Slurm 24.11.5 (Debian 13), and the answers were written after
 //! that and after the shapes in Slurm's OpenAPI documents.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use gha_slurm_contract::LaunchClaims;
@@ -78,11 +81,23 @@ async fn each_version_takes_and_tells_what_it_should() {
         let asked = asked();
         answer(&slurmrestd, "POST", &at("job/submit"), 200, submitted).await;
         let pending = jobs(asked.sub, "PENDING");
-        answer(&slurmrestd, "GET", &at("jobs"), 200, &pending).await;
+        // What is listed before it is submitted would be that of an agent that lost its state folder.
+        let is_submitted = Arc::new(AtomicBool::new(false));
+        let listed = Arc::clone(&is_submitted);
+        Mock::given(method("GET"))
+            .and(path(at("jobs")))
+            .respond_with(move |_: &wiremock::Request| {
+                let jobs = listed.load(Ordering::SeqCst).then_some(pending.as_str());
+                let body = jobs.unwrap_or(CANCELLED).to_owned();
+                ResponseTemplate::new(200).set_body_raw(body, "application/json")
+            })
+            .mount(&slurmrestd)
+            .await;
         answer(&slurmrestd, "DELETE", &at("job/17"), 200, CANCELLED).await;
         let site = site(&slurmrestd);
         let agent = site.agent().await;
         assert_eq!(agent.start(&site.request(&asked)).await, "17", "{version}");
+        is_submitted.store(true, Ordering::SeqCst);
         wait_until("its state is known", DEADLINE, || async {
             let seen = states(&agent, &site, &[asked.sub]).await;
             let right = |status: &AllocationStatus| {

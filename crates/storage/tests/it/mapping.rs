@@ -227,6 +227,16 @@ async fn a_request_waits_until_it_is_mapped_or_taken_back() {
     let remove = async |conn: &mut AsyncPgConnection, name| {
         mappings::remove(conn, &alice, "ACME", name).await.unwrap()
     };
+    let mut withdraw = async |name| {
+        let removed = mappings::remove_request(&mut conn, &alice, "ACME", name).await;
+        removed.unwrap()
+    };
+    assert_eq!(withdraw("one").await, None, "mapped, and it stays so");
+    assert_eq!(withdraw("Two").await, Some(RepositoryId(2)));
+    assert_eq!(withdraw("two").await, None);
+    let none = Charge::default();
+    let again = mappings::request(&mut conn, &alice, RepositoryId(2), &none, "main", now()).await;
+    assert_eq!(again.unwrap(), Requested::Waits);
     assert_eq!(
         remove(&mut conn, "Two").await,
         Some((RepositoryId(2), false))

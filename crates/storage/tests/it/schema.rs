@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
-use gha_slurm_storage::{leases, run_migrations};
+use gha_slurm_storage::{identity, leases, run_migrations};
 use gha_slurm_test_support::TestDatabase;
 
 use crate::now;
@@ -90,4 +90,17 @@ async fn a_lease_has_one_holder_until_it_ends_or_is_given_back() {
             .await
             .unwrap()
     );
+}
+
+#[tokio::test]
+async fn a_database_has_one_id_and_another_one_another() {
+    let (one, other) = (TestDatabase::create().await, TestDatabase::create().await);
+    let id = async |database: &TestDatabase| {
+        let mut conn = database.pool().connection().await.unwrap();
+        identity::get_or_make(&mut conn).await.unwrap()
+    };
+    let (first, at_once, another) = tokio::join!(id(&one), id(&one), id(&other));
+    assert_eq!(first, at_once);
+    assert_eq!(id(&one).await, first);
+    assert_ne!(first, another);
 }

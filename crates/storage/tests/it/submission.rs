@@ -85,9 +85,16 @@ async fn a_delay_keeps_its_reason_and_waits() {
     let lease = TimeDelta::seconds(60);
     let due = claim_due(&mut conn, now(), lease, 1).await.unwrap();
     let later = now() + TimeDelta::seconds(5);
-    allocations::submission_delayed(&mut conn, due[0].id, "the cluster is down", later, now())
-        .await
-        .unwrap();
+    allocations::submission_delayed(
+        &mut conn,
+        due[0].id,
+        "the cluster is down",
+        false,
+        later,
+        now(),
+    )
+    .await
+    .unwrap();
     assert_eq!(
         claim_due(&mut conn, now(), lease, 1).await.unwrap().len(),
         0
@@ -96,4 +103,76 @@ async fn a_delay_keeps_its_reason_and_waits() {
         claim_due(&mut conn, later, lease, 1).await.unwrap().len(),
         1
     );
+}
+
+#[tokio::test]
+async fn of_a_class_that_waits_behind_a_limit_the_oldest_tries_for_all() {
+    let database = TestDatabase::create().await;
+    let mut conn = database.pool().connection().await.unwrap();
+    let class = scope_with_queued(&mut conn, 5).await;
+    for (age, cause) in [(5, 1), (4, 2), (3, 3), (2, 4), (1, 5)] {
+        plan_at(&mut conn, class, cause, now() - TimeDelta::seconds(age)).await;
+    }
+    let lease = TimeDelta::seconds(60);
+    let first = claim_due(&mut conn, now(), lease, 3).await.unwrap();
+    assert_eq!(first.len(), 3);
+    // One is accepted, two are refused.
+    let job = "17".parse().unwrap();
+    let expires = now() + TimeDelta::hours(25);
+    allocations::submitted(&mut conn, first[0].id, "main", Some(&job), expires, now())
+        .await
+        .unwrap();
+    let later = now() + TimeDelta::seconds(30);
+    for due in &first[1..] {
+        allocations::submission_delayed(&mut conn, due.id, "full", true, later, now())
+            .await
+            .unwrap();
+    }
+    let claimed = async |conn: &mut gha_slurm_storage::AsyncPgConnection, at| {
+        let due = claim_due(conn, at, lease, 10).await.unwrap();
+        due.into_iter().map(|d| d.id).collect::<Vec<_>>()
+    };
+    assert_eq!(claimed(&mut conn, now()).await, [], "nobody is asked again");
+    // Something has ended.
+    assert_eq!(
+        allocations::try_limited(&mut conn, now(), 16)
+            .await
+            .unwrap(),
+        1
+    );
+    assert_eq!(
+        allocations::try_limited(&mut conn, now(), 16)
+            .await
+            .unwrap(),
+        0
+    );
+    assert_eq!(claimed(&mut conn, now()).await, [first[1].id]);
+    assert_eq!(claimed(&mut conn, later).await, [], "it is being tried");
+    // There was room for it: perhaps there is for the next one; then for those that were never refused.
+    allocations::submitted(&mut conn, first[1].id, "main", Some(&job), expires, now())
+        .await
+        .unwrap();
+    assert_eq!(claimed(&mut conn, now()).await, [first[2].id]);
+    allocations::submitted(&mut conn, first[2].id, "main", Some(&job), expires, now())
+        .await
+        .unwrap();
+    assert_eq!(claimed(&mut conn, now()).await.len(), 2);
+}
+
+async fn plan_at(
+    conn: &mut gha_slurm_storage::AsyncPgConnection,
+    class: gha_slurm_storage::workflow_jobs::ClassId,
+    cause: i64,
+    at: chrono::DateTime<chrono::Utc>,
+) {
+    let new = allocations::NewAllocation {
+        id: gha_slurm_domain::AllocationId(uuid::Uuid::new_v4()),
+        class,
+        repository: crate::REPOSITORY,
+        cause: gha_slurm_domain::WorkflowJobId(cause),
+        not_before: at,
+        verify_demand: false,
+        traceparent: None,
+    };
+    allocations::plan(conn, &[new], at).await.unwrap();
 }

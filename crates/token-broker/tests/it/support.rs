@@ -206,6 +206,7 @@ impl Broker {
             exp: iat + 3600,
             runner_name: "r".into(),
             cluster: "main".into(),
+            launcher: None,
             token_url: "http://broker".into(),
             owner: "acme".into(),
             repository_name: "widgets".into(),

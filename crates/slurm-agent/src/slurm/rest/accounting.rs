@@ -108,7 +108,8 @@ impl Answer {
 
 impl Job {
     fn usage(&self) -> Option<JobUsage> {
-        if !SlurmState::from_slurm(self.state.current.shown()).is_over() {
+        let state = SlurmState::from_slurm(self.state.current.shown());
+        if !state.is_over() {
             return None;
         }
         let counts = self.tres.allocated.iter().filter_map(|tres| {
@@ -140,6 +141,7 @@ impl Job {
         Some(JobUsage {
             id: self.id.value()?.to_string().parse().ok()?,
             submitted_at: time(Some(&self.time.submission)),
+            state,
             usage: Usage {
                 elapsed_s,
                 cpu_allocated_s: elapsed_s.saturating_mul(cpus),

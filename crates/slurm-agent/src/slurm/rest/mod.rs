@@ -16,7 +16,7 @@ use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 
 use crate::settings::SlurmrestdSettings;
-use crate::slurm::{JobUsage, Queue, Slurm, SlurmUnavailable, SubmitError, Survey};
+use crate::slurm::{Cancellation, JobUsage, Queue, Slurm, SlurmUnavailable, SubmitError, Survey};
 use crate::submission::Submission;
 use tokens::Tokens;
 use version::{Answer, Job, Named};
@@ -391,15 +391,17 @@ impl Slurm for RestSlurm {
         in_time(self.queue()).await
     }
 
-    async fn cancel(&self, ids: &[SlurmJobId]) -> Result<(), SlurmUnavailable> {
+    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<AllocationId>, SlurmUnavailable> {
         in_time(async {
+            let mut cancelled = Vec::new();
             for job in self.jobs().await? {
-                let ours = job.ours().filter(|j| !j.state.is_over()).map(|j| j.id);
-                if let Some(id) = ours.filter(|id| ids.contains(id)) {
-                    self.ask_to_cancel(&id, job).await?;
+                let Some(ours) = job.ours() else { continue };
+                if wanted.iter().any(|wanted| wanted.wants(&ours)) {
+                    self.ask_to_cancel(&ours.id, job).await?;
+                    cancelled.push(ours.allocation);
                 }
             }
-            Ok(())
+            Ok(cancelled)
         })
         .await
     }
