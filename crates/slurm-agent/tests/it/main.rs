@@ -20,6 +20,7 @@ mod sbatch;
 mod script_fixture;
 mod secrets;
 mod self_service;
+mod signals;
 mod start;
 mod sudo;
 
