@@ -57,21 +57,26 @@ impl PrivateSlurm {
 
     /// Starts one with `nodes` virtual nodes of 8 CPUs, n1 and so on, in the partitions `main` (default) and `other`.
     pub async fn start(nodes: u16) -> anyhow::Result<Self> {
-        Self::boot(nodes, false, "").await
+        Self::boot(nodes, false, "", "").await
     }
 
     /// As [`PrivateSlurm::start`], with further lines in slurm.conf.
     pub async fn start_with(nodes: u16, more: &str) -> anyhow::Result<Self> {
-        Self::boot(nodes, false, more).await
+        Self::boot(nodes, false, more, "").await
     }
 
     /// As [`PrivateSlurm::start`], with slurmdbd and a private MariaDB: `sacct` and slurmrestd's `/slurmdb` answer,
     /// [`SLURM_USERS`] have [`SLURM_ACCOUNT`], and each node has two GPUs that are there in name only. Takes some seconds.
     pub async fn start_with_accounting(nodes: u16) -> anyhow::Result<Self> {
-        Self::boot(nodes, true, "").await
+        Self::boot(nodes, true, "", "").await
     }
 
-    async fn boot(nodes: u16, accounting: bool, more: &str) -> anyhow::Result<Self> {
+    /// As [`PrivateSlurm::start_with`], each slurmd in a mount namespace of its own, in which `set_up` (bash) has run.
+    pub async fn start_with_mounts(nodes: u16, more: &str, set_up: &str) -> anyhow::Result<Self> {
+        Self::boot(nodes, false, more, set_up).await
+    }
+
+    async fn boot(nodes: u16, accounting: bool, more: &str, set_up: &str) -> anyhow::Result<Self> {
         let programs: &[(&str, &str)] = if accounting {
             &accounting::PROGRAMS
         } else {
@@ -127,7 +132,18 @@ impl PrivateSlurm {
         }
         slurm.start_controller().await?;
         for node in 1..=nodes {
-            let mut command = slurm.command("/usr/sbin/slurmd");
+            let mut command = if set_up.is_empty() {
+                slurm.command("/usr/sbin/slurmd")
+            } else {
+                let mut command = slurm.command("unshare");
+                command.args(["--mount", "--propagation", "private", "bash", "-euc"]);
+                command.args([
+                    &format!("{set_up}\nexec \"$@\""),
+                    "bash",
+                    "/usr/sbin/slurmd",
+                ]);
+                command
+            };
             command.args(["-D", "-N", &format!("n{node}"), "-f"]);
             command.arg(slurm.conf());
             let log = slurm.path(&format!("log/slurmd.n{node}"));
@@ -165,6 +181,11 @@ impl PrivateSlurm {
     /// As [`PrivateSlurm::for_test`], with further lines in slurm.conf.
     pub async fn for_test_with(nodes: u16, more: &str) -> Option<Self> {
         Self::unless_skipped(Self::start_with(nodes, more)).await
+    }
+
+    /// As [`PrivateSlurm::for_test`], with [mounts](PrivateSlurm::start_with_mounts).
+    pub async fn for_test_with_mounts(nodes: u16, more: &str, set_up: &str) -> Option<Self> {
+        Self::unless_skipped(Self::start_with_mounts(nodes, more, set_up)).await
     }
 
     async fn unless_skipped(start: impl Future<Output = anyhow::Result<Self>>) -> Option<Self> {

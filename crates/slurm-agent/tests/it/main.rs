@@ -11,6 +11,7 @@ mod job_script_failures;
 mod network;
 mod node;
 mod original;
+mod podman;
 mod proxy_fixture;
 mod real_slurm;
 mod relay;
