@@ -118,7 +118,7 @@ struct Podman {
 
 impl Podman {
     /// With a runner that speaks to the hook as `conversation` (bash) says, and what comes into slurm.conf. `None`: skipped.
-    async fn start(conversation: &str, epilog: bool) -> Option<Self> {
+    async fn start(by: By, conversation: &str, epilog: bool) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: Slurm starts Slurm jobs as their users, which takes root");
             return None;
@@ -168,7 +168,7 @@ impl Podman {
         std::fs::write(&registries, text).unwrap();
         std::fs::write(allocation.path("software"), "of the site\n").unwrap();
         let slurm = PrivateSlurm::for_test_with_mounts(1, &more, AS_A_USUAL_NODE).await?;
-        let (site, output) = site(By::Programs, &slurm, &allocation);
+        let (site, output) = site(by, &slurm, &allocation);
         let settings = format!(
             "arguments = [\"--storage-driver=overlay\", \"--registries-conf={}\"]\nvolumes = [\"{}:/software:ro\"]\n",
             registries.display(),
@@ -378,7 +378,7 @@ async fn a_workflow_job_runs_in_its_container_beside_its_services() {
     echo "2026-11-23 10:00:02Z: Job test completed with result: Succeeded"
     echo end > "$SEEN/end"
     "#;
-    let Some(podman) = Podman::start(conversation, false).await else {
+    let Some(podman) = Podman::start(By::Programs, conversation, false).await else {
         return;
     };
     let (agent, id) = podman.run().await;
@@ -424,6 +424,7 @@ async fn a_workflow_job_runs_in_its_container_beside_its_services() {
     agent.stop();
 }
 
+/// By slurmrestd: the text of the hook comes through that, too.
 #[tokio::test]
 async fn what_podman_is_not_to_do_is_refused_with_the_reason() {
     let conversation = r#"
@@ -435,7 +436,7 @@ async fn what_podman_is_not_to_do_is_refused_with_the_reason() {
     hook clean cleanup_job null
     echo end > "$SEEN/end"
     "#;
-    let Some(podman) = Podman::start(conversation, false).await else {
+    let Some(podman) = Podman::start(By::Rest, conversation, false).await else {
         return;
     };
     let (agent, id) = podman.run().await;
@@ -494,7 +495,7 @@ const A_LONG_STEP: &str = r#"
 
 #[tokio::test]
 async fn containers_are_gone_after_a_signal() {
-    let Some(podman) = Podman::start(A_LONG_STEP, false).await else {
+    let Some(podman) = Podman::start(By::Programs, A_LONG_STEP, false).await else {
         return;
     };
     let (agent, id) = podman.run().await;
@@ -518,7 +519,7 @@ async fn containers_are_gone_after_a_signal() {
 
 #[tokio::test]
 async fn the_epilog_removes_containers_of_a_job_script_that_was_killed() {
-    let Some(podman) = Podman::start(A_LONG_STEP, true).await else {
+    let Some(podman) = Podman::start(By::Programs, A_LONG_STEP, true).await else {
         return;
     };
     let (agent, id) = podman.run().await;
