@@ -1,6 +1,6 @@
 # Thin on purpose: what a person types. The work is in cargo and in scripts/.
 XTASK = $${CARGO_TARGET_DIR:-target}/debug/xtask
-.PHONY: help demo test bench bench-slurm env fmt lint build page packages schemas
+.PHONY: help demo test test-apptainer bench bench-slurm env fmt lint build page packages schemas
 
 help: ## what can be done here
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -16,6 +16,9 @@ test: packages lint build ## everything that proves the code
 	$(XTASK) with-services -- cargo test --workspace --locked
 	scripts/web-test.sh
 	if [ -x crates/simulator/github-contract/check.sh ]; then crates/simulator/github-contract/check.sh; fi
+
+test-apptainer: ## tests of runners in containers, with Apptainer itself, in a Debian made for it; takes root
+	scripts/test-apptainer.sh
 
 # BENCH holds options: BENCH=--json, BENCH='--seconds 10 --rounds 5'.
 bench: ## requests per second, latency and memory beside a floor: docs/performance.md

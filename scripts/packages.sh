@@ -27,6 +27,14 @@ if [ "$(id -u)" -eq 0 ]; then
     done
     have '/usr/lib/*/slurm-wlm/accounting_storage_mysql.so' || missing+=(slurm-wlm-mysql-plugin)
   fi
+  # Containers of workflow jobs, which the demo does without.
+  if [ "$use" != demo ]; then
+    for program in podman:podman slirp4netns:slirp4netns newuidmap:uidmap busybox:busybox-static; do
+      command -v "${program%%:*}" >/dev/null || missing+=("${program#*:}")
+    done
+    # Debian's Podman comes with another network by default, and with runc, if these are not named.
+    command -v crun >/dev/null || missing+=(crun)
+  fi
   have '/usr/lib/*/slurm-wlm/select_cons_tres.so' || missing+=(slurm-wlm-basic-plugins)
   have '/usr/lib/*/slurm-wlm/auth_jwt.so' || missing+=(slurm-wlm-jwt-plugin)
 fi

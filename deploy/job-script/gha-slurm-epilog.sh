@@ -3,7 +3,7 @@
 # job script of ours that was killed (SIGKILL, out of memory, a power cut of slurmd) left behind: its work directory and its
 # processes. Of other Slurm jobs it finds nothing.
 #
-# Arguments: the folders in which work directories are made (`runner.work_root` of gha-slurm-munge); /tmp when there is none.
+# Arguments: the folders in which work directories are made (`runner.work_root` of gha-slurm-munge). /tmp is always looked at.
 # Environment, from slurmd: SLURM_JOB_ID, SLURM_JOB_UID, SLURM_JOB_GID.
 #
 # Everything is done as the Slurm job's user: whatever stands at these names, nothing is removed or ended that this user
@@ -11,13 +11,26 @@
 
 readonly PATIENCE_S=120 # for a large work directory; the node waits for it
 
-# clean_up ROOT...: as the user.
-clean_up() {
-    local pid root folder
-    # What a process was started with: a workflow job's processes have both, unless they hide.
+# What a process was started with: a workflow job's processes have both, unless they hide.
+end_processes() {
+    local pid
     grep -lzxF "SLURM_JOB_ID=$SLURM_JOB_ID" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 | while read -r pid; do
         ! grep -qz '^GHA_SLURM_ALLOCATION=' "/proc/$pid/environ" 2>/dev/null || kill -KILL "$pid"
     done
+}
+
+# As files of the user's range of subordinate uids: a workflow job had containers. Its state goes to the folder $1.
+remove_by_podman() {
+    # For what is left of Podman itself.
+    export HOME=$1 XDG_RUNTIME_DIR=$1 GHA_SLURM_ALLOCATION=epilog
+    podman --root "$1/root" --runroot "$1" --tmpdir "$1/libpod" --cgroup-manager=cgroupfs unshare rm -rf --one-file-system -- "${@:2}"
+    end_processes
+}
+
+# clean_up ROOT...: as the user.
+clean_up() {
+    local root folder left=() state
+    end_processes
     for root; do
         for folder in "$root/gha-slurm-$SLURM_JOB_ID".??????; do
             # No symlink, and not what somebody else put there.
@@ -25,8 +38,13 @@ clean_up() {
             # Some tools make folders read-only.
             chmod -R u+rwX -- "$folder"
             rm -rf --one-file-system -- "$folder"
+            [[ ! -e $folder ]] || left+=("$folder")
         done
     done
+    if ((${#left[@]} > 0)) && state=$(mktemp -d); then
+        remove_by_podman "$state" "${left[@]}"
+        rm -rf -- "$state"
+    fi
 }
 
 if [[ ${1:-} == --as-user ]]; then
@@ -34,14 +52,14 @@ if [[ ${1:-} == --as-user ]]; then
     exit 0
 fi
 [[ ${SLURM_JOB_ID:-} =~ ^[0-9]+$ && ${SLURM_JOB_UID:-} =~ ^[1-9][0-9]*$ ]] || exit 0
-(($# > 0)) || set -- /tmp
+set -- /tmp "$@"
 # The Slurm job's group: a user sees the environment of none of their processes that has another.
 group=${SLURM_JOB_GID:-}
 [[ $group =~ ^[0-9]+$ ]] || group=$(id -g "$SLURM_JOB_UID" 2>/dev/null) || group=65534
 here=$(realpath "${BASH_SOURCE[0]}")
 # On standard input: the user need not be able to read this file.
 cd / && timeout --kill-after=5 "$PATIENCE_S" \
-    setpriv --reuid "$SLURM_JOB_UID" --regid "$group" --clear-groups --no-new-privs \
+    setpriv --reuid "$SLURM_JOB_UID" --regid "$group" --clear-groups \
     env -i PATH=/usr/bin:/bin SLURM_JOB_ID="$SLURM_JOB_ID" bash -s -- --as-user "$@" \
     <"$here" >/dev/null 2>&1
 exit 0

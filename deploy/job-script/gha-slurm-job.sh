@@ -16,8 +16,10 @@
 #   GHA_SLURM_SET_UP_DEADLINE_S  seconds until a runner must listen (default 600)
 #   GHA_SLURM_CALLBACK_DEADLINE_S  seconds to go on trying to reach token-broker (default 600)
 #   GHA_SLURM_BUILD_POLICY       which workflow jobs may run, as JSON; see job-started.sh below. Without it: any
-#   GHA_SLURM_CONTAINER_HOOKS    the site's runner container hooks (ACTIONS_RUNNER_CONTAINER_HOOKS); without them `container:`
-#                                and `services:` are refused
+#   GHA_SLURM_CONTAINER_HOOKS    the site's runner container hooks (ACTIONS_RUNNER_CONTAINER_HOOKS); without them and Podman,
+#                                `container:` and `services:` are refused
+#   GHA_SLURM_PODMAN, GHA_SLURM_PODMAN_HOOK   how Podman is called, {"program", "arguments", "volumes"} as JSON, and the text of
+#                                the container hook that calls it, gha-slurm-container-hook.js
 #   GHA_SLURM_CONTAINER          image (a .sif file, docker://...) that the runner is to run in, by Apptainer
 #   GHA_SLURM_APPTAINER          Apptainer's program (default: apptainer)
 #   GHA_SLURM_APPTAINER_BINDS    what else is seen inside, as of `apptainer --bind`; one in each line
@@ -34,6 +36,11 @@
 # user. Therefore: no secret in an argument or in a file that outlives the set-up; the launch token is read by a process
 # of its own that ends before the runner starts; the progress token stays in the memory of this one. Never `set -x`.
 
+# The very first: Slurm sends its signal before the time limit once, and maybe early. Until it has started itself again it
+# has no variables but GHA_SLURM_*: another one may be exported by the site, and would be seen.
+trap 'GHA_SLURM_SIGNAL=TERM' TERM
+trap 'GHA_SLURM_SIGNAL=INT' INT
+
 set -uo pipefail
 umask 077
 
@@ -41,12 +48,31 @@ umask 077
 # What a process was started with stays in /proc/<pid>/environ. So it starts itself again without the launch token,
 # which waits in a pipe on file descriptor 3.
 if [[ -n ${GHA_SLURM_LAUNCH_TOKEN:-} ]]; then
-    launch_token=$GHA_SLURM_LAUNCH_TOKEN
+    exec 3< <(printf '%s\n' "$GHA_SLURM_LAUNCH_TOKEN")
     # And what sudo leaves, where the agent became this user by it.
     unset GHA_SLURM_LAUNCH_TOKEN SUDO_COMMAND SUDO_USER SUDO_UID SUDO_GID
-    exec 3< <(printf '%s\n' "$launch_token")
-    exec bash "$0"
+    GHA_SLURM_SIGNAL=${GHA_SLURM_SIGNAL:-} exec bash "$0"
 fi
+
+# What an exported variable is called stays exported, with what is ours in it, for each program that is called. The runner
+# gets the site's (see listener).
+unset launch_token progress_token registration_token jit_config token text secret secrets inputs
+
+# --- signals ------------------------------------------------------------------------------------------------------
+
+signal=''
+signals=0
+child='' # the process that is waited for: the redemption, the copying, then the runner
+# on_signal NAME: hands it on to whoever is waited for; the main line sees $signal.
+on_signal() {
+    signal=$1
+    ((signals++))
+    [[ -z $child ]] || kill -TERM "$child" 2>/dev/null
+}
+trap 'on_signal TERM' TERM
+trap 'on_signal INT' INT
+# One that came before.
+[[ -z ${GHA_SLURM_SIGNAL:-} ]] || signal=$GHA_SLURM_SIGNAL
 
 for name in GHA_SLURM_TOKEN_URL GHA_SLURM_ALLOCATION GHA_SLURM_RUNNER_DIR SLURM_JOB_ID; do
     if [[ -z ${!name:-} ]]; then
@@ -55,31 +81,38 @@ for name in GHA_SLURM_TOKEN_URL GHA_SLURM_ALLOCATION GHA_SLURM_RUNNER_DIR SLURM_
     fi
 done
 
-readonly TOKEN_URL=${GHA_SLURM_TOKEN_URL%/}
-readonly MODE=${GHA_SLURM_RUNNER_MODE:-jit}
-readonly NODE=${SLURMD_NODENAME:-$(uname -n)}
-readonly CONTAINER=${GHA_SLURM_CONTAINER:-}
-readonly APPTAINER=${GHA_SLURM_APPTAINER:-apptainer}
-readonly APPTAINER_BINDS=${GHA_SLURM_APPTAINER_BINDS:-}
-readonly IDLE_DEADLINE_S=${GHA_SLURM_IDLE_DEADLINE_S:-120}
-readonly SET_UP_DEADLINE_S=${GHA_SLURM_SET_UP_DEADLINE_S:-600}
-readonly CALLBACK_DEADLINE_S=${GHA_SLURM_CALLBACK_DEADLINE_S:-600}
-readonly CALL_TIMEOUT_S=20    # one HTTP call
-readonly LONGEST_PAUSE_S=30   # between two attempts, unless the broker asks for more
-readonly GRACE_S=35           # the runner takes up to 30 s to cancel its workflow job
-readonly LOOK_AGAIN_S=0.5     # at the runner's output
-readonly LOG_TAIL_BYTES=65536 # most that token-broker keeps
+# Not readonly: an exported variable of the same name is the site's, and the runner gets it back (see listener).
+TOKEN_URL=${GHA_SLURM_TOKEN_URL%/}
+MODE=${GHA_SLURM_RUNNER_MODE:-jit}
+NODE=${SLURMD_NODENAME:-$(uname -n)}
+CONTAINER=${GHA_SLURM_CONTAINER:-}
+APPTAINER=${GHA_SLURM_APPTAINER:-apptainer}
+APPTAINER_BINDS=${GHA_SLURM_APPTAINER_BINDS:-}
+IDLE_DEADLINE_S=${GHA_SLURM_IDLE_DEADLINE_S:-120}
+SET_UP_DEADLINE_S=${GHA_SLURM_SET_UP_DEADLINE_S:-600}
+CALLBACK_DEADLINE_S=${GHA_SLURM_CALLBACK_DEADLINE_S:-600}
+CALL_TIMEOUT_S=20    # one HTTP call
+LONGEST_PAUSE_S=30   # between two attempts, unless the broker asks for more
+GRACE_S=35           # the runner takes up to 30 s to cancel its workflow job
+LOOK_AGAIN_S=0.5     # at the runner's output
+LOG_TAIL_BYTES=65536 # most that token-broker keeps
 
 work=''           # the private work directory
 log=/dev/null     # what was said so far
-child=''          # the process that is waited for: the redemption, then the runner
 progress_token='' # from the redemption on
 started=''        # a workflow job has started
 released=''       # the registration is given up
 secrets=()        # what the log must not hold
+given=()          # NAME=VALUE of what the runner gets besides the site's environment
 
 say() {
     printf '%s %s\n' "$(date -u +%FT%TZ)" "$*" | tee -a "$log"
+}
+
+# give NAME=VALUE: a variable for all that comes, the runner and its steps too.
+give() {
+    export "${1?}"
+    given+=("$1")
 }
 
 # --- the way out of the cluster -----------------------------------------------------------------------------------
@@ -87,13 +120,13 @@ say() {
 # curl and the runner read the same variables; the lower-case names win everywhere.
 for name in http_proxy https_proxy no_proxy; do
     from=GHA_SLURM_${name^^}
-    [[ -z ${!from:-} ]] || export "$name=${!from}"
+    [[ -z ${!from:-} ]] || give "$name=${!from}"
 done
 
 # The site's certificates, besides the node's own: these variables replace what is trusted, except Node.js's.
 trust_ca() {
     [[ -n ${GHA_SLURM_CA_FILE:-} ]] || return 0
-    local system files=("$GHA_SLURM_CA_FILE")
+    local name system files=("$GHA_SLURM_CA_FILE")
     for system in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem; do
         [[ ! -r $system ]] || files+=("$system")
     done
@@ -101,8 +134,9 @@ trust_ca() {
         # A certificate begins on a line of its own, also after a file without a last line feed.
         cat -- "$system" && echo || return 1
     done >"$work/ca.pem"
-    export CURL_CA_BUNDLE=$work/ca.pem SSL_CERT_FILE=$work/ca.pem GIT_SSL_CAINFO=$work/ca.pem \
-        NODE_EXTRA_CA_CERTS=$work/ca.pem
+    for name in CURL_CA_BUNDLE SSL_CERT_FILE GIT_SSL_CAINFO NODE_EXTRA_CA_CERTS; do
+        give "$name=$work/ca.pem"
+    done
 }
 
 # --- calls to token-broker ----------------------------------------------------------------------------------------
@@ -191,16 +225,36 @@ leftovers() {
         sed 's#/proc/\([0-9]*\)/environ#\1#' | grep -vx "$$"
 }
 
-clean_up() {
-    trap '' TERM INT
+podman=() # how Podman is called
+podman_state=''
+PODMAN_PATIENCE_S=60
+
+# of_podman ARGUMENTS…: nothing where no container was asked for.
+of_podman() {
+    [[ -z $podman_state || ! -d $work/podman ]] ||
+        XDG_RUNTIME_DIR=$podman_state timeout "$PODMAN_PATIENCE_S" "${podman[@]}" "$@" </dev/null &>/dev/null
+}
+
+end_leftovers() {
     local pids
     pids=$(leftovers)
     # shellcheck disable=SC2086 # a list of numbers
     [[ -z $pids ]] || kill -KILL $pids 2>/dev/null
+}
+
+clean_up() {
+    trap '' TERM INT
+    # Twice: the container that has the network goes after the others.
+    of_podman rm --force --all --time 0
+    of_podman rm --force --all --time 0
+    end_leftovers
     if [[ -n $work ]]; then
+        # In Podman's user namespace, files of its other users can be removed, too.
+        of_podman unshare rm -rf "$work"
+        end_leftovers
         # Some tools make folders read-only.
         chmod -R u+rwX "$work" 2>/dev/null
-        rm -rf "$work"
+        rm -rf "$work" ${podman_state:+"$podman_state"}
     fi
 }
 trap clean_up EXIT
@@ -221,19 +275,6 @@ failed() {
     finish 1 "$1" --rawfile logTail "$work/tail" --argjson exitCode "${2:-null}"
 }
 
-# --- signals ------------------------------------------------------------------------------------------------------
-
-signal=''
-signals=0
-# on_signal NAME: hands it on to whoever is waited for; the main line sees $signal.
-on_signal() {
-    signal=$1
-    ((signals++))
-    [[ -z $child ]] || kill -TERM "$child" 2>/dev/null
-}
-trap 'on_signal TERM' TERM
-trap 'on_signal INT' INT
-
 # end_on_signal [RUNNER-EXIT-CODE]
 end_on_signal() {
     local code=143
@@ -244,11 +285,14 @@ end_on_signal() {
 
 # reap: waits for $child, signals or not; sets $code.
 reap() {
-    local before=-1
+    local before=-1 seen
+    code=127
     until ((signals == before)); do
         before=$signals
         wait "$child"
-        code=$?
+        seen=$?
+        # It was waited for already, and the signal came then; bash 5.2 says -1 at times.
+        ((seen == 127 || seen == -1)) || code=$seen
     done
     child=''
 }
@@ -267,11 +311,14 @@ await() {
 # Runs in a process of its own, the only one that reads the launch token. Leaves token-broker's answer in $work/answer.
 # Exit code: 0, 10 (nothing waits for it), 11 (somebody else has it), 12 (refused), 13 (no answer in time), 14 (signal).
 redeem() {
-    local launch_token attempt=0 give_up_at=$((SECONDS + CALLBACK_DEADLINE_S))
     trap 'signal=TERM' TERM INT
+    # Not by `wait`, which loses it when a signal comes.
+    trap 'echo $? >"$work/code"' EXIT
+    local launch_token attempt=0 give_up_at=$((SECONDS + CALLBACK_DEADLINE_S))
     IFS= read -r launch_token <&3
     exec 3<&-
     secrets=("$launch_token")
+    [[ -z $signal ]] || give_up 14 signal
     progress "$launch_token" allocated
     jq -nc --arg slurmJobId "$SLURM_JOB_ID" --argjson restartCount "${SLURM_RESTART_COUNT:-0}" \
         --arg node "$NODE" --arg mode "$MODE" '$ARGS.named' >"$work/request"
@@ -305,8 +352,6 @@ release='' # where the release really is
 copy_runner() {
     local entry name
     mkdir -p "$work/runner" || return 1
-    # Once: a symlink that is switched to another release meanwhile must not mix the two.
-    release=$(realpath -- "$GHA_SLURM_RUNNER_DIR") || return 1
     if [[ -f $release ]]; then
         tar -xf "$release" -C "$work/runner" --no-same-owner || return 1
         rm -rf "$work/runner"/_* "$work/runner"/.runner* "$work/runner"/.credentials*
@@ -344,6 +389,10 @@ write_hooks() {
     printf '%s' "${site:-${ACTIONS_RUNNER_HOOK_JOB_STARTED:-}}" >"$work/hook/site"
     site=$(take_from_env ACTIONS_RUNNER_CONTAINER_HOOKS)
     container_hooks=${GHA_SLURM_CONTAINER_HOOKS:-${site:-${ACTIONS_RUNNER_CONTAINER_HOOKS:-$work/hook/container.sh}}}
+    # Not where the runner itself is in a container.
+    if [[ -n ${GHA_SLURM_PODMAN:-} && -z ${GHA_SLURM_CONTAINER_HOOKS:-}$CONTAINER ]]; then
+        write_podman_hook || return 1
+    fi
     # {"repositoryId": 1, "events": ["push", ...], "forks": false, "actors": null or ["alice", ...]}
     printf '%s' "${GHA_SLURM_BUILD_POLICY:-}" >"$work/hook/policy.json"
 
@@ -408,41 +457,75 @@ exit 1
 HOOK
 }
 
+# The container hook, and how it calls Podman: with storage of this Slurm job's own.
+write_podman_hook() {
+    container_hooks=$work/hook/podman.js
+    printf '%s' "${GHA_SLURM_PODMAN_HOOK:-}" >"$container_hooks" || return 1
+    # Podman takes no longer path for its state than 50 characters.
+    podman_state=$(mktemp -d "/tmp/gha-slurm-$SLURM_JOB_ID.XXXXXX") || return 1
+    mapfile -t podman < <(jq -r '.program, .arguments[]' <<<"$GHA_SLURM_PODMAN")
+    podman+=(--root "$work/podman" --runroot "$podman_state" --tmpdir "$podman_state/libpod" --cgroup-manager=cgroupfs
+        --events-backend=file)
+    # PATH: not as steps change it. Health checks want a timer of systemd's otherwise.
+    printf '%s\n' "${podman[@]}" | jq -Rn --argjson settings "$GHA_SLURM_PODMAN" --arg state "$podman_state" --arg home "$HOME" \
+        --arg tmp "$TMPDIR" --arg path "$PATH" '{
+        command: [inputs], volumes: $settings.volumes,
+        environment: {HOME: $home, TMPDIR: $tmp, PATH: $path, XDG_RUNTIME_DIR: $state, DISABLE_HC_SYSTEMD: "true"}
+    }' >"$work/hook/podman.json"
+}
+
 # The listener inside the profile's image, by Apptainer: of the node it sees the work directory, the release and what the
 # site binds, and no process of others. Its environment goes in by name (APPTAINERENV_*), since arguments are for everybody
-# to see; HOME cannot, and is no secret. Sets $program.
+# to see; HOME cannot, and is no secret. Sets $program, and adds to $pairs.
 contain() {
-    local bind name
+    local bind pair
     program=("$APPTAINER" exec --containall --no-home --pwd "$work/runner" --bind "$work")
     [[ ! -d $release ]] || program+=(--bind "$release:$release:ro")
     while IFS= read -r bind; do
         [[ -z $bind ]] || program+=(--bind "$bind")
     done <<<"$APPTAINER_BINDS"
-    while IFS= read -r name; do
-        case $name in
-            PATH | HOME | PWD | OLDPWD | SHLVL | _ | LD_* | APPTAINER* | SINGULARITY*) ;;
-            *) export "APPTAINERENV_$name=${!name}" ;;
+    for pair in "${pairs[@]}"; do
+        case $pair in
+            PATH=* | HOME=* | LD_* | APPTAINER* | SINGULARITY*) ;;
+            *) pairs+=("APPTAINERENV_$pair") ;;
         esac
-    done < <(compgen -e)
+    done
     program+=("$CONTAINER" env "HOME=$HOME" bin/Runner.Listener)
 }
 
 # listener ARGUMENTS…: runs Runner.Listener in the background; its process id is $child. Secrets are in $inputs, as
-# ACTIONS_RUNNER_INPUT_*, which the runner takes out of its environment.
+# ACTIONS_RUNNER_INPUT_*=VALUE, which the runner takes out of its environment.
 listener() {
     # With job control it gets default signals: a shell starts its other background processes deaf to SIGINT, and the
     # runner cancels steps with that. It also gets a process group of its own.
     set -m
     (
         cd "$work/runner" || exit 1
-        for variable in "${!GHA_SLURM_@}"; do
-            [[ $variable == GHA_SLURM_ALLOCATION ]] || unset "$variable"
-        done
-        export "${inputs[@]}" ACTIONS_RUNNER_HOOK_JOB_STARTED="$work/hook/job-started.sh" \
-            ACTIONS_RUNNER_CONTAINER_HOOKS="$container_hooks" ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1
         program=(bin/Runner.Listener)
+        pairs=()
+        # What the site exported, as it came: this script's variables may have the same names.
+        mapfile -d '' -t environment <"/proc/$$/environ"
+        for pair in "${environment[@]}" "${given[@]}" "${inputs[@]}" \
+            "ACTIONS_RUNNER_HOOK_JOB_STARTED=$work/hook/job-started.sh" "ACTIONS_RUNNER_CONTAINER_HOOKS=$container_hooks" \
+            ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1; do
+            case $pair in
+                GHA_SLURM_ALLOCATION=*) ;;
+                # Ours, and what belongs to a shell itself; exported functions go along without help.
+                GHA_SLURM_* | PWD=* | OLDPWD=* | SHLVL=* | _=* | BASHOPTS=* | SHELLOPTS=* | UID=* | EUID=* | PPID=*) continue ;;
+            esac
+            [[ ! $pair =~ ^[a-zA-Z_][a-zA-Z0-9_]*= ]] || pairs+=("$pair")
+        done
         [[ -z $CONTAINER ]] || contain
-        exec "${program[@]}" "$@" </dev/null >>"$work/runner.log" 2>&1 {output}<&-
+        exec </dev/null >>"$work/runner.log" 2>&1 {output}<&-
+        set -- "${pairs[@]}" -- "${program[@]}" "$@"
+        for pair in "${!GHA_SLURM_@}"; do unset "$pair"; done
+        # From here on there are no variables but the runner's.
+        until [[ $1 == -- ]]; do
+            unset -v "${1%%=*}"
+            export "${1?}"
+            shift
+        done
+        exec "${@:2}"
     ) &
     child=$!
     [[ -z $signal ]] || kill -TERM "$child" 2>/dev/null
@@ -612,7 +695,8 @@ work=$(mktemp -d "${GHA_SLURM_WORK_ROOT:-${TMPDIR:-/tmp}}/gha-slurm-${SLURM_JOB_
     finish 1 'no work directory'
 log=$work/log
 mkdir "$work/home" "$work/tmp" || finish 1 'no work directory'
-export HOME=$work/home TMPDIR=$work/tmp
+give "HOME=$work/home"
+give "TMPDIR=$work/tmp"
 trust_ca || finish 1 "no certificates in ${GHA_SLURM_CA_FILE:-}"
 say "allocation ${GHA_SLURM_ALLOCATION:-}: Slurm job ${SLURM_JOB_ID:-} on $NODE"
 
@@ -621,8 +705,15 @@ redeem &
 child=$!
 # One that came before there was anybody to hand it on to.
 [[ -z $signal ]] || kill -TERM "$child" 2>/dev/null
-exec 3<&-
 reap
+if [[ -n $signal && ! -s $work/code ]]; then
+    # It ended of that before it had a trap, and so before it had read the launch token: once more, to tell.
+    redeem &
+    child=$!
+    reap
+fi
+code=$(cat "$work/code") || code=none
+exec 3<&-
 case $code in
     0) ;;
     10) finish 0 not_wanted ;;
@@ -652,9 +743,16 @@ fi
 [[ -z $signal ]] || end_on_signal
 
 progress "$progress_token" set_up
-if ! copy_runner || ! write_hooks; then
-    failed set_up_failed
-fi
+# Once: a symlink that is switched to another release meanwhile must not mix the two.
+release=$(realpath -m -- "$GHA_SLURM_RUNNER_DIR")
+# Beside this process, which a signal reaches at once that way.
+copy_runner &
+child=$!
+[[ -z $signal ]] || kill -TERM "$child" 2>/dev/null
+reap
+[[ -z $signal ]] || end_on_signal
+((code == 0)) || failed set_up_failed
+write_hooks || failed set_up_failed
 : >"$work/runner.log"
 exec {output}<"$work/runner.log"
 if [[ -n $jit_config ]]; then

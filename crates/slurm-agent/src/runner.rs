@@ -6,7 +6,8 @@ use std::time::Duration;
 use chrono::Utc;
 use gha_slurm_domain::release::RunnerRelease;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 /// Between two looks at the release's age.
@@ -38,6 +39,48 @@ impl ApptainerSettings {
         [
             ("GHA_SLURM_APPTAINER", self.program.clone()),
             ("GHA_SLURM_APPTAINER_BINDS", self.binds.join("\n")),
+        ]
+        .into_iter()
+    }
+}
+
+/// `[runner.podman]`: `container:`, `services:` and `uses: docker://…` of workflow jobs, by rootless Podman.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PodmanSettings {
+    /// Its program, as the nodes know it.
+    pub program: String,
+    /// What each call of it begins with: options of `podman` itself, as for its storage.
+    #[serde(deserialize_with = "lines")]
+    pub arguments: Vec<String>,
+    /// What every container sees of the node besides the work folders: `source[:target[:options]]` as of `--volume`.
+    #[serde(deserialize_with = "binds")]
+    pub volumes: Vec<String>,
+}
+
+impl Default for PodmanSettings {
+    fn default() -> Self {
+        Self {
+            program: "podman".into(),
+            // As Podman would choose by itself, had it not been given a folder.
+            arguments: vec!["--storage-driver=overlay".into()],
+            volumes: Vec::new(),
+        }
+    }
+}
+
+/// The container hook that calls Podman; its head documents it.
+const PODMAN_HOOK: &str = include_str!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../deploy/job-script/gha-slurm-container-hook.js"
+));
+
+impl PodmanSettings {
+    /// For the job script.
+    pub fn environment(&self) -> impl Iterator<Item = (&'static str, String)> {
+        [
+            ("GHA_SLURM_PODMAN", json!(self).to_string()),
+            ("GHA_SLURM_PODMAN_HOOK", PODMAN_HOOK.to_owned()),
         ]
         .into_iter()
     }
@@ -92,6 +135,17 @@ fn proxy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretStri
         None => Err(serde::de::Error::custom(
             "must be http://host:port or https://host:port, with user:password@ before the host where the proxy wants that",
         )),
+    }
+}
+
+/// Texts that the job script can tell apart.
+fn lines<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let lines = Vec::<String>::deserialize(deserializer)?;
+    match lines.iter().find(|line| line.contains(char::is_control)) {
+        None => Ok(lines),
+        Some(line) => Err(serde::de::Error::custom(format!(
+            "{line:?}: must have no line break or the like"
+        ))),
     }
 }
 

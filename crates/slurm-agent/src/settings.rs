@@ -12,7 +12,7 @@ use gha_slurm_telemetry::LogSettings;
 use serde::{Deserialize, Deserializer};
 
 use crate::policy::PolicySettings;
-use crate::runner::{ApptainerSettings, NetworkSettings, hook};
+use crate::runner::{ApptainerSettings, NetworkSettings, PodmanSettings, hook};
 use crate::self_service::SelfServiceSettings;
 use crate::slurm::ApiVersion;
 
@@ -257,8 +257,10 @@ pub struct RunnerSettings {
     /// Seconds until a runner must listen.
     #[serde(default = "default_set_up_deadline")]
     pub set_up_deadline_s: u32,
-    /// Runner container hooks (their `index.js`, or a `.sh`), as the nodes see them. Without them `container:` and `services:`
-    /// of workflow jobs are refused.
+    /// `container:` and `services:` of workflow jobs by rootless Podman. Without it and `container_hooks` they are refused.
+    #[serde(default)]
+    pub podman: Option<PodmanSettings>,
+    /// Runner container hooks of the site's own (their `index.js`, or a `.sh`), as the nodes see them.
     #[serde(default, deserialize_with = "hook")]
     pub container_hooks: Option<PathBuf>,
     /// How runners run in a profile's container. Without it such profiles are refused.

@@ -90,6 +90,9 @@ impl Submission {
                 hooks.to_string_lossy().into_owned(),
             );
         }
+        if let Some(podman) = &runner.podman {
+            environment.extend(podman.environment());
+        }
         if let (Some(container), Some(apptainer)) = (&claims.resources.container, &runner.apptainer)
         {
             environment.insert("GHA_SLURM_CONTAINER", container.clone());
@@ -111,11 +114,14 @@ impl Submission {
 }
 
 impl Submission {
-    /// The same, without the launch token.
+    /// The same, without the launch token, and without the text of the container hook.
     pub(crate) fn clone_to_show(&self) -> Self {
         let mut environment = self.environment.clone();
         if let Some(token) = environment.get_mut("GHA_SLURM_LAUNCH_TOKEN") {
             "***".clone_into(token);
+        }
+        if let Some(hook) = environment.get_mut("GHA_SLURM_PODMAN_HOOK") {
+            "…".clone_into(hook);
         }
         Self {
             allocation: self.allocation,

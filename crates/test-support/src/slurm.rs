@@ -51,6 +51,19 @@ pub struct PrivateSlurm {
 /// Where credentials of the login node come from; those of compute nodes come from 127.0.0.1.
 pub const LOGIN_NODE: &str = "127.0.0.2";
 
+/// How one is started.
+#[derive(Default)]
+struct Start<'a> {
+    /// With slurmdbd and MariaDB.
+    accounting: bool,
+    /// Further lines in slurm.conf.
+    more: &'a str,
+    /// What starts every program.
+    starter: &'a [String],
+    /// Has run (bash) in the mount namespace of each slurmd; it has none of its own if this is empty.
+    mounts: &'a str,
+}
+
 impl PrivateSlurm {
     /// Whether one can be started here; otherwise what is missing, in one line.
     pub fn check() -> Result<(), String> {
@@ -60,26 +73,35 @@ impl PrivateSlurm {
     /// Starts one with `nodes` virtual nodes of 8 CPUs and two GPUs that are there in name only, n1 and so on, in the partitions
     /// `main` (default) and `other`.
     pub async fn start(nodes: u16) -> anyhow::Result<Self> {
-        Self::boot(nodes, false, "", &[]).await
+        Self::boot(nodes, Start::default()).await
     }
 
     /// As [`PrivateSlurm::start`], with further lines in slurm.conf.
     pub async fn start_with(nodes: u16, more: &str) -> anyhow::Result<Self> {
-        Self::boot(nodes, false, more, &[]).await
+        let start = Start {
+            more,
+            ..Start::default()
+        };
+        Self::boot(nodes, start).await
     }
 
     /// As [`PrivateSlurm::start`], with slurmdbd and a private MariaDB: `sacct` and slurmrestd's `/slurmdb` answer,
     /// and [`SLURM_USERS`] have [`SLURM_ACCOUNT`]. Takes some seconds.
     pub async fn start_with_accounting(nodes: u16) -> anyhow::Result<Self> {
-        Self::boot(nodes, true, "", &[]).await
+        let start = Start {
+            accounting: true,
+            ..Start::default()
+        };
+        Self::boot(nodes, start).await
     }
 
-    async fn boot(
-        nodes: u16,
-        accounting: bool,
-        more: &str,
-        starter: &[String],
-    ) -> anyhow::Result<Self> {
+    async fn boot(nodes: u16, start: Start<'_>) -> anyhow::Result<Self> {
+        let Start {
+            accounting,
+            more,
+            starter,
+            mounts,
+        } = start;
         let programs: &[(&str, &str)] = if accounting {
             &accounting::PROGRAMS
         } else {
@@ -139,7 +161,18 @@ impl PrivateSlurm {
         }
         slurm.start_controller().await?;
         for node in 1..=nodes {
-            let mut command = slurm.command("/usr/sbin/slurmd");
+            let mut command = if mounts.is_empty() {
+                slurm.command("/usr/sbin/slurmd")
+            } else {
+                let mut command = slurm.command("unshare");
+                command.args(["--mount", "--propagation", "private", "bash", "-euc"]);
+                command.args([
+                    &format!("{mounts}\nexec \"$@\""),
+                    "bash",
+                    "/usr/sbin/slurmd",
+                ]);
+                command
+            };
             command.args(["-D", "-N", &format!("n{node}"), "-f"]);
             command.arg(slurm.conf());
             let log = slurm.path(&format!("log/slurmd.n{node}"));
@@ -182,7 +215,21 @@ impl PrivateSlurm {
     /// As [`PrivateSlurm::for_test`], with every daemon and every client program started by another program, such as
     /// `nsenter --net=…`.
     pub async fn for_test_within(nodes: u16, starter: &[String]) -> Option<Self> {
-        Self::unless_skipped(Self::boot(nodes, false, "", starter)).await
+        let start = Start {
+            starter,
+            ..Start::default()
+        };
+        Self::unless_skipped(Self::boot(nodes, start)).await
+    }
+
+    /// As [`PrivateSlurm::for_test_with`], each slurmd in a mount namespace of its own, in which `mounts` (bash) has run.
+    pub async fn for_test_with_mounts(nodes: u16, more: &str, mounts: &str) -> Option<Self> {
+        let start = Start {
+            more,
+            mounts,
+            ..Start::default()
+        };
+        Self::unless_skipped(Self::boot(nodes, start)).await
     }
 
     async fn unless_skipped(start: impl Future<Output = anyhow::Result<Self>>) -> Option<Self> {

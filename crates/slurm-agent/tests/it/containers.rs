@@ -1,7 +1,7 @@
 //! Where the runner comes from and what it runs in: archives, symlinks, Apptainer.
 
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use gha_slurm_contract::LaunchClaims;
@@ -18,23 +18,35 @@ use crate::script_fixture::*;
 const STANDIN_APPTAINER: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/standin-apptainer.sh");
 
+/// An image for Apptainer itself, where `scripts/test-apptainer.sh` runs these tests.
+fn real_image() -> Option<String> {
+    let image = std::env::var_os("GHA_SLURM_TEST_IMAGE")?;
+    Some(image.into_string().unwrap())
+}
+
 /// An allocation whose runner runs in a container; the folder `seen` is bound by the site.
 async fn contained(runner: &str) -> Allocation {
     let allocation = Allocation::new(runner).await;
-    let program = allocation.path("apptainer");
-    std::fs::copy(STANDIN_APPTAINER, &program).unwrap();
-    let executable = Command::new("chmod")
-        .arg("755")
-        .arg(&program)
-        .status()
-        .unwrap();
-    assert!(executable.success());
-    std::fs::write(allocation.path("image.sif"), "an image").unwrap();
+    let (image, program) = if let Some(image) = real_image() {
+        (image, "apptainer".to_owned())
+    } else {
+        let program = allocation.path("apptainer");
+        std::fs::copy(STANDIN_APPTAINER, &program).unwrap();
+        let executable = Command::new("chmod")
+            .arg("755")
+            .arg(&program)
+            .status()
+            .unwrap();
+        assert!(executable.success());
+        let image = allocation.path("image.sif");
+        std::fs::write(&image, "an image").unwrap();
+        let text = |path: PathBuf| path.to_str().unwrap().to_owned();
+        (text(image), text(program))
+    };
     std::fs::write(allocation.path("on-the-node"), "").unwrap();
     std::fs::create_dir(allocation.path("runner/externals")).unwrap();
     std::fs::write(allocation.path("runner/externals/node"), "node").unwrap();
-    let text = |name: &str| allocation.path(name).to_str().unwrap().to_owned();
-    let (image, program, seen) = (text("image.sif"), text("apptainer"), text("seen"));
+    let seen = allocation.path("seen").to_str().unwrap().to_owned();
     allocation
         .with("GHA_SLURM_CONTAINER", &image)
         .with("GHA_SLURM_APPTAINER", &program)
@@ -45,14 +57,17 @@ async fn contained(runner: &str) -> Allocation {
         .with("SITE_VARIABLE", "two words")
 }
 
-fn we_are_root() -> bool {
-    rustix::process::geteuid().is_root()
+fn skipped() -> bool {
+    let skipped = real_image().is_none() && !rustix::process::geteuid().is_root();
+    if skipped {
+        eprintln!("skipped: the stand-in for Apptainer mounts, which takes root");
+    }
+    skipped
 }
 
 #[tokio::test]
 async fn a_runner_in_a_container_sees_its_work_and_what_the_site_binds() {
-    if !we_are_root() {
-        eprintln!("skipped: the stand-in for Apptainer mounts, which takes root");
+    if skipped() {
         return;
     }
     let node_file = "../../on-the-node";
@@ -62,7 +77,7 @@ async fn a_runner_in_a_container_sees_its_work_and_what_the_site_binds() {
         touch "$HOME/file" "$TMPDIR/file" || exit 96
         cat externals/node > "$SEEN/node"; ! touch externals/new 2>/dev/null || exit 95
         ! touch /opt/gha-slurm-test 2>/dev/null || exit 94
-        env > "$SEEN/environment"
+        env > "$SEEN/environment"; ls -d /proc/[0-9]* > "$SEEN/processes"
         {ONE_WORKFLOW_JOB}"#
     ))
     .await;
@@ -89,6 +104,17 @@ async fn a_runner_in_a_container_sees_its_work_and_what_the_site_binds() {
     for line in environment.lines().filter(|l| l.starts_with("GHA_SLURM_")) {
         assert!(line.starts_with("GHA_SLURM_ALLOCATION="), "{line}");
     }
+    for secret in [JIT_CONFIG, PROGRESS_TOKEN, LAUNCH_TOKEN] {
+        assert!(!outcome.output.contains(secret), "{}", outcome.output);
+    }
+    if real_image().is_some() {
+        let processes = allocation.seen("processes");
+        assert!(
+            processes.lines().count() < 10,
+            "it sees others: {processes}"
+        );
+        return;
+    }
     let arguments = std::fs::read_to_string(allocation.path("arguments")).unwrap();
     for wanted in [
         "exec\n--containall\n--no-home\n",
@@ -100,14 +126,12 @@ async fn a_runner_in_a_container_sees_its_work_and_what_the_site_binds() {
     }
     for secret in [JIT_CONFIG, PROGRESS_TOKEN, LAUNCH_TOKEN] {
         assert!(!arguments.contains(secret), "{arguments}");
-        assert!(!outcome.output.contains(secret), "{}", outcome.output);
     }
 }
 
 #[tokio::test]
 async fn a_runner_in_a_container_is_told_to_end() {
-    if !we_are_root() {
-        eprintln!("skipped: the stand-in for Apptainer mounts, which takes root");
+    if skipped() {
         return;
     }
     let allocation = contained("listening; echo up > \"$SEEN/up\"; linger").await;
@@ -147,7 +171,8 @@ async fn a_profiles_container_reaches_the_job_script() {
         "/../../deploy/config/gha-slurm-munge.toml"
     );
     let sample = std::fs::read_to_string(sample).unwrap();
-    let runner = "[runner]\ncontainer_hooks = \"/opt/hooks/index.js\"\napptainer.binds = [\"/software:/software:ro\", \"/data\"]\n";
+    let runner = "[runner]\ncontainer_hooks = \"/opt/hooks/index.js\"\napptainer.binds = [\"/software:/software:ro\", \"/data\"]\n\
+                  podman.volumes = [\"/software:/software:ro\"]\n";
     std::fs::write(&file, sample.replace("[runner]\n", runner)).unwrap();
     let settings: Settings = load(Some(&file), []).unwrap();
     let prepared = async |resources: ResourceRequest| {
@@ -163,6 +188,11 @@ async fn a_profiles_container_reaches_the_job_script() {
     let without = prepared(ResourceRequest::default()).await;
     assert!(!without.keys().any(|name| name.contains("APPTAINER")));
     assert_eq!(without["GHA_SLURM_CONTAINER_HOOKS"], "/opt/hooks/index.js");
+    assert_eq!(
+        without["GHA_SLURM_PODMAN"],
+        r#"{"arguments":["--storage-driver=overlay"],"program":"podman","volumes":["/software:/software:ro"]}"#
+    );
+    assert!(without["GHA_SLURM_PODMAN_HOOK"].contains("prepare_job"));
     let with = prepared(ResourceRequest {
         container: Some("/images/ci.sif".into()),
         ..ResourceRequest::default()

@@ -13,6 +13,7 @@ mod job_script_failures;
 mod network;
 mod node;
 mod original;
+mod podman;
 mod proxy_fixture;
 mod real_slurm;
 mod relay;
@@ -22,6 +23,7 @@ mod sbatch;
 mod script_fixture;
 mod secrets;
 mod self_service;
+mod signals;
 mod start;
 mod sudo;
 

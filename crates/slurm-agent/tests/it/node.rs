@@ -14,7 +14,7 @@ use crate::agent_fixture::Site;
 use crate::real_slurm::{By, by_both, of, states};
 use crate::script_fixture::*;
 
-const EPILOG: &str = concat!(
+pub(crate) const EPILOG: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../../deploy/job-script/gha-slurm-epilog.sh"
 );
@@ -22,7 +22,7 @@ const EPILOG: &str = concat!(
 const TIME_LIMIT: Duration = Duration::from_secs(90);
 
 /// A broker and a runner for Slurm jobs of any user.
-async fn for_all_users(runner: &str) -> Allocation {
+pub(crate) async fn for_all_users(runner: &str) -> Allocation {
     let allocation = Allocation::new(runner).await;
     let program = allocation.path("runner/bin/Runner.Listener");
     let text = std::fs::read_to_string(&program).unwrap();
@@ -44,7 +44,7 @@ async fn for_all_users(runner: &str) -> Allocation {
 }
 
 /// A site that submits our job script, with the broker, the runner and the work folder of `allocation`; its output folder.
-fn site(by: By, slurm: &PrivateSlurm, allocation: &Allocation) -> (Site, PathBuf) {
+pub(crate) fn site(by: By, slurm: &PrivateSlurm, allocation: &Allocation) -> (Site, PathBuf) {
     let text = |path: PathBuf| path.to_str().unwrap().to_owned();
     let site = by
         .site(slurm)
@@ -64,7 +64,7 @@ by_both!(
     two_users_on_one_node_read_nothing_of_each_other,
 );
 
-fn asked(user: &str, allocation: &Allocation) -> LaunchClaims {
+pub(crate) fn asked(user: &str, allocation: &Allocation) -> LaunchClaims {
     LaunchClaims {
         token_url: allocation.broker.uri(),
         ..of(user, &format!("r-{user}"))
@@ -72,7 +72,7 @@ fn asked(user: &str, allocation: &Allocation) -> LaunchClaims {
 }
 
 /// Waits until Slurm has cleaned up behind everything; the states of the nodes.
-async fn until_idle(slurm: &PrivateSlurm) {
+pub(crate) async fn until_idle(slurm: &PrivateSlurm) {
     wait_until("the node is idle again", DEADLINE, || async {
         let seen = slurm
             .run("sinfo", &["-h", "-N", "-p", "main", "-o", "%t"])
@@ -86,7 +86,7 @@ async fn until_idle(slurm: &PrivateSlurm) {
 }
 
 /// Waits until a process has ended. Whoever adopted it may be slow to notice: it is a zombie (Z) until then.
-async fn until_gone(pid: &str) {
+pub(crate) async fn until_gone(pid: &str) {
     let stat = Path::new("/proc").join(pid.trim()).join("stat");
     wait_until("the daemon is gone", DEADLINE, || async {
         match std::fs::read_to_string(&stat) {
