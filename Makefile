@@ -1,6 +1,6 @@
 # Thin on purpose: what a person types. The work is in cargo and in scripts/.
 XTASK = $${CARGO_TARGET_DIR:-target}/debug/xtask
-.PHONY: help demo test test-apptainer bench bench-slurm env fmt lint build page packages schemas
+.PHONY: help demo test test-slurm test-apptainer bench bench-slurm env fmt lint build page packages schemas
 
 help: ## what can be done here
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -19,6 +19,10 @@ test: packages lint build ## everything that proves the code
 
 test-apptainer: ## tests of runners in containers, with Apptainer itself, in a Debian made for it; takes root
 	scripts/test-apptainer.sh
+
+# TESTS holds names of tests: TESTS=rest::, or options of theirs. DEBIAN=sid is the newest Slurm.
+test-slurm: packages ## slurm-agent's tests on the Slurm of another Debian: DEBIAN=trixie; takes root
+	@scripts/test-slurm.sh $(or $(DEBIAN),trixie) $(TESTS)
 
 # BENCH holds options: BENCH=--json, BENCH='--seconds 10 --rounds 5'.
 bench: ## requests per second, latency and memory beside a floor: docs/performance.md

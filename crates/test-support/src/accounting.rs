@@ -125,11 +125,16 @@ async fn start_mariadb(folder: &Folder) -> anyhow::Result<Supervised> {
         );
     }
     let socket = dir.join("socket");
+    // slurmdbd would make it, but MariaDB's client library of Debian 13 (11.8.9) is of no use once a connection has failed
+    // for want of a database.
+    let first = dir.join("first.sql");
+    fs::write(&first, "CREATE DATABASE IF NOT EXISTS slurm;\n")?;
     let mut command = folder.command(Path::new("/usr/sbin/mariadbd"));
     command
         .args(["--no-defaults", &data, small, &scratch, "--skip-networking"])
         .arg(format!("--socket={}", socket.display()))
         .arg(format!("--pid-file={}", dir.join("pid").display()))
+        .arg(format!("--init-file={}", first.display()))
         // What slurmdbd asks for (slurmdbd.conf(5)); nothing here outlives a power cut.
         .args([
             "--innodb-lock-wait-timeout=900",

@@ -343,13 +343,13 @@ impl PrivateSlurm {
         let _ = fs::remove_file(self.rest_socket());
         // It refuses to be root, and to be SlurmUser.
         let mut command = self.folder.command(Path::new("/usr/sbin/slurmrestd"));
-        let mut plugins = "openapi/v0.0.36,openapi/v0.0.37,openapi/v0.0.38".to_owned();
-        // Without slurmdbd they are fatal.
-        if self.accounting.is_some() {
-            plugins.push_str(",openapi/dbv0.0.36,openapi/dbv0.0.37,openapi/dbv0.0.38");
-        }
+        // Without slurmdbd those of accounting are fatal: `dbv0.0.38`, later `slurmdbd`.
+        let accounts = self.accounting.is_some();
+        let wanted = |name: &String| accounts || !name.contains("db");
+        let plugins = plugins("openapi_").into_iter().filter(wanted);
+        let plugins: Vec<String> = plugins.map(|name| format!("openapi/{name}")).collect();
         command
-            .args(["-a", "rest_auth/jwt", "-s", &plugins])
+            .args(["-a", "rest_auth/jwt", "-s", &plugins.join(",")])
             .arg(format!("127.0.0.1:{}", self.rest_port))
             .arg(format!("unix:{}", self.rest_socket().display()))
             .env("SLURM_JWT", "daemon")
@@ -417,6 +417,34 @@ impl PrivateSlurm {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
+}
+
+/// The versions of slurmrestd's API that this machine's Slurm has, oldest first: `v0.0.38`.
+pub fn slurm_api_versions() -> Vec<String> {
+    // Plugins of their own before Slurm 23.11.
+    let names = [plugins("openapi_"), plugins("data_parser_")].concat();
+    names
+        .into_iter()
+        .filter(|name| name.starts_with('v'))
+        .collect()
+}
+
+/// The plugins of Slurm whose file begins so, without that and as Slurm writes them: `v0.0.38` of `openapi_v0_0_38.so`.
+fn plugins(prefix: &str) -> Vec<String> {
+    // Debian has a folder for each architecture.
+    let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let files = folders.flat_map(|folder| fs::read_dir(folder.path().join("slurm-wlm")));
+    let mut names: Vec<String> = files
+        .flatten()
+        .flatten()
+        .filter_map(|file| {
+            let name = file.file_name().into_string().ok()?;
+            let name = name.strip_prefix(prefix)?.strip_suffix(".so")?;
+            Some(name.replace('_', "."))
+        })
+        .collect();
+    names.sort();
+    names
 }
 
 /// Whether these programs are there, and we are root.

@@ -5,6 +5,7 @@ mod process;
 mod rest;
 mod sacct;
 mod sbatch;
+mod squeue;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,10 @@
-//! What sacct prints.
+//! What sacct prints as text.
 
 use std::collections::{BTreeMap, HashMap};
 
 use gha_slurm_domain::{SlurmState, Usage};
 
-use crate::slurm::{JobUsage, sbatch};
+use crate::slurm::{JobUsage, squeue};
 
 /// What sacct is asked for. Nothing that a user may write: a comment could hold lines of its own.
 pub(super) const COLUMNS: &str =
@@ -34,7 +34,7 @@ pub(super) fn usages(listing: &str) -> Vec<JobUsage> {
         };
         jobs.push(JobUsage {
             id,
-            submitted_at: sbatch::time(submit),
+            submitted_at: squeue::time(submit),
             state,
             usage: Usage {
                 elapsed_s,

@@ -4,47 +4,64 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Output;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Local, NaiveDateTime, TimeZone, Utc};
-use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmJobId, SlurmState, SlurmUser};
+use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmJobId, SlurmUser};
 use tokio::process::Command;
 
 use crate::program;
 use crate::settings::{RunAs, SbatchSettings};
 use crate::slurm::{
-    Cancellation, JobUsage, PATH, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey,
-    allocation_of, comment, exit_code, output_file, reason, sacct,
+    ApiVersion, Cancellation, JobUsage, PATH, Queue, Slurm, SlurmUnavailable, SubmitError, Survey,
+    comment, output_file, rest, sacct, squeue,
 };
 use crate::submission::Submission;
 
 /// The programs themselves wait some time for a slurmctld that is away; the launcher waits 30 s for us.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// Between the columns of squeue. No value of Slurm's contains it.
-const SEPARATOR: char = '\u{1f}';
-/// What squeue is asked for, and how wide: it cuts what is wider (squeue(1), `--Format`).
-const COLUMNS: [(&str, u16); 9] = [
-    ("JobID", 20),
-    ("State", 30),
-    ("Reason", 200),
-    ("StartTime", 30),
-    ("EndTime", 30),
-    ("NodeList", 2000),
-    ("Comment", 400),
-    ("UserName", 64),
-    ("exit_code", 20),
-];
-
 /// Slurm by its own programs.
 pub struct SbatchSlurm {
     settings: SbatchSettings,
+    /// Of sacct. `None`: not known yet, or not any more.
+    printing: Mutex<Option<Printing>>,
+}
+
+/// How a program of Slurm's is asked to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Printing {
+    /// As slurmrestd answers in this version of its API.
+    Json(ApiVersion),
+    Text,
 }
 
 impl SbatchSlurm {
     /// With these settings.
     pub fn new(settings: SbatchSettings) -> Self {
-        Self { settings }
+        Self {
+            settings,
+            printing: Mutex::new(None),
+        }
+    }
+
+    /// Asks, when it is not known.
+    async fn printing(&self) -> Printing {
+        let known = *self.printing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known {
+            return known;
+        }
+        // Those that are older take no value.
+        let said = self.ask("sacct", &["--json=list"]).await;
+        let printing = said.ok().and_then(|said| ApiVersion::of_parsers(&said));
+        let printing = printing.map_or(Printing::Text, Printing::Json);
+        tracing::info!(?printing, "sacct was asked what it can print");
+        self.remember(Some(printing));
+        printing
+    }
+
+    fn remember(&self, printing: Option<Printing>) {
+        *self.printing.lock().unwrap_or_else(PoisonError::into_inner) = printing;
     }
 
     /// A program of Slurm's, with nothing of our environment but what Slurm needs.
@@ -76,11 +93,8 @@ impl SbatchSlurm {
         let mut command = self.program(name, None);
         command.args(words);
         let output = self.run(command, "").await?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let errors = String::from_utf8_lossy(&output.stderr);
-        Err(SlurmUnavailable(format!("{name}: {}", last_line(&errors))))
+        succeeded(name, &output)?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     async fn run(&self, mut command: Command, input: &str) -> Result<Output, SlurmUnavailable> {
@@ -131,20 +145,13 @@ impl Slurm for SbatchSlurm {
     }
 
     async fn list(&self) -> Result<Queue, SlurmUnavailable> {
+        let separator = squeue::Separator::new();
         let mut command = self.program("squeue", None);
-        let format: Vec<String> = COLUMNS
-            .iter()
-            .map(|(column, width)| format!("{column}:{width}{SEPARATOR}"))
-            .collect();
+        command.env("SQUEUE_FORMAT2", separator.format());
         command.args(["--all", "--noheader", "--states=all"]);
-        command.arg(format!("--Format={}", format.join(",")));
         let output = self.run(command, "").await?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        if !output.status.success() {
-            return Err(SlurmUnavailable(last_line(&errors)));
-        }
-        let listing = String::from_utf8_lossy(&output.stdout);
-        Ok(read_queue(&listing))
+        succeeded("squeue", &output)?;
+        Ok(separator.read(&String::from_utf8_lossy(&output.stdout)))
     }
 
     async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<AllocationId>, SlurmUnavailable> {
@@ -169,20 +176,39 @@ impl Slurm for SbatchSlurm {
         }
         let ids: Vec<&str> = ids.iter().map(SlurmJobId::as_str).collect();
         let mut command = self.program("sacct", None);
-        command
-            .args(["--allusers", "--noheader", "--parsable2", "--noconvert"])
-            .arg(format!("--format={}", sacct::COLUMNS))
-            .arg(format!("--jobs={}", ids.join(",")));
+        command.arg("--allusers");
+        command.arg(format!("--jobs={}", ids.join(",")));
+        let printing = self.printing().await;
+        match printing {
+            Printing::Json(version) => command.arg(format!("--json={}", version.as_str())),
+            Printing::Text => command
+                .args(["--noheader", "--parsable2", "--noconvert"])
+                .arg(format!("--format={}", sacct::COLUMNS)),
+        };
         let output = self.run(command, "").await?;
         let errors = String::from_utf8_lossy(&output.stderr);
         if errors.contains("accounting storage is disabled") {
             return Ok(None);
         }
-        if !output.status.success() {
-            return Err(SlurmUnavailable(format!("sacct: {}", last_line(&errors))));
+        if let Err(failure) = succeeded("sacct", &output) {
+            // It may come back as another version.
+            self.remember(None);
+            return Err(failure);
         }
-        let listing = String::from_utf8_lossy(&output.stdout);
-        Ok(Some(sacct::usages(&listing)))
+        match printing {
+            Printing::Json(_) => {
+                let read = rest::read_usages(output.stdout).await;
+                if let Err(why) = &read {
+                    tracing::warn!(%why, "sacct's JSON is of no use here; its text is, from now on");
+                    self.remember(Some(Printing::Text));
+                }
+                read.map(Some)
+            }
+            Printing::Text => {
+                let listing = String::from_utf8_lossy(&output.stdout);
+                Ok(Some(sacct::usages(&listing)))
+            }
+        }
     }
 
     async fn survey(&self) -> Result<Survey, SlurmUnavailable> {
@@ -338,60 +364,13 @@ fn arguments(submission: &Submission, settings: &SbatchSettings) -> Vec<String> 
     arguments
 }
 
-/// What squeue printed.
-fn read_queue(listing: &str) -> Queue {
-    let mut queue = Queue::default();
-    for line in listing.lines() {
-        let columns: Vec<&str> = line.split(SEPARATOR).map(str::trim).collect();
-        if let Some(job) = slurm_job(&columns) {
-            queue.ours.push(job);
-        } else if let [_, state, _, _, _, _, _, user, ..] = columns.as_slice() {
-            queue.add_other(user, SlurmState::from_slurm(state));
-        }
+/// It ended well; or what it said last.
+fn succeeded(name: &str, output: &Output) -> Result<(), SlurmUnavailable> {
+    if output.status.success() {
+        return Ok(());
     }
-    queue
-}
-
-/// The columns of one line. `None`: not a Slurm job of ours.
-fn slurm_job(columns: &[&str]) -> Option<SlurmJob> {
-    let [
-        id,
-        state,
-        reason_word,
-        starts,
-        ends,
-        nodes,
-        comment,
-        user,
-        wait_status,
-        ..,
-    ] = columns
-    else {
-        return None;
-    };
-    let allocation = allocation_of(comment)?;
-    let state = SlurmState::from_slurm(state);
-    Some(SlurmJob {
-        allocation,
-        id: id.parse().ok()?,
-        user: (*user).to_owned(),
-        state,
-        reason: reason(reason_word, state),
-        starts_at: time(starts),
-        ended_at: time(ends).filter(|_| state.is_over()),
-        nodes: Some((*nodes).to_owned()).filter(|n| !n.is_empty() && n != "(null)"),
-        exit_code: wait_status
-            .parse()
-            .ok()
-            .map(exit_code)
-            .filter(|_| state.is_over()),
-    })
-}
-
-/// `2026-11-24T13:58:22`, in this machine's time zone; `N/A` when Slurm does not know.
-pub(super) fn time(text: &str) -> Option<DateTime<Utc>> {
-    let local = NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S").ok()?;
-    Some(Local.from_local_datetime(&local).earliest()?.to_utc())
+    let errors = String::from_utf8_lossy(&output.stderr);
+    Err(SlurmUnavailable(format!("{name}: {}", last_line(&errors))))
 }
 
 /// Sorts what sbatch says on standard error.
@@ -441,36 +420,5 @@ mod tests {
             SubmitError::Limit(_)
         ));
         assert!(matches!(why(""), SubmitError::Unavailable(_)));
-    }
-
-    #[test]
-    fn a_line_of_squeue_is_read() {
-        let line = |comment: &str, state: &str| {
-            [
-                "17", state, "Priority", "N/A", "N/A", "", comment, "alice", "0", "",
-            ]
-            .join(&SEPARATOR.to_string())
-        };
-        let ours = "gha-slurm:0192f0c1-2345-7000-8123-456789abcdef acme/widgets";
-        let read = |line: &str| read_queue(line).ours.pop();
-        let job = read(&line(ours, "PENDING")).unwrap();
-        assert_eq!(
-            (job.state, job.reason.as_deref(), job.exit_code, job.nodes),
-            (SlurmState::Pending, Some("Priority"), None, None)
-        );
-        let failed = line(ours, "FAILED").replace("\u{1f}0\u{1f}", "\u{1f}768\u{1f}");
-        assert_eq!(read(&failed).unwrap().exit_code, Some(3));
-        assert_eq!(read("garbage"), None);
-        let lines = [
-            line("(null)", "RUNNING"),
-            line("gha-slurm:nonsense", "PENDING"),
-            line("", "COMPLETED"),
-            line(ours, "RUNNING"),
-        ];
-        let queue = read_queue(&lines.join("\n"));
-        assert_eq!(queue.ours.len(), 1);
-        assert_eq!(queue.others, [("alice".to_owned(), 2)].into());
-        assert_eq!(time("N/A"), None);
-        assert!(time("2026-11-24T13:58:22").is_some());
     }
 }

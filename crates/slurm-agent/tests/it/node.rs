@@ -423,9 +423,10 @@ fn the_epilog_removes_what_is_the_users_alone_and_never_fails() {
 const LOOK_AROUND: &str = r#"
 me=$(id -un)
 secret="secret-of-$me"
-echo "$secret" > secret
+echo "in a file: $secret" > secret
 echo "printed: $secret"
 SECRET=$secret sleep 1000 & child=$!
+until grep -q SECRET= "/proc/$child/environ"; do sleep 0.1; done
 echo up > "$SEEN/up-$me"
 until [ -s "$SEEN/up-games" ] && [ -s "$SEEN/up-news" ]; do sleep 0.1; done
 {
@@ -473,7 +474,7 @@ async fn two_users_on_one_node_read_nothing_of_each_other(by: By) {
         for own in [
             format!("SECRET=secret-of-{user}"),
             format!("printed: secret-of-{user}"),
-            format!("\nsecret-of-{user}\n"),
+            format!("in a file: secret-of-{user}"),
         ] {
             assert!(
                 all.contains(&own),

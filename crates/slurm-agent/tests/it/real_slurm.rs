@@ -572,15 +572,21 @@ pub(crate) async fn usage(site: impl Fn(&PrivateSlurm) -> Site) {
     asked.resources.gres = Some("gpu:1".into());
     asked.resources.memory_mib = Some(100);
     agent.start(&site.request(&asked)).await;
-    let body = serde_json::json!({ "allocations": [asked.sub] });
+    // Ends at the same time: accounting is asked for both in one call.
+    let mut twin = of(SLURM_USERS[0], "r2");
+    twin.resources = asked.resources.clone();
+    agent.start(&site.request(&twin)).await;
+    let body = serde_json::json!({ "allocations": [asked.sub, twin.sub] });
     let assertion = site.assertion(CallPurpose::States, &[]);
     let seen = std::sync::Mutex::new(Vec::new());
-    let status = wait_until("its usage is told", DEADLINE, || async {
+    let status = wait_until("their usage is told", DEADLINE, || async {
         let (_, answer) = agent.call("/runner/states", &assertion, body.clone()).await;
         let answer: StatesAnswer = serde_json::from_value(answer).unwrap();
-        let status = answer.allocations.first().cloned();
-        seen.lock().unwrap().extend(status.clone());
-        status.filter(|s| s.usage.is_some()).ok_or(answer)
+        seen.lock().unwrap().extend(answer.allocations.clone());
+        match answer.allocations.as_slice() {
+            [status, twin] if twin.usage.is_some() && status.usage.is_some() => Ok(status.clone()),
+            _ => Err(answer),
+        }
     })
     .await;
     assert_eq!(

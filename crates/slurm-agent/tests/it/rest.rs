@@ -1,5 +1,5 @@
-//! The agent before a real slurmrestd 22.05 (v0.0.36 to v0.0.38), with tokens from `scontrol`, from a file and from the
-//! signer.
+//! The agent before a real slurmrestd, in each version of its API that both know, with tokens from `scontrol`, from a file and
+//! from the signer.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -11,7 +11,9 @@ use gha_slurm_slurm_agent::Settings;
 use gha_slurm_slurm_agent::settings::{Backend, SlurmrestdSettings};
 use gha_slurm_slurm_agent::slurm::{ApiVersion, RestSlurm};
 use gha_slurm_slurm_agent::token_signer::{self, Answer, Request};
-use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, ServiceProcess, wait_until};
+use gha_slurm_test_support::{
+    PrivateSlurm, SLURM_USERS, ServiceProcess, slurm_api_versions, wait_until,
+};
 
 use crate::DEADLINE;
 use crate::agent_fixture::Site;
@@ -26,6 +28,14 @@ fn bare_site() -> Site {
     site.with("SLURM__BACKEND", "slurmrestd")
         .with("SLURMRESTD__SERVICE_USER", SERVICE_USER)
         .with("SLURMRESTD__OUTPUT_FOLDER", &output)
+}
+
+/// The versions that slurmrestd and the agent know, newest first.
+fn versions() -> Vec<&'static str> {
+    let there = slurm_api_versions();
+    let ours = ApiVersion::NEWEST_FIRST.map(ApiVersion::as_str);
+    let both = ours.into_iter().filter(|v| there.iter().any(|t| t == v));
+    both.collect()
 }
 
 pub(crate) fn site(slurm: &PrivateSlurm) -> Site {
@@ -66,7 +76,7 @@ fn the_samples_are_right() {
 
 #[tokio::test]
 async fn two_users_on_one_node_by_each_version() {
-    for version in ["v0.0.36", "v0.0.37", "v0.0.38"] {
+    for version in versions() {
         real_slurm::two_users_on_one_node(|slurm| {
             site(slurm).with("SLURMRESTD__API_VERSION", version)
         })
@@ -92,7 +102,7 @@ async fn an_agent_that_was_killed_finds_its_slurm_job_again() {
 
 #[tokio::test]
 async fn slurms_truth_comes_back_and_what_is_not_wanted_is_cancelled() {
-    for version in ["v0.0.36", "v0.0.38"] {
+    for version in versions() {
         real_slurm::states_and_cancelling(|slurm| {
             site(slurm).with("SLURMRESTD__API_VERSION", version)
         })
@@ -107,7 +117,7 @@ async fn the_slurm_side_has_the_last_word() {
 
 #[tokio::test]
 async fn what_a_slurm_job_used_comes_back() {
-    for version in ["v0.0.36", "v0.0.38"] {
+    for version in versions() {
         real_slurm::usage(|slurm| site(slurm).with("SLURMRESTD__API_VERSION", version)).await;
     }
 }
@@ -127,11 +137,9 @@ async fn a_slurmrestd_that_is_away_delays_and_a_version_it_does_not_know_is_name
     };
     let site = site(&slurm);
     let agent = site.agent().await;
-    assert!(
-        agent.log().contains("v0.0.38"),
-        "the newest: {}",
-        agent.log()
-    );
+    let newest = versions()[0];
+    let log = agent.log();
+    assert!(log.contains(newest), "{newest}: {log}");
     slurm.stop_rest();
     let asked = of(SLURM_USERS[0], "r");
     let problem = refusal(&agent, &site, &asked).await;
@@ -150,10 +158,13 @@ async fn a_slurmrestd_that_is_away_delays_and_a_version_it_does_not_know_is_name
     assert_eq!(of_allocation(&queue, asked.sub).len(), 1, "{queue:?}");
     agent.stop();
 
-    let site = site.with("SLURMRESTD__API_VERSION", "v0.0.42");
+    let ours = ApiVersion::NEWEST_FIRST.map(ApiVersion::as_str);
+    let unknown = ours.into_iter().find(|v| !versions().contains(v)).unwrap();
+    let site = site.with("SLURMRESTD__API_VERSION", unknown);
     let agent = site.spawn();
+    let why = format!("slurmrestd knows none of {unknown}");
     wait_until("the log says why", DEADLINE, || async {
-        agent.log().contains("slurmrestd knows none of v0.0.42")
+        agent.log().contains(&why)
     })
     .await;
     agent.stop();
@@ -384,7 +395,7 @@ async fn a_dry_run_shows_the_body_of_the_request() {
     if let Some(said) = doctor::a_dry_run(site).await {
         let (head, body) = said.split_once('\n').unwrap();
         assert!(
-            head.contains("/slurm/v0.0.38/job/submit as games"),
+            head.contains(&format!("/slurm/{}/job/submit as games", versions()[0])),
             "{head}"
         );
         let body: serde_json::Value = serde_json::from_str(body).unwrap();

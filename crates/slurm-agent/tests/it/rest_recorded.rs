@@ -1,6 +1,8 @@
-//! v0.0.40 to v0.0.42 of slurmrestd's API, played from `recorded/`. No slurmrestd of these versions runs here: the statuses
-//! and what differs between the versions were measured once on Slurm 24.11.5 (Debian 13), and the answers were written after
-//! that and after the shapes in Slurm's OpenAPI documents.
+//! v0.0.40 to v0.0.42 of slurmrestd's API, played from `recorded/`: answers of slurmrestd 24.11.5 (Debian 13), with the fields
+//! that matter and other numbers of Slurm jobs. [`take_the_answers_anew`] wrote them, and does it again:
+//! `make test-slurm DEBIAN=trixie TESTS='--ignored take_the_answers_anew'`.
+
+use std::path::PathBuf;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,8 +11,8 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::agent::{AllocationStatus, CallPurpose};
-use gha_slurm_domain::{AllocationId, SlurmState};
-use gha_slurm_test_support::wait_until;
+use gha_slurm_domain::SlurmState;
+use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, slurm_api_versions, wait_until};
 use serde_json::{Value, json};
 use wiremock::matchers::{header, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -19,12 +21,16 @@ use crate::DEADLINE;
 use crate::agent_fixture::{Site, claims};
 use crate::real_slurm::{refusal, states};
 
-const SUBMITTED_41: &str = include_str!("recorded/submitted-v0.0.41.json");
-const SUBMITTED_42: &str = include_str!("recorded/submitted-v0.0.42.json");
-const JOBS: &str = include_str!("recorded/jobs.json");
-const INVALID_PARTITION: &str = include_str!("recorded/invalid-partition.json");
-const BAD_TOKEN: &str = include_str!("recorded/bad-token.json");
-const CANCELLED: &str = include_str!("recorded/cancelled.json");
+const VERSIONS: [&str; 3] = ["v0.0.40", "v0.0.41", "v0.0.42"];
+
+fn file(version: &str, name: &str) -> PathBuf {
+    let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/recorded");
+    PathBuf::from(format!("{recorded}/{version}/{name}.json"))
+}
+
+fn recorded(version: &str, name: &str) -> String {
+    std::fs::read_to_string(file(version, name)).unwrap()
+}
 
 /// Looks like a token of Slurm's.
 fn token() -> String {
@@ -62,38 +68,31 @@ async fn answer(server: &MockServer, verb: &str, at: &str, status: u16, body: &s
         .await;
 }
 
-fn jobs(allocation: AllocationId, state: &str) -> String {
-    JOBS.replace("ALLOCATION", &allocation.to_string())
-        .replace("PENDING", state)
-        .replace("alice", "games")
-}
-
 #[tokio::test]
 async fn each_version_takes_and_tells_what_it_should() {
-    for (version, submitted) in [
-        ("v0.0.40", SUBMITTED_41),
-        ("v0.0.41", SUBMITTED_41),
-        ("v0.0.42", SUBMITTED_42),
-    ] {
+    for version in VERSIONS {
         // What it does not know it answers with 404, as slurmrestd does.
         let slurmrestd = MockServer::start().await;
         let at = |rest: &str| format!("/slurm/{version}/{rest}");
         let asked = asked();
-        answer(&slurmrestd, "POST", &at("job/submit"), 200, submitted).await;
-        let pending = jobs(asked.sub, "PENDING");
+        let submitted = recorded(version, "submitted");
+        let pending = recorded(version, "jobs").replace("ALLOCATION", &asked.sub.to_string());
+        let cancelled = recorded(version, "cancelled");
+        answer(&slurmrestd, "POST", &at("job/submit"), 200, &submitted).await;
         // What is listed before it is submitted would be that of an agent that lost its state folder.
         let is_submitted = Arc::new(AtomicBool::new(false));
         let listed = Arc::clone(&is_submitted);
+        let nothing = cancelled.clone();
         Mock::given(method("GET"))
             .and(path(at("jobs")))
             .respond_with(move |_: &wiremock::Request| {
-                let jobs = listed.load(Ordering::SeqCst).then_some(pending.as_str());
-                let body = jobs.unwrap_or(CANCELLED).to_owned();
-                ResponseTemplate::new(200).set_body_raw(body, "application/json")
+                let is_listed = listed.load(Ordering::SeqCst);
+                let body = if is_listed { &pending } else { &nothing };
+                ResponseTemplate::new(200).set_body_raw(body.clone(), "application/json")
             })
             .mount(&slurmrestd)
             .await;
-        answer(&slurmrestd, "DELETE", &at("job/17"), 200, CANCELLED).await;
+        answer(&slurmrestd, "DELETE", &at("job/17"), 200, &cancelled).await;
         let site = site(&slurmrestd);
         let agent = site.agent().await;
         assert_eq!(agent.start(&site.request(&asked)).await, "17", "{version}");
@@ -146,10 +145,12 @@ async fn each_version_takes_and_tells_what_it_should() {
 #[tokio::test]
 async fn errors_are_told_apart() {
     let slurmrestd = MockServer::start().await;
+    let of = |name| recorded("v0.0.42", name);
+    let (empty, invalid_partition) = (of("cancelled"), of("invalid-partition"));
     let list = "/slurm/v0.0.42/jobs";
     let submit = "/slurm/v0.0.42/job/submit";
-    answer(&slurmrestd, "GET", list, 200, CANCELLED).await;
-    answer(&slurmrestd, "POST", submit, 500, INVALID_PARTITION).await;
+    answer(&slurmrestd, "GET", list, 200, &empty).await;
+    answer(&slurmrestd, "POST", submit, 500, &invalid_partition).await;
     // It lists at its start alone.
     let site = site(&slurmrestd).with("SLURM__INTERVAL_S", "3600");
     let agent = site.agent().await;
@@ -165,11 +166,11 @@ async fn errors_are_told_apart() {
     );
 
     slurmrestd.reset().await;
-    let limit = INVALID_PARTITION.replace("2000", "2050").replace(
+    let limit = invalid_partition.replace("2000", "2050").replace(
         "Invalid partition name specified",
         "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
     );
-    answer(&slurmrestd, "GET", list, 200, CANCELLED).await;
+    answer(&slurmrestd, "GET", list, 200, &empty).await;
     answer(&slurmrestd, "POST", submit, 500, &limit).await;
     let problem = refusal(&agent, &site, &asked()).await;
     assert_eq!(
@@ -180,7 +181,7 @@ async fn errors_are_told_apart() {
     // 511: once more, with the token that is in the file by then, and only after Slurm was searched.
     slurmrestd.reset().await;
     let old = std::fs::read_to_string(site.path("token")).unwrap();
-    let bad = ResponseTemplate::new(511).set_body_raw(BAD_TOKEN, "application/json");
+    let bad = ResponseTemplate::new(511).set_body_raw(of("bad-token"), "application/json");
     Mock::given(method("POST"))
         .and(path(submit))
         .and(header("X-SLURM-USER-TOKEN", old.as_str()))
@@ -193,14 +194,14 @@ async fn errors_are_told_apart() {
         .and(path(list))
         .respond_with(move |_: &wiremock::Request| {
             std::fs::write(&file, &text).unwrap();
-            ResponseTemplate::new(200).set_body_raw(CANCELLED, "application/json")
+            ResponseTemplate::new(200).set_body_raw(empty.clone(), "application/json")
         })
         .mount(&slurmrestd)
         .await;
     Mock::given(method("POST"))
         .and(path(submit))
         .and(header("X-SLURM-USER-TOKEN", fresh.as_str()))
-        .respond_with(ResponseTemplate::new(200).set_body_raw(SUBMITTED_42, "application/json"))
+        .respond_with(ResponseTemplate::new(200).set_body_raw(of("submitted"), "application/json"))
         .expect(1)
         .mount(&slurmrestd)
         .await;
@@ -214,4 +215,219 @@ async fn errors_are_told_apart() {
         .collect();
     assert_eq!(asked, [submit, list, submit]);
     agent.stop();
+}
+
+/// A slurmrestd to be recorded, in one version.
+struct Recorder<'a> {
+    slurm: &'a PrivateSlurm,
+    version: &'a str,
+    /// Numbers of Slurm jobs, and what they are in the records.
+    ids: Vec<(u64, u64)>,
+}
+
+impl Recorder<'_> {
+    async fn ask(&self, method: &str, path: &str, token: &str, body: &Value) -> (u16, Value) {
+        let (part, path) = path.split_once('/').unwrap();
+        let url = format!("{}/{part}/{}/{path}", self.slurm.rest_url(), self.version);
+        let builder = reqwest::Client::builder().timeout(DEADLINE).no_proxy();
+        let http = builder.build().unwrap();
+        let mut request = http.request(method.parse().unwrap(), url);
+        if method == "POST" {
+            request = request.json(body);
+        }
+        let request = request.header("X-SLURM-USER-TOKEN", token);
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    async fn token(&self, user: &str) -> String {
+        let words = ["token", &format!("username={user}")];
+        let said = self.slurm.run("scontrol", &words).await.unwrap();
+        said.trim().strip_prefix("SLURM_JWT=").unwrap().to_owned()
+    }
+
+    /// Submits, in the list as number `shown`. Gives the answer.
+    async fn submit(&mut self, shown: u64, user: &str, script: &str, more: Value) -> Value {
+        let mut job = json!({
+            "name": format!("r{shown}"), "current_working_directory": "/", "standard_output": "/dev/null",
+            "environment": ["PATH=/usr/bin:/bin"],
+        });
+        let more = more.as_object().unwrap().clone();
+        job.as_object_mut().unwrap().extend(more);
+        let body = json!({ "script": format!("#!/bin/bash\n{script}\n"), "job": job });
+        let token = self.token(user).await;
+        let (status, said) = self.ask("POST", "slurm/job/submit", &token, &body).await;
+        assert_eq!(status, 200, "{said}");
+        self.ids.push((said["job_id"].as_u64().unwrap(), shown));
+        said
+    }
+
+    /// The list, once the Slurm jobs of this recorder stand like that (state and reason) and have started or a time to start.
+    async fn list_when(&self, expected: &[(&str, &str)]) -> Value {
+        let token = self.token("root").await;
+        wait_until(&format!("{expected:?}"), DEADLINE, || async {
+            let (_, mut said) = self.ask("GET", "slurm/jobs", &token, &Value::Null).await;
+            let known = |job: &Value| self.ids.iter().any(|(id, _)| job["job_id"] == *id);
+            said["jobs"].as_array_mut().unwrap().retain(known);
+            // Those that are pending, too.
+            let mut jobs = said["jobs"].as_array().unwrap().iter();
+            let planned = jobs.all(|job| job["start_time"]["number"] != 0);
+            let seen = said["jobs"].as_array().unwrap().iter();
+            let seen: Vec<_> = seen
+                .map(|job| {
+                    (
+                        job["job_state"][0].as_str().unwrap(),
+                        job["state_reason"].as_str().unwrap(),
+                    )
+                })
+                .collect();
+            if seen == expected && planned {
+                Ok(said)
+            } else {
+                Err(format!("{seen:?}"))
+            }
+        })
+        .await
+    }
+
+    fn write(&self, name: &str, mut said: Value) {
+        const OF_A_JOB: [&str; 16] = [
+            "job_id",
+            "name",
+            "comment",
+            "user_name",
+            "user_id",
+            "job_state",
+            "state_reason",
+            "start_time",
+            "end_time",
+            "nodes",
+            "exit_code",
+            "state",
+            "time",
+            "tres",
+            "steps",
+            "user",
+        ];
+        if let Some(meta) = said.get_mut("meta").and_then(Value::as_object_mut) {
+            meta.retain(|name, _| name == "plugin" || name == "slurm");
+        }
+        for job in list(&mut said, "jobs") {
+            keep(job, &OF_A_JOB);
+            for step in list(job, "steps") {
+                keep(step, &["step", "time", "tres"]);
+            }
+        }
+        let mut text = serde_json::to_string_pretty(&said).unwrap() + "\n";
+        for (id, shown) in &self.ids {
+            text = text.replace(&id.to_string(), &shown.to_string());
+        }
+        let file = file(self.version, name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, text).unwrap();
+    }
+}
+
+/// The list of this name, or nothing.
+fn list<'a>(said: &'a mut Value, name: &str) -> impl Iterator<Item = &'a mut Value> {
+    let list = said.get_mut(name).and_then(Value::as_array_mut);
+    list.into_iter().flatten()
+}
+
+fn keep(said: &mut Value, names: &[&str]) {
+    let said = said.as_object_mut().unwrap();
+    said.retain(|name, _| names.contains(&name.as_str()));
+}
+
+#[tokio::test]
+#[ignore = "writes recorded/ anew"]
+async fn take_the_answers_anew() {
+    let slurm = PrivateSlurm::start_with_accounting(1).await.unwrap();
+    let [user, other] = SLURM_USERS;
+    let there = slurm_api_versions();
+    for version in VERSIONS {
+        assert!(there.iter().any(|v| v == version), "{version}: {there:?}");
+        let mut it = Recorder {
+            slurm: &slurm,
+            version,
+            ids: Vec::new(),
+        };
+        let comment = |number: u8| format!("gha-slurm:00000000-0000-7000-8000-0000000000{number}");
+        let number = |n: u32| json!({ "set": true, "infinite": false, "number": n });
+        // Long enough to be looked at by accounting.
+        let work = "for ((i = 0; i < 400000; i++)); do :; done; text=$(head -c 30000000 /dev/zero | tr '\\0' x); sleep 2; exit 3";
+        let more = json!({
+            "comment": comment(14), "cpus_per_task": 2, "tres_per_node": "gres/gpu:1", "memory_per_node": number(100),
+        });
+        it.submit(14, user, work, more).await;
+        it.submit(15, user, "kill -9 $$", json!({ "comment": comment(15) }))
+            .await;
+        let ended = [("FAILED", "NonZeroExitCode"), ("FAILED", "RaisedSignal")];
+        it.list_when(&ended).await;
+        it.submit(
+            16,
+            user,
+            "sleep 600",
+            json!({ "comment": comment(16), "shared": ["none"] }),
+        )
+        .await;
+        it.list_when(&[ended[0], ended[1], ("RUNNING", "None")])
+            .await;
+        let submitted = it
+            .submit(17, user, "", json!({ "comment": "gha-slurm:ALLOCATION" }))
+            .await;
+        it.submit(18, other, "", json!({})).await;
+        let waiting = [
+            ("RUNNING", "None"),
+            ("PENDING", "Resources"),
+            ("PENDING", "Priority"),
+        ];
+        let jobs = it.list_when(&[&ended[..], &waiting].concat()).await;
+
+        let token = it.token(user).await;
+        let partition = json!({
+            "script": "#!/bin/bash\n",
+            "job": { "partition": "nowhere", "current_working_directory": "/", "environment": ["PATH=/bin"] },
+        });
+        let (status, invalid) = it.ask("POST", "slurm/job/submit", &token, &partition).await;
+        assert_eq!(status, 500);
+        let (status, bad_token) = it
+            .ask("GET", "slurm/jobs", &format!("{token}x"), &Value::Null)
+            .await;
+        assert_eq!(status, 511);
+        let ids: Vec<u64> = it.ids.iter().map(|(id, _)| *id).collect();
+        let path = format!("slurm/job/{}", ids[3]);
+        let (status, cancelled) = it.ask("DELETE", &path, &token, &Value::Null).await;
+        assert_eq!(status, 200);
+        let path = format!("slurmdb/jobs?step={}&step={}", ids[0], ids[1]);
+        let root = it.token("root").await;
+        let usage = wait_until("accounting has both", DEADLINE, || async {
+            let (_, said) = it.ask("GET", &path, &root, &Value::Null).await;
+            let over = |job: &Value| job["state"]["current"][0] == "FAILED";
+            let jobs = said["jobs"].as_array().cloned().unwrap_or_default();
+            if jobs.len() == 2 && jobs.iter().all(over) {
+                Ok(said)
+            } else {
+                Err(said)
+            }
+        })
+        .await;
+        for (name, said) in [
+            ("submitted", submitted),
+            ("jobs", jobs),
+            ("invalid-partition", invalid),
+            ("bad-token", bad_token),
+            ("cancelled", cancelled),
+            ("usage", usage),
+        ] {
+            it.write(name, said);
+        }
+        for id in ids {
+            slurm.run("scancel", &[&id.to_string()]).await.unwrap();
+        }
+        wait_until("the node is idle", DEADLINE, || async {
+            slurm.run("squeue", &["-h"]).await.unwrap().is_empty()
+        })
+        .await;
+    }
 }

@@ -5,10 +5,13 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Instant;
 
-use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, wait_until};
+use gha_slurm_contract::agent::AllocationStatus;
+use gha_slurm_domain::SlurmState;
+use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, slurm_api_versions, wait_until};
 
 use crate::agent_fixture::Site;
-use crate::{DEADLINE, doctor, original, real_slurm};
+use crate::real_slurm::{self, of, queue, states};
+use crate::{DEADLINE, doctor, original};
 
 pub(crate) fn site(slurm: &PrivateSlurm) -> Site {
     let (site, output) = real_slurm::bare_site();
@@ -16,6 +19,21 @@ pub(crate) fn site(slurm: &PrivateSlurm) -> Site {
         .with("SBATCH__RUN_AS", "root")
         .with("SBATCH__CONF", slurm.conf().to_str().unwrap())
         .with("SBATCH__OUTPUT_FOLDER", &output)
+}
+
+/// The script stands where the program is; the others are Slurm's.
+fn with_program(site: Site, program: &str, script: &str) -> Site {
+    let bin = site.path("bin");
+    std::fs::create_dir(&bin).unwrap();
+    for real in ["sbatch", "squeue", "scancel", "sacct"] {
+        if real != program {
+            symlink(Path::new("/usr/bin").join(real), bin.join(real)).unwrap();
+        }
+    }
+    let program = bin.join(program);
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    site.with("SBATCH__BIN", bin.to_str().unwrap())
 }
 
 #[tokio::test]
@@ -50,8 +68,28 @@ async fn hostile_names_reach_neither_a_shell_nor_a_path() {
 }
 
 #[tokio::test]
-async fn what_a_slurm_job_used_comes_back() {
-    real_slurm::usage(site).await;
+async fn what_a_slurm_job_used_comes_back_as_json_where_sacct_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let asked = folder.path().join("asked");
+    let script = format!(
+        "#!/bin/bash\necho \"$*\" >> '{}'\nexec /usr/bin/sacct \"$@\"\n",
+        asked.display()
+    );
+    real_slurm::usage(|slurm| with_program(site(slurm), "sacct", &script)).await;
+    // Nobody asked where there is no Slurm.
+    if let Ok(asked) = std::fs::read_to_string(asked) {
+        let newest = slurm_api_versions().pop().unwrap();
+        let how = if newest.as_str() >= "v0.0.40" {
+            "--json=v0.0.4"
+        } else {
+            "--parsable2"
+        };
+        let jobs = asked.lines().filter(|line| line.contains("--jobs="));
+        assert!(
+            jobs.clone().count() > 0 && jobs.clone().all(|line| line.contains(how)),
+            "{how}: {asked}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -140,18 +178,77 @@ async fn one_look_tells_of_all_allocations() {
     agent.stop();
 }
 
-/// With this script in the place of one of Slurm's programs.
-fn with_program(site: Site, name: &str, script: &str) -> Site {
-    let bin = site.path("bin");
-    std::fs::create_dir(&bin).unwrap();
-    for program in ["sbatch", "squeue", "scancel"] {
-        let real = Path::new("/usr/bin").join(program);
-        if program != name {
-            symlink(real, bin.join(program)).unwrap();
+#[tokio::test]
+async fn json_of_sacct_that_is_of_no_use_is_replaced_by_text() {
+    real_slurm::usage(|slurm| {
+        let script = "#!/bin/bash\n\
+            [[ \"$*\" != --json=list ]] || exec echo data_parser/v0.0.42\n\
+            [[ \"$*\" != *--json* ]] || exec echo '{ \"jobs\": [ { \"job_id\": '\n\
+            exec /usr/bin/sacct \"$@\"\n";
+        with_program(site(slurm), "sacct", script)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_comment_that_looks_like_lines_of_squeue_is_one_comment() {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = site(&slurm).with("SLURM__INTERVAL_S", "1");
+    let agent = site.agent().await;
+    let [user, other] = SLURM_USERS;
+    let mut asked = of(user, "r1");
+    // Listed after the other.
+    asked.resources.partition = Some("other".into());
+    let id = agent.start(&site.request(&asked)).await;
+    // As if the Slurm job of somebody else had failed.
+    let allocation = asked.sub;
+    let line = [
+        &id,
+        "FAILED",
+        "None",
+        "N/A",
+        "N/A",
+        "n9",
+        &format!("gha-slurm:{allocation}"),
+        user,
+        "0",
+        "",
+    ];
+    let comment = format!("--comment=x\n{}\n", line.join("\u{1f}"));
+    let uid = format!("--uid={other}");
+    let words = [
+        "--parsable",
+        "--output=/dev/null",
+        &uid,
+        &comment,
+        "--wrap=sleep 600",
+    ];
+    slurm.run("sbatch", &words).await.unwrap();
+    let listed = queue(&slurm).await;
+    assert!(
+        listed
+            .iter()
+            .any(|line| line.starts_with(&format!("{id}\u{1f}FAILED"))),
+        "{listed:?}"
+    );
+    // Two lists more.
+    let second = of(user, "r2");
+    agent.start(&site.request(&second)).await;
+    let both = [allocation, second.sub];
+    wait_until("both run", DEADLINE, || async {
+        let seen = states(&agent, &site, &both).await;
+        assert!(seen.iter().all(|s| !s.state.is_over()), "{seen:?}");
+        let runs = |s: &AllocationStatus| {
+            s.state == SlurmState::Running && s.reason.is_none() && s.nodes.as_deref() == Some("n1")
+        };
+        if seen.len() == both.len() && seen.iter().all(runs) {
+            Ok(())
+        } else {
+            Err(seen)
         }
-    }
-    let program = bin.join(name);
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
-    site.with("SBATCH__BIN", bin.to_str().unwrap())
+    })
+    .await;
+    agent.stop();
 }

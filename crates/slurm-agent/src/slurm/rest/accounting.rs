@@ -1,18 +1,24 @@
-//! What slurmrestd's `/slurmdb` tells of Slurm jobs that have ended. v0.0.36 to v0.0.38 were held against slurmrestd 22.05.
+//! What slurmrestd's `/slurmdb` tells of Slurm jobs that have ended. Held against the slurmrestds that `version` names.
 
 use gha_slurm_domain::{SlurmJobId, SlurmState, Usage};
 use serde::Deserialize;
 
-use super::version::{Fault, Number, Words, time};
+use super::version::{ApiVersion, Fault, Number, Words, time};
 use crate::slurm::JobUsage;
 
 /// `ESLURM_REST_EMPTY_RESULT`: it knows none of the Slurm jobs.
 const NOTHING_FOUND: i64 = 9003;
 
-/// The query for these Slurm jobs. The comma must not be there in plain.
-pub(super) fn query(ids: &[SlurmJobId]) -> String {
+/// The query for these Slurm jobs: one list before v0.0.40, whose comma must not be there in plain; then one by one (24.11
+/// refuses a list).
+pub(super) fn query(version: ApiVersion, ids: &[SlurmJobId]) -> String {
+    let between = if version < ApiVersion::V40 {
+        "%2C"
+    } else {
+        "&step="
+    };
     let ids: Vec<&str> = ids.iter().map(SlurmJobId::as_str).collect();
-    format!("jobs?step={}", ids.join("%2C"))
+    format!("jobs?step={}", ids.join(between))
 }
 
 /// What it answers, also (with 200) when it fails.
@@ -97,7 +103,7 @@ impl Answer {
     pub(super) fn failure(&self) -> Option<String> {
         let faults = self.errors.as_deref().unwrap_or_default();
         let fault = faults.iter().find(|f| f.code() != NOTHING_FOUND)?;
-        Some(format!("slurmrestd: accounting: {}", fault.words()))
+        Some(format!("accounting: {}", fault.words()))
     }
 
     /// The Slurm jobs whose record is complete.
@@ -160,5 +166,45 @@ impl TresCount {
             None | Some("") => self.kind.clone(),
             Some(name) => format!("{}/{name}", self.kind),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_slurmrestd_24_11_says_is_read() {
+        for version in [ApiVersion::V40, ApiVersion::V41, ApiVersion::V42] {
+            let answer: Answer = super::super::version::recorded(version, "usage");
+            assert_eq!(answer.failure(), None);
+            let usages = answer.usages();
+            let [worked, killed] = usages.as_slice() else {
+                panic!("{usages:?}");
+            };
+            assert_eq!((worked.id.as_str(), killed.id.as_str()), ("14", "15"));
+            let Usage {
+                elapsed_s,
+                cpu_allocated_s,
+                cpu_used_s,
+                max_rss_bytes,
+                ref tres,
+            } = worked.usage;
+            assert!((2..20).contains(&elapsed_s), "{worked:?}");
+            assert_eq!(cpu_allocated_s, 2 * elapsed_s);
+            assert!((1..=cpu_allocated_s).contains(&cpu_used_s), "{worked:?}");
+            assert!(max_rss_bytes.unwrap() > 25_000_000, "{worked:?}");
+            for (name, count) in [("cpu", 2), ("gres/gpu", 1), ("node", 1)] {
+                assert_eq!(tres.get(name), Some(&count), "{worked:?}");
+            }
+            assert!(worked.submitted_at.is_some());
+        }
+    }
+
+    #[test]
+    fn several_are_asked_for_as_the_version_wants_it() {
+        let ids = ["1".parse().unwrap(), "2".parse().unwrap()];
+        assert_eq!(query(ApiVersion::V38, &ids), "jobs?step=1%2C2");
+        assert_eq!(query(ApiVersion::V40, &ids), "jobs?step=1&step=2");
     }
 }

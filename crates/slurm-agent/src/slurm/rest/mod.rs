@@ -132,7 +132,7 @@ impl RestSlurm {
     }
 
     /// Sends as `user`. `None`: slurmrestd does not know such a path.
-    async fn send<A: DeserializeOwned + Default>(
+    async fn send<A: DeserializeOwned + Default + Send + 'static>(
         &self,
         user: &str,
         request: RequestBuilder,
@@ -155,7 +155,8 @@ impl RestSlurm {
             return Ok(None);
         }
         let body = response.bytes().await.map_err(unavailable)?;
-        match serde_json::from_slice(&body) {
+        let answer = aside(move || Ok(serde_json::from_slice(&body)?)).await;
+        match answer {
             Ok(answer) => Ok(Some((status, answer))),
             // It says some things in plain text.
             Err(_) if !status.is_success() => Ok(Some((status, A::default()))),
@@ -177,7 +178,7 @@ impl RestSlurm {
             "{}/slurmdb/{}/{}",
             self.url,
             version.as_str(),
-            accounting::query(ids)
+            accounting::query(version, ids)
         );
         let user = self.settings.service_user.as_str();
         let sent = self.send(user, self.http.get(url)).await?;
@@ -185,6 +186,7 @@ impl RestSlurm {
             return Ok(None);
         };
         if let Some(failure) = answer.failure() {
+            let failure = format!("slurmrestd: {failure}");
             return Err(SlurmUnavailable(failure));
         }
         if !status.is_success() {
@@ -254,20 +256,7 @@ impl RestSlurm {
 
     async fn queue(&self) -> Result<Queue, SlurmUnavailable> {
         let jobs = self.jobs().await?;
-        // May ask NSS.
-        tokio::task::spawn_blocking(move || {
-            let mut queue = Queue::default();
-            for job in &jobs {
-                if let Some(ours) = job.ours() {
-                    queue.ours.push(ours);
-                } else if let Ok(user) = version::owner(job) {
-                    queue.add_other(&user, job.state());
-                }
-            }
-            queue
-        })
-        .await
-        .map_err(|error| SlurmUnavailable(error.to_string()))
+        aside(move || Ok(version::queue(&jobs))).await
     }
 
     async fn search(
@@ -280,11 +269,9 @@ impl RestSlurm {
     }
 
     async fn ask_to_cancel(&self, id: &SlurmJobId, job: Job) -> Result<(), SlurmUnavailable> {
-        let user = tokio::task::spawn_blocking(move || version::owner(&job))
+        let user = aside(move || version::owner(&job))
             .await
-            .map_err(anyhow::Error::from)
-            .flatten()
-            .map_err(|error| SlurmUnavailable(format!("Slurm job {id}: {error:#}")))?;
+            .map_err(|error| SlurmUnavailable(format!("Slurm job {id}: {error}")))?;
         // Everybody may cancel what is theirs.
         let reply = self.ask(&user, &Call::Cancel(id)).await?;
         let words = reply.answer.words();
@@ -365,6 +352,26 @@ impl From<SubmitError> for SlurmUnavailable {
     fn from(error: SubmitError) -> Self {
         Self(error.to_string())
     }
+}
+
+/// The Slurm jobs in what `sacct --json` printed whose record is complete.
+pub(super) async fn read_usages(printed: Vec<u8>) -> Result<Vec<JobUsage>, SlurmUnavailable> {
+    aside(move || {
+        let answer: accounting::Answer = serde_json::from_slice(&printed)?;
+        answer
+            .failure()
+            .map_or(Ok(answer.usages()), |failure| bail!(failure))
+    })
+    .await
+}
+
+/// Does what takes long or blocks, such as reading the JSON of a whole queue, beside the runtime.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> Result<T, SlurmUnavailable> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.map_err(anyhow::Error::from).flatten();
+    done.map_err(|error| SlurmUnavailable(format!("{error:#}")))
 }
 
 /// All steps together may take no longer than one.

@@ -1,6 +1,7 @@
 //! What differs between the versions of slurmrestd's API: the body of a submission, and the shape of answers.
 //!
-//! v0.0.36 to v0.0.38 were held against slurmrestd 22.05, whose parsers take other values than its OpenAPI document says.
+//! v0.0.36 to v0.0.38 were held against slurmrestd 22.05, whose parsers take other values than its OpenAPI document says;
+//! v0.0.40 to v0.0.42 against 24.11, v0.0.42 to v0.0.45 against 26.05. Slurm's programs print the same JSON from then on.
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
@@ -12,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::settings::SlurmrestdSettings;
 use crate::slurm::{
-    PATH, SlurmJob, allocation_of, comment, exit_code, output_file, reason as told_reason,
+    PATH, Queue, SlurmJob, allocation_of, comment, exit_code, output_file, reason as told_reason,
 };
 use crate::submission::Submission;
 
@@ -34,14 +35,26 @@ pub enum ApiVersion {
     /// Slurm 24.05 to 25.05.
     #[serde(rename = "v0.0.41")]
     V41,
-    /// Slurm 24.11 and later.
+    /// Slurm 24.11 to 26.05.
     #[serde(rename = "v0.0.42")]
     V42,
+    /// Slurm 25.05 and later.
+    #[serde(rename = "v0.0.43")]
+    V43,
+    /// Slurm 25.11 and later.
+    #[serde(rename = "v0.0.44")]
+    V44,
+    /// Slurm 26.05 and later.
+    #[serde(rename = "v0.0.45")]
+    V45,
 }
 
 impl ApiVersion {
     /// All of them, in the order they are asked for.
-    pub const NEWEST_FIRST: [Self; 6] = [
+    pub const NEWEST_FIRST: [Self; 9] = [
+        Self::V45,
+        Self::V44,
+        Self::V43,
         Self::V42,
         Self::V41,
         Self::V40,
@@ -59,7 +72,18 @@ impl ApiVersion {
             Self::V40 => "v0.0.40",
             Self::V41 => "v0.0.41",
             Self::V42 => "v0.0.42",
+            Self::V43 => "v0.0.43",
+            Self::V44 => "v0.0.44",
+            Self::V45 => "v0.0.45",
         }
+    }
+
+    /// The newest that a program of Slurm's can print in, by what it lists for `--json=list`: `data_parser/v0.0.42`.
+    pub(in crate::slurm) fn of_parsers(listed: &str) -> Option<Self> {
+        let listed: Vec<&str> = listed.lines().map(str::trim).collect();
+        Self::NEWEST_FIRST
+            .into_iter()
+            .find(|version| listed.contains(&format!("data_parser/{}", version.as_str()).as_str()))
     }
 
     /// Whether the job script can be told of its end beforehand. Before v0.0.40 a signal goes to steps alone, never to the
@@ -328,7 +352,7 @@ pub(super) struct Job {
 
 impl Job {
     /// Where it stands.
-    pub(super) fn state(&self) -> SlurmState {
+    fn state(&self) -> SlurmState {
         SlurmState::from_slurm(self.state.as_ref().map_or("", Words::shown))
     }
 
@@ -352,6 +376,19 @@ impl Job {
                 .filter(|_| state.is_over()),
         })
     }
+}
+
+/// The queue that these Slurm jobs are. Blocks: may ask NSS.
+pub(super) fn queue(jobs: &[Job]) -> Queue {
+    let mut queue = Queue::default();
+    for job in jobs {
+        if let Some(ours) = job.ours() {
+            queue.ours.push(ours);
+        } else if let Ok(user) = owner(job) {
+            queue.add_other(&user, job.state());
+        }
+    }
+    queue
 }
 
 /// Who a Slurm job is. v0.0.36 tells the uid alone. Blocks: asks NSS.
@@ -430,6 +467,14 @@ fn words(faults: &[Fault]) -> String {
         .filter(|c| !c.is_control())
         .take(300)
         .collect()
+}
+
+/// An answer of slurmrestd 24.11.5, see `tests/it/rest_recorded.rs`.
+#[cfg(test)]
+pub(super) fn recorded<A: serde::de::DeserializeOwned>(version: ApiVersion, name: &str) -> A {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/recorded");
+    let text = std::fs::read(format!("{folder}/{}/{name}.json", version.as_str())).unwrap();
+    serde_json::from_slice(&text).unwrap()
 }
 
 #[cfg(test)]
@@ -517,6 +562,15 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_shape_that_both_know_is_chosen() {
+        let of = ApiVersion::of_parsers;
+        let listed = "data_parser/v0.0.42\ndata_parser/v0.0.99\ndata_parser/v0.0.41\n";
+        assert_eq!(of(listed), Some(ApiVersion::V42));
+        assert_eq!(of("data_parser/v0.0.39\n"), None);
+        assert_eq!(of(""), None);
+    }
+
+    #[test]
     fn what_is_wrong_is_told_apart() {
         let answer = |errors: Value| -> Answer {
             serde_json::from_value(json!({ "errors": errors })).unwrap()
@@ -581,6 +635,79 @@ mod tests {
             None
         );
         assert_eq!(job(json!({ "job_id": 7, "job_state": "RUNNING" })), None);
+    }
+
+    #[test]
+    fn what_slurmrestd_24_11_says_is_read() {
+        for version in [ApiVersion::V40, ApiVersion::V41, ApiVersion::V42] {
+            let of = |name| recorded::<Answer>(version, name);
+            assert_eq!(of("submitted").submitted(), Some(17));
+            assert_eq!(of("cancelled").words(), "");
+            assert!(of("bad-token").may_be_the_token(511));
+            let refused = of("invalid-partition");
+            assert!(!refused.may_be_the_token(500));
+            let words = refused.words();
+            assert!(
+                words.starts_with("Invalid partition name specified"),
+                "{words}"
+            );
+            assert_eq!(refused.submitted(), None);
+
+            let mut jobs = of("jobs").jobs;
+            let pending = jobs
+                .iter_mut()
+                .find(|job| job.state() == SlurmState::Pending);
+            pending.unwrap().comment = Some(format!("gha-slurm:{}", uuid::Uuid::nil()));
+            let queue = queue(&jobs);
+            assert_eq!(queue.others, [("news".to_owned(), 1)].into());
+            let told: Vec<_> = queue
+                .ours
+                .iter()
+                .map(|job| {
+                    let times = (job.starts_at.is_some(), job.ended_at.is_some());
+                    (
+                        job.id.as_str(),
+                        job.state,
+                        job.reason.as_deref(),
+                        job.nodes.as_deref(),
+                        job.exit_code,
+                        times,
+                    )
+                })
+                .collect();
+            let (failed, n1) = (SlurmState::Failed, Some("n1"));
+            assert_eq!(
+                told,
+                [
+                    (
+                        "14",
+                        failed,
+                        Some("NonZeroExitCode"),
+                        n1,
+                        Some(3),
+                        (true, true)
+                    ),
+                    (
+                        "15",
+                        failed,
+                        Some("RaisedSignal"),
+                        n1,
+                        Some(137),
+                        (true, true)
+                    ),
+                    ("16", SlurmState::Running, None, n1, None, (true, false)),
+                    (
+                        "17",
+                        SlurmState::Pending,
+                        Some("Resources"),
+                        None,
+                        None,
+                        (true, false)
+                    ),
+                ]
+            );
+            assert!(queue.ours.iter().all(|job| job.user == "games"));
+        }
     }
 
     #[test]
