@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs slurm-agent's tests with a real Slurm on the Slurm of another Debian: `test-slurm.sh trixie [TEST…]`. The Debian is made
-# once, below target/debian, and entered in mount and PID namespaces of its own: this machine's packages are not touched, and
-# no process is left.
+# Runs slurm-agent's tests with a real Slurm on the Slurm of a newer Debian: `test-slurm.sh trixie [TEST…]`. (What is built here
+# does not run on an older one, whose C library is older, too.) That Debian is made once, below target/debian, and entered in
+# mount and PID namespaces of its own: this machine's packages are not touched, and no process is left.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,10 +23,8 @@ if [ ! -d "$root" ]; then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mmdebstrap >/dev/null
   fi
-  packages=slurmctld,slurmd,slurm-client,slurmrestd,slurmdbd,slurm-wlm-basic-plugins,slurm-wlm-mysql-plugin,mariadb-server
-  packages+=,munge,sudo,jq,curl,ca-certificates,procps,iproute2,git
-  # Apart from the others since 20.11.
-  [ "$suite" = bullseye ] || packages+=,slurm-wlm-jwt-plugin
+  packages=slurmctld,slurmd,slurm-client,slurmrestd,slurmdbd,slurm-wlm-basic-plugins,slurm-wlm-jwt-plugin
+  packages+=,slurm-wlm-mysql-plugin,mariadb-server,munge,sudo,jq,curl,ca-certificates,procps,iproute2,git
   mkdir -p "$target/debian"
   rm -rf "$root.new"
   # A mirror may be a copy of some day. The hosts file is a place to put this machine's.
@@ -37,7 +35,7 @@ if [ ! -d "$root" ]; then
 fi
 
 cargo build --workspace --bins --locked
-executable=$(cargo test -p gha-slurm-slurm-agent --test it --locked --no-run --message-format=json |
+executable=$(cargo test -p gha-slurm-slurm-agent --test it --locked --no-run --message-format=json-render-diagnostics |
   jq -r 'select(.reason == "compiler-artifact" and .profile.test and .target.name == "it").executable')
 
 # bash stays as the first process: it takes the orphans, and all others end with it.

@@ -70,7 +70,6 @@ pub(crate) fn slurm_conf(dir: &Path, port: u16) -> String {
          AccountingStoragePort={port}\n\
          AccountingStoragePass={socket}\n\
          AccountingStorageTRES=gres/gpu\n\
-         AccountingStoreFlags=job_comment\n\
          AccountingStorageEnforce=limits\n\
          JobAcctGatherType=jobacct_gather/linux\n\
          JobAcctGatherFrequency=task=1\n"

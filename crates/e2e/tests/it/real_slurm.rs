@@ -61,7 +61,11 @@ async fn fifty_builds_arrive_while_slurmctld_is_away(by: By) {
     }
     stack.until_allocations("in_supply", 0).await;
     assert_eq!(stack.allocations("true").await, BUILDS as i64);
-    assert_eq!(stack.github.calls(CREATE_JIT), BUILDS as u64);
+    // On a busy machine the database may be out of reach when GitHub's answer shall be stored: the node asks again.
+    let log = stack.service(Service::TokenBroker).log();
+    let again = log.matches("The database is not available").count();
+    let calls = stack.github.calls(CREATE_JIT) as usize;
+    assert!((BUILDS..=BUILDS + again).contains(&calls), "{calls} calls");
     let all = ["--noheader", "--states=all", "--format=%k"];
     let comments = stack.slurm().run("squeue", &all).await.unwrap();
     let mut comments: Vec<&str> = comments.lines().collect();

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -14,6 +14,7 @@ use gha_slurm_contract::agent::{AllocationStatus, CallPurpose};
 use gha_slurm_domain::SlurmState;
 use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, slurm_api_versions, wait_until};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wiremock::matchers::{header, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
@@ -39,14 +40,14 @@ fn token() -> String {
     format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims))
 }
 
-fn site(slurmrestd: &MockServer) -> Site {
+fn site(slurmrestd: &str) -> Site {
     let site = Site::new("");
     let file = site.path("token");
     std::fs::write(&file, token()).unwrap();
     site.with("SLURM__BACKEND", "slurmrestd")
         .with("SLURM__INTERVAL_S", "1")
         .with("POLICY__MIN_UID", "1")
-        .with("SLURMRESTD__URL", &slurmrestd.uri())
+        .with("SLURMRESTD__URL", slurmrestd)
         .with("SLURMRESTD__SERVICE_USER", "bin")
         .with("SLURMRESTD__TOKENS", "file")
         .with("SLURMRESTD__TOKEN_FILE", file.to_str().unwrap())
@@ -93,7 +94,7 @@ async fn each_version_takes_and_tells_what_it_should() {
             .mount(&slurmrestd)
             .await;
         answer(&slurmrestd, "DELETE", &at("job/17"), 200, &cancelled).await;
-        let site = site(&slurmrestd);
+        let site = site(&slurmrestd.uri());
         let agent = site.agent().await;
         assert_eq!(agent.start(&site.request(&asked)).await, "17", "{version}");
         is_submitted.store(true, Ordering::SeqCst);
@@ -152,7 +153,7 @@ async fn errors_are_told_apart() {
     answer(&slurmrestd, "GET", list, 200, &empty).await;
     answer(&slurmrestd, "POST", submit, 500, &invalid_partition).await;
     // It lists at its start alone.
-    let site = site(&slurmrestd).with("SLURM__INTERVAL_S", "3600");
+    let site = site(&slurmrestd.uri()).with("SLURM__INTERVAL_S", "3600");
     let agent = site.agent().await;
     let problem = refusal(&agent, &site, &asked()).await;
     assert_eq!(
@@ -214,6 +215,42 @@ async fn errors_are_told_apart() {
         .map(|r| r.url.path().to_owned())
         .collect();
     assert_eq!(asked, [submit, list, submit]);
+    agent.stop();
+}
+
+/// As slurmrestd 20.11 has it: on one connection all calls are whose the first was.
+#[tokio::test]
+async fn each_call_has_a_connection_of_its_own() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let most = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counters = (Arc::clone(&most), Arc::clone(&seen));
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (most, seen) = counters.clone();
+            tokio::spawn(async move {
+                let (mut part, mut asked) = (vec![0; 64 * 1024], 0);
+                while let Ok(length @ 1..) = client.read(&mut part).await {
+                    if !part[..length].ends_with(b"\r\n\r\n") {
+                        continue;
+                    }
+                    asked += 1;
+                    most.fetch_max(asked, Ordering::SeqCst);
+                    seen.fetch_add(1, Ordering::SeqCst);
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+                    client.write_all(answer).await.unwrap();
+                }
+            });
+        }
+    });
+    let site = site(&url);
+    let agent = site.spawn();
+    wait_until("several calls", DEADLINE, || async {
+        seen.load(Ordering::SeqCst) >= 4
+    })
+    .await;
+    assert_eq!(most.load(Ordering::SeqCst), 1);
     agent.stop();
 }
 

@@ -61,6 +61,8 @@ impl RestSlurm {
         let http = reqwest::Client::builder()
             .timeout(DEADLINE)
             .connect_timeout(CONNECT_DEADLINE)
+            // slurmrestd 20.11 takes whoever asked first on a connection for all who ask on it later.
+            .pool_max_idle_per_host(0)
             // The token is for it alone.
             .redirect(redirect::Policy::none())
             .no_proxy();
