@@ -11,11 +11,20 @@
 
 readonly PATIENCE_S=120 # for a large work directory; the node waits for it
 
-# What a process was started with: a workflow job's processes have both, unless they hide.
+# What a process was started with: a workflow job's processes have both, unless they hide. Looks until there is none: one that
+# ends may start another, as Podman's do.
 end_processes() {
-    local pid
-    grep -lzxF "SLURM_JOB_ID=$SLURM_JOB_ID" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 | while read -r pid; do
-        ! grep -qz '^GHA_SLURM_ALLOCATION=' "/proc/$pid/environ" 2>/dev/null || kill -KILL "$pid"
+    local pid found
+    for _ in {1..100}; do
+        found=
+        while read -r pid; do
+            if grep -qz '^GHA_SLURM_ALLOCATION=' "/proc/$pid/environ" 2>/dev/null; then
+                kill -KILL "$pid"
+                found=yes
+            fi
+        done < <(grep -lzxF "SLURM_JOB_ID=$SLURM_JOB_ID" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3)
+        [[ $found ]] || return 0
+        sleep 0.05
     done
 }
 
