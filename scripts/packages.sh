@@ -19,21 +19,17 @@ if [ "$(id -u)" -eq 0 ]; then
     /usr/sbin/slurmrestd:slurmrestd /usr/bin/sbatch:slurm-client /usr/bin/sudo:sudo; do
     [ -x "${program%%:*}" ] || missing+=("${program#*:}")
   done
-  # What the demo does without: Slurm's accounting, and a network that accepts no connection.
+  # What the demo does without: Slurm's accounting, a network that accepts no connection, containers of workflow jobs.
   if [ "$use" != demo ]; then
     for program in /usr/sbin/slurmdbd:slurmdbd /usr/sbin/mariadbd:mariadb-server /usr/sbin/iptables:iptables \
       /usr/sbin/ip:iproute2; do
       [ -x "${program%%:*}" ] || missing+=("${program#*:}")
     done
     have '/usr/lib/*/slurm-wlm/accounting_storage_mysql.so' || missing+=(slurm-wlm-mysql-plugin)
-  fi
-  # Containers of workflow jobs, which the demo does without.
-  if [ "$use" != demo ]; then
-    for program in podman:podman slirp4netns:slirp4netns newuidmap:uidmap busybox:busybox-static; do
+    # Debian's Podman comes with another network by default, and with runc, if slirp4netns and crun are not named.
+    for program in podman:podman crun:crun slirp4netns:slirp4netns newuidmap:uidmap busybox:busybox-static; do
       command -v "${program%%:*}" >/dev/null || missing+=("${program#*:}")
     done
-    # Debian's Podman comes with another network by default, and with runc, if these are not named.
-    command -v crun >/dev/null || missing+=(crun)
   fi
   have '/usr/lib/*/slurm-wlm/select_cons_tres.so' || missing+=(slurm-wlm-basic-plugins)
   have '/usr/lib/*/slurm-wlm/auth_jwt.so' || missing+=(slurm-wlm-jwt-plugin)

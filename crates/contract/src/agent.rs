@@ -130,6 +130,24 @@ pub struct AllocationStatus {
     pub usage_to_come: bool,
 }
 
+impl AllocationStatus {
+    /// Nothing is known but where it stands.
+    pub fn new(allocation: AllocationId, slurm_job_id: String, state: SlurmState) -> Self {
+        Self {
+            allocation,
+            slurm_job_id,
+            state,
+            reason: None,
+            starts_at: None,
+            ended_at: None,
+            nodes: None,
+            exit_code: None,
+            usage: None,
+            usage_to_come: false,
+        }
+    }
+}
+
 /// What `gha-slurm explain` asks `gha-slurm-munge --dry-run`, on its standard input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -33,15 +33,10 @@ pub enum Submission {
     Delayed {
         /// Why.
         reason: String,
-        /// When to try again.
+        /// When to try again; at the latest, if it is a limit.
         retry_after: Option<Duration>,
-    },
-    /// Not before something else has ended: a limit is reached.
-    Limited {
-        /// Which.
-        reason: String,
-        /// When to try again at the latest.
-        retry_after: Option<Duration>,
+        /// A limit is reached: not before something else has ended.
+        is_limit: bool,
     },
     /// Never, as long as policy stays.
     Refused(String),
@@ -90,6 +85,7 @@ impl Agent {
                 return Submission::Delayed {
                     reason,
                     retry_after: None,
+                    is_limit: false,
                 };
             }
         };
@@ -102,20 +98,19 @@ impl Agent {
                 Err(reason) => Submission::Delayed {
                     reason,
                     retry_after,
+                    is_limit: false,
                 },
             };
         }
         let reason = reply.problem();
-        match reply.status {
-            REFUSED => Submission::Refused(reason),
-            LIMITED => Submission::Limited {
+        if reply.status == REFUSED {
+            Submission::Refused(reason)
+        } else {
+            Submission::Delayed {
                 reason,
                 retry_after,
-            },
-            _ => Submission::Delayed {
-                reason,
-                retry_after,
-            },
+                is_limit: reply.status == LIMITED,
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use gha_slurm_contract::outbound::{
     PollAnswer, PollRequest,
 };
 use gha_slurm_contract::problem::Problem;
-use gha_slurm_service_kit::authentication::bearer;
+use gha_slurm_service_kit::authentication::{assertion_invalid, bearer};
 use gha_slurm_service_kit::{ApiError, problem};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
@@ -84,29 +84,20 @@ impl Agents {
         request: &HttpRequest,
         purpose: AgentPurpose,
     ) -> Result<(), ApiError> {
-        let invalid = |detail: String| {
-            ApiError::new(
-                StatusCode::UNAUTHORIZED,
-                "assertion_invalid",
-                "The assertion is not accepted",
-            )
-            .detail(detail)
-            .header("WWW-Authenticate", "Bearer")
-        };
         let token = bearer(request)
-            .ok_or_else(|| invalid("Send Authorization: Bearer <assertion>.".into()))?;
+            .ok_or_else(|| assertion_invalid("Send Authorization: Bearer <assertion>."))?;
         let agents = Arc::clone(self);
         let keys = tokio::task::spawn_blocking(move || read_keys(&agents.public_keys))
             .await
             .map_err(|e| ApiError::internal(&e))?
             .map_err(|e| ApiError::unavailable("The agent's public keys", &e, RETRY_AFTER_S))?;
         let claims: AgentClaims = verify(token, &keys, AUDIENCE_LAUNCHER, AUDIENCE_AGENT)
-            .map_err(|e| invalid(e.to_string()))?;
+            .map_err(|e| assertion_invalid(e.to_string()))?;
         if claims.sub != purpose {
-            return Err(invalid("It is for another call.".into()));
+            return Err(assertion_invalid("It is for another call."));
         }
         if claims.cluster != self.submitter.cluster.name {
-            return Err(invalid("It is from another cluster.".into()));
+            return Err(assertion_invalid("It is from another cluster."));
         }
         Ok(())
     }

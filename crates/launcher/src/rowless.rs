@@ -116,18 +116,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn status(id: u8) -> AllocationStatus {
-        AllocationStatus {
-            allocation: allocation(id),
-            slurm_job_id: id.to_string(),
-            state: SlurmState::Pending,
-            reason: None,
-            starts_at: None,
-            ended_at: None,
-            nodes: None,
-            exit_code: None,
-            usage: None,
-            usage_to_come: false,
-        }
+        AllocationStatus::new(allocation(id), id.to_string(), SlurmState::Pending)
     }
 
     fn allocation(id: u8) -> AllocationId {

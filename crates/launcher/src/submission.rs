@@ -236,6 +236,7 @@ async fn submit(submitter: &Submitter, due: &Due) -> Result<(), StorageError> {
         Err(error) => Submission::Delayed {
             reason: format!("the launch token cannot be signed: {error}"),
             retry_after: None,
+            is_limit: false,
         },
     };
     let now = Utc::now();
@@ -253,20 +254,16 @@ async fn submit(submitter: &Submitter, due: &Due) -> Result<(), StorageError> {
         Submission::Delayed {
             reason,
             retry_after,
+            is_limit,
         } => {
-            tracing::warn!(reason, attempt = due.attempt, "a submission is delayed");
+            if is_limit {
+                tracing::info!(reason, "a submission waits until something has ended");
+            } else {
+                tracing::warn!(reason, attempt = due.attempt, "a submission is delayed");
+            }
             let next =
                 now + TimeDelta::from_std(retry_delay(due.attempt, retry_after)).unwrap_or(LEASE);
-            allocations::submission_delayed(&mut conn, due.id, &reason, false, next, now).await
-        }
-        Submission::Limited {
-            reason,
-            retry_after,
-        } => {
-            tracing::info!(reason, "a submission waits until something has ended");
-            let next =
-                now + TimeDelta::from_std(retry_delay(due.attempt, retry_after)).unwrap_or(LEASE);
-            allocations::submission_delayed(&mut conn, due.id, &reason, true, next, now).await
+            allocations::submission_delayed(&mut conn, due.id, &reason, is_limit, next, now).await
         }
         Submission::Refused(reason) => {
             tracing::warn!(reason, "the Slurm side refused an allocation");

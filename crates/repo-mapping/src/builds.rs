@@ -6,6 +6,7 @@ use gha_slurm_contract::build::{Build, BuildDetail, TimelineEntry};
 use gha_slurm_contract::problem::Problem;
 use gha_slurm_domain::{SlurmUser, WorkflowJobId};
 use gha_slurm_service_kit::ApiError;
+use gha_slurm_service_kit::problem::{query, query_invalid};
 use gha_slurm_storage::builds::{self, BuildRow};
 use gha_slurm_storage::usage;
 use serde::Deserialize;
@@ -68,22 +69,10 @@ pub(crate) async fn list(
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
     state.authorize(&request)?;
-    let query = web::Query::<BuildsQuery>::from_query(request.query_string()).map_err(|error| {
-        ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "query_invalid",
-            "The query string is wrong",
-        )
-        .detail(error.to_string())
-    })?;
+    let query: BuildsQuery = query(&request)?;
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "query_invalid",
-            "The query string is wrong",
-        )
-        .detail(format!("limit: write 1 to {MAX_LIMIT}")));
+        return Err(query_invalid(format!("limit: write 1 to {MAX_LIMIT}")));
     }
     let mut conn = state.connection().await?;
     let rows = builds::list(&mut conn, query.user.as_ref(), limit)

@@ -1,12 +1,12 @@
 //! `/api/usage`: what Slurm jobs used, as Slurm's accounting says.
 
-use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Months, NaiveDate, NaiveTime, Utc};
 use gha_slurm_contract::problem::Problem;
 use gha_slurm_contract::usage::{BuildUsage, MonthlyUsage, UsageSum};
 use gha_slurm_domain::{RepositoryFullName, SlurmUser, Usage};
 use gha_slurm_service_kit::ApiError;
+use gha_slurm_service_kit::problem::{query, query_invalid};
 use gha_slurm_storage::usage;
 use serde::Deserialize;
 
@@ -44,25 +44,20 @@ pub(crate) async fn get(
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
     state.authorize(&request)?;
-    let invalid = |detail: String| {
-        let title = "The query string is wrong";
-        ApiError::new(StatusCode::BAD_REQUEST, "query_invalid", title).detail(detail)
-    };
-    let query = web::Query::<UsageQuery>::from_query(request.query_string())
-        .map_err(|error| invalid(error.to_string()))?;
+    let query: UsageQuery = query(&request)?;
     let span =
-        span(&query.month).ok_or_else(|| invalid("month: write a month as 2026-11".to_owned()))?;
+        span(&query.month).ok_or_else(|| query_invalid("month: write a month as 2026-11"))?;
     let repository = query.repository.as_deref();
     let repository = repository
         .map(|text| RepositoryFullName::parse(text, &state.web_url))
         .transpose()
-        .map_err(|error| invalid(format!("repository: {error}")))?;
+        .map_err(|error| query_invalid(format!("repository: {error}")))?;
     let mut conn = state.connection().await?;
     let sums = usage::sums(&mut conn, span, query.user.as_ref(), repository.as_ref())
         .await
         .map_err(|e| storage_error(&e))?;
     Ok(HttpResponse::Ok().json(MonthlyUsage {
-        month: query.into_inner().month,
+        month: query.month,
         sums: sums.into_iter().map(|sum| shown(&state, sum)).collect(),
     }))
 }

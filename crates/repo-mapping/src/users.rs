@@ -11,7 +11,7 @@ use gha_slurm_contract::mapping::{
 use gha_slurm_contract::problem::Problem;
 use gha_slurm_domain::SlurmUser;
 use gha_slurm_domain::admission::Charge;
-use gha_slurm_service_kit::ApiError;
+use gha_slurm_service_kit::{ApiError, problem};
 use gha_slurm_storage::mappings::{self, Mapped, Replaced, Request, Requested};
 use gha_slurm_storage::repositories::Repository;
 use gha_slurm_storage::{AsyncConnection, StorageError, replan};
@@ -31,16 +31,6 @@ pub(crate) struct OnlyWaiting {
     /// Only if the user asks for it at this moment: somebody may have decided meanwhile, or the user taken it back.
     #[serde(default)]
     waiting: bool,
-}
-
-impl OnlyWaiting {
-    fn of(request: &HttpRequest) -> Result<bool, ApiError> {
-        let query = web::Query::<Self>::from_query(request.query_string()).map_err(|error| {
-            let title = "The query string is wrong";
-            ApiError::new(StatusCode::BAD_REQUEST, "query_invalid", title).detail(error.to_string())
-        })?;
-        Ok(query.waiting)
-    }
 }
 
 fn does_not_wait() -> ApiError {
@@ -144,7 +134,7 @@ pub(crate) async fn add(
 ) -> Result<HttpResponse, ApiError> {
     let user = user_of(&path)?;
     let caller = state.authorize_for(&request, &user)?;
-    let only_waiting = OnlyWaiting::of(&request)?;
+    let OnlyWaiting { waiting } = problem::query(&request)?;
     let entry: RepositoryEntry = serde_json::from_slice(&body).map_err(|error| {
         ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong").detail(format!(
             "Send an object such as {{\"repository\": \"https://github.com/owner/name\"}}: {error}"
@@ -159,7 +149,7 @@ pub(crate) async fn add(
     };
     has_room(&state, &user).await?;
     let answer = match caller {
-        Caller::Administrator => grant(&state, &user, found, only_waiting).await?,
+        Caller::Administrator => grant(&state, &user, found, waiting).await?,
         Caller::User { cluster } => ask(&state, &user, found, &cluster).await?,
     };
     let status = match answer.state {
@@ -297,8 +287,9 @@ pub(crate) async fn remove(
     let (user, owner, name) = path.into_inner();
     let user = user_of(&user)?;
     state.authorize_for(&request, &user)?;
+    let OnlyWaiting { waiting } = problem::query(&request)?;
     let mut conn = state.connection().await?;
-    if OnlyWaiting::of(&request)? {
+    if waiting {
         conn.transaction(async |conn| mappings::remove_request(conn, &user, &owner, &name).await)
             .await
             .map_err(|e| storage_error(&e))?

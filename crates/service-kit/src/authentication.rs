@@ -18,6 +18,17 @@ pub fn bearer(request: &HttpRequest) -> Option<&str> {
         .filter(|t| !t.is_empty())
 }
 
+/// The signed assertion that a call carries is missing, or not good for it.
+pub fn assertion_invalid(detail: impl Into<String>) -> ApiError {
+    ApiError::new(
+        StatusCode::UNAUTHORIZED,
+        "assertion_invalid",
+        "The assertion is not accepted",
+    )
+    .detail(detail)
+    .header("WWW-Authenticate", "Bearer")
+}
+
 /// Requires one of `accepted` (several, for rotation), compared in constant time.
 pub fn require_bearer(request: &HttpRequest, accepted: &[SecretString]) -> Result<(), ApiError> {
     let unauthorized = |detail: &str| {

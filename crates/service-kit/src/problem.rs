@@ -4,9 +4,10 @@ use std::fmt;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use actix_web::{HttpResponse, ResponseError, web};
+use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use gha_slurm_contract::Problem;
 use gha_slurm_contract::problem::PROBLEM_JSON;
+use serde::de::DeserializeOwned;
 
 /// Most bytes of a body in JSON where nothing else is said.
 const JSON_LIMIT: usize = 2 << 20;
@@ -126,19 +127,30 @@ pub fn json(limit: usize) -> web::JsonConfig {
         .error_handler(|e, _| json_error(&e).into())
 }
 
+/// What the query string says, for a handler that looks at something else first.
+pub fn query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, ApiError> {
+    web::Query::from_query(request.query_string())
+        .map(web::Query::into_inner)
+        .map_err(|error| query_invalid(error.to_string()))
+}
+
+/// The query string says something wrong.
+pub fn query_invalid(detail: impl Into<String>) -> ApiError {
+    ApiError::new(
+        StatusCode::BAD_REQUEST,
+        "query_invalid",
+        "The query string is wrong",
+    )
+    .detail(detail)
+}
+
 /// Extractor errors as problem documents.
 pub fn configure(config: &mut web::ServiceConfig) {
     config
         .app_data(json(JSON_LIMIT))
-        .app_data(web::QueryConfig::default().error_handler(|e, _| {
-            ApiError::new(
-                StatusCode::BAD_REQUEST,
-                "query_invalid",
-                "The query string is wrong",
-            )
-            .detail(e.to_string())
-            .into()
-        }))
+        .app_data(
+            web::QueryConfig::default().error_handler(|e, _| query_invalid(e.to_string()).into()),
+        )
         .app_data(web::PathConfig::default().error_handler(|e, _| {
             ApiError::new(StatusCode::BAD_REQUEST, "path_invalid", "The path is wrong")
                 .detail(e.to_string())
@@ -167,7 +179,7 @@ fn json_error(error: &actix_web::error::JsonPayloadError) -> ApiError {
 }
 
 /// The answer for a path nobody serves.
-pub async fn not_found(request: actix_web::HttpRequest) -> HttpResponse {
+pub async fn not_found(request: HttpRequest) -> HttpResponse {
     ApiError::new(StatusCode::NOT_FOUND, "not_found", "There is nothing here")
         .detail(request.path().to_owned())
         .error_response()

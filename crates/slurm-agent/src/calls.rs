@@ -12,7 +12,7 @@ use gha_slurm_contract::agent::{
     StatesAnswer, StatesRequest,
 };
 use gha_slurm_service_kit::ApiError;
-use gha_slurm_service_kit::authentication::bearer;
+use gha_slurm_service_kit::authentication::{assertion_invalid, bearer};
 
 use crate::start::Starter;
 
@@ -36,25 +36,15 @@ async fn asserted(
 ) -> Result<CallClaims, ApiError> {
     let token = assertion
         .0
-        .ok_or_else(|| invalid("Send Authorization: Bearer <assertion>."))?;
+        .ok_or_else(|| assertion_invalid("Send Authorization: Bearer <assertion>."))?;
     let claims: CallClaims = starter.verifier.verify(&token).await?;
     if claims.sub != purpose {
-        return Err(invalid("It is for another call."));
+        return Err(assertion_invalid("It is for another call."));
     }
     if claims.cluster != starter.cluster {
-        return Err(invalid("It is for another cluster."));
+        return Err(assertion_invalid("It is for another cluster."));
     }
     Ok(claims)
-}
-
-fn invalid(detail: &str) -> ApiError {
-    ApiError::new(
-        StatusCode::UNAUTHORIZED,
-        "assertion_invalid",
-        "The assertion is not accepted",
-    )
-    .detail(detail)
-    .header("WWW-Authenticate", "Bearer")
 }
 
 fn too_many(most: usize) -> ApiError {
@@ -114,7 +104,7 @@ pub(crate) async fn list(
     let claims = asserted(&starter, assertion, CallPurpose::List).await?;
     let launcher = claims
         .launcher
-        .ok_or_else(|| invalid("It does not say which launcher asks."))?;
+        .ok_or_else(|| assertion_invalid("It does not say which launcher asks."))?;
     let allocations = starter.watch.of_launcher(launcher);
     Ok(HttpResponse::Ok().json(ListAnswer { allocations }))
 }

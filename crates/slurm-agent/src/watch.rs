@@ -579,32 +579,18 @@ async fn write(ledger: &Arc<Ledger>, entries: Vec<Entry>) {
 
 /// Without a number: whichever it had.
 fn gone(allocation: AllocationId, slurm_job_id: Option<&SlurmJobId>) -> AllocationStatus {
-    AllocationStatus {
-        allocation,
-        slurm_job_id: slurm_job_id.map(SlurmJobId::to_string).unwrap_or_default(),
-        state: SlurmState::Gone,
-        reason: None,
-        starts_at: None,
-        ended_at: None,
-        nodes: None,
-        exit_code: None,
-        usage: None,
-        usage_to_come: false,
-    }
+    let number = slurm_job_id.map(SlurmJobId::to_string).unwrap_or_default();
+    AllocationStatus::new(allocation, number, SlurmState::Gone)
 }
 
 fn status(job: &SlurmJob) -> AllocationStatus {
     AllocationStatus {
-        allocation: job.allocation,
-        slurm_job_id: job.id.to_string(),
-        state: job.state,
         reason: job.reason.clone(),
         starts_at: job.starts_at,
         ended_at: job.ended_at,
         nodes: job.nodes.clone(),
         exit_code: job.exit_code,
-        usage: None,
-        usage_to_come: false,
+        ..AllocationStatus::new(job.allocation, job.id.to_string(), job.state)
     }
 }
 

@@ -84,8 +84,6 @@ export function createApi(token: string) {
       return { repositories, charges, etag: etagOf(response) };
     },
 
-    userRepositories,
-
     /** Replaces the whole list, unless it is no longer the one that `etag` stands for. */
     async replaceRepositories(
       username: string,

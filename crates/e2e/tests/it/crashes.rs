@@ -177,11 +177,8 @@ async fn build(stack: &mut Stack, service: Service, step: Step) -> i64 {
             id
         }
         Step::Running => {
-            let go = stack.folder().join("go");
-            let id = stack.queue(&format!(
-                "until [ -e '{}' ]; do sleep 0.05; done",
-                go.display()
-            ));
+            let (script, go) = stack.until_there("go");
+            let id = stack.queue(&script);
             stack.until_in_progress(id).await;
             stack.until_kind(id, "in_progress").await;
             kill_and_restart(stack, service).await;

@@ -73,11 +73,8 @@ async fn is_cancelled(stack: &Stack, by: Option<By>, id: &str) -> bool {
 /// A build that runs until the file `go` is there, and one that is pending; the pending Slurm job.
 async fn one_runs_and_one_is_pending(stack: &Stack, by: Option<By>) -> (i64, i64, String) {
     stack.map(&[REPOSITORY]).await;
-    let go = stack.folder().join("go");
-    let running = stack.queue(&format!(
-        "until [ -e '{}' ]; do sleep 0.05; done",
-        go.display()
-    ));
+    let (script, _) = stack.until_there("go");
+    let running = stack.queue(&script);
     stack.until_in_progress(running).await;
     stack.until_kind(running, "workflow_job_started").await;
     drain(stack, by).await;

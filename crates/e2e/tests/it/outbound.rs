@@ -47,11 +47,8 @@ async fn where_slurm_jobs_stand_is_told_at_once() {
         .start()
         .await;
     stack.map(&[REPOSITORY]).await;
-    let go = stack.folder().join("go");
-    let id = stack.queue(&format!(
-        "until [ -e '{}' ]; do sleep 0.05; done",
-        go.display()
-    ));
+    let (script, go) = stack.until_there("go");
+    let id = stack.queue(&script);
     stack.until_allocations("slurm_state = 'running'", 1).await;
     std::fs::write(go, "").unwrap();
     stack.until_succeeded(id).await;

@@ -142,11 +142,8 @@ pub(crate) async fn pending_and_not_wanted_any_more(builder: Builder) {
         .start()
         .await;
     stack.map(&[REPOSITORY]).await;
-    let go = stack.folder().join("go");
-    let running = stack.queue(&format!(
-        "until [ -e '{}' ]; do sleep 0.05; done",
-        go.display()
-    ));
+    let (script, go) = stack.until_there("go");
+    let running = stack.queue(&script);
     stack.until_in_progress(running).await;
     let pending = stack.queue("true");
     stack.until_kind(pending, "submitted").await;
@@ -342,8 +339,7 @@ async fn a_runner_that_only_looks_idle_is_kept() {
     let mut stack = Stack::start().await;
     stack.map(&[REPOSITORY]).await;
     stack.github.pause_assignment(true);
-    let go = stack.folder().join("go");
-    let wait = format!("until [ -e '{}' ]; do sleep 0.05; done", go.display());
+    let (wait, go) = stack.until_there("go");
     let (a, b) = (stack.queue(&wait), stack.queue(&wait));
     stack.until_listening(2).await;
     stack.until_allocations("state = 'redeemed'", 2).await;

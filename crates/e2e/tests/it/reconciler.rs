@@ -82,11 +82,8 @@ async fn a_busy_runner_that_no_webhook_names_is_asked_about() {
         .await;
     stack.map(&[REPOSITORY]).await;
     drop_webhooks(&stack, &["in_progress"]);
-    let go = stack.folder().join("go");
-    let id = stack.queue(&format!(
-        "until [ -e '{}' ]; do sleep 0.05; done",
-        go.display()
-    ));
+    let (script, go) = stack.until_there("go");
+    let id = stack.queue(&script);
     stack.until_kind(id, "attributed").await;
     assert_eq!(stack.allocations("in_supply").await, 0);
     std::fs::write(go, "").unwrap();

@@ -12,11 +12,8 @@ async fn builds_outlive_the_death_of_postgres_and_lost_connections() {
     let database_url = postgres.database("e2e").await.unwrap();
     let mut stack = Stack::builder().database(&database_url).start().await;
     stack.map(&[REPOSITORY]).await;
-    let go = stack.folder().join("go");
-    let runs = stack.queue(&format!(
-        "until [ -e '{}' ]; do sleep 0.05; done",
-        go.display()
-    ));
+    let (script, go) = stack.until_there("go");
+    let runs = stack.queue(&script);
     stack.until_in_progress(runs).await;
     stack.until_kind(runs, "in_progress").await;
 

@@ -380,6 +380,13 @@ impl Stack {
         self.http.request(method, url).bearer_auth(BEARER_TOKEN)
     }
 
+    /// A script that ends once the file `name` is in the folder, and the file.
+    pub(crate) fn until_there(&self, name: &str) -> (String, PathBuf) {
+        let file = self.folder().join(name);
+        let script = format!("until [ -e '{}' ]; do sleep 0.05; done", file.display());
+        (script, file)
+    }
+
     /// GitHub queues a workflow job in [`REPOSITORY`] that runs this script.
     pub(crate) fn queue(&self, script: &str) -> i64 {
         let new = NewWorkflowJob::of(REPOSITORY, &LABELS).script(script);

@@ -69,11 +69,8 @@ pub(crate) async fn one_build(builder: Builder) {
     let stack = builder.start().await;
     stack.map(&[REPOSITORY]).await;
     stack.github.pause_assignment(true);
-    let go = stack.folder().join("go");
-    let id = stack.queue(&format!(
-        "echo hello from a step; until [ -e '{}' ]; do sleep 0.05; done",
-        go.display()
-    ));
+    let (script, go) = stack.until_there("go");
+    let id = stack.queue(&format!("echo hello from a step; {script}"));
     let runners = stack.until_listening(1).await;
     assert_eq!(labels(&runners[0]), LABELS.into());
     assert!(runners[0].ephemeral && runners[0].just_in_time);

@@ -57,10 +57,7 @@ async fn replaying_everything_that_can_be_read_gains_nothing() {
         .await;
     stack.map(&[REPOSITORY]).await;
     // While the first occupies the node, the second is pending: the test reads what the Slurm job is given.
-    let until = |file: &str| {
-        let file = stack.folder().join(file);
-        format!("until [ -e '{}' ]; do sleep 0.05; done", file.display())
-    };
+    let until = |file: &str| stack.until_there(file).0;
     let first = stack.queue(&until("go"));
     stack.until_in_progress(first).await;
     let second = stack.queue(&format!("{REPLAY_EVERYTHING}\n{}", until("go.on")));

@@ -191,16 +191,12 @@ async fn an_agent_asks_answers_and_tells() {
     };
     let told = StatesAnswer {
         allocations: vec![AllocationStatus {
-            allocation: token["sub"].as_str().unwrap().parse().unwrap(),
-            slurm_job_id: "17".into(),
-            state: SlurmState::NodeFailed,
-            reason: None,
-            starts_at: None,
-            ended_at: None,
             nodes: Some("n3".into()),
-            exit_code: None,
-            usage: None,
-            usage_to_come: false,
+            ..AllocationStatus::new(
+                token["sub"].as_str().unwrap().parse().unwrap(),
+                "17".into(),
+                SlurmState::NodeFailed,
+            )
         }],
         policy: "a".into(),
         freed: 0,

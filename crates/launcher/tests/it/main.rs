@@ -130,12 +130,17 @@ async fn replan_now(database: &Database) {
         .unwrap();
 }
 
-/// Every allocation: state and whether it counts as supply.
-async fn states(url: &str) -> Vec<(String, bool)> {
+async fn connect(url: &str) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
         .await
         .unwrap();
     tokio::spawn(connection);
+    client
+}
+
+/// Every allocation: state and whether it counts as supply.
+async fn states(url: &str) -> Vec<(String, bool)> {
+    let client = connect(url).await;
     let rows = client
         .query(
             "SELECT state, in_supply FROM allocations ORDER BY planned_at, id",
@@ -148,10 +153,7 @@ async fn states(url: &str) -> Vec<(String, bool)> {
 
 /// Verdict and reason of a workflow job.
 async fn verdict(url: &str, id: i64) -> (String, Option<String>) {
-    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
+    let client = connect(url).await;
     let row = client
         .query_one(
             "SELECT verdict, reason FROM workflow_jobs WHERE id = $1",

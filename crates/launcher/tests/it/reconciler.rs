@@ -140,11 +140,7 @@ impl Site {
     /// A runner of the one allocation, made long ago.
     async fn redeemed(&self) -> runners::Runner {
         let allocation = {
-            let (client, connection) =
-                tokio_postgres::connect(self.database.url(), tokio_postgres::NoTls)
-                    .await
-                    .unwrap();
-            tokio::spawn(connection);
+            let client = connect(self.database.url()).await;
             let row = client
                 .query_one("SELECT id::text FROM allocations", &[])
                 .await;

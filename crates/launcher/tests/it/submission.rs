@@ -383,16 +383,7 @@ async fn what_slurm_lost_before_a_workflow_job_started_is_replaced(way: Way) {
         .respond_with(States(gha_slurm_domain::SlurmState::NodeFailed))
         .mount(&agent)
         .await;
-    let stop = CancellationToken::new();
-    let watching = tokio::spawn(gha_slurm_launcher::slurm_jobs::watch(
-        Arc::clone(&running.submitter),
-        Duration::from_millis(50),
-        Arc::new(Notify::new()),
-        stop.clone(),
-    ));
-    until(&database, "ended").await;
-    stop.cancel();
-    watching.await.unwrap();
+    watching(&running, until(&database, "ended")).await;
     replan_now(&pool).await;
     let seen = states(database.url()).await;
     let expected = [("ended".to_owned(), false), ("planned".to_owned(), true)];
@@ -442,32 +433,27 @@ async fn what_a_slurm_job_used_is_asked_for_until_it_is_told() {
         })
         .mount(&agent)
         .await;
-    let stop = CancellationToken::new();
-    let watching = tokio::spawn(gha_slurm_launcher::slurm_jobs::watch(
-        Arc::clone(&running.submitter),
-        Duration::from_millis(50),
-        Arc::new(Notify::new()),
-        stop.clone(),
-    ));
     let span = ["2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z"].map(|at| at.parse().unwrap());
-    let sums = wait_until("its usage is stored", DEADLINE, || async {
-        let mut conn = pool.connection().await.unwrap();
-        let sums = gha_slurm_storage::usage::sums(&mut conn, span.into(), None, None)
-            .await
-            .unwrap();
-        (!sums.is_empty()).then_some(sums)
-    })
-    .await;
-    // Then nobody asks for it any more.
-    wait_until("it is asked about no more", DEADLINE, || async {
-        let calls = agent.received_requests().await.unwrap();
-        let last = calls.last().unwrap();
-        let body: StatesRequest = serde_json::from_slice(&last.body).unwrap();
-        body.allocations.is_empty().then_some(())
-    })
-    .await;
-    stop.cancel();
-    watching.await.unwrap();
+    let told = async {
+        let sums = wait_until("its usage is stored", DEADLINE, || async {
+            let mut conn = pool.connection().await.unwrap();
+            let sums = gha_slurm_storage::usage::sums(&mut conn, span.into(), None, None)
+                .await
+                .unwrap();
+            (!sums.is_empty()).then_some(sums)
+        })
+        .await;
+        // Then nobody asks for it any more.
+        wait_until("it is asked about no more", DEADLINE, || async {
+            let calls = agent.received_requests().await.unwrap();
+            let last = calls.last().unwrap();
+            let body: StatesRequest = serde_json::from_slice(&last.body).unwrap();
+            body.allocations.is_empty().then_some(())
+        })
+        .await;
+        sums
+    };
+    let sums = watching(&running, told).await;
     assert_eq!(asked.load(Ordering::Relaxed), 3);
     let sum = &sums[0];
     assert_eq!(
@@ -506,14 +492,7 @@ async fn a_refusal_is_forgiven_when_the_clusters_policy_changes(way: Way) {
             .mount(&agent)
             .await;
     }
-    let stop = CancellationToken::new();
-    let watching = tokio::spawn(gha_slurm_launcher::slurm_jobs::watch(
-        Arc::clone(&running.submitter),
-        Duration::from_millis(50),
-        Arc::new(Notify::new()),
-        stop.clone(),
-    ));
-    wait_until("it is planned again", DEADLINE, || async {
+    let again = wait_until("it is planned again", DEADLINE, || async {
         replan_now(&pool).await;
         let seen = states(database.url()).await;
         if supply(&seen) == 1 {
@@ -521,10 +500,8 @@ async fn a_refusal_is_forgiven_when_the_clusters_policy_changes(way: Way) {
         } else {
             Err(seen)
         }
-    })
-    .await;
-    stop.cancel();
-    watching.await.unwrap();
+    });
+    watching(&running, again).await;
 }
 
 async fn an_original_agent_that_tells_nothing_is_carried_on_with(way: Way) {
@@ -545,7 +522,7 @@ async fn an_original_agent_that_tells_nothing_is_carried_on_with(way: Way) {
 }
 
 /// Watches until what `until` waits for has come.
-async fn watching(running: &Loop, until: impl Future<Output = ()>) {
+async fn watching<T>(running: &Loop, until: impl Future<Output = T>) -> T {
     let stop = CancellationToken::new();
     let watching = tokio::spawn(gha_slurm_launcher::slurm_jobs::watch(
         Arc::clone(&running.submitter),
@@ -553,16 +530,14 @@ async fn watching(running: &Loop, until: impl Future<Output = ()>) {
         Arc::new(Notify::new()),
         stop.clone(),
     ));
-    until.await;
+    let seen = until.await;
     stop.cancel();
     watching.await.unwrap();
+    seen
 }
 
 async fn count(database: &TestDatabase, query: &str) -> i64 {
-    let (client, connection) = tokio_postgres::connect(database.url(), tokio_postgres::NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
+    let client = connect(database.url()).await;
     client.query_one(query, &[]).await.unwrap().get(0)
 }
 
@@ -611,10 +586,7 @@ async fn what_was_lost_at_once_is_one_failure(way: Way) {
     // Lost once more, they are another failure: those that come after it were planned after it was counted.
     let again = start(way, &pool, &agent.uri());
     let due = "UPDATE allocations SET not_before = planned_at WHERE state = 'planned'";
-    let (client, connection) = tokio_postgres::connect(database.url(), tokio_postgres::NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
+    let client = connect(database.url()).await;
     client
         .execute("UPDATE allocations SET verify_demand = FALSE", &[])
         .await
@@ -735,10 +707,7 @@ async fn rowless_slurm_jobs_are_cancelled_while_they_are_pending(way: Way) {
     let running = start(way, &pool, &agent.uri());
     until(&database, "submitted").await;
     let with_row = {
-        let (client, connection) = tokio_postgres::connect(database.url(), tokio_postgres::NoTls)
-            .await
-            .unwrap();
-        tokio::spawn(connection);
+        let client = connect(database.url()).await;
         let row = client
             .query_one("SELECT id::text FROM allocations", &[])
             .await;

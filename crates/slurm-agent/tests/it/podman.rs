@@ -494,44 +494,38 @@ const A_LONG_STEP: &str = r#"
     wait $step
 "#;
 
-#[tokio::test]
-async fn containers_are_gone_after_a_signal() {
-    let Some(podman) = Podman::start(By::Programs, A_LONG_STEP, false).await else {
-        return;
-    };
+/// Sends the job script this signal in the midst of a step, and waits until nothing is left of it.
+async fn signalled(signal: &str, epilog: bool) -> Option<Podman> {
+    let podman = Podman::start(By::Programs, A_LONG_STEP, epilog).await?;
     let (agent, id) = podman.run().await;
     podman.until_seen("up").await;
     let service = podman.allocation.seen("httpd");
+    let signal = format!("--signal={signal}");
     podman
         .slurm
-        .run("scancel", &["--signal=TERM", "--batch", &id])
+        .run("scancel", &[&signal, "--batch", &id])
         .await
         .unwrap();
     podman.until_nothing_is_left(&id).await;
     until_gone(&service).await;
+    agent.stop();
+    Some(podman)
+}
+
+#[tokio::test]
+async fn containers_are_gone_after_a_signal() {
+    let Some(podman) = signalled("TERM", false).await else {
+        return;
+    };
     assert_eq!(
         podman.allocation.last().await["reason"],
         "signal",
         "{}",
         podman.printed()
     );
-    agent.stop();
 }
 
 #[tokio::test]
 async fn the_epilog_removes_containers_of_a_job_script_that_was_killed() {
-    let Some(podman) = Podman::start(By::Programs, A_LONG_STEP, true).await else {
-        return;
-    };
-    let (agent, id) = podman.run().await;
-    podman.until_seen("up").await;
-    let service = podman.allocation.seen("httpd");
-    podman
-        .slurm
-        .run("scancel", &["--signal=KILL", "--batch", &id])
-        .await
-        .unwrap();
-    podman.until_nothing_is_left(&id).await;
-    until_gone(&service).await;
-    agent.stop();
+    signalled("KILL", true).await;
 }
