@@ -736,7 +736,16 @@ impl Stack {
                 service.name()
             );
         }
-        let marked = processes_marked(self.folder().to_str().unwrap());
+        let marked = || processes_marked(self.folder().to_str().unwrap());
+        if self.slurm.is_some() {
+            // slurmctld calls a Slurm job over before slurmd has ended its processes.
+            wait_until("slurmd has ended all processes", DEADLINE, || async {
+                let left = marked();
+                if left.is_empty() { Ok(()) } else { Err(left) }
+            })
+            .await;
+        }
+        let marked = marked();
         assert!(marked.is_empty(), "processes are left: {marked:?}");
         let work = fs::read_dir(self.folder().join("work")).unwrap();
         let left: Vec<_> = work.flatten().collect();
