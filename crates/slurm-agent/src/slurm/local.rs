@@ -83,7 +83,7 @@ struct Inner {
     folder: PathBuf,
     cluster: String,
     node: String,
-    slots: Semaphore,
+    slots: Arc<Semaphore>,
     tasks: TaskTracker,
 }
 
@@ -103,7 +103,7 @@ impl LocalSlurm {
             folder: folder.to_owned(),
             cluster: cluster.to_owned(),
             node: node.trim().to_owned(),
-            slots: Semaphore::new(slots),
+            slots: Arc::new(Semaphore::new(slots)),
             tasks: TaskTracker::new(),
         });
         let mut open: Vec<u64> = inner.ids()?;
@@ -314,10 +314,14 @@ impl Inner {
 
     fn schedule(self: &Arc<Self>, id: u64) {
         let inner = Arc::clone(self);
+        // Now, if there is one: tasks do not begin in the order in which they are spawned.
+        let slot = Arc::clone(&self.slots).try_acquire_owned();
         self.tasks.spawn(async move {
-            let Ok(_slot) = inner.slots.acquire().await else {
-                return;
+            let slot = match slot {
+                Ok(slot) => Ok(slot),
+                Err(_) => Arc::clone(&inner.slots).acquire_owned().await,
             };
+            let Ok(_slot) = slot else { return };
             match inner.run(id).await {
                 Ok(code) => {
                     let code = code.map_or_else(|| "unknown".to_owned(), |c| c.to_string());
