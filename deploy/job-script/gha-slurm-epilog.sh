@@ -11,18 +11,31 @@
 
 readonly PATIENCE_S=120 # for a large work directory; the node waits for it
 
-# What a process was started with: a workflow job's processes have both, unless they hide. Looks until there is none: one that
-# ends may start another, as Podman's do.
+# What a process was started with: a workflow job's processes have both, unless they hide.
+processes_of_steps() {
+    local pid
+    grep -lzxF "SLURM_JOB_ID=$SLURM_JOB_ID" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 | while read -r pid; do
+        ! grep -qz '^GHA_SLURM_ALLOCATION=' "/proc/$pid/environ" 2>/dev/null || echo "$pid"
+    done
+}
+
+# Those that watch a container or clean up after it have next to no environment, but work in the folders of the Slurm job.
+processes_of_podman() {
+    local pid program
+    grep -laF "/gha-slurm-$SLURM_JOB_ID." /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3 | while read -r pid; do
+        IFS= read -r -d '' program 2>/dev/null <"/proc/$pid/cmdline"
+        case ${program##*/} in conmon | crun | podman | slirp4netns) echo "$pid" ;; esac
+    done
+}
+
+# Looks until there is none: one that ends may start another, as Podman's do.
 end_processes() {
     local pid found
     for _ in {1..100}; do
         found=
         while read -r pid; do
-            if grep -qz '^GHA_SLURM_ALLOCATION=' "/proc/$pid/environ" 2>/dev/null; then
-                kill -KILL "$pid"
-                found=yes
-            fi
-        done < <(grep -lzxF "SLURM_JOB_ID=$SLURM_JOB_ID" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3)
+            ! kill -KILL "$pid" 2>/dev/null || found=yes
+        done < <(processes_of_steps; processes_of_podman)
         [[ $found ]] || return 0
         sleep 0.05
     done
