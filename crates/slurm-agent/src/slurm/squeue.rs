@@ -69,6 +69,11 @@ fn slurm_job(columns: &[&str]) -> Option<SlurmJob> {
         return None;
     };
     let allocation = allocation_of(comment)?;
+    // 24.11 adds which: `RaisedSignal:9(Killed)`. It is in the exit code, too.
+    let reason_word = match reason_word.split_once(':') {
+        Some((word @ "RaisedSignal", _)) => word,
+        _ => reason_word,
+    };
     let state = SlurmState::from_slurm(state);
     Some(SlurmJob {
         allocation,
@@ -137,6 +142,9 @@ mod tests {
             let job = read(&of(ours, "FAILED", exit)).unwrap();
             assert_eq!(job.exit_code, code, "{exit}");
         }
+        let killed = of(ours, "FAILED", "0:9").replace("Priority", "RaisedSignal:9(Killed)");
+        let reason = read(&killed).unwrap().reason;
+        assert_eq!(reason.as_deref(), Some("RaisedSignal"));
         assert_eq!(read("garbage"), None);
         // A comment that looks like the end of one line and the beginning of another.
         let other = Separator::new().0;
