@@ -10,7 +10,7 @@ shift
 need_root_and_suite test-slurm.sh "$suite"
 # Every module with tests that start a Slurm or run on what a node has.
 tests=("$@")
-[ $# -gt 0 ] || tests=(doctor:: ends:: ghosts:: hooks:: node:: original:: rest:: sbatch:: self_service:: sudo::)
+[ $# -gt 0 ] || tests=(doctor:: ends:: ghosts:: hooks:: node:: original:: real_slurm:: rest:: sbatch:: self_service:: sudo::)
 
 packages=slurmctld,slurmd,slurm-client,slurmrestd,slurmdbd,slurm-wlm-basic-plugins,slurm-wlm-jwt-plugin
 packages+=,slurm-wlm-mysql-plugin,mariadb-server,munge,sudo,jq,curl,ca-certificates,procps,iproute2,git

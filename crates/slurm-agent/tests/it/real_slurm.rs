@@ -517,7 +517,10 @@ async fn what_is_asked_for_reaches_slurm_and_its_limits_are_waited_for(by: By) {
         container: None,
     };
     let id = agent.start(&site.request(&first)).await;
-    let shown = scontrol(&["show", "job", &id]).await;
+    // 24.11 writes `gres/gpu:2`.
+    let shown = scontrol(&["show", "job", &id])
+        .await
+        .replace("=gres/", "=gres:");
     for wanted in [
         "CPUs/Task=2",
         "MinMemoryNode=300M",
