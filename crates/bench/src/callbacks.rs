@@ -9,7 +9,8 @@ use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch::{AUDIENCE_AGENT, AUDIENCE_BROKER};
 use gha_slurm_contract::runner::{RunnerMode, RunnerRequest};
 use gha_slurm_domain::{RepositoryId, ResourceRequest};
-use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, allocations};
+use gha_slurm_storage::allocations::{self, Locked, Submitted};
+use gha_slurm_storage::{AsyncConnection, AsyncPgConnection};
 use gha_slurm_test_support::free_port;
 use http::{Request, StatusCode};
 use hyper::body::Bytes;
@@ -154,7 +155,13 @@ async fn submitted(
     } = planned;
     let now = Utc::now();
     let expires = now + TimeDelta::hours(25);
-    allocations::submitted(conn, allocation, CLUSTER, None, expires, now).await?;
+    let answer = Submitted {
+        id: allocation,
+        slurm_job_id: None,
+        token_expires_at: expires,
+        at: now,
+    };
+    allocations::submitted(conn, CLUSTER, &[answer], Locked::Wait).await?;
     let claims = LaunchClaims {
         iss: DEPLOYMENT.into(),
         aud: vec![AUDIENCE_AGENT.into(), AUDIENCE_BROKER.into()],

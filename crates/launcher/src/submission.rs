@@ -1,4 +1,4 @@
-//! The submission loop: leases planned allocations, signs launch tokens, calls the agent, keeps the answer; and has what
+//! The submission loop: leases planned allocations, signs launch tokens, calls the agent, keeps the answers; and has what
 //! was withdrawn cancelled.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch::{AUDIENCE_AGENT, AUDIENCE_BROKER, StartRequest};
 use gha_slurm_domain::WorkflowJobState;
 use gha_slurm_domain::naming::runner_name;
-use gha_slurm_storage::allocations::{self, Due};
+use gha_slurm_storage::allocations::{self, Due, Locked, Submitted};
 use gha_slurm_storage::{
     AsyncConnection, Database, StorageError, lock_scope, replan, workflow_jobs,
 };
@@ -69,6 +69,7 @@ pub struct Submitter {
 pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: CancellationToken) {
     let mut cancelling_fails = false;
     let mut calls = JoinSet::new();
+    let mut answers = Vec::new();
     let mut more_may_wait = false;
     let mut tidied_at = Instant::now();
     while !stop.is_cancelled() {
@@ -76,15 +77,16 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
             cancelling_fails = !tidy(&submitter, cancelling_fails).await;
             tidied_at = Instant::now();
         }
-        while calls.try_join_next().is_some() {}
+        while let Some(ended) = calls.try_join_next() {
+            answers.extend(ended.ok().flatten());
+        }
         let room = CONCURRENCY - calls.len();
-        let claimed = match claim(&submitter.database, room).await {
-            Ok(claimed) => claimed,
-            Err(error) => {
-                tracing::warn!(%error, "planned allocations cannot be read");
-                Vec::new()
-            }
-        };
+        let claimed = exchange(&submitter, std::mem::take(&mut answers), room).await;
+        let claimed = claimed.unwrap_or_else(|error| {
+            // The leases run out and the rows are tried again.
+            tracing::warn!(%error, "submissions cannot be stored, nor what is planned be read");
+            Vec::new()
+        });
         more_may_wait = claimed.len() == room;
         for due in claimed {
             let submitter = Arc::clone(&submitter);
@@ -94,10 +96,11 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
             }
             calls.spawn(
                 async move {
-                    if let Err(error) = submit(&submitter, &due).await {
+                    submit(&submitter, &due).await.unwrap_or_else(|error| {
                         // The lease runs out and the row is tried again.
                         tracing::warn!(%error, "a submission's answer could not be stored");
-                    }
+                        None
+                    })
                 }
                 .instrument(span),
             );
@@ -105,7 +108,8 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
         if more_may_wait {
             // One look takes several; the others go on meanwhile.
             while calls.len() > CONCURRENCY / 2 {
-                calls.join_next().await;
+                let ended = calls.join_next().await;
+                answers.extend(ended.and_then(Result::ok).flatten());
             }
             continue;
         }
@@ -113,11 +117,16 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
             () = stop.cancelled() => {}
             () = wake.notified() => {}
             // It may have been withdrawn meanwhile: that is cancelled now.
-            Some(_) = calls.join_next() => {}
+            Some(ended) = calls.join_next() => answers.extend(ended.ok().flatten()),
             () = tokio::time::sleep(SWEEP) => {}
         }
     }
-    while calls.join_next().await.is_some() {}
+    while let Some(ended) = calls.join_next().await {
+        answers.extend(ended.ok().flatten());
+    }
+    if let Err(error) = exchange(&submitter, answers, 0).await {
+        tracing::warn!(%error, "the last submissions cannot be stored");
+    }
 }
 
 /// Has what is not wanted any more deregistered and cancelled. Whether it could be; said once, not each time.
@@ -134,9 +143,37 @@ async fn tidy(submitter: &Submitter, has_failed: bool) -> bool {
     cancelled.is_ok()
 }
 
-async fn claim(database: &Database, most: usize) -> Result<Vec<Due>, StorageError> {
-    let mut conn = database.connection().await?;
-    allocations::claim_due(&mut conn, Utc::now(), LEASE, most as i64).await
+/// Stores answers, and leases as many planned allocations as there is room for: one transaction for all.
+async fn exchange(
+    submitter: &Submitter,
+    answers: Vec<Submitted>,
+    room: usize,
+) -> Result<Vec<Due>, StorageError> {
+    let cluster = &submitter.cluster.name;
+    let mut conn = submitter.database.connection().await?;
+    let (left, due) = conn
+        .transaction::<_, StorageError, _>(async |conn| {
+            let left = match answers.as_slice() {
+                [] => Vec::new(),
+                answers => allocations::submitted(conn, cluster, answers, Locked::Skip).await?,
+            };
+            let due = match room as i64 {
+                0 => Vec::new(),
+                room => allocations::claim_due(conn, Utc::now(), LEASE, room).await?,
+            };
+            Ok((left, due))
+        })
+        .await?;
+    for answer in answers.iter().filter(|answer| left.contains(&answer.id)) {
+        let stored = conn.transaction::<_, StorageError, _>(async |conn| {
+            let answer = std::slice::from_ref(answer);
+            allocations::submitted(conn, cluster, answer, Locked::Wait).await
+        });
+        if let Err(error) = stored.await {
+            tracing::warn!(%error, allocation.id = %answer.id, "a submission's answer could not be stored");
+        }
+    }
+    Ok(due)
 }
 
 /// The claims of an allocation's launch token, issued at `now`.
@@ -198,21 +235,24 @@ async fn demand(submitter: &Submitter, due: &Due) -> Result<Demand, StorageError
     }
 }
 
-async fn submit(submitter: &Submitter, due: &Due) -> Result<(), StorageError> {
+/// Calls the agent. Gives what it has; whatever else came of it is stored already.
+async fn submit(submitter: &Submitter, due: &Due) -> Result<Option<Submitted>, StorageError> {
     if due.verify_demand {
         let demand = demand(submitter, due).await?;
         let now = Utc::now();
         let mut conn = submitter.database.connection().await?;
         match demand {
             Demand::Stands => allocations::demand_verified(&mut conn, due.id).await?,
-            Demand::Over => return allocations::find_other_cause(&mut conn, due.id).await,
+            Demand::Over => {
+                allocations::find_other_cause(&mut conn, due.id).await?;
+                return Ok(None);
+            }
             Demand::Unknown(reason) => {
                 let next =
                     now + TimeDelta::from_std(retry_delay(due.attempt, None)).unwrap_or(LEASE);
-                return allocations::submission_delayed(
-                    &mut conn, due.id, &reason, false, next, now,
-                )
-                .await;
+                allocations::submission_delayed(&mut conn, due.id, &reason, false, next, now)
+                    .await?;
+                return Ok(None);
             }
         }
     }
@@ -240,16 +280,14 @@ async fn submit(submitter: &Submitter, due: &Due) -> Result<(), StorageError> {
         },
     };
     let now = Utc::now();
-    let mut conn = submitter.database.connection().await?;
     match outcome {
-        Submission::Accepted(slurm_job) => {
-            let expires = claims.expires_at().unwrap_or(now);
-            let cluster = &submitter.cluster.name;
-            conn.transaction::<_, StorageError, _>(async |conn| {
-                allocations::submitted(conn, due.id, cluster, slurm_job.as_ref(), expires, now)
-                    .await
-            })
-            .await
+        Submission::Accepted(slurm_job_id) => {
+            return Ok(Some(Submitted {
+                id: due.id,
+                slurm_job_id,
+                token_expires_at: claims.expires_at().unwrap_or(now),
+                at: now,
+            }));
         }
         Submission::Delayed {
             reason,
@@ -263,11 +301,14 @@ async fn submit(submitter: &Submitter, due: &Due) -> Result<(), StorageError> {
             }
             let next =
                 now + TimeDelta::from_std(retry_delay(due.attempt, retry_after)).unwrap_or(LEASE);
-            allocations::submission_delayed(&mut conn, due.id, &reason, is_limit, next, now).await
+            let mut conn = submitter.database.connection().await?;
+            allocations::submission_delayed(&mut conn, due.id, &reason, is_limit, next, now)
+                .await?;
         }
         Submission::Refused(reason) => {
             tracing::warn!(reason, "the Slurm side refused an allocation");
             let given_up = submitter.max_failures as i32;
+            let mut conn = submitter.database.connection().await?;
             conn.transaction::<_, StorageError, _>(async |conn| {
                 lock_scope(conn, due.repository).await?;
                 allocations::refused(conn, due.id, &reason, now).await?;
@@ -276,9 +317,10 @@ async fn submit(submitter: &Submitter, due: &Due) -> Result<(), StorageError> {
                 workflow_jobs::set_failures(conn, due.class, given_up).await?;
                 replan::request(conn, due.repository, false, "the Slurm side refused").await
             })
-            .await
+            .await?;
         }
     }
+    Ok(None)
 }
 
 fn retry_delay(attempt: u32, wished: Option<Duration>) -> Duration {

@@ -1,6 +1,7 @@
-//! What the agent remembers: one small file per allocation, on disk before Slurm is asked.
+//! What the agent remembers: one small file per allocation, on disk before Slurm is asked. Each change is a line, of which the
+//! last counts: a file that is replaced costs a file system several times as much.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -55,6 +56,11 @@ impl Entry {
             ended: None,
         }
     }
+
+    /// Whether it says no more than that Slurm will be asked.
+    fn is_intent(&self) -> bool {
+        self.slurm_job_id.is_none() && self.ended.is_none()
+    }
 }
 
 /// The folder of entries. Its calls block.
@@ -85,17 +91,20 @@ impl Ledger {
         self.folder.join(format!("{allocation}.json"))
     }
 
-    /// Remembers `entry`: when this returns, it survives the process. That it is there at all survives a power cut; what has
-    /// changed since may be lost with one, and Slurm is searched for it then.
+    /// Remembers `entry`: when this returns, it survives the process, and an intent survives a power cut. What has changed since
+    /// may be lost with one, and Slurm is searched for it then.
     pub fn write(&self, entry: &Entry) -> io::Result<()> {
-        let path = self.path(entry.allocation);
-        let is_new = !path.try_exists()?;
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-        file.write_all(&serde_json::to_vec(entry)?)?;
-        // In any case before the renaming: otherwise a power cut could leave an empty file.
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        if is_new {
+        let mut file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(self.path(entry.allocation))?;
+        // A line that was cut off before, by a full disk or without power, ends here.
+        let mut line = vec![b'\n'];
+        serde_json::to_writer(&mut line, entry)?;
+        line.push(b'\n');
+        file.write_all(&line)?;
+        if entry.is_intent() {
+            file.sync_all()?;
             sync_folder(&self.folder)?;
         }
         Ok(())
@@ -136,12 +145,19 @@ impl Ledger {
     }
 }
 
+/// `None`: it is gone, or says nothing: it was cut off before it was on disk, so Slurm was not asked.
 fn read(path: &Path) -> io::Result<Option<Entry>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut lines = bytes.split(|byte| *byte == b'\n').rev();
+    let entry = lines.find_map(|line| serde_json::from_slice(line).ok());
+    if entry.is_none() {
+        tracing::warn!(path = %path.display(), "a file of the ledger has no line that can be read");
     }
+    Ok(entry)
 }
 
 /// Makes the names in a folder survive a power cut.
@@ -178,6 +194,31 @@ mod tests {
         let before = DateTime::from_timestamp(150, 0).unwrap();
         assert_eq!(ledger.prune(before).unwrap(), 1);
         assert_eq!(ledger.all().unwrap(), [new]);
+    }
+
+    #[test]
+    fn the_last_line_that_can_be_read_counts() {
+        let state = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(state.path()).unwrap();
+        let known = entry(100);
+        let intent = Entry {
+            slurm_job_id: None,
+            ..known.clone()
+        };
+        let path = ledger.path(known.allocation);
+        // Without power before it was on disk.
+        fs::write(&path, "").unwrap();
+        assert_eq!(ledger.all().unwrap(), []);
+        ledger.write(&intent).unwrap();
+        assert_eq!(ledger.all().unwrap(), std::slice::from_ref(&intent));
+        // The disk was full in the middle of a line, or there was no power.
+        for cut in ["{\"allocation\":\"", "\0\0\0\0"] {
+            let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+            file.write_all(cut.as_bytes()).unwrap();
+            assert_eq!(ledger.all().unwrap(), std::slice::from_ref(&intent));
+        }
+        ledger.write(&known).unwrap();
+        assert_eq!(ledger.all().unwrap(), [known]);
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! Supply: allocations on the way, plans carried out, and the submission loop's leases.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use diesel::dsl::case_when;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Bool, Nullable, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use gha_slurm_domain::planner::{ClassView, Supply, SupplyStage};
 use gha_slurm_domain::{
@@ -16,12 +15,6 @@ use crate::pool::StorageError;
 use crate::schema::{allocations, repositories, runner_classes, runners, workflow_jobs};
 use crate::timeline::{self, Entry};
 use crate::workflow_jobs::ClassId;
-
-#[diesel::declare_sql_function]
-extern "SQL" {
-    /// The first that is not NULL.
-    fn coalesce(first: Nullable<Text>, second: Nullable<Text>) -> Nullable<Text>;
-}
 
 /// A runner class of a scope and how it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -469,42 +462,109 @@ pub async fn find_other_cause(
     Ok(())
 }
 
-/// The Slurm side has it. A row that was withdrawn or redeemed meanwhile keeps that state and learns its Slurm job.
+/// The Slurm side has an allocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submitted {
+    /// Which.
+    pub id: AllocationId,
+    /// Its Slurm job, if the Slurm side says which.
+    pub slurm_job_id: Option<SlurmJobId>,
+    /// When its launch token expires.
+    pub token_expires_at: DateTime<Utc>,
+    /// When the answer came.
+    pub at: DateTime<Utc>,
+}
+
+/// What becomes of rows that another transaction has locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locked {
+    /// They stay as they are.
+    Skip,
+    /// They are waited for.
+    Wait,
+}
+
+const SUBMITTED: &str = "
+    WITH answers AS (
+        SELECT told.* FROM unnest($1, $2, $3, $4) AS told (id, slurm_job_id, token_expires_at, at)
+        JOIN allocations USING (id) FOR NO KEY UPDATE OF allocations";
+const SUBMITTED_SET: &str = "
+    )
+    UPDATE allocations SET
+        cluster = $5,
+        slurm_job_id = coalesce(allocations.slurm_job_id, answers.slurm_job_id),
+        token_expires_at = answers.token_expires_at,
+        submitted_at = answers.at,
+        lease_until = NULL,
+        state = CASE WHEN state = 'planned' THEN 'submitted' ELSE state END,
+        reason = CASE WHEN state = 'planned' THEN NULL ELSE reason END
+    FROM answers WHERE allocations.id = answers.id
+    RETURNING allocations.id, allocations.limited, allocations.class_id";
+
+#[derive(QueryableByName)]
+struct SubmittedRow {
+    #[diesel(sql_type = diesel::sql_types::Uuid)]
+    id: uuid::Uuid,
+    #[diesel(sql_type = Bool)]
+    limited: bool,
+    #[diesel(sql_type = BigInt)]
+    class_id: i64,
+}
+
+/// The Slurm side of `cluster` has these. A row that was withdrawn or redeemed meanwhile keeps that state and learns its Slurm
+/// job. Run it in a transaction; several at once shall skip what is locked, or two transactions could wait for each other. Gives
+/// those that were skipped, or have no row.
 pub async fn submitted(
     conn: &mut AsyncPgConnection,
-    id: AllocationId,
     cluster: &str,
-    slurm_job_id: Option<&SlurmJobId>,
-    token_expires_at: DateTime<Utc>,
-    now: DateTime<Utc>,
-) -> Result<(), StorageError> {
-    let planned = || allocations::state.eq("planned");
-    let submitted = "submitted".into_sql::<Text>();
-    let state = case_when(planned(), submitted).otherwise(allocations::state);
-    let none = None::<String>.into_sql::<Nullable<Text>>();
-    let reason = case_when(planned(), none).otherwise(allocations::reason);
-    let slurm_job = slurm_job_id.map(SlurmJobId::as_str);
-    let (was_limited, class): (bool, i64) = diesel::update(allocations::table.find(id.0))
-        .set((
-            allocations::cluster.eq(cluster),
-            allocations::slurm_job_id.eq(coalesce(allocations::slurm_job_id, slurm_job)),
-            allocations::token_expires_at.eq(token_expires_at),
-            allocations::submitted_at.eq(now),
-            allocations::lease_until.eq(None::<DateTime<Utc>>),
-            allocations::state.eq(state),
-            allocations::reason.eq(reason),
-        ))
-        .returning((allocations::limited, allocations::class_id))
-        .get_result(conn)
+    answers: &[Submitted],
+    locked: Locked,
+) -> Result<Vec<AllocationId>, StorageError> {
+    let skip = match locked {
+        Locked::Skip => " SKIP LOCKED",
+        Locked::Wait => "",
+    };
+    let ids: Vec<uuid::Uuid> = answers.iter().map(|a| a.id.0).collect();
+    let jobs: Vec<Option<&str>> = answers
+        .iter()
+        .map(|a| a.slurm_job_id.as_ref().map(SlurmJobId::as_str))
+        .collect();
+    let expiries: Vec<DateTime<Utc>> = answers.iter().map(|a| a.token_expires_at).collect();
+    let times: Vec<DateTime<Utc>> = answers.iter().map(|a| a.at).collect();
+    let stored: Vec<SubmittedRow> = diesel::sql_query(format!("{SUBMITTED}{skip}{SUBMITTED_SET}"))
+        .bind::<Array<diesel::sql_types::Uuid>, _>(ids)
+        .bind::<Array<Nullable<Text>>, _>(jobs)
+        .bind::<Array<Timestamptz>, _>(expiries)
+        .bind::<Array<Timestamptz>, _>(&times)
+        .bind::<Text, _>(cluster)
+        .load(conn)
         .await?;
-    if was_limited {
+    let (mut entries, mut left) = (Vec::new(), Vec::new());
+    for Submitted {
+        id,
+        slurm_job_id,
+        at,
+        ..
+    } in answers
+    {
+        if !stored.iter().any(|row| row.id == id.0) {
+            left.push(*id);
+            continue;
+        }
+        let detail = match slurm_job_id {
+            Some(job) => format!("submitted to {cluster} as Slurm job {job}"),
+            None => format!("submitted to {cluster}; its agent does not say which Slurm job"),
+        };
+        entries.push(Entry::allocation(*at, *id, "submitted", detail));
+    }
+    timeline::append(conn, &entries).await?;
+    let limited = stored.iter().filter(|row| row.limited);
+    let classes: BTreeSet<i64> = limited.map(|row| row.class_id).collect();
+    let now = times.iter().max().copied().unwrap_or_default();
+    for class in classes {
         next_of_class(conn, class, now).await?;
     }
-    let detail = match slurm_job_id {
-        Some(job) => format!("submitted to {cluster} as Slurm job {job}"),
-        None => format!("submitted to {cluster}; its agent does not say which Slurm job"),
-    };
-    timeline::append(conn, &[Entry::allocation(now, id, "submitted", detail)]).await
+    Ok(left)
 }
 
 /// There was room for one of the class: perhaps there is for the next one that waits behind the limit.
@@ -518,8 +578,12 @@ async fn next_of_class(
         .filter(allocations::state.eq("planned"))
         .filter(allocations::limited)
         .order((allocations::planned_at, allocations::id))
+        .limit(1)
+        // Whoever has it is trying it, or withdraws it.
+        .for_no_key_update()
+        .skip_locked()
         .select(allocations::id)
-        .first(conn)
+        .get_result(conn)
         .await
         .optional()?;
     if let Some(next) = next {

@@ -1,7 +1,11 @@
 use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
-use gha_slurm_storage::allocations::{self, claim_due};
+use diesel::sql_types;
+use diesel_async::RunQueryDsl;
+use gha_slurm_domain::AllocationId;
+use gha_slurm_storage::allocations::{self, Due, Locked, Submitted, claim_due};
+use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, StorageError};
 use gha_slurm_test_support::TestDatabase;
 
 use crate::{now, plan, scope_with_queued};
@@ -62,11 +66,7 @@ async fn a_lease_that_ran_out_is_taken_again_and_a_submitted_one_never() {
         claim_due(&mut conn, now(), lease, 10).await.unwrap().len(),
         0
     );
-    let job = "17".parse().unwrap();
-    let expires = now() + TimeDelta::hours(25);
-    allocations::submitted(&mut conn, first[0].id, "main", Some(&job), expires, now())
-        .await
-        .unwrap();
+    submitted(&mut conn, &[&first[0]]).await;
     let again = claim_due(&mut conn, now() + lease, lease, 10)
         .await
         .unwrap();
@@ -74,6 +74,62 @@ async fn a_lease_that_ran_out_is_taken_again_and_a_submitted_one_never() {
         again.iter().map(|d| (d.id, d.attempt)).collect::<Vec<_>>(),
         [(first[1].id, 2)]
     );
+}
+
+#[tokio::test]
+async fn answers_are_stored_together_but_for_what_another_transaction_has_locked() {
+    let database = TestDatabase::create().await;
+    let mut conn = database.pool().connection().await.unwrap();
+    let class = scope_with_queued(&mut conn, 3).await;
+    plan(&mut conn, class, &[1, 2, 3]).await;
+    let lease = TimeDelta::seconds(60);
+    let due = claim_due(&mut conn, now(), lease, 10).await.unwrap();
+    let mut answers: Vec<_> = due.iter().map(answer).collect();
+    let without_row = AllocationId(uuid::Uuid::new_v4());
+    answers.push(Submitted {
+        id: without_row,
+        ..answers[0].clone()
+    });
+    let mut other = database.pool().connection().await.unwrap();
+    // Something withdraws the second at this moment.
+    let left = other
+        .transaction::<_, StorageError, _>(async |other| {
+            allocations::refused(other, due[1].id, "not wanted", now()).await?;
+            conn.transaction(async |conn| {
+                allocations::submitted(conn, "main", &answers, Locked::Skip).await
+            })
+            .await
+        })
+        .await
+        .unwrap();
+    assert_eq!(left, [due[1].id, without_row]);
+    let row = async |conn: &mut AsyncPgConnection, id: AllocationId| {
+        diesel::sql_query("SELECT state, slurm_job_id FROM allocations WHERE id = $1")
+            .bind::<sql_types::Uuid, _>(id.0)
+            .get_result::<Row>(conn)
+            .await
+            .unwrap()
+    };
+    let row_of = |state: &str, job: Option<&str>| Row {
+        state: state.into(),
+        slurm_job_id: job.map(str::to_owned),
+    };
+    let submitted_row = row_of("submitted", Some("17"));
+    assert_eq!(row(&mut conn, due[0].id).await, submitted_row);
+    assert_eq!(row(&mut conn, due[2].id).await, submitted_row);
+    assert_eq!(row(&mut conn, due[1].id).await, row_of("refused", None));
+    // It keeps its state, and learns its Slurm job.
+    submitted(&mut conn, &[&due[1]]).await;
+    let refused = row_of("refused", Some("17"));
+    assert_eq!(row(&mut conn, due[1].id).await, refused);
+}
+
+#[derive(Debug, PartialEq, diesel::QueryableByName)]
+struct Row {
+    #[diesel(sql_type = sql_types::Text)]
+    state: String,
+    #[diesel(sql_type = sql_types::Nullable<sql_types::Text>)]
+    slurm_job_id: Option<String>,
 }
 
 #[tokio::test]
@@ -117,18 +173,14 @@ async fn of_a_class_that_waits_behind_a_limit_the_oldest_tries_for_all() {
     let first = claim_due(&mut conn, now(), lease, 3).await.unwrap();
     assert_eq!(first.len(), 3);
     // One is accepted, two are refused.
-    let job = "17".parse().unwrap();
-    let expires = now() + TimeDelta::hours(25);
-    allocations::submitted(&mut conn, first[0].id, "main", Some(&job), expires, now())
-        .await
-        .unwrap();
+    submitted(&mut conn, &[&first[0]]).await;
     let later = now() + TimeDelta::seconds(30);
     for due in &first[1..] {
         allocations::submission_delayed(&mut conn, due.id, "full", true, later, now())
             .await
             .unwrap();
     }
-    let claimed = async |conn: &mut gha_slurm_storage::AsyncPgConnection, at| {
+    let claimed = async |conn: &mut AsyncPgConnection, at| {
         let due = claim_due(conn, at, lease, 10).await.unwrap();
         due.into_iter().map(|d| d.id).collect::<Vec<_>>()
     };
@@ -149,24 +201,35 @@ async fn of_a_class_that_waits_behind_a_limit_the_oldest_tries_for_all() {
     assert_eq!(claimed(&mut conn, now()).await, [first[1].id]);
     assert_eq!(claimed(&mut conn, later).await, [], "it is being tried");
     // There was room for it: perhaps there is for the next one; then for those that were never refused.
-    allocations::submitted(&mut conn, first[1].id, "main", Some(&job), expires, now())
-        .await
-        .unwrap();
+    submitted(&mut conn, &[&first[1]]).await;
     assert_eq!(claimed(&mut conn, now()).await, [first[2].id]);
-    allocations::submitted(&mut conn, first[2].id, "main", Some(&job), expires, now())
-        .await
-        .unwrap();
+    submitted(&mut conn, &[&first[2]]).await;
     assert_eq!(claimed(&mut conn, now()).await.len(), 2);
 }
 
+async fn submitted(conn: &mut AsyncPgConnection, due: &[&Due]) {
+    let answers: Vec<_> = due.iter().map(|due| answer(due)).collect();
+    let left = allocations::submitted(conn, "main", &answers, Locked::Wait).await;
+    assert_eq!(left.unwrap(), []);
+}
+
+fn answer(due: &Due) -> Submitted {
+    Submitted {
+        id: due.id,
+        slurm_job_id: Some("17".parse().unwrap()),
+        token_expires_at: now() + TimeDelta::hours(25),
+        at: now(),
+    }
+}
+
 async fn plan_at(
-    conn: &mut gha_slurm_storage::AsyncPgConnection,
+    conn: &mut AsyncPgConnection,
     class: gha_slurm_storage::workflow_jobs::ClassId,
     cause: i64,
     at: chrono::DateTime<chrono::Utc>,
 ) {
     let new = allocations::NewAllocation {
-        id: gha_slurm_domain::AllocationId(uuid::Uuid::new_v4()),
+        id: AllocationId(uuid::Uuid::new_v4()),
         class,
         repository: crate::REPOSITORY,
         cause: gha_slurm_domain::WorkflowJobId(cause),

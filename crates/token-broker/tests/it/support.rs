@@ -11,7 +11,7 @@ use gha_slurm_domain::{
     AllocationId, InstallationId, LabelSet, RepositoryId, ResourceRequest, WorkflowJobId,
 };
 use gha_slurm_service_kit::settings::load;
-use gha_slurm_storage::allocations::{self, NewAllocation};
+use gha_slurm_storage::allocations::{self, Locked, NewAllocation, Submitted};
 use gha_slurm_storage::workflow_jobs::{self, WorkflowJob};
 use gha_slurm_storage::{Database, mappings, repositories};
 use gha_slurm_test_support::TestDatabase;
@@ -154,8 +154,13 @@ impl Broker {
                 traceparent: None,
             };
             allocations::plan(&mut conn, &[new], now).await.unwrap();
-            let expires = now + TimeDelta::hours(25);
-            allocations::submitted(&mut conn, allocation, "main", None, expires, now)
+            let answer = Submitted {
+                id: allocation,
+                slurm_job_id: None,
+                token_expires_at: now + TimeDelta::hours(25),
+                at: now,
+            };
+            allocations::submitted(&mut conn, "main", &[answer], Locked::Wait)
                 .await
                 .unwrap();
             ids.push(allocation);

@@ -28,11 +28,20 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// A token that is not accepted is told at once; a slurmctld that is away, in 9 s.
 const AT_ONCE: Duration = Duration::from_secs(4);
+/// Bytes of JSON that are read sooner than another thread takes over.
+const SHORT: usize = 32 * 1024;
+/// Connections that are kept, as many as the launcher has calls under way at once; slurmrestd takes 124 by default.
+const KEPT: usize = 16;
+/// Not for long: slurmrestd may be behind something that drops what is silent.
+const KEPT_FOR: Duration = Duration::from_secs(10);
 
 /// Slurm by slurmrestd.
 pub struct RestSlurm {
     settings: SlurmrestdSettings,
-    http: reqwest::Client,
+    /// Keeps connections.
+    kept: reqwest::Client,
+    /// Has a connection for each call.
+    single: reqwest::Client,
     url: String,
     tokens: Tokens,
     version: Mutex<Option<ApiVersion>>,
@@ -58,29 +67,43 @@ struct Reply {
 impl RestSlurm {
     /// With these settings; asks nothing yet.
     pub fn new(settings: SlurmrestdSettings) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder()
-            .timeout(DEADLINE)
-            .connect_timeout(CONNECT_DEADLINE)
-            // slurmrestd 20.11 takes whoever asked first on a connection for all who ask on it later.
-            .pool_max_idle_per_host(0)
-            // The token is for it alone.
-            .redirect(redirect::Policy::none())
-            .no_proxy();
-        let (http, url) = match (&settings.url, &settings.socket) {
-            (Some(url), None) => (http, url.trim_end_matches('/').to_owned()),
-            (None, Some(socket)) => (
-                http.unix_socket(socket.as_path()),
-                "http://localhost".to_owned(),
-            ),
+        let (url, socket) = match (&settings.url, &settings.socket) {
+            (Some(url), None) => (url.trim_end_matches('/').to_owned(), None),
+            (None, Some(socket)) => ("http://localhost".to_owned(), Some(socket.as_path())),
             _ => bail!("slurmrestd: give either url (http://host:port) or socket (a path)"),
         };
+        let client = |kept: usize| -> anyhow::Result<reqwest::Client> {
+            let mut http = reqwest::Client::builder()
+                .timeout(DEADLINE)
+                .connect_timeout(CONNECT_DEADLINE)
+                .pool_max_idle_per_host(kept)
+                .pool_idle_timeout(KEPT_FOR)
+                // The token is for it alone.
+                .redirect(redirect::Policy::none())
+                .no_proxy();
+            if let Some(socket) = socket {
+                http = http.unix_socket(socket);
+            }
+            Ok(settings.tls.apply(http, "slurmrestd.tls")?.build()?)
+        };
         Ok(Self {
-            http: settings.tls.apply(http, "slurmrestd.tls")?.build()?,
+            kept: client(KEPT)?,
+            single: client(0)?,
             url,
             tokens: Tokens::new(&settings)?,
             version: Mutex::new(None),
             settings,
         })
+    }
+
+    /// A slurmrestd that knows neither this version nor a later one answers 404 and does nothing: then it does not matter that
+    /// it may take others for whoever asked first on a connection.
+    fn http(&self, version: ApiVersion) -> &reqwest::Client {
+        if version.authenticates_each_call() {
+            &self.kept
+        } else {
+            &self.single
+        }
     }
 
     /// Asks once, as `user`, in the version that slurmrestd was found to know.
@@ -117,7 +140,7 @@ impl RestSlurm {
             Call::Cancel(id) => (Method::DELETE, "slurm", format!("job/{id}")),
         };
         let url = format!("{}/{part}/{}/{path}", self.url, version.as_str());
-        let mut request = self.http.request(method, url);
+        let mut request = self.http(version).request(method, url);
         if let Call::Submit(submission) = call {
             request = request.json(&version.submission(submission, &self.settings));
         }
@@ -157,7 +180,11 @@ impl RestSlurm {
             return Ok(None);
         }
         let body = response.bytes().await.map_err(unavailable)?;
-        let answer = aside(move || Ok(serde_json::from_slice(&body)?)).await;
+        let answer = if body.len() < SHORT {
+            serde_json::from_slice(&body).map_err(|error| SlurmUnavailable(error.to_string()))
+        } else {
+            aside(move || Ok(serde_json::from_slice(&body)?)).await
+        };
         match answer {
             Ok(answer) => Ok(Some((status, answer))),
             // It says some things in plain text.
@@ -183,7 +210,7 @@ impl RestSlurm {
             accounting::query(version, ids)
         );
         let user = self.settings.service_user.as_str();
-        let sent = self.send(user, self.http.get(url)).await?;
+        let sent = self.send(user, self.http(version).get(url)).await?;
         let Some((status, answer)): Option<(_, accounting::Answer)> = sent else {
             return Ok(None);
         };

@@ -92,6 +92,12 @@ impl ApiVersion {
         self >= Self::V40
     }
 
+    /// Whether all that serve this version ask who it is at each call, which slurmrestd 20.11 does once for a connection, and 22.05
+    /// at each call (tried with both; 21.08 was not).
+    pub(super) fn authenticates_each_call(self) -> bool {
+        self >= Self::V38
+    }
+
     /// The body of a submission.
     pub(super) fn submission(
         self,
