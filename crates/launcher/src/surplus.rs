@@ -1,8 +1,9 @@
 //! Idle runners that no queued workflow job waits for: deregistered at GitHub first, which refuses where one has work
-//! (rule 4); what was deregistered is withdrawn, so that its Slurm job is cancelled.
+//! (rule 4); what was deregistered is withdrawn, so that its Slurm job is cancelled. And runners whose node could not give their
+//! registration back, since Slurm ended it.
 
 use chrono::{TimeDelta, Utc};
-use gha_slurm_domain::RepositoryId;
+use gha_slurm_domain::{RepositoryId, RunnerState};
 use gha_slurm_github::Deletion;
 use gha_slurm_storage::runners::{self, Runner};
 use gha_slurm_storage::{AsyncConnection, StorageError, replan};
@@ -26,7 +27,7 @@ pub(crate) async fn release(inquiry: &Inquiry) -> Result<usize, StorageError> {
             Ok(was_idle) => released += usize::from(was_idle),
             Err(InquiryError::Storage(error)) => return Err(error),
             Err(InquiryError::Github(error)) => {
-                tracing::warn!(%error, runner = runner.name, "an idle runner is not deregistered yet");
+                tracing::warn!(%error, runner = runner.name, "a runner is not deregistered yet");
                 let mut conn = inquiry.database.connection().await?;
                 let again = Some(Utc::now() + RETRY);
                 runners::release_again(&mut conn, &runner, again).await?;
@@ -44,6 +45,16 @@ async fn release_one(
     let deletion = inquiry.deregister(runner, repository).await?;
     let now = Utc::now();
     let mut conn = inquiry.database.connection().await?;
+    if runner.state()? == RunnerState::Ended {
+        // If it has work, GitHub says so of that workflow job, too.
+        tracing::info!(
+            runner = runner.name,
+            ?deletion,
+            "deregistered after its end"
+        );
+        runners::release_again(&mut conn, runner, None).await?;
+        return Ok(false);
+    }
     match deletion {
         Deletion::Deleted => {
             let reason = "no queued workflow job waits for it any more";

@@ -21,6 +21,8 @@ use crate::waiting::Waiting;
 const USAGE_PATIENCE: TimeDelta = TimeDelta::days(1);
 /// They are an argument, or part of a URL.
 const MAX_USAGES_AT_ONCE: usize = 200;
+/// What the launcher has not asked about for so many lists, it does not want to know any more.
+const ASKED_LISTS: u64 = 100;
 /// Between the agent and slurmctld.
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
 
@@ -49,7 +51,13 @@ struct Strays {
     /// As of the last list.
     listed: HashMap<AllocationId, Vec<SlurmJob>>,
     /// Those that the launcher has asked about, which knows that they were submitted.
-    asked: HashMap<AllocationId, Absence<u64>>,
+    asked: HashMap<AllocationId, Asked>,
+}
+
+struct Asked {
+    absence: Absence<u64>,
+    /// How many lists were begun when it was asked last.
+    last: u64,
 }
 
 struct Known {
@@ -276,8 +284,12 @@ impl Watch {
             } else if let Some(jobs) = listed.get(id) {
                 states.extend(jobs.iter().map(status));
             } else {
-                let absence = asked.entry(*id).or_insert_with(|| self.there_now());
-                states.extend(absence.is_certain().then(|| gone(*id, None)));
+                let asked = asked.entry(*id).or_insert_with(|| Asked {
+                    absence: self.there_now(),
+                    last: 0,
+                });
+                asked.last = self.begun.load(Ordering::SeqCst);
+                states.extend(asked.absence.is_certain().then(|| gone(*id, None)));
             }
         }
         states
@@ -331,11 +343,14 @@ impl Watch {
         }
         self.freed.fetch_add(ended.len() as u64, Ordering::SeqCst);
         let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
-        for (id, absence) in &mut strays.asked {
+        strays
+            .asked
+            .retain(|_, asked| begun.saturating_sub(asked.last) < ASKED_LISTS);
+        for (id, asked) in &mut strays.asked {
             if listed.contains_key(id) {
-                absence.seen();
+                asked.absence.seen();
             } else {
-                absence.missed(begun);
+                asked.absence.missed(begun);
             }
         }
         strays.listed = listed;
@@ -737,6 +752,11 @@ mod tests {
         list(&watch, vec![]);
         list(&watch, vec![]);
         assert_eq!(states(&watch, &[1]), [Gone]);
+        // Nobody asks any more.
+        for _ in 0..ASKED_LISTS {
+            list(&watch, vec![]);
+        }
+        assert!(watch.strays.lock().unwrap().asked.is_empty());
     }
 
     #[test]

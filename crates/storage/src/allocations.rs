@@ -255,6 +255,8 @@ pub async fn want_released(
     diesel::update(
         of_class
             .filter(allocations::release_at.is_not_null())
+            // Of what is over, not the planner has said so.
+            .filter(allocations::in_supply)
             .filter(allocations::id.ne_all(&ids)),
     )
     .set(allocations::release_at.eq(None::<DateTime<Utc>>))

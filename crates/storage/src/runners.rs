@@ -158,7 +158,11 @@ pub async fn begin(
         }
         if who.restart_count > runner.restart_count {
             let reason = "Slurm restarted the allocation after its runner token was given out";
-            end(conn, scope, runner, reason, None, now).await?;
+            let ending = Ending {
+                is_abandoned: true,
+                ..Ending::because(reason)
+            };
+            end(conn, scope, runner, &ending, now).await?;
             return Ok(Redemption::Gone(reason.into()));
         }
         let repeatable = who.restart_count == runner.restart_count
@@ -215,7 +219,11 @@ pub async fn begin(
     if let Some(refusal) = refusal {
         crate::allocations::withdraw(conn, &[who.allocation], &refusal, now).await?;
         if let Some(runner) = &existing {
-            end(conn, scope, runner, &refusal, None, now).await?;
+            let ending = Ending {
+                is_abandoned: true,
+                ..Ending::because(&refusal)
+            };
+            end(conn, scope, runner, &ending, now).await?;
         }
         replan::request(conn, scope, false, "a launch token was turned away").await?;
         return Ok(Redemption::Gone(refusal));
@@ -454,39 +462,41 @@ pub async fn busy(
     Ok(())
 }
 
+/// How a runner ended, or an allocation that never got one.
+#[derive(Debug, Clone)]
+pub struct Ending<'a> {
+    /// Why, for people.
+    pub reason: &'a str,
+    /// The last of what its node logged; kept where there was no workflow job.
+    pub log_tail: Option<String>,
+    /// Slurm lost it, perhaps with others of its class.
+    pub is_lost: bool,
+    /// Nobody has given its registration back: GitHub is asked to deregister it, if it had no workflow job.
+    pub is_abandoned: bool,
+}
+
+impl<'a> Ending<'a> {
+    /// In an orderly way, for this reason.
+    pub fn because(reason: &'a str) -> Self {
+        Self {
+            reason,
+            log_tail: None,
+            is_lost: false,
+            is_abandoned: false,
+        }
+    }
+}
+
 /// The runner is over. One that had no workflow job leaves supply now and is replaced while there is demand; one in
 /// which a workflow job started stays supply until that workflow job leaves demand. Run it in a transaction.
 pub async fn end(
     conn: &mut AsyncPgConnection,
     scope: RepositoryId,
     runner: &Runner,
-    reason: &str,
-    log_tail: Option<String>,
+    ending: &Ending<'_>,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
-    end_as(conn, scope, runner, reason, log_tail, false, now).await
-}
-
-/// [`end`], for one that Slurm lost, perhaps with others of its class. Run it in a transaction.
-pub async fn lost(
-    conn: &mut AsyncPgConnection,
-    scope: RepositoryId,
-    runner: &Runner,
-    reason: &str,
-    now: DateTime<Utc>,
-) -> Result<(), StorageError> {
-    end_as(conn, scope, runner, reason, None, true, now).await
-}
-
-async fn end_as(
-    conn: &mut AsyncPgConnection,
-    scope: RepositoryId,
-    runner: &Runner,
-    reason: &str,
-    log_tail: Option<String>,
-    is_lost: bool,
-    now: DateTime<Utc>,
-) -> Result<(), StorageError> {
+    let reason = ending.reason;
     lock_scope(conn, scope).await?;
     let ended: Option<(Option<DateTime<Utc>>, Option<i64>)> = diesel::update(
         runners::table
@@ -506,12 +516,14 @@ async fn end_as(
         return Ok(());
     };
     let worked = busy_at.is_some() || workflow_job.is_some();
+    let release_at = (ending.is_abandoned && !worked).then_some(now);
     let (class, in_supply, planned_at): (i64, bool, DateTime<Utc>) =
         diesel::update(allocations::table.find(runner.allocation_id))
             .set((
                 allocations::state.eq("ended"),
                 allocations::ended_at.eq(now),
                 allocations::reason.eq(reason),
+                allocations::release_at.eq(release_at),
             ))
             .returning((
                 allocations::class_id,
@@ -526,7 +538,7 @@ async fn end_as(
             .execute(conn)
             .await?;
         if queued_in_class(conn, class).await? > 0 {
-            count(conn, class, planned_at, is_lost, reason, now).await?;
+            count(conn, class, planned_at, ending, now).await?;
         }
     }
     let kind = if worked {
@@ -536,7 +548,7 @@ async fn end_as(
     };
     let detail = format!("runner {} is over: {reason}", runner.name);
     let entry = Entry::allocation(now, AllocationId(runner.allocation_id), kind, detail)
-        .log_tail(log_tail.filter(|_| !worked));
+        .log_tail(ending.log_tail.clone().filter(|_| !worked));
     timeline::append(conn, &[entry]).await?;
     replan::request(conn, scope, false, "a runner ended").await
 }
@@ -545,18 +557,18 @@ async fn count(
     conn: &mut AsyncPgConnection,
     class: i64,
     planned_at: DateTime<Utc>,
-    is_lost: bool,
-    reason: &str,
+    ending: &Ending<'_>,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
-    if is_lost {
-        count_loss(conn, ClassId(class), planned_at, reason, now).await
+    if ending.is_lost {
+        count_loss(conn, ClassId(class), planned_at, ending.reason, now).await
     } else {
-        count_failure(conn, ClassId(class), reason, now).await
+        count_failure(conn, ClassId(class), ending.reason, now).await
     }
 }
 
-/// Idle runners that GitHub shall be asked to deregister now, because no queued workflow job waits for them.
+/// Runners that GitHub shall be asked to deregister now: idle ones that no queued workflow job waits for, and those that ended
+/// without giving their registration back.
 pub async fn to_release(
     conn: &mut AsyncPgConnection,
     now: DateTime<Utc>,
@@ -565,8 +577,12 @@ pub async fn to_release(
     let rows: Vec<(Runner, i64)> = runners::table
         .inner_join(allocations::table)
         .filter(allocations::release_at.le(now))
-        .filter(allocations::in_supply.eq(true))
-        .filter(runners::state.eq_any(["registered", "listening"]))
+        .filter(
+            allocations::in_supply
+                .eq(true)
+                .and(runners::state.eq_any(["registered", "listening"]))
+                .or(runners::state.eq("ended")),
+        )
         .order(allocations::release_at)
         .limit(limit)
         .select((Runner::as_select(), allocations::repository_id))
@@ -630,35 +646,14 @@ pub async fn released(
     replan::request(conn, scope, false, "a runner was deregistered").await
 }
 
-/// An allocation that never got a runner ended on its node (the callback failed for good). Run it in a transaction.
+/// An allocation that never got a runner ended (the callback failed for good, or Slurm ended it). Run it in a transaction.
 pub async fn allocation_ended(
     conn: &mut AsyncPgConnection,
     allocation: AllocationId,
-    reason: &str,
-    log_tail: Option<String>,
+    ending: &Ending<'_>,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
-    allocation_ended_as(conn, allocation, reason, log_tail, false, now).await
-}
-
-/// [`allocation_ended`], for one that Slurm lost, perhaps with others of its class. Run it in a transaction.
-pub async fn allocation_lost(
-    conn: &mut AsyncPgConnection,
-    allocation: AllocationId,
-    reason: &str,
-    now: DateTime<Utc>,
-) -> Result<(), StorageError> {
-    allocation_ended_as(conn, allocation, reason, None, true, now).await
-}
-
-async fn allocation_ended_as(
-    conn: &mut AsyncPgConnection,
-    allocation: AllocationId,
-    reason: &str,
-    log_tail: Option<String>,
-    is_lost: bool,
-    now: DateTime<Utc>,
-) -> Result<(), StorageError> {
+    let reason = ending.reason;
     let scope: Option<i64> = allocations::table
         .find(allocation.0)
         .select(allocations::repository_id)
@@ -687,10 +682,10 @@ async fn allocation_ended_as(
     let Some((class, planned_at)) = ended else {
         return Ok(());
     };
-    count(conn, class, planned_at, is_lost, reason, now).await?;
+    count(conn, class, planned_at, ending, now).await?;
     let detail = format!("the allocation is over: {reason}");
-    let entry =
-        Entry::allocation(now, allocation, "ended_without_workflow_job", detail).log_tail(log_tail);
+    let entry = Entry::allocation(now, allocation, "ended_without_workflow_job", detail)
+        .log_tail(ending.log_tail.clone());
     timeline::append(conn, &[entry]).await?;
     replan::request(conn, scope, false, "an allocation ended").await
 }

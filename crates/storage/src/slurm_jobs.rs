@@ -6,9 +6,10 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use gha_slurm_domain::{AllocationId, RepositoryId, SlurmState};
 
 use crate::pool::{StorageError, lock_scope};
+use crate::replan;
+use crate::runners::{self, Ending};
 use crate::schema::{allocations, cluster_policies, runner_classes, workflow_jobs};
 use crate::timeline::{self, Entry};
-use crate::{replan, runners};
 
 /// A launch token lives a day and an hour, a workflow job five days: whatever is older is not asked about any more.
 const OLDEST: TimeDelta = TimeDelta::days(8);
@@ -130,12 +131,14 @@ async fn ended(
 ) -> Result<(), StorageError> {
     lock_scope(conn, scope).await?;
     let reason = format!("Slurm: {}", explain(status));
-    let lost = status.state.is_lost();
+    let ending = Ending {
+        is_lost: status.state.is_lost(),
+        is_abandoned: true,
+        ..Ending::because(&reason)
+    };
     match runners::by_allocation(conn, status.allocation).await? {
-        Some((runner, scope)) if lost => runners::lost(conn, scope, &runner, &reason, now).await,
-        Some((runner, scope)) => runners::end(conn, scope, &runner, &reason, None, now).await,
-        None if lost => runners::allocation_lost(conn, status.allocation, &reason, now).await,
-        None => runners::allocation_ended(conn, status.allocation, &reason, None, now).await,
+        Some((runner, scope)) => runners::end(conn, scope, &runner, &ending, now).await,
+        None => runners::allocation_ended(conn, status.allocation, &ending, now).await,
     }
 }
 

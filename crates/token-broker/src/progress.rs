@@ -7,7 +7,7 @@ use gha_slurm_contract::runner::{MAX_LOG_TAIL_BYTES, ProgressPhase, ProgressRequ
 use gha_slurm_domain::{AllocationId, RepositoryId, RunnerState};
 use gha_slurm_github::Deletion;
 use gha_slurm_service_kit::ApiError;
-use gha_slurm_storage::runners::{self, Runner};
+use gha_slurm_storage::runners::{self, Ending, Runner};
 use gha_slurm_storage::timeline::{self, Entry};
 use gha_slurm_storage::{AsyncConnection, StorageError, repositories};
 
@@ -112,9 +112,13 @@ impl Broker {
                 runners::busy(&mut conn, runner, run, now).await
             }
             ProgressPhase::Finished => {
-                let (reason, tail) = (reason_of(request), log_tail_of(request));
+                let reason = reason_of(request);
+                let ending = Ending {
+                    log_tail: log_tail_of(request),
+                    ..Ending::because(&reason)
+                };
                 conn.transaction::<_, StorageError, _>(async |conn| {
-                    runners::end(conn, scope, runner, &reason, tail.clone(), now).await
+                    runners::end(conn, scope, runner, &ending, now).await
                 })
                 .await
             }
@@ -145,16 +149,18 @@ impl Broker {
         if request.phase != ProgressPhase::Finished {
             return Ok(());
         }
-        let (reason, tail) = (reason_of(request), log_tail_of(request));
+        let reason = reason_of(request);
+        let ending = Ending {
+            log_tail: log_tail_of(request),
+            ..Ending::because(&reason)
+        };
         let (allocation, now) = (claims.sub, Utc::now());
         let mut conn = self.connection().await?;
         conn.transaction::<_, StorageError, _>(async |conn| {
             match runners::by_allocation(conn, allocation).await? {
-                None => {
-                    runners::allocation_ended(conn, allocation, &reason, tail.clone(), now).await
-                }
+                None => runners::allocation_ended(conn, allocation, &ending, now).await,
                 Some((runner, scope)) if runner.state()? == RunnerState::Redeeming => {
-                    runners::end(conn, scope, &runner, &reason, tail.clone(), now).await
+                    runners::end(conn, scope, &runner, &ending, now).await
                 }
                 Some(_) => Ok(()),
             }
@@ -189,10 +195,10 @@ impl Broker {
             // Not found: it has finished its one workflow job, or GitHub removed it. Either way none will come, and a
             // node that saw none start loses nothing.
             Ok(Deletion::Deleted | Deletion::NotFound) => {
-                let reason = "idle: no workflow job came in time";
+                let ending = Ending::because("idle: no workflow job came in time");
                 let mut conn = self.connection().await?;
                 conn.transaction::<_, StorageError, _>(async |conn| {
-                    runners::end(conn, scope_id, &runner, reason, None, Utc::now()).await
+                    runners::end(conn, scope_id, &runner, &ending, Utc::now()).await
                 })
                 .await
                 .map_err(|e| storage_error(&e))

@@ -13,7 +13,7 @@ use gha_slurm_domain::{AllocationId, InstallationId, RepositoryFullName, Reposit
 use gha_slurm_github::{Deletion, Github, GithubError, Scope};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::repositories::{self, Repository};
-use gha_slurm_storage::runners::{self, Mint, Redeemer, Redemption};
+use gha_slurm_storage::runners::{self, Ending, Mint, Redeemer, Redemption};
 use gha_slurm_storage::{AsyncConnection, Database, StorageError};
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
@@ -300,7 +300,8 @@ impl Broker {
             let mut conn = self.database.connection().await?;
             conn.transaction::<_, StorageError, _>(async |conn| {
                 if let Some((runner, scope)) = runners::by_allocation(conn, allocation).await? {
-                    runners::end(conn, scope, &runner, &reason, None, Utc::now()).await?;
+                    let ending = Ending::because(&reason);
+                    runners::end(conn, scope, &runner, &ending, Utc::now()).await?;
                 }
                 Ok(())
             })

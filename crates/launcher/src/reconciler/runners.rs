@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::Utc;
 use gha_slurm_domain::{RepositoryId, WorkflowJobId, WorkflowJobState};
 use gha_slurm_github::{Deletion, Scope};
-use gha_slurm_storage::runners::{self, Runner};
+use gha_slurm_storage::runners::{self, Ending, Runner};
 use gha_slurm_storage::{AsyncConnection, StorageError, lock_scope, repositories, workflow_jobs};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -163,7 +163,7 @@ async fn give_up(
     // is submitted for it.
     let reason = "its node was not heard of any more";
     conn.transaction::<_, StorageError, _>(async |conn| {
-        runners::end(conn, repository, runner, reason, None, now).await
+        runners::end(conn, repository, runner, &Ending::because(reason), now).await
     })
     .await?;
     Ok(true)

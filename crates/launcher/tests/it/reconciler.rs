@@ -4,14 +4,18 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gha_slurm_domain::{InstallationId, RepositoryFullName, WorkflowJobId};
+use gha_slurm_domain::{
+    AllocationId, InstallationId, RepositoryFullName, SlurmState, WorkflowJobId,
+};
 use gha_slurm_github::{Github, Scope};
 use gha_slurm_launcher::inquiry::Inquiry;
 use gha_slurm_launcher::reconciler::Reconciler;
 use gha_slurm_launcher::settings::ReconcilerSettings;
 use gha_slurm_simulator::request::{NewRepository, NewWorkflowJob};
 use gha_slurm_simulator::{AppKey, Handle, Settings, Simulator};
-use gha_slurm_storage::runners::{self, Redeemer, Redemption};
+use gha_slurm_storage::allocations::{self, Locked, Submitted};
+use gha_slurm_storage::runners::{self, Ending, Redeemer, Redemption};
+use gha_slurm_storage::slurm_jobs::{self, SlurmStatus};
 use gha_slurm_storage::{mappings, workflow_jobs};
 use gha_slurm_telemetry::Metrics;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
@@ -281,9 +285,15 @@ async fn a_forgotten_workflow_job_is_looked_up_before_a_second_attempt() {
     let runner = site.redeemed().await;
     {
         let mut conn = site.pool.connection().await.unwrap();
-        runners::end(&mut conn, site.repository, &runner, "idle", None, now())
-            .await
-            .unwrap();
+        runners::end(
+            &mut conn,
+            site.repository,
+            &runner,
+            &Ending::because("idle"),
+            now(),
+        )
+        .await
+        .unwrap();
     }
     site.replan().await;
     site.until_supply(1).await;
@@ -309,9 +319,15 @@ async fn a_second_attempt_is_made_for_one_that_still_waits() {
     site.hear("queued", facts(id, &LABELS)).await;
     {
         let mut conn = site.pool.connection().await.unwrap();
-        runners::end(&mut conn, site.repository, &runner, "idle", None, now())
-            .await
-            .unwrap();
+        runners::end(
+            &mut conn,
+            site.repository,
+            &runner,
+            &Ending::because("idle"),
+            now(),
+        )
+        .await
+        .unwrap();
     }
     site.replan().await;
     let answer = serde_json::json!({"status": "OK!", "slurmJobId": "18"});
@@ -378,6 +394,51 @@ async fn a_runner_whose_node_is_silent_is_deleted_and_replaced() {
     let seen = states(site.database.url()).await;
     let expected = [("ended".to_owned(), false), ("planned".to_owned(), true)];
     assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn a_runner_that_slurm_ended_before_it_had_work_is_deregistered() {
+    let site = Site::new().await;
+    let job = NewWorkflowJob::of("acme/widgets", &LABELS);
+    let id = site.simulator.queue(job).unwrap().id;
+    site.hear("queued", facts(id, &LABELS)).await;
+    let runner = site.redeemed().await;
+    assert!(site.simulator.state().runner(RUNNER).is_some());
+    {
+        let mut conn = site.pool.connection().await.unwrap();
+        let allocation = AllocationId(runner.allocation_id);
+        let answer = Submitted {
+            id: allocation,
+            slurm_job_id: Some("17".parse().unwrap()),
+            token_expires_at: now(),
+            at: now(),
+        };
+        allocations::submitted(&mut conn, "main", &[answer], Locked::Wait)
+            .await
+            .unwrap();
+        runners::listening(&mut conn, &runner, now()).await.unwrap();
+        let status = SlurmStatus {
+            allocation,
+            slurm_job_id: Some("17".into()),
+            state: SlurmState::NodeFailed,
+            reason: None,
+            starts_at: None,
+            nodes: None,
+            exit_code: None,
+        };
+        let is_news = slurm_jobs::record(&mut conn, &status, now()).await;
+        assert!(is_news.unwrap());
+    }
+    site.replan().await;
+    site.until_supply(1).await;
+    let answer = serde_json::json!({"status": "OK!", "slurmJobId": "18"});
+    let agent = submission::agent_answering(ResponseTemplate::new(200).set_body_json(answer)).await;
+    let running = submission::start_with(&site.pool, &agent.uri(), &site.github);
+    wait_until("GitHub forgets the runner", DEADLINE, || async {
+        site.simulator.state().runner(RUNNER).is_none()
+    })
+    .await;
+    running.stop().await;
 }
 
 /// The simulator makes a runner busy only through a runner's own protocol, so GitHub is a few fixed answers here.

@@ -1,5 +1,5 @@
 use gha_slurm_domain::AllocationId;
-use gha_slurm_storage::runners::{self, Mint, Redeemer, Redemption};
+use gha_slurm_storage::runners::{self, Ending, Mint, Redeemer, Redemption};
 use gha_slurm_storage::{
     AsyncConnection, AsyncPgConnection, Database, StorageError, allocations, workflow_jobs,
 };
@@ -175,7 +175,7 @@ async fn a_runner_leaves_supply_only_when_its_workflow_job_leaves_demand() {
         .await
         .unwrap();
     conn.transaction::<_, StorageError, _>(async |conn| {
-        runners::end(conn, scope, &runner, "completed", None, now()).await
+        runners::end(conn, scope, &runner, &Ending::because("completed"), now()).await
     })
     .await
     .unwrap();
@@ -226,7 +226,7 @@ async fn an_idle_runner_is_a_failure_of_its_class() {
     for _ in 0..2 {
         // Told twice, counted once.
         conn.transaction::<_, StorageError, _>(async |conn| {
-            runners::end(conn, scope, &runner, "idle", None, now()).await
+            runners::end(conn, scope, &runner, &Ending::because("idle"), now()).await
         })
         .await
         .unwrap();
