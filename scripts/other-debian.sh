@@ -16,7 +16,7 @@ need_root_and_suite() {
 # make_debian NAME SUITE PACKAGES: sets $root.
 make_debian() {
   root=$target/debian/$1
-  [ ! -d "$root" ] || return 0
+  [ ! -d "$root" ] || [ "$(cat "$root.packages" 2>/dev/null)" != "$3" ] || return 0
   if ! command -v mmdebstrap >/dev/null; then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mmdebstrap >/dev/null
@@ -27,7 +27,9 @@ make_debian() {
   mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' --include="$3" "$2" "$root.new" \
     "${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
   touch "$root.new/etc/hosts"
+  rm -rf "$root"
   mv "$root.new" "$root"
+  echo "$3" >"$root.packages"
 }
 
 # The tests' executable: sets $executable.

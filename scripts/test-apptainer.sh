@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Runs slurm-agent's tests of runners in containers with Apptainer itself, as an ordinary user (runners are never root), in a Debian
-# that has it (Debian 12 has none): `test-apptainer.sh [SUITE]`, sid by default.
+# Runs slurm-agent's tests of runners in containers with Apptainer itself, as an ordinary user (runners are never root), alone and in
+# Slurm jobs, in a Debian that has it (Debian 12 has none): `test-apptainer.sh [SUITE]`, sid by default.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/other-debian.sh
 
 suite=${1:-sid}
 need_root_and_suite test-apptainer.sh "$suite"
-make_debian "$suite-apptainer" "$suite" apptainer,squashfuse,jq,curl,ca-certificates,procps
+packages=apptainer,squashfuse,jq,curl,ca-certificates,procps,iproute2
+packages+=,slurmctld,slurmd,slurm-client,slurmrestd,slurm-wlm-basic-plugins,slurm-wlm-jwt-plugin,munge
+make_debian "$suite-apptainer" "$suite" "$packages"
 build_tests
 enter_debian '
   # As udev has it: whoever may have a user namespace may have FUSE in it.
@@ -24,4 +26,8 @@ enter_debian '
     umount /mnt
   fi
   export GHA_SLURM_TEST_IMAGE=/srv/ci.sif
-' setpriv --reuid=games --regid=games --clear-groups env HOME=/nonexistent "$executable" containers::
+' bash -euc '
+  setpriv --reuid=games --regid=games --clear-groups env HOME=/nonexistent "$1" containers::
+  # The agent is root; the Slurm jobs are of an ordinary user.
+  "$1" containers::by_
+' bash "$executable"

@@ -10,10 +10,11 @@ shift
 need_root_and_suite test-slurm.sh "$suite"
 # Every module with tests that start a Slurm or run on what a node has.
 tests=("$@")
-[ $# -gt 0 ] || tests=(doctor:: ends:: ghosts:: hooks:: node:: original:: real_slurm:: rest:: sbatch:: self_service:: sudo::)
+[ $# -gt 0 ] || tests=(containers:: doctor:: ends:: ghosts:: hooks:: node:: original:: podman:: real_slurm:: rest:: sbatch:: self_service:: sudo::)
 
 packages=slurmctld,slurmd,slurm-client,slurmrestd,slurmdbd,slurm-wlm-basic-plugins,slurm-wlm-jwt-plugin
 packages+=,slurm-wlm-mysql-plugin,mariadb-server,munge,sudo,jq,curl,ca-certificates,procps,iproute2,git
+packages+=,podman,slirp4netns,passt,uidmap,busybox,nodejs
 make_debian "$suite" "$suite" "$packages"
 build_tests
 enter_debian 'slurmctld -V' "$executable" "${tests[@]}"

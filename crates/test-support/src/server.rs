@@ -51,7 +51,12 @@ pub enum Folder {
 impl Folder {
     /// A new temporary folder.
     pub fn temporary(prefix: &str) -> anyhow::Result<Self> {
-        let dir = tempfile::Builder::new().prefix(prefix).tempdir()?;
+        Self::temporary_in(&std::env::temp_dir(), prefix)
+    }
+
+    /// A new temporary folder below `parent`.
+    pub(crate) fn temporary_in(parent: &Path, prefix: &str) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix(prefix).tempdir_in(parent)?;
         let folder = Self::Temporary(dir);
         folder.prepare()?;
         Ok(folder)

@@ -62,6 +62,8 @@ struct Start<'a> {
     starter: &'a [String],
     /// Has run (bash) in the mount namespace of each slurmd; it has none of its own if this is empty.
     mounts: &'a str,
+    /// Where its folder is, if not with other temporary ones.
+    parent: Option<&'a Path>,
 }
 
 impl PrivateSlurm {
@@ -101,6 +103,7 @@ impl PrivateSlurm {
             more,
             starter,
             mounts,
+            parent,
         } = start;
         let programs: &[(&str, &str)] = if accounting {
             &accounting::PROGRAMS
@@ -110,7 +113,8 @@ impl PrivateSlurm {
         if let Err(missing) = check(&[&PROGRAMS, programs].concat()) {
             bail!("no private Slurm: {missing}");
         }
-        let folder = Folder::temporary("gha-slurm-slurm-")?;
+        let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
+        let folder = Folder::temporary_in(&parent, "gha-slurm-slurm-")?;
         let dir = folder.path().to_owned();
         open_to_all(&dir)?;
         for name in ["munge", "state", "spool", "log"] {
@@ -132,6 +136,11 @@ impl PrivateSlurm {
             // Version 1, wherever it is there: without systemd, 22.05 cannot use version 2.
             let text = "CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\n";
             fs::write(dir.join("cgroup.conf"), text)?;
+        }
+        if more.contains("job_container/tmpfs") {
+            let base = dir.join("tmp");
+            let text = format!("AutoBasePath=true\nBasePath={}\n", base.display());
+            fs::write(dir.join("job_container.conf"), text)?;
         }
         let mut text = String::new();
         // Only for devices Slurm sets `CUDA_VISIBLE_DEVICES`.
@@ -227,6 +236,16 @@ impl PrivateSlurm {
         let start = Start {
             more,
             mounts,
+            ..Start::default()
+        };
+        Self::unless_skipped(Self::boot(nodes, start)).await
+    }
+
+    /// As [`PrivateSlurm::for_test_with`], with its folder below `parent`.
+    pub async fn for_test_in(nodes: u16, more: &str, parent: &Path) -> Option<Self> {
+        let start = Start {
+            more,
+            parent: Some(parent),
             ..Start::default()
         };
         Self::unless_skipped(Self::boot(nodes, start)).await

@@ -1,6 +1,6 @@
 //! Where the runner comes from and what it runs in: archives, symlinks, Apptainer.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,9 +9,13 @@ use gha_slurm_domain::ResourceRequest;
 use gha_slurm_service_kit::settings::load;
 use gha_slurm_slurm_agent::Settings;
 use gha_slurm_slurm_agent::submission::Submission;
+use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::agent_fixture::{Site, claims};
+use crate::node::{self, asked, for_all_users, until_over};
+use crate::podman::user_namespaces;
+use crate::real_slurm::{By, by_both};
 use crate::script_fixture::*;
 
 /// See there: it is not Apptainer.
@@ -24,25 +28,29 @@ fn real_image() -> Option<String> {
     Some(image.into_string().unwrap())
 }
 
+/// The image and the program, which stands in `folder` of the allocation.
+fn image_and_program(allocation: &Allocation, folder: &str) -> (String, String) {
+    if let Some(image) = real_image() {
+        return (image, "apptainer".to_owned());
+    }
+    let program = allocation.path(folder).join("apptainer");
+    std::fs::copy(STANDIN_APPTAINER, &program).unwrap();
+    let executable = Command::new("chmod")
+        .arg("755")
+        .arg(&program)
+        .status()
+        .unwrap();
+    assert!(executable.success());
+    let image = allocation.path("image.sif");
+    std::fs::write(&image, "an image").unwrap();
+    let text = |path: PathBuf| path.to_str().unwrap().to_owned();
+    (text(image), text(program))
+}
+
 /// An allocation whose runner runs in a container; the folder `seen` is bound by the site.
 async fn contained(runner: &str) -> Allocation {
     let allocation = Allocation::new(runner).await;
-    let (image, program) = if let Some(image) = real_image() {
-        (image, "apptainer".to_owned())
-    } else {
-        let program = allocation.path("apptainer");
-        std::fs::copy(STANDIN_APPTAINER, &program).unwrap();
-        let executable = Command::new("chmod")
-            .arg("755")
-            .arg(&program)
-            .status()
-            .unwrap();
-        assert!(executable.success());
-        let image = allocation.path("image.sif");
-        std::fs::write(&image, "an image").unwrap();
-        let text = |path: PathBuf| path.to_str().unwrap().to_owned();
-        (text(image), text(program))
-    };
+    let (image, program) = image_and_program(&allocation, "");
     std::fs::write(allocation.path("on-the-node"), "").unwrap();
     std::fs::create_dir(allocation.path("runner/externals")).unwrap();
     std::fs::write(allocation.path("runner/externals/node"), "node").unwrap();
@@ -127,6 +135,58 @@ async fn a_runner_in_a_container_sees_its_work_and_what_the_site_binds() {
     for secret in [JIT_CONFIG, PROGRESS_TOKEN, LAUNCH_TOKEN] {
         assert!(!arguments.contains(secret), "{arguments}");
     }
+}
+
+by_both!(a_profiles_container_is_that_of_an_ordinary_user_on_a_node);
+
+async fn a_profiles_container_is_that_of_an_ordinary_user_on_a_node(by: By) {
+    if !user_namespaces() {
+        eprintln!("skipped: this kernel gives users no user namespaces");
+        return;
+    }
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let runner = format!(
+        r#"[ ! -e "$SEEN/../on-the-node" ] || exit 97
+        touch "$HOME/file" "$TMPDIR/file" || exit 96
+        ! touch /opt/gha-slurm-test 2>/dev/null || exit 94
+        env > "$SEEN/environment"
+        {ONE_WORKFLOW_JOB}"#
+    );
+    let allocation = for_all_users(&runner).await;
+    std::fs::write(allocation.path("on-the-node"), "").unwrap();
+    // The stand-in writes beside itself.
+    let folder = allocation.path("standin");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    let (image, program) = image_and_program(&allocation, "standin");
+    let (site, output) = node::site(by, &slurm, &allocation);
+    let seen = allocation.path("seen");
+    let settings = format!(
+        "policy.containers = [\"{image}\"]\n[runner.apptainer]\nprogram = \"{program}\"\n\
+         binds = [\"{}\", \"/opt:/opt:ro\"]\n",
+        seen.display()
+    );
+    std::fs::write(site.path("agent.toml"), settings).unwrap();
+    let site = site.with_file("agent.toml").with("SLURM__INTERVAL_S", "1");
+    let agent = site.agent().await;
+    let mut asked = asked(SLURM_USERS[0], &allocation);
+    asked.resources.container = Some(image);
+    let id = agent.start(&site.request(&asked)).await;
+    until_over(&agent, &site, &asked).await;
+    let printed = std::fs::read_to_string(output.join("r-games.log")).unwrap_or_default();
+    assert_eq!(allocation.last().await["reason"], "completed", "{printed}");
+    let environment = allocation.seen("environment");
+    let number = format!("SLURM_JOB_ID={id}");
+    assert!(environment.lines().any(|l| l == number), "{environment}");
+    let owner = std::fs::metadata(seen.join("environment")).unwrap().uid();
+    let user = nix::unistd::User::from_name(SLURM_USERS[0])
+        .unwrap()
+        .unwrap();
+    assert_eq!(owner, user.uid.as_raw());
+    assert!(is_empty(&allocation.path("work")));
+    agent.stop();
 }
 
 #[tokio::test]
@@ -237,7 +297,7 @@ async fn a_container_is_refused_where_the_site_does_not_allow_it() {
     agent.stop();
 }
 
-fn archive(from: &Path, to: &Path) {
+pub(crate) fn archive(from: &Path, to: &Path) {
     let made = Command::new("tar")
         .arg("-czf")
         .arg(to)

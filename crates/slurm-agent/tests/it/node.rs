@@ -6,11 +6,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use gha_slurm_contract::LaunchClaims;
+use gha_slurm_contract::agent::AllocationStatus;
 use gha_slurm_domain::SlurmState;
 use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, TestCa, wait_until};
 
 use crate::DEADLINE;
-use crate::agent_fixture::Site;
+use crate::agent_fixture::{Agent, Site};
+use crate::containers::archive;
 use crate::real_slurm::{By, by_both, of, states};
 use crate::script_fixture::*;
 
@@ -23,7 +25,11 @@ const TIME_LIMIT: Duration = Duration::from_secs(90);
 
 /// A broker and a runner for Slurm jobs of any user.
 pub(crate) async fn for_all_users(runner: &str) -> Allocation {
-    let allocation = Allocation::new(runner).await;
+    for_all_users_in(&std::env::temp_dir(), runner).await
+}
+
+async fn for_all_users_in(parent: &Path, runner: &str) -> Allocation {
+    let allocation = Allocation::new_in(parent, runner).await;
     let program = allocation.path("runner/bin/Runner.Listener");
     let text = std::fs::read_to_string(&program).unwrap();
     let head = format!(
@@ -62,6 +68,8 @@ by_both!(
     steps_have_slurms_environment_and_nothing_of_the_agents,
     after_a_kill_the_epilog_cleans_up_and_the_node_goes_on,
     two_users_on_one_node_read_nothing_of_each_other,
+    an_outdated_release_from_an_archive_says_so,
+    a_tmp_of_its_own_is_enough_for_a_slurm_job,
 );
 
 pub(crate) fn asked(user: &str, allocation: &Allocation) -> LaunchClaims {
@@ -83,6 +91,19 @@ pub(crate) async fn until_idle(slurm: &PrivateSlurm) {
         }
     })
     .await;
+}
+
+/// Waits until the agent says that a Slurm job is over; how.
+pub(crate) async fn until_over(
+    agent: &Agent,
+    site: &Site,
+    asked: &LaunchClaims,
+) -> AllocationStatus {
+    wait_until("its end is told", DEADLINE, || async {
+        let told = states(agent, site, &[asked.sub]).await.pop();
+        told.filter(|status| status.state.is_over())
+    })
+    .await
 }
 
 /// Waits until a process has ended. Whoever adopted it may be slow to notice: it is a zombie (Z) until then.
@@ -165,12 +186,78 @@ async fn before_the_time_limit_the_workflow_job_is_cancelled_in_an_orderly_way(b
     assert!(is_empty(&allocation.path("work")), "its scratch is cleaned");
     until_gone(&allocation.seen("daemon")).await;
     // By the programs it ended by itself, not by Slurm's TIMEOUT.
-    let told = wait_until("its end is told", DEADLINE, || async {
-        let told = states(&agent, &site, &[asked.sub]).await.pop();
-        told.filter(|status| status.state.is_over())
-    })
-    .await;
+    let told = until_over(&agent, &site, &asked).await;
     assert_eq!(told.state, state, "{told:?}");
+    agent.stop();
+}
+
+/// Where Slurm gives each Slurm job a `/tmp` of its own (`job_container/tmpfs`), the work directory is there by default, and goes
+/// with it.
+async fn a_tmp_of_its_own_is_enough_for_a_slurm_job(by: By) {
+    // Whatever is in /tmp, Slurm jobs do not see.
+    let elsewhere = Path::new("/var/tmp");
+    let containers = "JobContainerType=job_container/tmpfs\nPrologFlags=Contain\n";
+    let Some(slurm) = PrivateSlurm::for_test_in(1, containers, elsewhere).await else {
+        return;
+    };
+    let runner = format!(
+        r#"{ONE_WORKFLOW_JOB}
+        touch "$HOME/file" "$TMPDIR/file" && pwd > "$SEEN/where"; ls -A /tmp > "$SEEN/tmp""#
+    );
+    let allocation = for_all_users_in(elsewhere, &runner).await;
+    let seen = allocation.path("seen");
+    let runner = allocation.path("runner");
+    let output = match by {
+        By::Programs => "SBATCH__OUTPUT_FOLDER",
+        By::Rest => "SLURMRESTD__OUTPUT_FOLDER",
+    };
+    let site = by
+        .site(&slurm)
+        .with("RUNNER__JOB_SCRIPT", SCRIPT)
+        .with("RUNNER__FOLDER", runner.to_str().unwrap())
+        .with("SLURM__INTERVAL_S", "1")
+        .with(output, seen.to_str().unwrap());
+    let agent = site.agent().await;
+    let asked = asked(SLURM_USERS[0], &allocation);
+    agent.start(&site.request(&asked)).await;
+    until_over(&agent, &site, &asked).await;
+    let printed = allocation.seen("r-games.log");
+    assert_eq!(allocation.last().await["reason"], "completed", "{printed}");
+    let work = allocation.seen("where");
+    let work = Path::new(work.trim());
+    assert!(work.starts_with("/tmp"), "{}", work.display());
+    let name = work.components().nth(2).unwrap().as_os_str();
+    assert_eq!(allocation.seen("tmp").trim(), name, "nothing of others");
+    assert!(!Path::new("/tmp").join(name).exists());
+    agent.stop();
+}
+
+/// GitHub turns old releases away: the listener's exit code says so, after one that means "again".
+async fn an_outdated_release_from_an_archive_says_so(by: By) {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let runner =
+        r#"[ "$(wc -l < "$SEEN/arguments")" = 1 ] && exit 2; ls -A > "$SEEN/files"; exit 7"#;
+    let allocation = for_all_users(runner).await;
+    let file = allocation.path("actions-runner.tar.gz");
+    archive(&allocation.path("runner"), &file);
+    let (site, _) = site(by, &slurm, &allocation);
+    let site = site
+        .with("SLURM__INTERVAL_S", "1")
+        .with("RUNNER__FOLDER", file.to_str().unwrap());
+    let agent = site.agent().await;
+    let asked = asked(SLURM_USERS[0], &allocation);
+    agent.start(&site.request(&asked)).await;
+    let told = until_over(&agent, &site, &asked).await;
+    assert_eq!((told.state, told.exit_code), (SlurmState::Failed, Some(1)));
+    let last = allocation.last().await;
+    let reason = last["reason"].as_str().unwrap();
+    assert!(reason.starts_with("runner_outdated: "), "{reason}");
+    assert_eq!(allocation.seen("arguments"), "run\nrun\n");
+    assert_eq!(allocation.seen("files"), "bin\n");
+    until_idle(&slurm).await;
+    assert!(is_empty(&allocation.path("work")));
     agent.stop();
 }
 

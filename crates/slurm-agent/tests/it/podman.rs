@@ -13,8 +13,15 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 use crate::DEADLINE;
 use crate::agent_fixture::{Agent, Site};
 use crate::node::{EPILOG, asked, for_all_users, site, until_gone, until_idle};
-use crate::real_slurm::By;
+use crate::real_slurm::{By, by_both};
 use crate::script_fixture::*;
+
+by_both!(
+    a_workflow_job_runs_in_its_container_beside_its_services,
+    what_podman_is_not_to_do_is_refused_with_the_reason,
+    containers_are_gone_after_a_signal,
+    the_epilog_removes_containers_of_a_job_script_that_was_killed,
+);
 
 /// What a usual node has, for the nodes of this test alone, as other machines that run it may not: cgroups of one version
 /// (crun refuses both at once), a TUN device for everybody, and subordinate ids for users. Then, as the user: may they have
@@ -93,7 +100,7 @@ fn missing() -> Option<String> {
 }
 
 /// Whether users may have user namespaces here, which no test can bring about.
-fn user_namespaces() -> bool {
+pub(crate) fn user_namespaces() -> bool {
     let tried = Command::new("setpriv")
         .args([
             "--reuid=games",
@@ -352,8 +359,7 @@ async fn serve_blob(server: &MockServer, digest: &str, blob: Vec<u8>) {
     }
 }
 
-#[tokio::test]
-async fn a_workflow_job_runs_in_its_container_beside_its_services() {
+async fn a_workflow_job_runs_in_its_container_beside_its_services(by: By) {
     let conversation = r#"
     hook prepare prepare_job "$(jq -nc --argjson c "$(container)" --argjson s "$(service)" '{container: $c, services: [$s]}')"
     step first '
@@ -379,7 +385,7 @@ async fn a_workflow_job_runs_in_its_container_beside_its_services() {
     echo "2026-11-23 10:00:02Z: Job test completed with result: Succeeded"
     echo end > "$SEEN/end"
     "#;
-    let Some(podman) = Podman::start(By::Programs, conversation, false).await else {
+    let Some(podman) = Podman::start(by, conversation, false).await else {
         return;
     };
     let (agent, id) = podman.run().await;
@@ -425,9 +431,7 @@ async fn a_workflow_job_runs_in_its_container_beside_its_services() {
     agent.stop();
 }
 
-/// By slurmrestd: the text of the hook comes through that, too.
-#[tokio::test]
-async fn what_podman_is_not_to_do_is_refused_with_the_reason() {
+async fn what_podman_is_not_to_do_is_refused_with_the_reason(by: By) {
     let conversation = r#"
     with() { jq -nc --argjson c "$(container)" --argjson more "$1" '{container: ($c + $more), services: []}'; }
     hook cpus prepare_job "$(with '{"createOptions": "--cpus 1"}')"
@@ -437,7 +441,7 @@ async fn what_podman_is_not_to_do_is_refused_with_the_reason() {
     hook clean cleanup_job null
     echo end > "$SEEN/end"
     "#;
-    let Some(podman) = Podman::start(By::Rest, conversation, false).await else {
+    let Some(podman) = Podman::start(by, conversation, false).await else {
         return;
     };
     let (agent, id) = podman.run().await;
@@ -495,8 +499,8 @@ const A_LONG_STEP: &str = r#"
 "#;
 
 /// Sends the job script this signal in the midst of a step, and waits until nothing is left of it.
-async fn signalled(signal: &str, epilog: bool) -> Option<Podman> {
-    let podman = Podman::start(By::Programs, A_LONG_STEP, epilog).await?;
+async fn signalled(by: By, signal: &str, epilog: bool) -> Option<Podman> {
+    let podman = Podman::start(by, A_LONG_STEP, epilog).await?;
     let (agent, id) = podman.run().await;
     podman.until_seen("up").await;
     let service = podman.allocation.seen("httpd");
@@ -512,9 +516,8 @@ async fn signalled(signal: &str, epilog: bool) -> Option<Podman> {
     Some(podman)
 }
 
-#[tokio::test]
-async fn containers_are_gone_after_a_signal() {
-    let Some(podman) = signalled("TERM", false).await else {
+async fn containers_are_gone_after_a_signal(by: By) {
+    let Some(podman) = signalled(by, "TERM", false).await else {
         return;
     };
     assert_eq!(
@@ -525,7 +528,6 @@ async fn containers_are_gone_after_a_signal() {
     );
 }
 
-#[tokio::test]
-async fn the_epilog_removes_containers_of_a_job_script_that_was_killed() {
-    signalled("KILL", true).await;
+async fn the_epilog_removes_containers_of_a_job_script_that_was_killed(by: By) {
+    signalled(by, "KILL", true).await;
 }

@@ -1,6 +1,7 @@
 //! The agent before a real Slurm: what holds whichever way Slurm is spoken to. Each scenario gets the site's settings.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::Instant;
 
 use gha_slurm_contract::agent::{AllocationStatus, CallPurpose, StatesAnswer};
 use gha_slurm_contract::{LaunchClaims, Problem};
@@ -184,6 +185,29 @@ pub(crate) async fn what_slurm_says(site: impl Fn(&PrivateSlurm) -> Site) {
         1,
         "one Slurm job, {id}: {queue:?}"
     );
+    agent.stop();
+}
+
+/// However many allocations there are, Slurm is asked once in each interval; `looks` counts how often it was.
+pub(crate) async fn one_look(site: Site, looks: impl Fn() -> usize) {
+    let site = site.with("SLURM__INTERVAL_S", "2");
+    let agent = site.agent().await;
+    let mut asked = Vec::new();
+    for number in 0..20 {
+        let one = of(SLURM_USERS[0], &format!("r{number}"));
+        agent.start(&site.request(&one)).await;
+        asked.push(one.sub);
+    }
+    let (before, since) = (looks(), Instant::now());
+    wait_until("two looks", DEADLINE, || async {
+        let told = states(&agent, &site, &asked).await;
+        looks() >= before + 2 && told.len() == asked.len()
+    })
+    .await;
+    // One may have been on its way.
+    let most = since.elapsed().as_secs() as usize / 2 + 2;
+    let looked = looks() - before;
+    assert!(looked <= most, "{looked} of {most}");
     agent.stop();
 }
 

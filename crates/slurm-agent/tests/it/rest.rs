@@ -3,6 +3,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -418,18 +420,20 @@ async fn the_last_place_is_given_once_and_the_persons_own_slurm_jobs_count() {
     real_slurm::places(site).await;
 }
 
-/// A way to slurmrestd that keeps the answer to the first submission to itself.
-async fn one_answer_is_lost(slurmrestd: String) -> String {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+/// A way to slurmrestd, in this process (whose runtime needs a thread of its own for it), which keeps answers to itself on a connection once `is_kept` has said so of a part of what was asked.
+async fn way_to(
+    slurm: &PrivateSlurm,
+    is_kept: impl Fn(&[u8]) -> bool + Send + Sync + 'static,
+) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let slurmrestd = slurm.rest_url().replace("http://", "");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let lost = Arc::new(AtomicBool::new(false));
+    let is_kept = Arc::new(is_kept);
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
             let mut server = tokio::net::TcpStream::connect(&slurmrestd).await.unwrap();
-            let lost = Arc::clone(&lost);
+            let is_kept = Arc::clone(&is_kept);
             tokio::spawn(async move {
                 let (mut from_client, mut to_client) = client.split();
                 let (mut from_server, mut to_server) = server.split();
@@ -438,10 +442,7 @@ async fn one_answer_is_lost(slurmrestd: String) -> String {
                     let mut part = vec![0; 64 * 1024];
                     while let Ok(length @ 1..) = from_client.read(&mut part).await {
                         let part = &part[..length];
-                        let submits = part.windows(10).any(|window| window == b"job/submit");
-                        if submits && !lost.swap(true, Ordering::SeqCst) {
-                            mute.store(true, Ordering::SeqCst);
-                        }
+                        mute.fetch_or(is_kept(part), Ordering::SeqCst);
                         if to_server.write_all(part).await.is_err() {
                             break;
                         }
@@ -455,21 +456,51 @@ async fn one_answer_is_lost(slurmrestd: String) -> String {
                             break;
                         }
                     }
+                    if mute.load(Ordering::SeqCst) {
+                        std::future::pending::<()>().await;
+                    }
                 };
-                tokio::join!(asks, answers);
+                tokio::select! {
+                    () = asks => {}
+                    () = answers => {}
+                }
             });
         }
     });
     url
 }
 
-#[tokio::test]
+fn has(part: &[u8], words: &[u8]) -> bool {
+    part.windows(words.len()).any(|window| window == words)
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_submission_whose_answer_is_lost_is_found_again() {
     let Some(slurm) = PrivateSlurm::for_test(1).await else {
         return;
     };
-    let slurmrestd = slurm.rest_url().replace("http://", "");
-    let url = one_answer_is_lost(slurmrestd).await;
+    let lost = AtomicBool::new(false);
+    let first = move |part: &[u8]| has(part, b"job/submit") && !lost.swap(true, Ordering::SeqCst);
+    let url = way_to(&slurm, first).await;
     let site = site(&slurm).with("SLURMRESTD__URL", &url);
     real_slurm::a_lost_answer(&slurm, site).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_look_tells_of_all_allocations() {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let looks = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&looks);
+    let count = move |part: &[u8]| {
+        counted.fetch_add(has(part, b"/jobs HTTP/1.1").into(), Ordering::SeqCst);
+        false
+    };
+    let url = way_to(&slurm, count).await;
+    let site = site(&slurm)
+        .with("SLURMRESTD__URL", &url)
+        // Which are not there is asked with this call, too.
+        .with("SLURMRESTD__API_VERSION", versions()[0]);
+    real_slurm::one_look(site, || looks.load(Ordering::SeqCst)).await;
 }

@@ -63,7 +63,12 @@ pub(crate) struct Outcome {
 impl Allocation {
     /// An allocation whose runner's program is `runner` (bash), and a broker that agrees to everything.
     pub(crate) async fn new(runner: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::new_in(&std::env::temp_dir(), runner).await
+    }
+
+    /// The same, with its folder below `parent`.
+    pub(crate) async fn new_in(parent: &Path, runner: &str) -> Self {
+        let folder = tempfile::tempdir_in(parent).unwrap();
         for name in ["runner/bin", "work", "seen"] {
             std::fs::create_dir_all(folder.path().join(name)).unwrap();
         }

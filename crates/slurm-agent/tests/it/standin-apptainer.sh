@@ -1,8 +1,8 @@
 #!/bin/bash
 # Not Apptainer, but what the job script needs of `apptainer exec`, for tests: it knows the options and the order that the
 # job script uses, and runs the command with a root of its own (a mount namespace) in which there are the node's programs,
-# private /tmp, /root and /home, and what was bound. Its "image" is any file. It takes no process away from sight.
-# Its arguments are in `arguments` beside it.
+# private /tmp, /root and /home, and what was bound. Its "image" is any file. It takes no process away from sight. Users are root
+# inside. Its arguments are in `arguments` beside it.
 set -eu
 here=$(dirname "$(realpath "$0")")
 printf '%s\n' "$@" >"$here/arguments"
@@ -30,8 +30,10 @@ for name in $(compgen -e); do
 done
 export PATH=/usr/bin:/bin:/usr/sbin
 root=$(mktemp -d "$here/root.XXXXXX")
+user=()
+((EUID == 0)) || user=(--user --map-root-user)
 # In the new namespace, so that nothing is left mounted.
-exec unshare --mount bash -euc '
+exec unshare "${user[@]}" --mount bash -euc '
     root=$1 pwd=$2 count=$3; shift 3
     mount -t tmpfs none "$root"
     mkdir "$root"/{usr,etc,proc,dev,tmp,root,home}
