@@ -14,7 +14,7 @@ tests=("$@")
 
 packages=slurmctld,slurmd,slurm-client,slurmrestd,slurmdbd,slurm-wlm-basic-plugins,slurm-wlm-jwt-plugin
 packages+=,slurm-wlm-mysql-plugin,mariadb-server,munge,sudo,jq,curl,ca-certificates,procps,iproute2,git
-packages+=,podman,slirp4netns,passt,uidmap,busybox,nodejs
+packages+=,podman,slirp4netns,passt,uidmap,busybox-static,nodejs
 make_debian "$suite" "$suite" "$packages"
 build_tests
 enter_debian 'slurmctld -V' "$executable" "${tests[@]}"

@@ -129,18 +129,21 @@ impl PrivateSlurm {
             fs::Permissions::from_mode(0o600),
         )?;
         let accounting_port = accounting.then(free_port);
-        let configuration = configuration(&dir, nodes, accounting_port) + more;
+        let mut configuration = configuration(&dir, nodes, accounting_port) + more;
+        if more.contains("job_container/tmpfs") {
+            let base = dir.join("tmp");
+            let text = format!("AutoBasePath=true\nBasePath={}\n", base.display());
+            fs::write(dir.join("job_container.conf"), text)?;
+            // Without one, slurmstepd 24.11 may end before it has made the namespace.
+            let log = dir.join("log/slurmstepd.%n");
+            let _ = writeln!(configuration, "SlurmdLogFile={}", log.display());
+        }
         fs::write(dir.join("slurm.conf"), configuration)?;
         open_to_all(&dir.join("slurm.conf"))?;
         if more.contains("cgroup") {
             // Version 1, wherever it is there: without systemd, 22.05 cannot use version 2.
             let text = "CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\n";
             fs::write(dir.join("cgroup.conf"), text)?;
-        }
-        if more.contains("job_container/tmpfs") {
-            let base = dir.join("tmp");
-            let text = format!("AutoBasePath=true\nBasePath={}\n", base.display());
-            fs::write(dir.join("job_container.conf"), text)?;
         }
         let mut text = String::new();
         // Only for devices Slurm sets `CUDA_VISIBLE_DEVICES`.

@@ -220,8 +220,9 @@ async fn a_tmp_of_its_own_is_enough_for_a_slurm_job(by: By) {
     let agent = site.agent().await;
     let asked = asked(SLURM_USERS[0], &allocation);
     agent.start(&site.request(&asked)).await;
-    until_over(&agent, &site, &asked).await;
+    let told = until_over(&agent, &site, &asked).await;
     let printed = allocation.seen("r-games.log");
+    assert_eq!(told.exit_code, Some(0), "{told:?}: {printed}");
     assert_eq!(allocation.last().await["reason"], "completed", "{printed}");
     let work = allocation.seen("where");
     let work = Path::new(work.trim());
