@@ -9,8 +9,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_auth::{Signer, token};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch::{AUDIENCE_AGENT, AUDIENCE_BROKER, StartRequest};
-use gha_slurm_domain::WorkflowJobState;
 use gha_slurm_domain::naming::runner_name;
+use gha_slurm_domain::{AllocationId, WorkflowJobState};
 use gha_slurm_storage::allocations::{self, Due, Locked, Submitted};
 use gha_slurm_storage::{
     AsyncConnection, Database, StorageError, lock_scope, replan, workflow_jobs,
@@ -67,27 +67,39 @@ pub struct Submitter {
 /// Submits planned allocations until `stop`, then finishes the calls in hand. `wake` is notified when something was
 /// planned.
 pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: CancellationToken) {
-    let mut cancelling_fails = false;
     let mut calls = JoinSet::new();
-    let mut answers = Vec::new();
-    let mut more_may_wait = false;
+    let mut answers: Vec<Submitted> = Vec::new();
+    // At most one, beside the loop: it calls GitHub and the agent, and nothing here shall wait for those.
+    let mut tidying = JoinSet::new();
+    let mut cancelling_fails = false;
+    let mut is_untidy = true;
     let mut tidied_at = Instant::now();
     while !stop.is_cancelled() {
-        if !more_may_wait || tidied_at.elapsed() >= TIDY {
-            cancelling_fails = !tidy(&submitter, cancelling_fails).await;
-            tidied_at = Instant::now();
-        }
         while let Some(ended) = calls.try_join_next() {
             answers.extend(ended.ok().flatten());
         }
-        let room = CONCURRENCY - calls.len();
-        let claimed = exchange(&submitter, std::mem::take(&mut answers), room).await;
-        let claimed = claimed.unwrap_or_else(|error| {
-            // The leases run out and the rows are tried again.
-            tracing::warn!(%error, "submissions cannot be stored, nor what is planned be read");
-            Vec::new()
-        });
-        more_may_wait = claimed.len() == room;
+        let room = CONCURRENCY.saturating_sub(calls.len());
+        let mut claimed = Vec::new();
+        match exchange(&submitter, &answers, room).await {
+            Ok(Exchanged { left, due }) => {
+                for answer in answers.drain(..).filter(|a| left.contains(&a.id)) {
+                    calls.spawn(store_alone(Arc::clone(&submitter), answer));
+                }
+                claimed = due.unwrap_or_else(|error| {
+                    tracing::warn!(%error, "planned allocations cannot be read");
+                    Vec::new()
+                });
+            }
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, answers = answers.len(), "submissions cannot be stored yet");
+            }
+            Err(error) => {
+                // The leases run out and the rows are tried again.
+                tracing::error!(%error, answers = answers.len(), "submissions cannot be stored");
+                answers.clear();
+            }
+        }
+        let more_may_wait = room > 0 && claimed.len() == room;
         for due in claimed {
             let submitter = Arc::clone(&submitter);
             let span = tracing::info_span!("submit", allocation.id = %due.id);
@@ -105,34 +117,52 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
                 .instrument(span),
             );
         }
+        // After answers were stored: what was withdrawn meanwhile can be cancelled now.
+        if is_untidy && tidying.is_empty() && (!more_may_wait || tidied_at.elapsed() >= TIDY) {
+            let submitter = Arc::clone(&submitter);
+            tidying.spawn(async move { !tidy(&submitter, cancelling_fails).await });
+            (is_untidy, tidied_at) = (false, Instant::now());
+        }
         if more_may_wait {
             // One look takes several; the others go on meanwhile.
             while calls.len() > CONCURRENCY / 2 {
                 let ended = calls.join_next().await;
                 answers.extend(ended.and_then(Result::ok).flatten());
             }
+            is_untidy = true;
+            if let Some(Ok(fails)) = tidying.try_join_next() {
+                cancelling_fails = fails;
+            }
             continue;
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = wake.notified() => {}
-            // It may have been withdrawn meanwhile: that is cancelled now.
-            Some(ended) = calls.join_next() => answers.extend(ended.ok().flatten()),
-            () = tokio::time::sleep(SWEEP) => {}
+            () = wake.notified() => is_untidy = true,
+            Some(ended) = calls.join_next() => {
+                answers.extend(ended.ok().flatten());
+                is_untidy = true;
+            }
+            Some(ended) = tidying.join_next() => cancelling_fails = ended.unwrap_or(false),
+            () = tokio::time::sleep(SWEEP) => is_untidy = true,
         }
     }
     while let Some(ended) = calls.join_next().await {
         answers.extend(ended.ok().flatten());
     }
-    if let Err(error) = exchange(&submitter, answers, 0).await {
-        tracing::warn!(%error, "the last submissions cannot be stored");
+    match exchange(&submitter, &answers, 0).await {
+        Ok(Exchanged { left, .. }) => {
+            for answer in answers.into_iter().filter(|a| left.contains(&a.id)) {
+                store_alone(Arc::clone(&submitter), answer).await;
+            }
+        }
+        Err(error) => tracing::error!(%error, "the last submissions cannot be stored"),
     }
 }
 
 /// Has what is not wanted any more deregistered and cancelled. Whether it could be; said once, not each time.
 async fn tidy(submitter: &Submitter, has_failed: bool) -> bool {
     if let Err(error) = surplus::release(&submitter.inquiry).await {
-        tracing::warn!(%error, "idle runners that are not wanted cannot be looked up");
+        tracing::warn!(%error, "runners that shall be deregistered cannot be looked up");
     }
     let cancelled = slurm_jobs::cancel_withdrawn(submitter).await;
     if let Err(error) = &cancelled
@@ -143,37 +173,60 @@ async fn tidy(submitter: &Submitter, has_failed: bool) -> bool {
     cancelled.is_ok()
 }
 
-/// Stores answers, and leases as many planned allocations as there is room for: one transaction for all.
+/// What came of one transaction.
+struct Exchanged {
+    /// Answers that are not stored, since another transaction has their rows locked.
+    left: Vec<AllocationId>,
+    /// What is leased.
+    due: Result<Vec<Due>, StorageError>,
+}
+
+/// Stores answers, and leases as many planned allocations as there is room for: one transaction for all. That planned ones
+/// cannot be read does not keep answers from being stored.
 async fn exchange(
     submitter: &Submitter,
-    answers: Vec<Submitted>,
+    answers: &[Submitted],
     room: usize,
-) -> Result<Vec<Due>, StorageError> {
+) -> Result<Exchanged, StorageError> {
     let cluster = &submitter.cluster.name;
     let mut conn = submitter.database.connection().await?;
-    let (left, due) = conn
-        .transaction::<_, StorageError, _>(async |conn| {
-            let left = match answers.as_slice() {
-                [] => Vec::new(),
-                answers => allocations::submitted(conn, cluster, answers, Locked::Skip).await?,
-            };
-            let due = match room as i64 {
-                0 => Vec::new(),
-                room => allocations::claim_due(conn, Utc::now(), LEASE, room).await?,
-            };
-            Ok((left, due))
-        })
-        .await?;
-    for answer in answers.iter().filter(|answer| left.contains(&answer.id)) {
-        let stored = conn.transaction::<_, StorageError, _>(async |conn| {
-            let answer = std::slice::from_ref(answer);
+    conn.transaction::<_, StorageError, _>(async |conn| {
+        let left = match answers {
+            [] => Vec::new(),
+            answers => allocations::submitted(conn, cluster, answers, Locked::Skip).await?,
+        };
+        let due = match room as i64 {
+            0 => Ok(Vec::new()),
+            room => allocations::claim_due(conn, Utc::now(), LEASE, room).await,
+        };
+        Ok(Exchanged { left, due })
+    })
+    .await
+}
+
+/// Stores an answer when nobody else works on its row any more.
+async fn store_alone(submitter: Arc<Submitter>, answer: Submitted) -> Option<Submitted> {
+    let stored = async {
+        let cluster = &submitter.cluster.name;
+        let mut conn = submitter.database.connection().await?;
+        conn.transaction::<_, StorageError, _>(async |conn| {
+            let answer = std::slice::from_ref(&answer);
             allocations::submitted(conn, cluster, answer, Locked::Wait).await
-        });
-        if let Err(error) = stored.await {
-            tracing::warn!(%error, allocation.id = %answer.id, "a submission's answer could not be stored");
+        })
+        .await
+    };
+    match stored.await {
+        Ok(left) if left.is_empty() => None,
+        Ok(_) => {
+            tracing::warn!(allocation.id = %answer.id, "an allocation that was submitted has no row any more");
+            None
+        }
+        Err(error) if error.is_transient() => Some(answer),
+        Err(error) => {
+            tracing::error!(%error, allocation.id = %answer.id, "a submission cannot be stored");
+            None
         }
     }
-    Ok(due)
 }
 
 /// The claims of an allocation's launch token, issued at `now`.

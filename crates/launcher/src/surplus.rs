@@ -15,7 +15,7 @@ const AT_ONCE: i64 = 50;
 /// GitHub is in trouble: asked again after this.
 const RETRY: TimeDelta = TimeDelta::seconds(30);
 
-/// Deregisters what the planner wants deregistered. Gives how many Slurm jobs have to be cancelled for that.
+/// Deregisters what shall be deregistered. Gives how many Slurm jobs have to be cancelled for that.
 pub(crate) async fn release(inquiry: &Inquiry) -> Result<usize, StorageError> {
     let due = {
         let mut conn = inquiry.database.connection().await?;

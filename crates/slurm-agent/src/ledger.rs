@@ -92,7 +92,7 @@ impl Ledger {
     }
 
     /// Remembers `entry`: when this returns, it survives the process, and an intent survives a power cut. What has changed since
-    /// may be lost with one, and Slurm is searched for it then.
+    /// may be lost with one: then the allocation's Slurm job is found by its comment, as one whose answer was lost.
     pub fn write(&self, entry: &Entry) -> io::Result<()> {
         let mut file = OpenOptions::new()
             .append(true)
@@ -130,13 +130,16 @@ impl Ledger {
         Ok(files)
     }
 
-    /// Forgets allocations whose launch token expired before `before`: nobody can ask for them again.
+    /// Forgets allocations whose launch token expired before `before`: nobody can ask for them again. And files that say nothing
+    /// and are as old.
     pub fn prune(&self, before: DateTime<Utc>) -> io::Result<usize> {
         let mut pruned = 0;
         for path in self.files()? {
-            if let Some(entry) = read(&path)?
-                && entry.expires_at.is_some_and(|at| at < before)
-            {
+            let last_use = match read(&path)? {
+                Some(entry) => entry.expires_at,
+                None => Some(fs::metadata(&path)?.modified()?.into()),
+            };
+            if last_use.is_some_and(|at| at < before) {
                 fs::remove_file(&path)?;
                 pruned += 1;
             }
@@ -218,7 +221,11 @@ mod tests {
             assert_eq!(ledger.all().unwrap(), std::slice::from_ref(&intent));
         }
         ledger.write(&known).unwrap();
-        assert_eq!(ledger.all().unwrap(), [known]);
+        assert_eq!(ledger.all().unwrap(), std::slice::from_ref(&known));
+        // What says nothing is forgotten in time, too.
+        fs::write(ledger.path(entry(0).allocation), "\0").unwrap();
+        assert_eq!(ledger.prune(DateTime::UNIX_EPOCH).unwrap(), 0);
+        assert_eq!(ledger.prune(Utc::now()).unwrap(), 2);
     }
 
     #[test]

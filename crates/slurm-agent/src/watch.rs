@@ -22,7 +22,7 @@ const USAGE_PATIENCE: TimeDelta = TimeDelta::days(1);
 /// They are an argument, or part of a URL.
 const MAX_USAGES_AT_ONCE: usize = 200;
 /// What the launcher has not asked about for so many lists, it does not want to know any more.
-const ASKED_LISTS: u64 = 100;
+const ASKED_LISTS: u64 = 20_000;
 /// Between the agent and slurmctld.
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
 
@@ -196,7 +196,9 @@ impl Watch {
             jobs.any(|job| !job.state.is_over() && job.user == user)
         };
         let strays = strays.listed.iter();
-        let strays = strays.filter(|(id, jobs)| !known.contains_key(id) && of_user(jobs));
+        let has_place = |id| known.get(id).is_some_and(Known::has_place);
+        let strays =
+            strays.filter(|(id, jobs)| **id != own.allocation && !has_place(*id) && of_user(jobs));
         Live {
             of_user: count(|entry, own| entry.slurm_user == own.slurm_user) + strays.count() as u32,
             of_users_own: others.get(user).copied().unwrap_or(0),
@@ -747,6 +749,9 @@ mod tests {
         // The place of its user is taken, and nobody else's.
         watch.remember(intent(3));
         assert_eq!((seen(&watch, 3).of_user, seen(&watch, 3).total), (1, 0));
+        watch.remember(intent(1));
+        let of_user = seen(&watch, 3).of_user;
+        assert_eq!(of_user, 1, "its number was lost in a power cut");
         list(&watch, vec![]);
         assert_eq!(states(&watch, &[1]), []);
         list(&watch, vec![]);

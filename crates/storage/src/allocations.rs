@@ -255,7 +255,7 @@ pub async fn want_released(
     diesel::update(
         of_class
             .filter(allocations::release_at.is_not_null())
-            // Of what is over, not the planner has said so.
+            // What is over was not marked by the planner, so it does not unmark it.
             .filter(allocations::in_supply)
             .filter(allocations::id.ne_all(&ids)),
     )
@@ -514,7 +514,7 @@ struct SubmittedRow {
 }
 
 /// The Slurm side of `cluster` has these. A row that was withdrawn or redeemed meanwhile keeps that state and learns its Slurm
-/// job. Run it in a transaction; several at once shall skip what is locked, or two transactions could wait for each other. Gives
+/// job. Run it in a transaction; several at once must skip what is locked, or two transactions could wait for each other. Gives
 /// those that were skipped, or have no row.
 pub async fn submitted(
     conn: &mut AsyncPgConnection,

@@ -1,6 +1,7 @@
 //! Redemption, progress and release: what the node says, and what the broker may answer.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::dsl::case_when;
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use gha_slurm_domain::admission::admit;
@@ -13,6 +14,10 @@ use crate::repositories::{self, Repository};
 use crate::schema::{allocations, runner_classes, runners, workflow_jobs};
 use crate::timeline::{self, Entry};
 use crate::workflow_jobs::{ClassId, count_failure, count_loss};
+
+/// GitHub removes an ephemeral runner that has not connected for so long by itself
+/// (<https://docs.github.com/en/actions/reference/runners/self-hosted-runners>).
+const GITHUB_FORGETS: TimeDelta = TimeDelta::days(1);
 
 /// A runner as stored.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
@@ -159,7 +164,7 @@ pub async fn begin(
         if who.restart_count > runner.restart_count {
             let reason = "Slurm restarted the allocation after its runner token was given out";
             let ending = Ending {
-                is_abandoned: true,
+                release_at: Some(now),
                 ..Ending::because(reason)
             };
             end(conn, scope, runner, &ending, now).await?;
@@ -219,8 +224,9 @@ pub async fn begin(
     if let Some(refusal) = refusal {
         crate::allocations::withdraw(conn, &[who.allocation], &refusal, now).await?;
         if let Some(runner) = &existing {
+            // One that is being registered was withdrawn with the allocation: who registers it deletes it.
             let ending = Ending {
-                is_abandoned: true,
+                release_at: Some(now),
                 ..Ending::because(&refusal)
             };
             end(conn, scope, runner, &ending, now).await?;
@@ -262,10 +268,14 @@ pub async fn begin(
             ))
             .execute(conn)
             .await?;
+        // It was submitted, even if the launcher ended before it had stored the answer.
+        let submitted_at = case_when(allocations::submitted_at.is_null(), Some(now).into_sql())
+            .otherwise(allocations::submitted_at);
         diesel::update(allocations::table.find(who.allocation.0))
             .set((
                 allocations::state.eq("redeemed"),
                 allocations::redeemed_at.eq(now),
+                allocations::submitted_at.eq(submitted_at),
                 allocations::lease_until.eq(None::<DateTime<Utc>>),
             ))
             .execute(conn)
@@ -471,8 +481,8 @@ pub struct Ending<'a> {
     pub log_tail: Option<String>,
     /// Slurm lost it, perhaps with others of its class.
     pub is_lost: bool,
-    /// Nobody has given its registration back: GitHub is asked to deregister it, if it had no workflow job.
-    pub is_abandoned: bool,
+    /// When GitHub is asked to deregister it, if it had no workflow job. `None`: its registration was given back.
+    pub release_at: Option<DateTime<Utc>>,
 }
 
 impl<'a> Ending<'a> {
@@ -482,7 +492,7 @@ impl<'a> Ending<'a> {
             reason,
             log_tail: None,
             is_lost: false,
-            is_abandoned: false,
+            release_at: None,
         }
     }
 }
@@ -516,7 +526,7 @@ pub async fn end(
         return Ok(());
     };
     let worked = busy_at.is_some() || workflow_job.is_some();
-    let release_at = (ending.is_abandoned && !worked).then_some(now);
+    let release_at = ending.release_at.filter(|_| !worked);
     let (class, in_supply, planned_at): (i64, bool, DateTime<Utc>) =
         diesel::update(allocations::table.find(runner.allocation_id))
             .set((
@@ -581,7 +591,9 @@ pub async fn to_release(
             allocations::in_supply
                 .eq(true)
                 .and(runners::state.eq_any(["registered", "listening"]))
-                .or(runners::state.eq("ended")),
+                .or(runners::state
+                    .eq("ended")
+                    .and(runners::ended_at.gt(now - GITHUB_FORGETS))),
         )
         .order(allocations::release_at)
         .limit(limit)

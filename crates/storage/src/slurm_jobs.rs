@@ -133,7 +133,7 @@ async fn ended(
     let reason = format!("Slurm: {}", explain(status));
     let ending = Ending {
         is_lost: status.state.is_lost(),
-        is_abandoned: true,
+        release_at: Some(now),
         ..Ending::because(&reason)
     };
     match runners::by_allocation(conn, status.allocation).await? {

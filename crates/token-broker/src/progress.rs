@@ -1,7 +1,7 @@
 //! What a node says of its runner, and whether it may give up waiting.
 
 use actix_web::http::StatusCode;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::runner::{MAX_LOG_TAIL_BYTES, ProgressPhase, ProgressRequest};
 use gha_slurm_domain::{AllocationId, RepositoryId, RunnerState};
@@ -15,6 +15,8 @@ use crate::redemption::{Broker, github_trouble, gone, progress_hash, storage_err
 
 /// Most characters of a node's reason that are kept.
 const MAX_REASON: usize = 500;
+/// A node that says that its runner has ended gives an unused registration back next; otherwise the launcher does, after this.
+const GIVES_BACK_WITHIN: TimeDelta = TimeDelta::minutes(1);
 
 /// A time-line entry for the phases that have no state of their own.
 fn set_up_entry(runner: &Runner, node: Option<&str>, now: DateTime<Utc>) -> Entry {
@@ -115,6 +117,7 @@ impl Broker {
                 let reason = reason_of(request);
                 let ending = Ending {
                     log_tail: log_tail_of(request),
+                    release_at: Some(now + GIVES_BACK_WITHIN),
                     ..Ending::because(&reason)
                 };
                 conn.transaction::<_, StorageError, _>(async |conn| {
@@ -198,7 +201,8 @@ impl Broker {
                 let ending = Ending::because("idle: no workflow job came in time");
                 let mut conn = self.connection().await?;
                 conn.transaction::<_, StorageError, _>(async |conn| {
-                    runners::end(conn, scope_id, &runner, &ending, Utc::now()).await
+                    runners::end(conn, scope_id, &runner, &ending, Utc::now()).await?;
+                    runners::release_again(conn, &runner, None).await
                 })
                 .await
                 .map_err(|e| storage_error(&e))

@@ -226,6 +226,33 @@ async fn a_planned_allocation_is_signed_and_submitted_once(way: Way) {
     );
 }
 
+/// The agent is not asked again for an answer that Postgres would not take.
+#[tokio::test]
+async fn an_answer_that_cannot_be_stored_yet_is_kept() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    map(&pool).await;
+    apply(&pool, queued(7)).await;
+    let client = connect(database.url()).await;
+    let refuse = "CREATE SEQUENCE tries;
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM nextval('tries'); RAISE 'not now'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON timeline FOR EACH ROW EXECUTE FUNCTION refuse()";
+    client.batch_execute(refuse).await.unwrap();
+    let answer = serde_json::json!({"status": "OK!", "slurmJobId": "17"});
+    let agent = agent_answering(ResponseTemplate::new(200).set_body_json(answer)).await;
+    let running = start(Way::Direct, &pool, &agent.uri());
+    wait_until("it was tried twice", DEADLINE, || async {
+        count(&database, "SELECT last_value FROM tries").await >= 2
+    })
+    .await;
+    let allow = "DROP TRIGGER refuse ON timeline";
+    client.batch_execute(allow).await.unwrap();
+    until(&database, "submitted").await;
+    running.stop().await;
+    assert_eq!(agent.received_requests().await.unwrap().len(), 1);
+}
+
 async fn a_cluster_that_is_down_delays_and_the_reason_is_kept(way: Way) {
     let database = TestDatabase::create().await;
     let pool = database.pool();

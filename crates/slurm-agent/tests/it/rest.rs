@@ -420,7 +420,8 @@ async fn the_last_place_is_given_once_and_the_persons_own_slurm_jobs_count() {
     real_slurm::places(site).await;
 }
 
-/// A way to slurmrestd, in this process (whose runtime needs a thread of its own for it), which keeps answers to itself on a connection once `is_kept` has said so of a part of what was asked.
+/// A way to slurmrestd, in this process (whose runtime needs a thread of its own for it). It keeps answers to itself on a
+/// connection once `is_kept` has said so of a part of what was asked.
 async fn way_to(
     slurm: &PrivateSlurm,
     is_kept: impl Fn(&[u8]) -> bool + Send + Sync + 'static,
@@ -500,7 +501,7 @@ async fn one_look_tells_of_all_allocations() {
     let url = way_to(&slurm, count).await;
     let site = site(&slurm)
         .with("SLURMRESTD__URL", &url)
-        // Which are not there is asked with this call, too.
+        // Versions are probed with the call that is counted.
         .with("SLURMRESTD__API_VERSION", versions()[0]);
     real_slurm::one_look(site, || looks.load(Ordering::SeqCst)).await;
 }

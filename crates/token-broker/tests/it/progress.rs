@@ -84,7 +84,12 @@ async fn a_runner_that_is_over_is_still_deleted_at_github() {
     deletion(&broker, 204).await;
     let body = json!({"phase": "finished", "reason": "runner_outdated", "exitCode": 7});
     assert_eq!(broker.progress(&token, body).await.status, 204);
+    // If it cannot give it back any more, the launcher does.
+    let by_launcher = "SELECT release_at > now() FROM allocations";
+    assert_eq!(broker.query(by_launcher).await, ["t"]);
     assert_eq!(broker.release(&token).await.status, 204);
+    let not_any_more = "SELECT release_at IS NULL FROM allocations";
+    assert_eq!(broker.query(not_any_more).await, ["t"]);
     let reason = broker.query("SELECT end_reason FROM runners").await;
     assert_eq!(reason, ["runner_outdated (the runner's exit code was 7)"]);
 }
