@@ -180,6 +180,27 @@ impl Site {
         made.unwrap().unwrap().0
     }
 
+    /// The runner ends without a workflow job, and its scope is planned again.
+    async fn was_idle(&self, runner: &runners::Runner) {
+        {
+            let mut conn = self.pool.connection().await.unwrap();
+            let idle = Ending::because("idle");
+            runners::end(&mut conn, self.repository, runner, &idle, now())
+                .await
+                .unwrap();
+        }
+        self.replan().await;
+    }
+
+    /// Starts the submission loop before an agent that takes everything.
+    async fn submit(&self) -> (MockServer, submission::Loop) {
+        let answer = serde_json::json!({"status": "OK!", "slurmJobId": "18"});
+        let answer = ResponseTemplate::new(200).set_body_json(answer);
+        let agent = submission::agent_answering(answer).await;
+        let running = submission::start_with(&self.pool, &agent.uri(), &self.github);
+        (agent, running)
+    }
+
     fn reconcile(&self) -> Reconciling {
         reconcile(&self.pool, &self.github)
     }
@@ -282,23 +303,9 @@ async fn a_forgotten_workflow_job_is_looked_up_before_a_second_attempt() {
     // GitHub has never heard of it, or has forgotten it.
     site.hear("queued", facts(1, &LABELS)).await;
     let runner = site.redeemed().await;
-    {
-        let mut conn = site.pool.connection().await.unwrap();
-        runners::end(
-            &mut conn,
-            site.repository,
-            &runner,
-            &Ending::because("idle"),
-            now(),
-        )
-        .await
-        .unwrap();
-    }
-    site.replan().await;
+    site.was_idle(&runner).await;
     site.until_supply(1).await;
-    let answer = serde_json::json!({"status": "OK!", "slurmJobId": "18"});
-    let agent = submission::agent_answering(ResponseTemplate::new(200).set_body_json(answer)).await;
-    let running = submission::start_with(&site.pool, &agent.uri(), &site.github);
+    let (agent, running) = site.submit().await;
     site.until_state(1, "completed").await;
     site.until_supply(0).await;
     running.stop().await;
@@ -316,22 +323,8 @@ async fn a_second_attempt_is_made_for_one_that_still_waits() {
     site.hear("queued", facts(1, &LABELS)).await;
     let runner = site.redeemed().await;
     site.hear("queued", facts(id, &LABELS)).await;
-    {
-        let mut conn = site.pool.connection().await.unwrap();
-        runners::end(
-            &mut conn,
-            site.repository,
-            &runner,
-            &Ending::because("idle"),
-            now(),
-        )
-        .await
-        .unwrap();
-    }
-    site.replan().await;
-    let answer = serde_json::json!({"status": "OK!", "slurmJobId": "18"});
-    let agent = submission::agent_answering(ResponseTemplate::new(200).set_body_json(answer)).await;
-    let running = submission::start_with(&site.pool, &agent.uri(), &site.github);
+    site.was_idle(&runner).await;
+    let (_agent, running) = site.submit().await;
     site.until_state(1, "completed").await;
     wait_until("one is submitted", DEADLINE, || async {
         let seen = states(site.database.url()).await;
@@ -422,9 +415,7 @@ async fn a_runner_that_slurm_ended_before_it_had_work_is_deregistered() {
     }
     site.replan().await;
     site.until_supply(1).await;
-    let answer = serde_json::json!({"status": "OK!", "slurmJobId": "18"});
-    let agent = submission::agent_answering(ResponseTemplate::new(200).set_body_json(answer)).await;
-    let running = submission::start_with(&site.pool, &agent.uri(), &site.github);
+    let (_agent, running) = site.submit().await;
     wait_until("GitHub forgets the runner", DEADLINE, || async {
         site.simulator.state().runner(RUNNER).is_none()
     })
