@@ -9,8 +9,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_auth::{Signer, token};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch::{AUDIENCE_AGENT, AUDIENCE_BROKER, StartRequest};
+use gha_slurm_domain::WorkflowJobState;
 use gha_slurm_domain::naming::runner_name;
-use gha_slurm_domain::{AllocationId, WorkflowJobState};
 use gha_slurm_storage::allocations::{self, Due, Locked, Submitted};
 use gha_slurm_storage::{
     AsyncConnection, Database, StorageError, lock_scope, replan, workflow_jobs,
@@ -82,7 +82,8 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
         let mut claimed = Vec::new();
         match exchange(&submitter, &answers, room).await {
             Ok(Exchanged { left, due }) => {
-                for answer in answers.drain(..).filter(|a| left.contains(&a.id)) {
+                answers.clear();
+                for answer in left {
                     calls.spawn(store_alone(Arc::clone(&submitter), answer));
                 }
                 claimed = due.unwrap_or_else(|error| {
@@ -151,7 +152,7 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
     }
     match exchange(&submitter, &answers, 0).await {
         Ok(Exchanged { left, .. }) => {
-            for answer in answers.into_iter().filter(|a| left.contains(&a.id)) {
+            for answer in left {
                 store_alone(Arc::clone(&submitter), answer).await;
             }
         }
@@ -176,7 +177,7 @@ async fn tidy(submitter: &Submitter, has_failed: bool) -> bool {
 /// What came of one transaction.
 struct Exchanged {
     /// Answers that are not stored, since another transaction has their rows locked.
-    left: Vec<AllocationId>,
+    left: Vec<Submitted>,
     /// What is leased.
     due: Result<Vec<Due>, StorageError>,
 }
@@ -199,7 +200,11 @@ async fn exchange(
             0 => Ok(Vec::new()),
             room => allocations::claim_due(conn, Utc::now(), LEASE, room).await,
         };
-        Ok(Exchanged { left, due })
+        let left = answers.iter().filter(|a| left.contains(&a.id)).cloned();
+        Ok(Exchanged {
+            left: left.collect(),
+            due,
+        })
     })
     .await
 }

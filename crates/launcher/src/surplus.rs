@@ -3,7 +3,7 @@
 //! registration back, since Slurm ended it.
 
 use chrono::{TimeDelta, Utc};
-use gha_slurm_domain::{RepositoryId, RunnerState};
+use gha_slurm_domain::RepositoryId;
 use gha_slurm_github::Deletion;
 use gha_slurm_storage::runners::{self, Runner};
 use gha_slurm_storage::{AsyncConnection, StorageError, replan};
@@ -15,16 +15,15 @@ const AT_ONCE: i64 = 50;
 /// GitHub is in trouble: asked again after this.
 const RETRY: TimeDelta = TimeDelta::seconds(30);
 
-/// Deregisters what shall be deregistered. Gives how many Slurm jobs have to be cancelled for that.
-pub(crate) async fn release(inquiry: &Inquiry) -> Result<usize, StorageError> {
+/// Deregisters what shall be deregistered.
+pub(crate) async fn release(inquiry: &Inquiry) -> Result<(), StorageError> {
     let due = {
         let mut conn = inquiry.database.connection().await?;
         runners::to_release(&mut conn, Utc::now(), AT_ONCE).await?
     };
-    let mut released = 0;
     for (runner, repository) in due {
         match release_one(inquiry, &runner, repository).await {
-            Ok(was_idle) => released += usize::from(was_idle),
+            Ok(()) => {}
             Err(InquiryError::Storage(error)) => return Err(error),
             Err(InquiryError::Github(error)) => {
                 tracing::warn!(%error, runner = runner.name, "a runner is not deregistered yet");
@@ -34,27 +33,22 @@ pub(crate) async fn release(inquiry: &Inquiry) -> Result<usize, StorageError> {
             }
         }
     }
-    Ok(released)
+    Ok(())
 }
 
 async fn release_one(
     inquiry: &Inquiry,
     runner: &Runner,
     repository: RepositoryId,
-) -> Result<bool, InquiryError> {
+) -> Result<(), InquiryError> {
     let deletion = inquiry.deregister(runner, repository).await?;
+    tracing::info!(
+        runner = runner.name,
+        ?deletion,
+        "GitHub was asked to deregister a runner"
+    );
     let now = Utc::now();
     let mut conn = inquiry.database.connection().await?;
-    if runner.state()? == RunnerState::Ended {
-        // If it has work, GitHub says so of that workflow job, too.
-        tracing::info!(
-            runner = runner.name,
-            ?deletion,
-            "deregistered after its end"
-        );
-        runners::release_again(&mut conn, runner, None).await?;
-        return Ok(false);
-    }
     match deletion {
         Deletion::Deleted => {
             let reason = "no queued workflow job waits for it any more";
@@ -75,5 +69,5 @@ async fn release_one(
         // Not registered yet, or over: its node will say which. That GitHub does not know it does not mean that it is idle.
         Deletion::NotFound => runners::release_again(&mut conn, runner, None).await?,
     }
-    Ok(deletion == Deletion::Deleted)
+    Ok(())
 }

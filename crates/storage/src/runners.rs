@@ -616,8 +616,8 @@ pub async fn release_again(
     Ok(())
 }
 
-/// GitHub has deregistered an idle runner: no workflow job can reach it. Its allocation is withdrawn, so that its Slurm job is
-/// cancelled. Run it in a transaction.
+/// GitHub has deregistered a runner: no workflow job can reach it. The allocation of an idle one is withdrawn, so that its Slurm job
+/// is cancelled. Run it in a transaction.
 pub async fn released(
     conn: &mut AsyncPgConnection,
     scope: RepositoryId,
@@ -639,7 +639,7 @@ pub async fn released(
     .execute(conn)
     .await?;
     if ended == 0 {
-        // Its node said something meanwhile.
+        // It had ended already, or its node said something meanwhile.
         return release_again(conn, runner, None).await;
     }
     diesel::update(allocations::table.find(runner.allocation_id))

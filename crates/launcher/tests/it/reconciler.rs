@@ -180,6 +180,14 @@ impl Site {
         made.unwrap().unwrap().0
     }
 
+    /// A workflow job that GitHub has queued and a webhook told of.
+    async fn queued(&self) -> i64 {
+        let job = NewWorkflowJob::of("acme/widgets", &LABELS);
+        let id = self.simulator.queue(job).unwrap().id;
+        self.hear("queued", facts(id, &LABELS)).await;
+        id
+    }
+
     /// The runner ends without a workflow job, and its scope is planned again.
     async fn was_idle(&self, runner: &runners::Runner) {
         {
@@ -287,9 +295,7 @@ async fn a_workflow_job_that_no_webhook_told_of_is_found() {
 #[tokio::test]
 async fn a_lost_end_is_noticed_and_what_was_planned_is_withdrawn() {
     let site = Site::new().await;
-    let job = NewWorkflowJob::of("acme/widgets", &LABELS);
-    let id = site.simulator.queue(job).unwrap().id;
-    site.hear("queued", facts(id, &LABELS)).await;
+    let id = site.queued().await;
     site.until_supply(1).await;
     site.simulator.cancel(id).unwrap();
     let _reconciling = site.reconcile();
@@ -374,9 +380,7 @@ async fn a_failed_delivery_is_asked_for_again() {
 #[tokio::test]
 async fn a_runner_whose_node_is_silent_is_deleted_and_replaced() {
     let site = Site::new().await;
-    let job = NewWorkflowJob::of("acme/widgets", &LABELS);
-    let id = site.simulator.queue(job).unwrap().id;
-    site.hear("queued", facts(id, &LABELS)).await;
+    site.queued().await;
     site.redeemed().await;
     assert!(site.simulator.state().runner(RUNNER).is_some());
     let reconciling = site.reconcile();
@@ -391,9 +395,7 @@ async fn a_runner_whose_node_is_silent_is_deleted_and_replaced() {
 #[tokio::test]
 async fn a_runner_that_slurm_ended_before_it_had_work_is_deregistered() {
     let site = Site::new().await;
-    let job = NewWorkflowJob::of("acme/widgets", &LABELS);
-    let id = site.simulator.queue(job).unwrap().id;
-    site.hear("queued", facts(id, &LABELS)).await;
+    site.queued().await;
     let runner = site.redeemed().await;
     assert!(site.simulator.state().runner(RUNNER).is_some());
     {
@@ -466,9 +468,7 @@ async fn a_busy_runner_is_attributed_by_asking_for_its_run() {
 #[tokio::test]
 async fn a_busy_runner_that_github_gave_nothing_stops_counting_in_the_end() {
     let site = Site::new().await;
-    let job = NewWorkflowJob::of("acme/widgets", &LABELS);
-    let id = site.simulator.queue(job).unwrap().id;
-    site.hear("queued", facts(id, &LABELS)).await;
+    site.queued().await;
     let runner = site.redeemed().await;
     {
         let mut conn = site.pool.connection().await.unwrap();
