@@ -18,7 +18,7 @@ const PULLS = 3;
 const HEALTH_DEADLINE_S = 300; // most that a service is waited for
 // The two variables are how the job script and the epilog find processes that are left.
 const ALWAYS = [
-  '--cgroups=disabled', '--security-opt=label=disable', '--log-driver=k8s-file', '--env', 'GHA_SLURM_ALLOCATION', '--env', 'SLURM_JOB_ID',
+  '--cgroups=disabled', '--security-opt=label=disable', '--log-driver=k8s-file', '--env', 'GHA_SLURM_LAUNCH', '--env', 'SLURM_JOB_ID',
 ];
 // What `options:` may have; true: it takes a value. The rest is refused, as it would be ignored or do something else here.
 const OPTIONS = {

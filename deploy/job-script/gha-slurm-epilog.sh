@@ -15,7 +15,7 @@ readonly PATIENCE_S=120 # for a large work directory; the node waits for it
 processes_of_steps() {
     local pid
     grep -lzxF "SLURM_JOB_ID=$SLURM_JOB_ID" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 | while read -r pid; do
-        ! grep -qz '^GHA_SLURM_ALLOCATION=' "/proc/$pid/environ" 2>/dev/null || echo "$pid"
+        ! grep -qz '^GHA_SLURM_LAUNCH=' "/proc/$pid/environ" 2>/dev/null || echo "$pid"
     done
 }
 
@@ -44,7 +44,7 @@ end_processes() {
 # As files of the user's range of subordinate uids: a workflow job had containers. Its state goes to the folder $1.
 remove_by_podman() {
     # For what is left of Podman itself.
-    export HOME=$1 XDG_RUNTIME_DIR=$1 GHA_SLURM_ALLOCATION=epilog
+    export HOME=$1 XDG_RUNTIME_DIR=$1 GHA_SLURM_LAUNCH=epilog
     podman --root "$1/root" --runroot "$1" --tmpdir "$1/libpod" --cgroup-manager=cgroupfs unshare rm -rf --one-file-system -- "${@:2}"
     end_processes
 }

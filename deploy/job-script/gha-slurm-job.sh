@@ -1,5 +1,5 @@
 #!/bin/bash
-# gha-slurm job script: what runs in an allocation. It asks token-broker for a runner, runs it for one workflow job, and
+# gha-slurm job script: what runs in a launch. It asks token-broker for a runner, runs it for one workflow job, and
 # gives the node back. A site may replace it (setting `runner.job_script` of gha-slurm-munge).
 #
 # Needs bash 4.4, curl, jq, tar and coreutils on the node.
@@ -7,7 +7,7 @@
 # Environment, from the agent:
 #   GHA_SLURM_LAUNCH_TOKEN       the launch token. Secret; taken out of the environment at once
 #   GHA_SLURM_TOKEN_URL          base URL of token-broker as the node reaches it
-#   GHA_SLURM_ALLOCATION         UUID of the allocation; the only GHA_SLURM_* variable the runner gets
+#   GHA_SLURM_LAUNCH         UUID of the launch; the only GHA_SLURM_* variable the runner gets
 #   GHA_SLURM_RUNNER_DIR         folder of the unpacked runner release (bin/Runner.Listener), or a symlink to it; copied,
 #                                never written to. Or its archive (.tar.gz), which is unpacked into the work directory
 #   GHA_SLURM_RUNNER_MODE        `jit` (default) or `registration`
@@ -74,7 +74,7 @@ trap 'on_signal INT' INT
 # One that came before.
 [[ -z ${GHA_SLURM_SIGNAL:-} ]] || signal=$GHA_SLURM_SIGNAL
 
-for name in GHA_SLURM_TOKEN_URL GHA_SLURM_ALLOCATION GHA_SLURM_RUNNER_DIR SLURM_JOB_ID; do
+for name in GHA_SLURM_TOKEN_URL GHA_SLURM_LAUNCH GHA_SLURM_RUNNER_DIR SLURM_JOB_ID; do
     if [[ -z ${!name:-} ]]; then
         echo "$name is not set: this script is submitted by gha-slurm-munge" >&2
         exit 1
@@ -219,9 +219,9 @@ write_log_tail() {
 
 # --- the end ------------------------------------------------------------------------------------------------------
 
-# Processes that the workflow job left behind: Slurm does not always end them. They carry the allocation's id.
+# Processes that the workflow job left behind: Slurm does not always end them. They carry the launch's id.
 leftovers() {
-    grep -lzxF "GHA_SLURM_ALLOCATION=$GHA_SLURM_ALLOCATION" /proc/[0-9]*/environ 2>/dev/null |
+    grep -lzxF "GHA_SLURM_LAUNCH=$GHA_SLURM_LAUNCH" /proc/[0-9]*/environ 2>/dev/null |
         sed 's#/proc/\([0-9]*\)/environ#\1#' | grep -vx "$$"
 }
 
@@ -511,7 +511,7 @@ listener() {
             "ACTIONS_RUNNER_HOOK_JOB_STARTED=$work/hook/job-started.sh" "ACTIONS_RUNNER_CONTAINER_HOOKS=$container_hooks" \
             ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1; do
             case $pair in
-                GHA_SLURM_ALLOCATION=*) ;;
+                GHA_SLURM_LAUNCH=*) ;;
                 # Ours, and what belongs to a shell itself; exported functions go along without help.
                 GHA_SLURM_* | PWD=* | OLDPWD=* | SHLVL=* | _=* | BASHOPTS=* | SHELLOPTS=* | UID=* | EUID=* | PPID=*) continue ;;
             esac
@@ -700,7 +700,7 @@ mkdir "$work/home" "$work/tmp" || finish 1 'no work directory'
 give "HOME=$work/home"
 give "TMPDIR=$work/tmp"
 trust_ca || finish 1 "no certificates in ${GHA_SLURM_CA_FILE:-}"
-say "allocation ${GHA_SLURM_ALLOCATION:-}: Slurm job ${SLURM_JOB_ID:-} on $NODE"
+say "launch ${GHA_SLURM_LAUNCH:-}: Slurm job ${SLURM_JOB_ID:-} on $NODE"
 
 { : <&3; } 2>/dev/null || finish 1 'no launch token'
 redeem &

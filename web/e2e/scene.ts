@@ -35,8 +35,8 @@ export function busyDay(): FakeApi {
   const api = new FakeApi();
   api.map('alice', 'octo/simulation', 'octo/mesh-tools', 'octo/paper-2026');
   const runner = { runnerName: 'gha-slurm-demo-7f3a91' };
-  const allocation = {
-    allocationId: '0198c0de-0000-7000-8000-000000000001',
+  const launch = {
+    launchId: '0198c0de-0000-7000-8000-000000000001',
     slurmJobId: '48213',
     ...runner,
   };
@@ -48,36 +48,36 @@ export function busyDay(): FakeApi {
   };
   const way: TimelineEntry[] = [
     { at: seconds(95), kind: 'queued', detail: 'GitHub queued it' },
-    { at: seconds(94.6), kind: 'planned', detail: 'an allocation is planned', ...allocation },
+    { at: seconds(94.6), kind: 'planned', detail: 'a launch is planned', ...launch },
     {
       at: seconds(94.1),
       kind: 'submitted',
       detail: 'submitted to cluster hpc as Slurm job 48213',
-      ...allocation,
+      ...launch,
     },
     {
       at: seconds(61),
       kind: 'allocated',
       detail: 'Slurm job 48213 runs on node017 and has called back',
-      ...allocation,
+      ...launch,
     },
     {
       at: seconds(60),
       kind: 'registered',
       detail: 'runner gha-slurm-demo-7f3a91 is registered at GitHub',
-      ...allocation,
+      ...launch,
     },
     {
       at: seconds(54),
       kind: 'listening',
       detail: 'runner gha-slurm-demo-7f3a91 listens for workflow jobs',
-      ...allocation,
+      ...launch,
     },
     {
       at: seconds(52),
       kind: 'workflow_job_started',
       detail: 'a workflow job of run 8127731 started in runner gha-slurm-demo-7f3a91',
-      ...allocation,
+      ...launch,
     },
     { at: seconds(51), kind: 'in_progress', detail: 'in runner gha-slurm-demo-7f3a91' },
   ];
@@ -148,26 +148,26 @@ export function busyDay(): FakeApi {
     },
     [
       { at: seconds(1300), kind: 'queued', detail: 'GitHub queued it' },
-      { at: seconds(1299), kind: 'planned', detail: 'an allocation is planned', ...allocation },
+      { at: seconds(1299), kind: 'planned', detail: 'a launch is planned', ...launch },
       {
         at: seconds(1298),
         kind: 'delayed',
         detail: 'the Slurm agent cannot be reached; tried again in 4 s',
-        ...allocation,
+        ...launch,
       },
       {
         at: seconds(1294),
         kind: 'submitted',
         detail: 'submitted to cluster hpc as Slurm job 48213',
-        ...allocation,
+        ...launch,
       },
       {
         at: seconds(1200),
         kind: 'ended_without_workflow_job',
-        detail: 'the allocation is over: the runner could not be unpacked (exit code 3)',
+        detail: 'the launch is over: the runner could not be unpacked (exit code 3)',
         logTail:
           'gha-slurm: work directory /scratch/alice/gha-slurm/0198c0de\n\u001b[33mgha-slurm: unpacking the runner\u001b[0m\ntar: actions-runner/bin/Runner.Listener: Cannot write: No space left on device\ntar: Exiting with failure status due to previous errors\ngha-slurm: the runner could not be unpacked (exit code 3)\n',
-        ...allocation,
+        ...launch,
       },
     ],
   );
@@ -222,7 +222,7 @@ export function busyDay(): FakeApi {
   });
   api.ask('alice', 'octo/shared', { requestedAt: seconds(7300) });
   api.ask('dora', 'newlab/first-steps', { requestedAt: seconds(240), cluster: 'gpu' });
-  const used = { builds: 41, allocations: 43, elapsedS: 98_765 };
+  const used = { builds: 41, launches: 43, elapsedS: 98_765 };
   api.used('2026-10', [
     {
       ...used,

@@ -120,7 +120,7 @@ mod tests {
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use gha_slurm_contract::LaunchClaims;
-    use gha_slurm_contract::launch::{AUDIENCE_AGENT, AUDIENCE_BROKER};
+    use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER};
     use proptest::prelude::*;
     use secrecy::ExposeSecret;
     use serde_json::{Value, json};

@@ -116,7 +116,7 @@ fn environment() -> [(&'static str, String); 8] {
     [
         ("GHA_SLURM_LAUNCH_TOKEN", text(TOKEN_LENGTH)),
         ("GHA_SLURM_TOKEN_URL", text(20)),
-        ("GHA_SLURM_ALLOCATION", text(36)),
+        ("GHA_SLURM_LAUNCH", text(36)),
         ("GHA_SLURM_RUNNER_DIR", text(30)),
         ("GHA_SLURM_RUNNER_MODE", text(3)),
         ("GHA_SLURM_IDLE_DEADLINE_S", text(3)),

@@ -6,10 +6,10 @@ use anyhow::{Context, Result};
 use chrono::{TimeDelta, Utc};
 use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::LaunchClaims;
-use gha_slurm_contract::launch::{AUDIENCE_AGENT, AUDIENCE_BROKER};
+use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER};
 use gha_slurm_contract::runner::{RunnerMode, RunnerRequest};
 use gha_slurm_domain::{RepositoryId, ResourceRequest};
-use gha_slurm_storage::allocations::{self, Locked, Submitted};
+use gha_slurm_storage::launches::{self, Locked, Submitted};
 use gha_slurm_storage::{AsyncConnection, AsyncPgConnection};
 use gha_slurm_test_support::free_port;
 use http::{Request, StatusCode};
@@ -93,7 +93,7 @@ async fn send(
     .await
 }
 
-/// An allocation that waits for its node's callback.
+/// A launch that waits for its node's callback.
 struct Build {
     repository: RepositoryId,
     launch_token: SecretString,
@@ -128,7 +128,7 @@ impl Build {
     }
 }
 
-/// Queues workflow jobs in new repositories, each with a submitted allocation.
+/// Queues workflow jobs in new repositories, each with a submitted launch.
 async fn queue(site: &mut Site, signer: &Signer, count: u32) -> Result<Vec<Build>> {
     let repositories = site.repositories(SLURM_USER).await?;
     let planned = site.plan(SLURM_USER, &repositories, count).await?;
@@ -150,22 +150,22 @@ async fn submitted(
 ) -> Result<Build> {
     let Planned {
         workflow_job,
-        allocation,
+        launch,
         repository: (repository, name),
     } = planned;
     let now = Utc::now();
     let expires = now + TimeDelta::hours(25);
     let answer = Submitted {
-        id: allocation,
+        id: launch,
         slurm_job_id: None,
         token_expires_at: expires,
         at: now,
     };
-    allocations::submitted(conn, CLUSTER, &[answer], Locked::Wait).await?;
+    launches::submitted(conn, CLUSTER, &[answer], Locked::Wait).await?;
     let claims = LaunchClaims {
         iss: DEPLOYMENT.into(),
         aud: vec![AUDIENCE_AGENT.into(), AUDIENCE_BROKER.into()],
-        sub: allocation,
+        sub: launch,
         jti: uuid::Uuid::new_v4(),
         iat: now.timestamp(),
         nbf: now.timestamp() - 120,

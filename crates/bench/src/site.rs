@@ -1,13 +1,13 @@
-//! Repositories that are mapped, and workflow jobs with planned allocations in them: what a launcher would have written.
+//! Repositories that are mapped, and workflow jobs with planned launches in them: what a launcher would have written.
 
 use anyhow::Result;
 use chrono::Utc;
 use gha_slurm_domain::{
-    AllocationId, InstallationId, LabelSet, RepositoryId, ResourceRequest, WorkflowJobId,
+    InstallationId, LabelSet, LaunchId, RepositoryId, ResourceRequest, WorkflowJobId,
 };
 use gha_slurm_simulator::Handle;
 use gha_slurm_simulator::request::NewRepository;
-use gha_slurm_storage::allocations::{self, NewAllocation};
+use gha_slurm_storage::launches::{self, NewLaunch};
 use gha_slurm_storage::workflow_jobs::{self, WorkflowJob};
 use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, Database, mappings, repositories};
 use secrecy::SecretString;
@@ -29,10 +29,10 @@ pub(crate) struct Site {
     workflow_jobs: i64,
 }
 
-/// A workflow job and its allocation.
+/// A workflow job and its launch.
 pub(crate) struct Planned {
     pub(crate) workflow_job: i64,
-    pub(crate) allocation: AllocationId,
+    pub(crate) launch: LaunchId,
     pub(crate) repository: Repository,
 }
 
@@ -72,7 +72,7 @@ impl Site {
         self.workflow_jobs
     }
 
-    /// Queues `count` workflow jobs in `repositories`, each with a planned allocation.
+    /// Queues `count` workflow jobs in `repositories`, each with a planned launch.
     pub(crate) async fn plan(
         &mut self,
         user: &str,
@@ -130,9 +130,9 @@ async fn plan(
         updated_at: now,
     };
     workflow_jobs::save(conn, &waiting).await?;
-    let allocation = AllocationId(uuid::Uuid::now_v7());
-    let new = NewAllocation {
-        id: allocation,
+    let launch = LaunchId(uuid::Uuid::now_v7());
+    let new = NewLaunch {
+        id: launch,
         class,
         repository: repository.0,
         cause: WorkflowJobId(id),
@@ -140,10 +140,10 @@ async fn plan(
         verify_demand: false,
         traceparent: None,
     };
-    allocations::plan(conn, &[new], now).await?;
+    launches::plan(conn, &[new], now).await?;
     Ok(Planned {
         workflow_job: id,
-        allocation,
+        launch,
         repository: repository.clone(),
     })
 }

@@ -264,7 +264,7 @@ impl Stored {
 
     /// When the launcher had the Slurm job's number.
     async fn submitted_at(&self, workflow_job: i64) -> Result<DateTime<Utc>> {
-        let sql = "SELECT (extract(epoch FROM submitted_at) * 1e6)::BIGINT FROM allocations
+        let sql = "SELECT (extract(epoch FROM submitted_at) * 1e6)::BIGINT FROM launches
                    WHERE workflow_job_id = $1 AND slurm_job_id IS NOT NULL";
         let micros: i64 = try_wait_until("a workflow job is submitted", DEADLINE, || async {
             let row = self.0.query_opt(sql, &[&workflow_job]).await;
@@ -281,7 +281,7 @@ impl Stored {
         let count = workflow_jobs.len();
         let sql =
             "SELECT count(*), extract(epoch FROM max(submitted_at) - min(submitted_at))::FLOAT8
-                   FROM allocations
+                   FROM launches
                    WHERE workflow_job_id = ANY($1) AND slurm_job_id IS NOT NULL";
         let seconds: f64 = try_wait_until("everything is submitted", DEADLINE, || async {
             let row = self.0.query_one(sql, &[&workflow_jobs]).await;

@@ -1,4 +1,4 @@
-//! `gha-slurm repos`: whose allocation a repository may spend, from a login node.
+//! `gha-slurm repos`: whose account a repository may spend, from a login node.
 
 use std::fmt::Write as _;
 
@@ -18,7 +18,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         options: Options,
     },
-    /// Let workflow jobs of a repository spend your allocation.
+    /// Let workflow jobs of a repository spend your launch.
     Add {
         #[command(flatten)]
         options: Options,
@@ -58,7 +58,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<String> {
             let (_, answer) = client.call(Method::POST, PATH, Some(&entry)).await?;
             let added: UserRepository = serde_json::from_slice(&answer)?;
             Ok(match added.state {
-                MappingState::Mapped => format!("{} may spend your allocation.\n", added.url),
+                MappingState::Mapped => format!("{} may spend your launch.\n", added.url),
                 MappingState::Waiting => format!(
                     "{} waits for an administrator: they have to see that you may administer it at GitHub.\n",
                     added.url
@@ -74,7 +74,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<String> {
             };
             let client = Client::new(&options)?;
             client.call(Method::DELETE, PATH, Some(&removal)).await?;
-            Ok(format!("{repository} may not spend your allocation.\n"))
+            Ok(format!("{repository} may not spend your launch.\n"))
         }
     }
 }

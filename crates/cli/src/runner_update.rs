@@ -1,6 +1,6 @@
 //! `gha-slurm runner-update`: a folder with releases of actions/runner, one folder each, and the symlink `current`.
 //!
-//! Nodes read `current` once for each allocation, copy what it leads to, and run its `externals` in place. So a release is
+//! Nodes read `current` once for each launch, copy what it leads to, and run its `externals` in place. So a release is
 //! complete before the symlink leads there, and stays for a while after it leads elsewhere.
 
 use std::fmt::Write as _;
@@ -85,7 +85,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<String> {
     switch(&folder, &release.version)?;
     let removed = remove_old(&folder, keep, before.as_deref())?;
     let mut text = format!(
-        "{} is what nodes use from their next allocation on.\n",
+        "{} is what nodes use from their next launch on.\n",
         folder.join(&release.version).display()
     );
     for version in removed {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use chrono::Local;
 use clap::{Args, Subcommand};
-use gha_slurm_contract::self_service::{OwnAllocation, RunnerCancellation};
+use gha_slurm_contract::self_service::{OwnLaunch, RunnerCancellation};
 use gha_slurm_domain::SlurmState;
 use reqwest::Method;
 
@@ -54,43 +54,38 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<String> {
 async fn list(options: &Options) -> anyhow::Result<String> {
     let client = Client::new(options)?;
     let (_, answer) = client.call(Method::GET, PATH, None::<&()>).await?;
-    let own: Vec<OwnAllocation> = serde_json::from_slice(&answer)?;
+    let own: Vec<OwnLaunch> = serde_json::from_slice(&answer)?;
     if own.is_empty() {
         return Ok("You have no runners now.\n".into());
     }
     let mut text = String::new();
-    for allocation in own {
-        let state = state(&allocation);
+    for launch in own {
+        let state = state(&launch);
         writeln!(
             text,
             "{}  {state}  {}",
-            allocation.slurm_job_id, allocation.repository_url
+            launch.slurm_job_id, launch.repository_url
         )?;
     }
     Ok(text)
 }
 
 /// `pending (Priority, starts ~14:05)`, `running on n3`.
-fn state(allocation: &OwnAllocation) -> String {
-    let Some(state) = allocation.state else {
+fn state(launch: &OwnLaunch) -> String {
+    let Some(state) = launch.state else {
         return "submitted".into();
     };
     let mut text = state.as_str().replace('_', " ");
     if state == SlurmState::Running {
-        if let Some(nodes) = &allocation.nodes {
+        if let Some(nodes) = &launch.nodes {
             text = format!("{text} on {nodes}");
         }
         return text;
     }
-    let starts = allocation
+    let starts = launch
         .starts_at
         .map(|at| format!("starts ~{}", at.with_timezone(&Local).format("%F %H:%M")));
-    let why: Vec<String> = allocation
-        .reason
-        .clone()
-        .into_iter()
-        .chain(starts)
-        .collect();
+    let why: Vec<String> = launch.reason.clone().into_iter().chain(starts).collect();
     if !why.is_empty() {
         text = format!("{text} ({})", why.join(", "));
     }

@@ -1,16 +1,16 @@
 //! What the launcher says to the agent about Slurm jobs that were submitted.
 
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmState, SlurmUser, Usage};
+use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmState, SlurmUser, Usage};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// Longest seconds an assertion is valid.
 pub const ASSERTION_LIFETIME_S: i64 = 60;
-/// Most allocations of one [`CallClaims`]: an assertion travels in a header.
+/// Most launches of one [`CallClaims`]: an assertion travels in a header.
 pub const MAX_CANCELLED_AT_ONCE: usize = 100;
-/// Most allocations of one [`StatesRequest`].
+/// Most launches of one [`StatesRequest`].
 pub const MAX_STATES_AT_ONCE: usize = 10_000;
 
 /// What an assertion is for.
@@ -51,7 +51,7 @@ pub struct CallClaims {
     pub launcher: Option<Uuid>,
     /// What shall be cancelled.
     #[serde(default)]
-    pub allocations: Vec<AllocationId>,
+    pub launches: Vec<LaunchId>,
     /// Only where the Slurm job is pending.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub only_pending: bool,
@@ -62,7 +62,7 @@ pub struct CallClaims {
 #[serde(rename_all = "camelCase")]
 pub struct CancelAnswer {
     /// Slurm jobs that were cancelled now.
-    pub cancelled: Vec<AllocationId>,
+    pub cancelled: Vec<LaunchId>,
 }
 
 /// Answer of `POST /runner/list`, whose body is `{}`.
@@ -70,23 +70,23 @@ pub struct CancelAnswer {
 #[serde(rename_all = "camelCase")]
 pub struct ListAnswer {
     /// Those that the launcher of the assertion had submitted and that are pending or running.
-    pub allocations: Vec<AllocationStatus>,
+    pub launches: Vec<LaunchStatus>,
 }
 
 /// Body of `POST /runner/states`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StatesRequest {
-    /// Which allocations.
-    pub allocations: Vec<AllocationId>,
+    /// Which launches.
+    pub launches: Vec<LaunchId>,
 }
 
 /// Answer of `POST /runner/states`, and body of `POST /agent/states`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StatesAnswer {
-    /// Those of the asked allocations of which something is known.
-    pub allocations: Vec<AllocationStatus>,
+    /// Those of the asked launches of which something is known.
+    pub launches: Vec<LaunchStatus>,
     /// Changes when the policy of the Slurm side does: what it refused may be allowed now.
     pub policy: String,
     /// Changes when something has ended: what waits because of a limit may be accepted now.
@@ -94,14 +94,14 @@ pub struct StatesAnswer {
     pub freed: u64,
 }
 
-/// Where the Slurm job of an allocation stands.
+/// Where the Slurm job of a launch stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct AllocationStatus {
+pub struct LaunchStatus {
     /// Which.
     #[schema(value_type = Uuid)]
-    pub allocation: AllocationId,
-    /// Slurm's number. Empty: the agent does not know it, and Slurm knows no Slurm job of this allocation.
+    pub launch: LaunchId,
+    /// Slurm's number. Empty: the agent does not know it, and Slurm knows no Slurm job of this launch.
     pub slurm_job_id: String,
     /// Where it stands.
     #[schema(value_type = String)]
@@ -130,11 +130,11 @@ pub struct AllocationStatus {
     pub usage_to_come: bool,
 }
 
-impl AllocationStatus {
+impl LaunchStatus {
     /// Nothing is known but where it stands.
-    pub fn new(allocation: AllocationId, slurm_job_id: String, state: SlurmState) -> Self {
+    pub fn new(launch: LaunchId, slurm_job_id: String, state: SlurmState) -> Self {
         Self {
-            allocation,
+            launch,
             slurm_job_id,
             state,
             reason: None,
@@ -152,7 +152,7 @@ impl AllocationStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DryRunRequest {
-    /// Whose allocation would be spent.
+    /// Whose account would be spent.
     pub slurm_user: SlurmUser,
     /// Numeric id of the repository; 0 when that does not matter.
     #[serde(default)]

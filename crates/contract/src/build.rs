@@ -14,7 +14,7 @@ pub struct Build {
     pub workflow_job_id: i64,
     /// `https://github.com/owner/name`.
     pub repository_url: String,
-    /// Slurm user whose allocation is spent, once mapped.
+    /// Slurm user whose account is spent, once mapped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slurm_user: Option<String>,
     /// Name of the workflow job.
@@ -62,7 +62,7 @@ pub struct Build {
 pub struct BuildDetail {
     /// The build.
     pub build: Build,
-    /// What happened, oldest first: to the workflow job, and to the allocation and runner that served it (while none
+    /// What happened, oldest first: to the workflow job, and to the launch and runner that served it (while none
     /// has, to those of its runner class that are on the way).
     pub timeline: Vec<TimelineEntry>,
     /// What the Slurm job used that it ran in, once that has ended, where Slurm has accounting.
@@ -81,9 +81,9 @@ pub struct TimelineEntry {
     pub kind: String,
     /// For people.
     pub detail: String,
-    /// The allocation it happened to.
+    /// The launch it happened to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub allocation_id: Option<uuid::Uuid>,
+    pub launch_id: Option<uuid::Uuid>,
     /// The Slurm job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slurm_job_id: Option<String>,

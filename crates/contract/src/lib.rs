@@ -3,7 +3,7 @@
 pub mod agent;
 pub mod build;
 pub mod event;
-pub mod launch;
+pub mod launch_token;
 pub mod mapping;
 pub mod outbound;
 pub mod problem;
@@ -12,5 +12,5 @@ pub mod self_service;
 pub mod usage;
 
 pub use event::Event;
-pub use launch::LaunchClaims;
+pub use launch_token::LaunchClaims;
 pub use problem::Problem;

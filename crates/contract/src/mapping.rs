@@ -35,7 +35,7 @@ pub struct UserClaims {
     pub exp: i64,
 }
 
-/// A repository that shall be mapped, and what its allocations shall be charged to.
+/// A repository that shall be mapped, and what its launches shall be charged to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RepositoryEntry {
@@ -63,7 +63,7 @@ pub enum ListEntry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MappingState {
-    /// Its workflow jobs may spend the user's allocation.
+    /// Its workflow jobs may spend the user's account.
     Mapped,
     /// An administrator has to agree: that the user may administer it at GitHub is not proved.
     Waiting,

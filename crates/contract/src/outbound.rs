@@ -14,7 +14,7 @@ pub const AGENT_ASSERTION_LIFETIME_S: i64 = 60;
 pub const POLL_WAIT_S: u64 = 25;
 /// Most calls of one [`PollAnswer`].
 pub const MAX_CALLS_AT_ONCE: usize = 32;
-/// Most allocations of one [`StatesAnswer`](crate::agent::StatesAnswer) that an agent pushes.
+/// Most launches of one [`StatesAnswer`](crate::agent::StatesAnswer) that an agent pushes.
 pub const MAX_PUSHED_AT_ONCE: usize = 1000;
 
 /// What an assertion of the agent's is for.
@@ -32,7 +32,7 @@ pub enum AgentPurpose {
 /// Claims of the agent's assertion (`Authorization: Bearer`), signed with a key of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentClaims {
-    /// Issuer: [`AUDIENCE_AGENT`](crate::launch::AUDIENCE_AGENT), the agent's name wherever it is a party.
+    /// Issuer: [`AUDIENCE_AGENT`](crate::launch_token::AUDIENCE_AGENT), the agent's name wherever it is a party.
     pub iss: String,
     /// [`AUDIENCE_LAUNCHER`].
     pub aud: Vec<String>,

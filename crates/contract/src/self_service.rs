@@ -2,7 +2,7 @@
 //! credential that is worth nothing for another one.
 
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{AllocationId, SlurmState};
+use gha_slurm_domain::{LaunchId, SlurmState};
 use serde::{Deserialize, Serialize};
 
 /// The scheme of the `Authorization` header; a credential of munge(1) follows it.
@@ -32,12 +32,12 @@ pub struct RepositoryRemoval {
     pub repository: String,
 }
 
-/// One allocation of the user's, as `GET /config/runners` answers an array of them.
+/// One launch of the user's, as `GET /config/runners` answers an array of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct OwnAllocation {
+pub struct OwnLaunch {
     /// Our id.
-    pub allocation: AllocationId,
+    pub launch: LaunchId,
     /// Slurm's number.
     pub slurm_job_id: String,
     /// Which repository it is for.

@@ -13,18 +13,18 @@ pub struct MonthlyUsage {
     pub sums: Vec<UsageSum>,
 }
 
-/// What the Slurm jobs for a repository used that spent one Slurm user's allocation, as Slurm's accounting says.
+/// What the Slurm jobs for a repository used that spent one Slurm user's account, as Slurm's accounting says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UsageSum {
     /// `https://github.com/owner/name`.
     pub repository_url: String,
-    /// Whose allocation was spent.
+    /// Whose account was spent.
     pub slurm_user: String,
     /// Slurm jobs in which a workflow job ran.
     pub builds: i64,
     /// Slurm jobs, with those that got no workflow job.
-    pub allocations: i64,
+    pub launches: i64,
     /// Seconds from start to end.
     pub elapsed_s: i64,
     /// CPU seconds they had, used or not (sacct's `CPUTimeRAW`).

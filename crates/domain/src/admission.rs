@@ -1,10 +1,10 @@
-//! May a repository spend a Slurm user's allocation now? Asked when a workflow job is planned and again when its node
+//! May a repository spend a Slurm user's account now? Asked when a workflow job is planned and again when its node
 //! calls back, because hours lie between.
 
 use crate::ids::SlurmUser;
 use crate::resources::ResourceRequest;
 
-/// What the allocations of a repository are charged to, where the labels of a workflow job do not say.
+/// What the launches of a repository are charged to, where the labels of a workflow job do not say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Charge {
     /// Slurm account.
@@ -13,7 +13,7 @@ pub struct Charge {
     pub qos: Option<String>,
 }
 
-/// Whose allocation a repository may spend.
+/// Whose account a repository may spend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
     /// The Slurm user.
@@ -69,7 +69,7 @@ pub enum NotAdmitted {
     NotInstalled,
 }
 
-/// Whose allocation the repository may spend, or why none.
+/// Whose account the repository may spend, or why none.
 pub fn admit(standing: &Standing) -> Result<Mapping, NotAdmitted> {
     if !standing.installed {
         return Err(NotAdmitted::NotInstalled);

@@ -74,8 +74,8 @@ macro_rules! uuid_id {
 }
 
 uuid_id! {
-    /// Our identifier of one allocation (one Slurm job of ours); also the idempotency key of its submission.
-    AllocationId
+    /// Our identifier of one launch (one Slurm job of ours); also the idempotency key of its submission.
+    LaunchId
 }
 uuid_id! {
     /// Our identifier of one runner registration.

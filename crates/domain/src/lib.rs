@@ -2,6 +2,7 @@
 
 pub mod absence;
 pub mod admission;
+pub mod clock;
 pub mod ids;
 pub mod labels;
 pub mod naming;
@@ -12,11 +13,12 @@ pub mod state;
 pub mod usage;
 
 pub use absence::Absence;
+pub use clock::Clock;
 pub use ids::{
-    AllocationId, InstallationId, RepositoryFullName, RepositoryId, RunnerId, SlurmJobId,
-    SlurmUser, WorkflowJobId,
+    InstallationId, LaunchId, RepositoryFullName, RepositoryId, RunnerId, SlurmJobId, SlurmUser,
+    WorkflowJobId,
 };
 pub use labels::{LabelPolicy, LabelSet, LabelSettings, NotOurs};
 pub use resources::ResourceRequest;
-pub use state::{AllocationState, RunnerState, SlurmState, WorkflowJobState};
+pub use state::{LaunchState, RunnerState, SlurmState, WorkflowJobState};
 pub use usage::Usage;

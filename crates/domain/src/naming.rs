@@ -1,6 +1,6 @@
 //! Names derived from ids, so that a name can be recomputed and never collides with somebody else's.
 
-use crate::ids::AllocationId;
+use crate::ids::LaunchId;
 
 /// Longest runner name GitHub accepts.
 pub const MAX_RUNNER_NAME_LENGTH: usize = 64;
@@ -40,15 +40,10 @@ pub fn slurm_name(value: &str) -> Result<String, String> {
     }
 }
 
-/// The unique name of an allocation's runner: prefix, deployment, short id and, from the second registration attempt
+/// The unique name of a launch's runner: prefix, deployment, short id and, from the second registration attempt
 /// on, the attempt (a name GitHub may still hold is never used twice).
-pub fn runner_name(
-    prefix: &str,
-    deployment: &str,
-    allocation: AllocationId,
-    mint_attempt: u32,
-) -> String {
-    let simple = allocation.0.simple().to_string();
+pub fn runner_name(prefix: &str, deployment: &str, launch: LaunchId, mint_attempt: u32) -> String {
+    let simple = launch.0.simple().to_string();
     // The tail of a version 7 UUID is random; its head is the time.
     let short = simple.get(16..).unwrap_or(&simple);
     if mint_attempt <= 1 {
@@ -64,7 +59,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_short_and_stable() {
-        let id: AllocationId = "0192f0c1-2345-7000-8123-456789abcdef".parse().unwrap();
+        let id: LaunchId = "0192f0c1-2345-7000-8123-456789abcdef".parse().unwrap();
         assert_eq!(
             runner_name("gha-slurm", "demo", id, 1),
             "gha-slurm-demo-8123456789abcdef"

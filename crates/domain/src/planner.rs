@@ -6,9 +6,9 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::ids::AllocationId;
+use crate::ids::LaunchId;
 
-/// What stands between a runner and a workflow job, for one allocation that still counts.
+/// What stands between a runner and a workflow job, for one launch that still counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SupplyStage {
     /// Planned, not submitted.
@@ -24,11 +24,11 @@ pub enum SupplyStage {
     Busy,
 }
 
-/// One allocation that counts as supply: it is on the way or has a runner, and no workflow job is attributed to it.
+/// One launch that counts as supply: it is on the way or has a runner, and no workflow job is attributed to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Supply {
-    /// Which allocation.
-    pub allocation: AllocationId,
+    /// Which launch.
+    pub launch: LaunchId,
     /// How far it is.
     pub stage: SupplyStage,
     /// When it was planned; the newest is withdrawn first.
@@ -60,7 +60,7 @@ pub struct PlannerLimits {
     pub backoff_base: TimeDelta,
     /// Longest wait between attempts.
     pub backoff_cap: TimeDelta,
-    /// An allocation whose launch token expires sooner than this is replaced, not counted.
+    /// A launch whose launch token expires sooner than this is replaced, not counted.
     pub token_margin: TimeDelta,
 }
 
@@ -78,18 +78,18 @@ impl Default for PlannerLimits {
 /// What to do for one class.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// New allocations to plan.
+    /// New launches to plan.
     pub launch: usize,
     /// Not to be submitted before this time (backoff after failures).
     pub not_before: Option<DateTime<Utc>>,
     /// The class failed before: look the workflow jobs up at GitHub before submitting (it may have forgotten them).
     pub verify_demand: bool,
-    /// Allocations to withdraw, newest first.
-    pub withdraw: Vec<AllocationId>,
-    /// Allocations whose runner shall be deregistered, newest first, and which are withdrawn if GitHub lets that happen.
-    pub release: Vec<AllocationId>,
-    /// Pending allocations whose launch token is about to expire: withdraw them too; `launch` counts their successors.
-    pub expired: Vec<AllocationId>,
+    /// Launches to withdraw, newest first.
+    pub withdraw: Vec<LaunchId>,
+    /// Launches whose runner shall be deregistered, newest first, and which are withdrawn if GitHub lets that happen.
+    pub release: Vec<LaunchId>,
+    /// Pending launches whose launch token is about to expire: withdraw them too; `launch` counts their successors.
+    pub expired: Vec<LaunchId>,
     /// Nothing is launched although there is demand: too many failures in a row.
     pub given_up: bool,
 }
@@ -106,7 +106,7 @@ pub fn plan(class: &ClassView, limits: &PlannerLimits, now: DateTime<Utc>) -> Pl
             .supply
             .iter()
             .filter(expiring)
-            .map(|s| s.allocation)
+            .map(|s| s.launch)
             .collect(),
         ..Plan::default()
     };
@@ -136,15 +136,15 @@ pub fn plan(class: &ClassView, limits: &PlannerLimits, now: DateTime<Utc>) -> Pl
         surplus.sort_by_key(|s| {
             (
                 stage_order(s.stage),
-                std::cmp::Reverse((s.planned_at, s.allocation)),
+                std::cmp::Reverse((s.planned_at, s.launch)),
             )
         });
         surplus.truncate(counted.len() - class.demand);
         let (idle, pending): (Vec<&Supply>, Vec<&Supply>) = surplus
             .into_iter()
             .partition(|s| s.stage == SupplyStage::Idle);
-        result.withdraw = pending.iter().map(|s| s.allocation).collect();
-        result.release = idle.iter().map(|s| s.allocation).collect();
+        result.withdraw = pending.iter().map(|s| s.launch).collect();
+        result.release = idle.iter().map(|s| s.launch).collect();
     }
     result
 }
@@ -177,7 +177,7 @@ mod tests {
 
     fn supply(n: u128, stage: SupplyStage, age: i64) -> Supply {
         Supply {
-            allocation: AllocationId(Uuid::from_u128(n)),
+            launch: LaunchId(Uuid::from_u128(n)),
             stage,
             planned_at: now() - TimeDelta::seconds(age),
             token_expires_at: Some(now() + TimeDelta::hours(20)),
@@ -207,7 +207,7 @@ mod tests {
             ],
             ..Default::default()
         };
-        let ids = |ids: &[AllocationId]| ids.iter().map(|a| a.0.as_u128()).collect::<Vec<_>>();
+        let ids = |ids: &[LaunchId]| ids.iter().map(|a| a.0.as_u128()).collect::<Vec<_>>();
         let p = plan(&class, &PlannerLimits::default(), now());
         assert_eq!(ids(&p.withdraw), [4, 3, 2]);
         assert_eq!(ids(&p.release), [6]);
@@ -270,7 +270,7 @@ mod tests {
             prop_assert!(p.launch == 0 || p.withdraw.is_empty());
             let busy = class.supply.iter().filter(|s| s.stage == SupplyStage::Busy).count();
             let mut after = class.clone();
-            after.supply.retain(|s| !p.withdraw.contains(&s.allocation) && !p.release.contains(&s.allocation));
+            after.supply.retain(|s| !p.withdraw.contains(&s.launch) && !p.release.contains(&s.launch));
             for i in 0..p.launch {
                 after.supply.push(supply(1000 + i as u128, SupplyStage::Planned, 0));
             }
@@ -285,7 +285,7 @@ mod tests {
                 supply: stages.iter().enumerate().map(|(i, s)| supply(i as u128 + 1, *s, 5)).collect(),
                 ..Default::default()
             };
-            let stage_of = |id| class.supply.iter().find(|s| s.allocation == id).unwrap().stage;
+            let stage_of = |id| class.supply.iter().find(|s| s.launch == id).unwrap().stage;
             let p = plan(&class, &PlannerLimits::default(), now());
             for gone in p.withdraw {
                 prop_assert!(stage_order(stage_of(gone)) < stage_order(SupplyStage::Idle));

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Resources of one allocation. Absent means "the site's default". Part of the runner class: two workflow jobs share
+/// Resources of one launch. Absent means "the site's default". Part of the runner class: two workflow jobs share
 /// runners only if they ask for the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

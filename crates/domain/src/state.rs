@@ -49,12 +49,12 @@ impl WorkflowJobState {
     }
 }
 
-/// State of an allocation.
+/// State of a launch.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
-pub enum AllocationState {
+pub enum LaunchState {
     /// Wanted; the submission loop will submit it.
     Planned,
     /// The Slurm side has it.
@@ -69,7 +69,7 @@ pub enum AllocationState {
     Refused,
 }
 
-impl AllocationState {
+impl LaunchState {
     /// As stored and shown.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -282,14 +282,14 @@ mod tests {
             assert_eq!(WorkflowJobState::parse(s.as_str()), Some(s));
         }
         for s in [
-            AllocationState::Planned,
-            AllocationState::Submitted,
-            AllocationState::Redeemed,
-            AllocationState::Ended,
-            AllocationState::Withdrawn,
-            AllocationState::Refused,
+            LaunchState::Planned,
+            LaunchState::Submitted,
+            LaunchState::Redeemed,
+            LaunchState::Ended,
+            LaunchState::Withdrawn,
+            LaunchState::Refused,
         ] {
-            assert_eq!(AllocationState::parse(s.as_str()), Some(s));
+            assert_eq!(LaunchState::parse(s.as_str()), Some(s));
         }
         for s in [
             RunnerState::Redeeming,

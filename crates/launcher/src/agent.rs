@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gha_slurm_contract::Problem;
-use gha_slurm_contract::launch::{StartAnswer, StartRequest};
+use gha_slurm_contract::launch_token::{StartAnswer, StartRequest};
 use gha_slurm_contract::outbound::Call;
 use gha_slurm_domain::SlurmJobId;
 use gha_slurm_service_kit::tls::ClientTlsSettings;
@@ -77,7 +77,7 @@ impl Agent {
         Self(Way::Mailbox(mailbox))
     }
 
-    /// Submits. The same allocation twice gives the first answer.
+    /// Submits. The same launch twice gives the first answer.
     pub async fn start(&self, request: &StartRequest, traceparent: Option<&str>) -> Submission {
         let reply = match self.send("/runner/start", None, traceparent, request).await {
             Ok(reply) => reply,

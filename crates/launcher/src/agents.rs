@@ -9,7 +9,7 @@ use actix_web::http::StatusCode;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use gha_slurm_auth::{KeySet, KeysError, verify};
 use gha_slurm_contract::agent::StatesAnswer;
-use gha_slurm_contract::launch::AUDIENCE_AGENT;
+use gha_slurm_contract::launch_token::AUDIENCE_AGENT;
 use gha_slurm_contract::outbound::{
     AUDIENCE_LAUNCHER, AgentClaims, AgentPurpose, AnswersRequest, MAX_PUSHED_AT_ONCE, POLL_WAIT_S,
     PollAnswer, PollRequest,
@@ -174,7 +174,7 @@ async fn answers(
     responses(
         (status = 204, description = "Recorded"),
         (status = 401, description = "The assertion is not accepted", body = Problem),
-        (status = 422, description = "Too many allocations", body = Problem),
+        (status = 422, description = "Too many launches", body = Problem),
         (status = 503, description = "Not now: say it again", body = Problem),
     )
 )]
@@ -184,11 +184,11 @@ async fn states(
     payload: web::Payload,
 ) -> actix_web::Result<HttpResponse> {
     let told: StatesAnswer = agents.body(&request, payload, AgentPurpose::States).await?;
-    if told.allocations.len() > MAX_PUSHED_AT_ONCE {
+    if told.launches.len() > MAX_PUSHED_AT_ONCE {
         let error = ApiError::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "too_many",
-            "Too many allocations",
+            "Too many launches",
         );
         let detail = format!("Name at most {MAX_PUSHED_AT_ONCE} at once.");
         return Err(error.detail(detail).into());

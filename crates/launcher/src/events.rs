@@ -10,7 +10,7 @@ use gha_slurm_domain::{InstallationId, RepositoryId, WorkflowJobId, WorkflowJobS
 use gha_slurm_storage::timeline::{self, Entry};
 use gha_slurm_storage::workflow_jobs::{self, WorkflowJob};
 use gha_slurm_storage::{
-    AsyncConnection, AsyncPgConnection, Database, StorageError, allocations, lock_scope, replan,
+    AsyncConnection, AsyncPgConnection, Database, StorageError, launches, lock_scope, replan,
     repositories,
 };
 
@@ -214,7 +214,7 @@ pub async fn learn(
         .as_deref()
         .filter(|_| state >= WorkflowJobState::InProgress)
     {
-        allocations::attribute(conn, runner, id, now).await?;
+        launches::attribute(conn, runner, id, now).await?;
     }
     Ok(())
 }

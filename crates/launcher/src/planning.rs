@@ -5,9 +5,9 @@ use chrono::{DateTime, Utc};
 use gha_slurm_domain::admission::{NotAdmitted, Standing, admit};
 use gha_slurm_domain::planner::{PlannerLimits, plan};
 use gha_slurm_domain::{
-    AllocationId, LabelPolicy, LabelSet, RepositoryId, ResourceRequest, SlurmUser, WorkflowJobId,
+    LabelPolicy, LabelSet, LaunchId, RepositoryId, ResourceRequest, SlurmUser, WorkflowJobId,
 };
-use gha_slurm_storage::allocations::{self, NewAllocation, ScopeClass};
+use gha_slurm_storage::launches::{self, NewLaunch, ScopeClass};
 use gha_slurm_storage::timeline::{self, Entry};
 use gha_slurm_storage::workflow_jobs::{self, ClassId, WorkflowJob};
 use gha_slurm_storage::{AsyncPgConnection, StorageError, repositories};
@@ -59,7 +59,7 @@ pub async fn replan(
             fresh.push(class);
         }
     }
-    for mut class in allocations::scope_classes(conn, scope).await? {
+    for mut class in launches::scope_classes(conn, scope).await? {
         if fresh.contains(&class.id) && class.view.failures >= policy.limits.max_failures {
             // Something new came for a class that was given up: one more attempt.
             class.view.failures = policy.limits.max_failures.saturating_sub(1);
@@ -109,21 +109,21 @@ async fn carry_out(
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
     let plan = plan(&class.view, &policy.limits, now);
-    allocations::withdraw(
+    launches::withdraw(
         conn,
         &plan.expired,
         "its launch token is about to expire",
         now,
     )
     .await?;
-    allocations::withdraw(
+    launches::withdraw(
         conn,
         &plan.withdraw,
         "no queued workflow job waits for it any more",
         now,
     )
     .await?;
-    allocations::want_released(conn, class.id, &plan.release, now).await?;
+    launches::want_released(conn, class.id, &plan.release, now).await?;
     if plan.given_up {
         let last = class.last_failure_reason.as_deref().unwrap_or("unknown");
         let reason = format!(
@@ -148,11 +148,11 @@ async fn carry_out(
             .iter()
             .filter(|(id, _)| class.causes.contains(id)),
     );
-    let new: Vec<NewAllocation> = causes
+    let new: Vec<NewLaunch> = causes
         .into_iter()
         .take(plan.launch)
-        .map(|(cause, traceparent)| NewAllocation {
-            id: AllocationId(uuid::Uuid::now_v7()),
+        .map(|(cause, traceparent)| NewLaunch {
+            id: LaunchId(uuid::Uuid::now_v7()),
             class: class.id,
             repository: scope,
             cause: *cause,
@@ -161,5 +161,5 @@ async fn carry_out(
             traceparent: traceparent.clone(),
         })
         .collect();
-    allocations::plan(conn, &new, now).await
+    launches::plan(conn, &new, now).await
 }

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gha_slurm_contract::agent::AllocationStatus;
-use gha_slurm_domain::{Absence, AllocationId, SlurmState};
+use gha_slurm_contract::agent::LaunchStatus;
+use gha_slurm_domain::{Absence, LaunchId, SlurmState};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +18,7 @@ pub struct Rowless {
     since: Instant,
     /// How long a row must be missing.
     patience: Duration,
-    absences: HashMap<AllocationId, Absence<Instant>>,
+    absences: HashMap<LaunchId, Absence<Instant>>,
 }
 
 impl Rowless {
@@ -35,26 +35,24 @@ impl Rowless {
     /// The look was begun at `begun`.
     pub fn look(
         &mut self,
-        listed: Vec<AllocationStatus>,
-        rows: &HashSet<AllocationId>,
+        listed: Vec<LaunchStatus>,
+        rows: &HashSet<LaunchId>,
         begun: Instant,
-    ) -> Vec<AllocationStatus> {
+    ) -> Vec<LaunchStatus> {
         let before = std::mem::take(&mut self.absences);
         let mut rowless = listed;
-        rowless.retain(|status| !rows.contains(&status.allocation));
+        rowless.retain(|status| !rows.contains(&status.launch));
         for status in &rowless {
-            let before = before.get(&status.allocation).copied();
+            let before = before.get(&status.launch).copied();
             let mut absence = before.unwrap_or_else(|| Absence::of_one_there(self.since));
             absence.missed(begun);
-            self.absences.insert(status.allocation, absence);
+            self.absences.insert(status.launch, absence);
         }
         rowless.retain(|status| {
-            self.absences
-                .get(&status.allocation)
-                .is_some_and(|absence| {
-                    let first = absence.first_missed().unwrap_or(begun);
-                    absence.is_certain() && begun.duration_since(first) >= self.patience
-                })
+            self.absences.get(&status.launch).is_some_and(|absence| {
+                let first = absence.first_missed().unwrap_or(begun);
+                absence.is_certain() && begun.duration_since(first) >= self.patience
+            })
         });
         rowless
     }
@@ -86,7 +84,7 @@ pub async fn watch(submitter: Arc<Submitter>, patience: Duration, stop: Cancella
 async fn look(
     submitter: &Submitter,
     rowless: &mut Rowless,
-    told: &mut HashSet<AllocationId>,
+    told: &mut HashSet<LaunchId>,
 ) -> Result<(), String> {
     let begun = Instant::now();
     // Before the rows: whatever is submitted has one already.
@@ -94,17 +92,17 @@ async fn look(
     let rows = slurm_jobs::rows(submitter, &listed).await?;
     let mut pending = Vec::new();
     for status in rowless.look(listed, &rows, begun) {
-        let AllocationStatus {
-            allocation,
+        let LaunchStatus {
+            launch,
             slurm_job_id,
             state,
             ..
         } = status;
         if state == SlurmState::Pending {
-            tracing::warn!(%allocation, slurm_job_id, "a pending Slurm job has no row in the database: it is cancelled");
-            pending.push(allocation);
-        } else if told.insert(allocation) {
-            tracing::warn!(%allocation, slurm_job_id, "a running Slurm job has no row in the database: it is left alone");
+            tracing::warn!(%launch, slurm_job_id, "a pending Slurm job has no row in the database: it is cancelled");
+            pending.push(launch);
+        } else if told.insert(launch) {
+            tracing::warn!(%launch, slurm_job_id, "a running Slurm job has no row in the database: it is left alone");
         }
     }
     slurm_jobs::cancel_pending(submitter, pending).await
@@ -115,12 +113,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn status(id: u8) -> AllocationStatus {
-        AllocationStatus::new(allocation(id), id.to_string(), SlurmState::Pending)
+    fn status(id: u8) -> LaunchStatus {
+        LaunchStatus::new(launch(id), id.to_string(), SlurmState::Pending)
     }
 
-    fn allocation(id: u8) -> AllocationId {
-        AllocationId(uuid::Uuid::from_u128(id.into()))
+    fn launch(id: u8) -> LaunchId {
+        LaunchId(uuid::Uuid::from_u128(id.into()))
     }
 
     const PATIENCE: u64 = 600;
@@ -142,16 +140,16 @@ mod tests {
             for (pause, listed, rows) in looks {
                 now += pause;
                 history.push((now, listed.clone(), rows.clone()));
-                let rows = rows.into_iter().map(allocation).collect();
+                let rows = rows.into_iter().map(launch).collect();
                 let listed = listed.into_iter().map(status).collect();
                 let found = rowless.look(listed, &rows, start + Duration::from_secs(now));
-                let found: Vec<AllocationId> = found.into_iter().map(|s| s.allocation).collect();
+                let found: Vec<LaunchId> = found.into_iter().map(|s| s.launch).collect();
                 for id in 0..4u8 {
                     let without = history.iter().rev()
                         .take_while(|(_, listed, rows)| listed.contains(&id) && !rows.contains(&id));
                     let expected = without.clone().count() >= 2
                         && without.last().is_some_and(|(first, ..)| now - first >= PATIENCE);
-                    prop_assert_eq!(found.contains(&allocation(id)), expected);
+                    prop_assert_eq!(found.contains(&launch(id)), expected);
                 }
             }
         }

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use chrono::Utc;
 use gha_slurm_contract::agent::{
-    ASSERTION_LIFETIME_S, AllocationStatus, CallClaims, CallPurpose, CancelAnswer, ListAnswer,
+    ASSERTION_LIFETIME_S, CallClaims, CallPurpose, CancelAnswer, LaunchStatus, ListAnswer,
     MAX_CANCELLED_AT_ONCE, MAX_STATES_AT_ONCE, StatesAnswer, StatesRequest,
 };
-use gha_slurm_contract::launch::AUDIENCE_AGENT;
-use gha_slurm_domain::AllocationId;
+use gha_slurm_contract::launch_token::AUDIENCE_AGENT;
+use gha_slurm_domain::LaunchId;
 use gha_slurm_storage::slurm_jobs::{self, SlurmStatus};
-use gha_slurm_storage::{AsyncConnection, Database, StorageError, allocations, usage};
+use gha_slurm_storage::{AsyncConnection, Database, StorageError, launches, usage};
 use secrecy::SecretString;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -69,14 +69,14 @@ enum Looked {
 
 async fn look(submitter: &Submitter) -> Result<Looked, String> {
     let text = |error: StorageError| error.to_string();
-    let allocations = {
+    let launches = {
         let mut conn = submitter.database.connection().await.map_err(text)?;
         slurm_jobs::to_watch(&mut conn, Utc::now(), MAX_STATES_AT_ONCE as i64)
             .await
             .map_err(text)?
     };
     let assertion = assertion(submitter, &claims(submitter, CallPurpose::States))?;
-    let request = StatesRequest { allocations };
+    let request = StatesRequest { launches };
     let answer: Option<StatesAnswer> = submitter
         .agent
         .call("/runner/states", &assertion, &request)
@@ -91,7 +91,7 @@ async fn look(submitter: &Submitter) -> Result<Looked, String> {
 pub(crate) async fn take_in(submitter: &Submitter, answer: StatesAnswer) -> Result<usize, String> {
     let text = |error: StorageError| error.to_string();
     let mut changed = 0;
-    for status in answer.allocations {
+    for status in answer.launches {
         changed += usize::from(record(&submitter.database, status).await.map_err(text)?);
     }
     let mut conn = submitter.database.connection().await.map_err(text)?;
@@ -106,16 +106,16 @@ pub(crate) async fn take_in(submitter: &Submitter, answer: StatesAnswer) -> Resu
         tracing::info!(repositories = forgiven, "the cluster's policy changed");
     }
     if submitter.freed.swap(answer.freed, Ordering::Relaxed) != answer.freed {
-        changed += allocations::try_limited(&mut conn, Utc::now(), CONCURRENCY as i64)
+        changed += launches::try_limited(&mut conn, Utc::now(), CONCURRENCY as i64)
             .await
             .map_err(text)?;
     }
     Ok(changed)
 }
 
-async fn record(database: &Database, told: AllocationStatus) -> Result<bool, StorageError> {
+async fn record(database: &Database, told: LaunchStatus) -> Result<bool, StorageError> {
     let status = SlurmStatus {
-        allocation: told.allocation,
+        launch: told.launch,
         slurm_job_id: Some(told.slurm_job_id).filter(|id| !id.is_empty()),
         state: told.state,
         reason: told.reason,
@@ -130,64 +130,64 @@ async fn record(database: &Database, told: AllocationStatus) -> Result<bool, Sto
         if let Some(used) = &told.usage {
             // One that slurmctld forgot before its end was seen has none: it counts in the month it is known in.
             let ended_at = told.ended_at.unwrap_or(now);
-            usage::record(conn, told.allocation, ended_at, used).await?;
+            usage::record(conn, told.launch, ended_at, used).await?;
         }
         if told.state.is_over() {
-            usage::to_come(conn, told.allocation, told.usage_to_come).await?;
+            usage::to_come(conn, told.launch, told.usage_to_come).await?;
         }
         Ok(changed)
     })
     .await
 }
 
-/// Has the Slurm side cancel what was withdrawn after it was submitted. The token broker gives such an allocation nothing,
+/// Has the Slurm side cancel what was withdrawn after it was submitted. The token broker gives such a launch nothing,
 /// so no workflow job can be in it.
 pub(crate) async fn cancel_withdrawn(submitter: &Submitter) -> Result<(), String> {
     let text = |error: StorageError| error.to_string();
-    let allocations = {
+    let launches = {
         let mut conn = submitter.database.connection().await.map_err(text)?;
         slurm_jobs::to_cancel(&mut conn, Utc::now(), MAX_CANCELLED_AT_ONCE as i64)
             .await
             .map_err(text)?
     };
-    if allocations.is_empty() {
+    if launches.is_empty() {
         return Ok(());
     }
-    let cancelled = cancel(submitter, allocations.clone(), false).await?;
+    let cancelled = cancel(submitter, launches.clone(), false).await?;
     let mut conn = submitter.database.connection().await.map_err(text)?;
-    slurm_jobs::cancelled(&mut conn, &allocations, &cancelled, Utc::now())
+    slurm_jobs::cancelled(&mut conn, &launches, &cancelled, Utc::now())
         .await
         .map_err(text)
 }
 
 /// The Slurm jobs that are not over and that this launcher had submitted, as the agent remembers. An original agent does not.
-pub(crate) async fn list(submitter: &Submitter) -> Result<Vec<AllocationStatus>, String> {
+pub(crate) async fn list(submitter: &Submitter) -> Result<Vec<LaunchStatus>, String> {
     let assertion = assertion(submitter, &claims(submitter, CallPurpose::List))?;
     let answer: Option<ListAnswer> = submitter
         .agent
         .call("/runner/list", &assertion, &serde_json::json!({}))
         .await?;
-    Ok(answer.map(|answer| answer.allocations).unwrap_or_default())
+    Ok(answer.map(|answer| answer.launches).unwrap_or_default())
 }
 
 /// Those of `listed` that the database has a row of.
 pub(crate) async fn rows(
     submitter: &Submitter,
-    listed: &[AllocationStatus],
-) -> Result<HashSet<AllocationId>, String> {
+    listed: &[LaunchStatus],
+) -> Result<HashSet<LaunchId>, String> {
     let text = |error: StorageError| error.to_string();
-    let ids: Vec<AllocationId> = listed.iter().map(|status| status.allocation).collect();
+    let ids: Vec<LaunchId> = listed.iter().map(|status| status.launch).collect();
     let mut conn = submitter.database.connection().await.map_err(text)?;
-    let rows = allocations::known(&mut conn, &ids).await.map_err(text)?;
+    let rows = launches::known(&mut conn, &ids).await.map_err(text)?;
     Ok(rows.into_iter().collect())
 }
 
 /// Has the Slurm side cancel those of these that are pending.
 pub(crate) async fn cancel_pending(
     submitter: &Submitter,
-    allocations: Vec<AllocationId>,
+    launches: Vec<LaunchId>,
 ) -> Result<(), String> {
-    for some in allocations.chunks(MAX_CANCELLED_AT_ONCE) {
+    for some in launches.chunks(MAX_CANCELLED_AT_ONCE) {
         cancel(submitter, some.to_vec(), true).await?;
     }
     Ok(())
@@ -196,11 +196,11 @@ pub(crate) async fn cancel_pending(
 /// Has the Slurm side cancel these; with `only_pending` none that is not. Gives those that it told to end.
 async fn cancel(
     submitter: &Submitter,
-    allocations: Vec<AllocationId>,
+    launches: Vec<LaunchId>,
     only_pending: bool,
-) -> Result<Vec<AllocationId>, String> {
+) -> Result<Vec<LaunchId>, String> {
     let claims = CallClaims {
-        allocations,
+        launches,
         only_pending,
         ..claims(submitter, CallPurpose::Cancel)
     };
@@ -225,7 +225,7 @@ fn claims(submitter: &Submitter, purpose: CallPurpose) -> CallClaims {
         exp: iat + ASSERTION_LIFETIME_S,
         cluster: submitter.cluster.name.clone(),
         launcher: Some(submitter.launcher),
-        allocations: Vec::new(),
+        launches: Vec::new(),
         only_pending: false,
     }
 }

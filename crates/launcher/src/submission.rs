@@ -1,4 +1,4 @@
-//! The submission loop: leases planned allocations, signs launch tokens, calls the agent, keeps the answers; and has what
+//! The submission loop: leases planned launches, signs launch tokens, calls the agent, keeps the answers; and has what
 //! was withdrawn cancelled.
 
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_auth::{Signer, token};
 use gha_slurm_contract::LaunchClaims;
-use gha_slurm_contract::launch::{AUDIENCE_AGENT, AUDIENCE_BROKER, StartRequest};
+use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER, StartRequest};
 use gha_slurm_domain::WorkflowJobState;
 use gha_slurm_domain::naming::runner_name;
-use gha_slurm_storage::allocations::{self, Due, Locked, Submitted};
+use gha_slurm_storage::launches::{self, Due, Locked, Submitted};
 use gha_slurm_storage::{
     AsyncConnection, Database, StorageError, lock_scope, replan, workflow_jobs,
 };
@@ -33,7 +33,7 @@ const LEASE: TimeDelta = TimeDelta::seconds(60);
 pub(crate) const CONCURRENCY: usize = 16;
 /// Planned rows of other processes, and leases that ran out, are looked for this often.
 const SWEEP: Duration = Duration::from_secs(2);
-/// While one planned allocation follows the other, what is not wanted any more is looked for this often.
+/// While one planned launch follows the other, what is not wanted any more is looked for this often.
 const TIDY: Duration = Duration::from_millis(250);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
@@ -64,7 +64,7 @@ pub struct Submitter {
     pub max_failures: u32,
 }
 
-/// Submits planned allocations until `stop`, then finishes the calls in hand. `wake` is notified when something was
+/// Submits planned launches until `stop`, then finishes the calls in hand. `wake` is notified when something was
 /// planned.
 pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: CancellationToken) {
     let mut calls = JoinSet::new();
@@ -87,7 +87,7 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
                     calls.spawn(store_alone(Arc::clone(&submitter), answer));
                 }
                 claimed = due.unwrap_or_else(|error| {
-                    tracing::warn!(%error, "planned allocations cannot be read");
+                    tracing::warn!(%error, "planned launches cannot be read");
                     Vec::new()
                 });
             }
@@ -103,7 +103,7 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
         let more_may_wait = room > 0 && claimed.len() == room;
         for due in claimed {
             let submitter = Arc::clone(&submitter);
-            let span = tracing::info_span!("submit", allocation.id = %due.id);
+            let span = tracing::info_span!("submit", launch.id = %due.id);
             if let Some(parent) = &due.traceparent {
                 gha_slurm_telemetry::set_parent(&span, parent);
             }
@@ -182,7 +182,7 @@ struct Exchanged {
     due: Result<Vec<Due>, StorageError>,
 }
 
-/// Stores answers, and leases as many planned allocations as there is room for: one transaction for all. That planned ones
+/// Stores answers, and leases as many planned launches as there is room for: one transaction for all. That planned ones
 /// cannot be read does not keep answers from being stored.
 async fn exchange(
     submitter: &Submitter,
@@ -194,11 +194,11 @@ async fn exchange(
     conn.transaction::<_, StorageError, _>(async |conn| {
         let left = match answers {
             [] => Vec::new(),
-            answers => allocations::submitted(conn, cluster, answers, Locked::Skip).await?,
+            answers => launches::submitted(conn, cluster, answers, Locked::Skip).await?,
         };
         let due = match room as i64 {
             0 => Ok(Vec::new()),
-            room => allocations::claim_due(conn, Utc::now(), LEASE, room).await,
+            room => launches::claim_due(conn, Utc::now(), LEASE, room).await,
         };
         let left = answers.iter().filter(|a| left.contains(&a.id)).cloned();
         Ok(Exchanged {
@@ -216,25 +216,25 @@ async fn store_alone(submitter: Arc<Submitter>, answer: Submitted) -> Option<Sub
         let mut conn = submitter.database.connection().await?;
         conn.transaction::<_, StorageError, _>(async |conn| {
             let answer = std::slice::from_ref(&answer);
-            allocations::submitted(conn, cluster, answer, Locked::Wait).await
+            launches::submitted(conn, cluster, answer, Locked::Wait).await
         })
         .await
     };
     match stored.await {
         Ok(left) if left.is_empty() => None,
         Ok(_) => {
-            tracing::warn!(allocation.id = %answer.id, "an allocation that was submitted has no row any more");
+            tracing::warn!(launch.id = %answer.id, "a launch that was submitted has no row any more");
             None
         }
         Err(error) if error.is_transient() => Some(answer),
         Err(error) => {
-            tracing::error!(%error, allocation.id = %answer.id, "a submission cannot be stored");
+            tracing::error!(%error, launch.id = %answer.id, "a submission cannot be stored");
             None
         }
     }
 }
 
-/// The claims of an allocation's launch token, issued at `now`.
+/// The claims of a launch's launch token, issued at `now`.
 pub fn claims(submitter: &Submitter, due: &Due, now: DateTime<Utc>) -> LaunchClaims {
     let iat = now.timestamp();
     let DeploymentSettings { name, prefix } = &submitter.deployment;
@@ -300,16 +300,15 @@ async fn submit(submitter: &Submitter, due: &Due) -> Result<Option<Submitted>, S
         let now = Utc::now();
         let mut conn = submitter.database.connection().await?;
         match demand {
-            Demand::Stands => allocations::demand_verified(&mut conn, due.id).await?,
+            Demand::Stands => launches::demand_verified(&mut conn, due.id).await?,
             Demand::Over => {
-                allocations::find_other_cause(&mut conn, due.id).await?;
+                launches::find_other_cause(&mut conn, due.id).await?;
                 return Ok(None);
             }
             Demand::Unknown(reason) => {
                 let next =
                     now + TimeDelta::from_std(retry_delay(due.attempt, None)).unwrap_or(LEASE);
-                allocations::submission_delayed(&mut conn, due.id, &reason, false, next, now)
-                    .await?;
+                launches::submission_delayed(&mut conn, due.id, &reason, false, next, now).await?;
                 return Ok(None);
             }
         }
@@ -360,16 +359,15 @@ async fn submit(submitter: &Submitter, due: &Due) -> Result<Option<Submitted>, S
             let next =
                 now + TimeDelta::from_std(retry_delay(due.attempt, retry_after)).unwrap_or(LEASE);
             let mut conn = submitter.database.connection().await?;
-            allocations::submission_delayed(&mut conn, due.id, &reason, is_limit, next, now)
-                .await?;
+            launches::submission_delayed(&mut conn, due.id, &reason, is_limit, next, now).await?;
         }
         Submission::Refused(reason) => {
-            tracing::warn!(reason, "the Slurm side refused an allocation");
+            tracing::warn!(reason, "the Slurm side refused a launch");
             let given_up = submitter.max_failures as i32;
             let mut conn = submitter.database.connection().await?;
             conn.transaction::<_, StorageError, _>(async |conn| {
                 lock_scope(conn, due.repository).await?;
-                allocations::refused(conn, due.id, &reason, now).await?;
+                launches::refused(conn, due.id, &reason, now).await?;
                 workflow_jobs::count_failure(conn, due.class, &reason, now).await?;
                 // Final until policy or mapping changes: a change forgives.
                 workflow_jobs::set_failures(conn, due.class, given_up).await?;

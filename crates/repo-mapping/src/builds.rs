@@ -123,7 +123,7 @@ pub(crate) async fn get(
             at: entry.at,
             kind: entry.kind,
             detail: entry.detail,
-            allocation_id: entry.allocation_id,
+            launch_id: entry.launch_id,
             slurm_job_id: entry.slurm_job_id,
             runner_name: entry.runner_name,
             log_tail: entry.log_tail,

@@ -8,7 +8,7 @@ use gha_slurm_service_kit::ServiceInfo;
 fn main() -> ExitCode {
     let info = ServiceInfo {
         name: "repo-mapping",
-        about: "Says which repositories may spend which Slurm user's allocation, and shows builds.",
+        about: "Says which repositories may spend which Slurm user's account, and shows builds.",
         version: env!("CARGO_PKG_VERSION"),
     };
     gha_slurm_service_kit::run(

@@ -38,7 +38,7 @@ fn answer(state: &State, version: i64, list: &[Mapped]) -> HttpResponse {
         .json(urls)
 }
 
-/// The repositories that may spend a Slurm user's allocation.
+/// The repositories that may spend a Slurm user's account.
 #[utoipa::path(
     get,
     path = "/repositories/{username}",
@@ -192,7 +192,7 @@ fn entries(body: &[u8]) -> Result<Vec<Wanted>, ApiError> {
         ("username" = String, Path, description = "The Slurm user"),
         ("If-Match" = Option<String>, Header, description = "The ETag of the list that was changed"),
     ),
-    request_body(content = Vec<ListEntry>, description = "`https://github.com/owner/name` or `owner/name`; or an object that also says what its allocations are charged to"),
+    request_body(content = Vec<ListEntry>, description = "`https://github.com/owner/name` or `owner/name`; or an object that also says what its launches are charged to"),
     responses(
         (status = 200, description = "The new list", body = Vec<String>,
          headers(("ETag" = String, description = "Its version"))),

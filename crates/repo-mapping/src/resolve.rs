@@ -19,7 +19,7 @@ const MAX_SHOWN: usize = 200;
 pub(crate) struct Resolved {
     pub(crate) repository: Repository,
     pub(crate) installation: InstallationId,
-    /// What its allocations shall be charged to; `None`: as before.
+    /// What its launches shall be charged to; `None`: as before.
     pub(crate) charge: Option<Charge>,
 }
 

@@ -153,7 +153,7 @@ impl utoipa::Modify for Security {
 #[openapi(
     info(
         title = "repo-mapping",
-        description = "Which repositories may spend which Slurm user's allocation, and what became of their builds."
+        description = "Which repositories may spend which Slurm user's account, and what became of their builds."
     ),
     paths(
         mapping::list,

@@ -18,7 +18,7 @@ use crate::routes::{State, storage_error};
 pub(crate) struct UsageQuery {
     /// The month, in UTC: `2026-11`.
     month: String,
-    /// Only what spent this Slurm user's allocation.
+    /// Only what spent this Slurm user's account.
     #[param(value_type = Option<String>)]
     user: Option<SlurmUser>,
     /// Only this repository: `owner/name` or its URL.
@@ -67,7 +67,7 @@ fn shown(state: &State, sum: usage::UsageSum) -> UsageSum {
         repository_url: state.repository_url(&sum.owner, &sum.name),
         slurm_user: sum.slurm_user,
         builds: sum.builds,
-        allocations: sum.allocations,
+        launches: sum.launches,
         elapsed_s: sum.elapsed_s,
         cpu_allocated_s: sum.cpu_allocated_s,
         cpu_used_s: sum.cpu_used_s,

@@ -27,7 +27,7 @@ use crate::slurm::{self, Slurm};
 use crate::start::{Starter, Turns, start};
 use crate::watch::Watch;
 
-/// Entries of allocations whose launch token expired this long ago are forgotten, at each start.
+/// Entries of launches whose launch token expired this long ago are forgotten, at each start.
 const REMEMBER: TimeDelta = TimeDelta::days(7);
 
 /// The agent, built and bound.

@@ -51,27 +51,27 @@ fn too_many(most: usize) -> ApiError {
     ApiError::new(
         StatusCode::UNPROCESSABLE_ENTITY,
         "too_many",
-        "Too many allocations",
+        "Too many launches",
     )
     .detail(format!("Name at most {most} at once."))
 }
 
-/// Cancels: pending Slurm jobs are gone at once, running ones are told to end. The launcher names only allocations
+/// Cancels: pending Slurm jobs are gone at once, running ones are told to end. The launcher names only launches
 /// whose runner has no workflow job.
 pub(crate) async fn cancel(
     starter: web::Data<Starter>,
     assertion: Assertion,
 ) -> Result<HttpResponse, ApiError> {
     let claims = asserted(&starter, assertion, CallPurpose::Cancel).await?;
-    if claims.allocations.len() > MAX_CANCELLED_AT_ONCE {
+    if claims.launches.len() > MAX_CANCELLED_AT_ONCE {
         return Err(too_many(MAX_CANCELLED_AT_ONCE));
     }
     let cancelled = starter
         .into_inner()
-        .cancel(claims.allocations, claims.launcher, claims.only_pending)
+        .cancel(claims.launches, claims.launcher, claims.only_pending)
         .await?;
-    for allocation in &cancelled {
-        tracing::info!(allocation.id = %allocation, "cancelled");
+    for launch in &cancelled {
+        tracing::info!(launch.id = %launch, "cancelled");
     }
     Ok(HttpResponse::Ok().json(CancelAnswer { cancelled }))
 }
@@ -83,14 +83,14 @@ pub(crate) async fn states(
     asked: web::Json<StatesRequest>,
 ) -> Result<HttpResponse, ApiError> {
     let claims = asserted(&starter, assertion, CallPurpose::States).await?;
-    if asked.allocations.len() > MAX_STATES_AT_ONCE {
+    if asked.launches.len() > MAX_STATES_AT_ONCE {
         return Err(too_many(MAX_STATES_AT_ONCE));
     }
-    let allocations = starter.watch.states(&asked.allocations, claims.launcher);
+    let launches = starter.watch.states(&asked.launches, claims.launcher);
     let freed = starter.watch.freed();
     let policy = policy_version(&starter).await?;
     Ok(HttpResponse::Ok().json(StatesAnswer {
-        allocations,
+        launches,
         policy,
         freed,
     }))
@@ -105,8 +105,8 @@ pub(crate) async fn list(
     let launcher = claims
         .launcher
         .ok_or_else(|| assertion_invalid("It does not say which launcher asks."))?;
-    let allocations = starter.watch.of_launcher(launcher);
-    Ok(HttpResponse::Ok().json(ListAnswer { allocations }))
+    let launches = starter.watch.of_launcher(launcher);
+    Ok(HttpResponse::Ok().json(ListAnswer { launches }))
 }
 
 /// The version of the policy; a file is read.

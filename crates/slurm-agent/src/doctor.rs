@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmJobId, SlurmState, SlurmUser};
+use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmJobId, SlurmState, SlurmUser};
 use nix::unistd::User;
 use rustix::fs::OFlags;
 use secrecy::SecretString;
@@ -106,9 +106,9 @@ async fn look(settings: &Settings, slurm: &dyn Slurm, node: &Node) -> anyhow::Re
         time_minutes: Some(1),
         ..ResourceRequest::default()
     })?;
-    let allocation = AllocationId(uuid::Uuid::new_v4());
-    let name = format!("gha-slurm-node-check-{}", allocation.0.simple());
-    let mut claims = claims_without_token(allocation, name, node.user.clone(), resources);
+    let launch = LaunchId(uuid::Uuid::new_v4());
+    let name = format!("gha-slurm-node-check-{}", launch.0.simple());
+    let mut claims = claims_without_token(launch, name, node.user.clone(), resources);
     claims.token_url = node.token_url.clone().unwrap_or_default();
     if let (None, KeySource::Jwks { url, .. }) = (&node.token_url, &settings.keys) {
         let base = url.strip_suffix("/.well-known/jwks.json");
@@ -130,7 +130,7 @@ async fn look(settings: &Settings, slurm: &dyn Slurm, node: &Node) -> anyhow::Re
         "wait", node.user, node.wait_s
     ));
     let job = Cancellation {
-        allocation: submission.allocation,
+        launch: submission.launch,
         id: Some(id.clone()),
         only_pending: false,
     };
@@ -275,7 +275,7 @@ mod tests {
 
     fn ended(state: SlurmState, exit_code: Option<i32>) -> SlurmJob {
         SlurmJob {
-            allocation: AllocationId(uuid::Uuid::nil()),
+            launch: LaunchId(uuid::Uuid::nil()),
             id: "17".parse().unwrap(),
             user: "alice".into(),
             state,

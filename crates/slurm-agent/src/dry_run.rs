@@ -4,7 +4,7 @@ use std::io::Read;
 
 use anyhow::Context;
 use gha_slurm_contract::agent::DryRunRequest;
-use gha_slurm_domain::AllocationId;
+use gha_slurm_domain::LaunchId;
 use secrecy::SecretString;
 
 use crate::policy::PolicySettings;
@@ -12,7 +12,7 @@ use crate::settings::{Backend, Settings};
 use crate::slurm;
 use crate::submission::{Submission, claims_without_token};
 
-/// Reads the request, applies the policy and says what Slurm would be told. How many allocations are live is not looked at:
+/// Reads the request, applies the policy and says what Slurm would be told. How many launches are live is not looked at:
 /// that changes by the minute.
 pub(crate) async fn run(settings: &Settings, mut input: impl Read) -> anyhow::Result<String> {
     let mut text = String::new();
@@ -22,7 +22,7 @@ pub(crate) async fn run(settings: &Settings, mut input: impl Read) -> anyhow::Re
     let policy: &PolicySettings = &settings.policy;
     let resources = policy.check_resources(&request.resources)?;
     let mut claims = claims_without_token(
-        AllocationId(uuid::Uuid::nil()),
+        LaunchId(uuid::Uuid::nil()),
         "gha-slurm-dry-run".into(),
         request.slurm_user,
         resources,

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use gha_slurm_auth::{KeySet, TokenError, verify};
-use gha_slurm_contract::launch::AUDIENCE_AGENT;
+use gha_slurm_contract::launch_token::AUDIENCE_AGENT;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 

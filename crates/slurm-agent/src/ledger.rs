@@ -1,4 +1,4 @@
-//! What the agent remembers: one small file per allocation, on disk before Slurm is asked. Each change is a line, of which the
+//! What the agent remembers: one small file per launch, on disk before Slurm is asked. Each change is a line, of which the
 //! last counts: a file that is replaced costs a file system several times as much.
 
 use std::fs::{self, File, OpenOptions};
@@ -8,18 +8,19 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use gha_slurm_contract::LaunchClaims;
-use gha_slurm_contract::agent::AllocationStatus;
-use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmUser};
+use gha_slurm_contract::agent::LaunchStatus;
+use gha_slurm_domain::{LaunchId, SlurmJobId, SlurmUser};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// What is remembered of one allocation. No secret.
+/// What is remembered of one launch. No secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
-    /// The allocation.
-    pub allocation: AllocationId,
-    /// Whose allocation is spent.
+    /// The launch. Agents before 0.1.0 wrote `allocation`.
+    #[serde(alias = "allocation")]
+    pub launch: LaunchId,
+    /// Whose account is spent.
     pub slurm_user: SlurmUser,
     /// Which repository spends it.
     #[serde(default)]
@@ -38,14 +39,14 @@ pub struct Entry {
     pub slurm_job_id: Option<SlurmJobId>,
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended: Option<AllocationStatus>,
+    pub ended: Option<LaunchStatus>,
 }
 
 impl Entry {
     /// The intent to submit, before Slurm is asked.
     pub fn intent(claims: &LaunchClaims, now: DateTime<Utc>) -> Self {
         Self {
-            allocation: claims.sub,
+            launch: claims.sub,
             slurm_user: claims.slurm_user.clone(),
             repository_id: claims.repository_id,
             repository_url: claims.repository_url.clone(),
@@ -74,7 +75,12 @@ pub struct Ledger {
 impl Ledger {
     /// Opens the ledger in `state`, made when absent; fails when another process has it.
     pub fn open(state: &Path) -> anyhow::Result<Self> {
-        let folder = state.join("allocations");
+        let folder = state.join("launches");
+        // Its name before 0.1.0.
+        let former = state.join("allocations");
+        if former.is_dir() && !folder.exists() {
+            fs::rename(&former, &folder).with_context(|| former.display().to_string())?;
+        }
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let path = state.join("lock");
         let lock = File::create(&path).with_context(|| path.display().to_string())?;
@@ -87,17 +93,17 @@ impl Ledger {
         })
     }
 
-    fn path(&self, allocation: AllocationId) -> PathBuf {
-        self.folder.join(format!("{allocation}.json"))
+    fn path(&self, launch: LaunchId) -> PathBuf {
+        self.folder.join(format!("{launch}.json"))
     }
 
     /// Remembers `entry`: when this returns, it survives the process, and an intent survives a power cut. What has changed since
-    /// may be lost with one: then the allocation's Slurm job is found by its comment, as one whose answer was lost.
+    /// may be lost with one: then the launch's Slurm job is found by its comment, as one whose answer was lost.
     pub fn write(&self, entry: &Entry) -> io::Result<()> {
         let mut file = OpenOptions::new()
             .append(true)
             .create(true)
-            .open(self.path(entry.allocation))?;
+            .open(self.path(entry.launch))?;
         // A line that was cut off before, by a full disk or without power, ends here.
         let mut line = vec![b'\n'];
         serde_json::to_writer(&mut line, entry)?;
@@ -130,7 +136,7 @@ impl Ledger {
         Ok(files)
     }
 
-    /// Forgets allocations whose launch token expired before `before`: nobody can ask for them again. And files that say nothing
+    /// Forgets launches whose launch token expired before `before`: nobody can ask for them again. And files that say nothing
     /// and are as old.
     pub fn prune(&self, before: DateTime<Utc>) -> io::Result<usize> {
         let mut pruned = 0;
@@ -174,7 +180,7 @@ mod tests {
 
     fn entry(expires: i64) -> Entry {
         Entry {
-            allocation: AllocationId(uuid::Uuid::new_v4()),
+            launch: LaunchId(uuid::Uuid::new_v4()),
             slurm_user: "alice".parse().unwrap(),
             repository_id: 1,
             repository_url: "https://github.com/acme/widgets".into(),
@@ -208,14 +214,14 @@ mod tests {
             slurm_job_id: None,
             ..known.clone()
         };
-        let path = ledger.path(known.allocation);
+        let path = ledger.path(known.launch);
         // Without power before it was on disk.
         fs::write(&path, "").unwrap();
         assert_eq!(ledger.all().unwrap(), []);
         ledger.write(&intent).unwrap();
         assert_eq!(ledger.all().unwrap(), std::slice::from_ref(&intent));
         // The disk was full in the middle of a line, or there was no power.
-        for cut in ["{\"allocation\":\"", "\0\0\0\0"] {
+        for cut in ["{\"launch\":\"", "\0\0\0\0"] {
             let mut file = OpenOptions::new().append(true).open(&path).unwrap();
             file.write_all(cut.as_bytes()).unwrap();
             assert_eq!(ledger.all().unwrap(), std::slice::from_ref(&intent));
@@ -223,7 +229,7 @@ mod tests {
         ledger.write(&known).unwrap();
         assert_eq!(ledger.all().unwrap(), std::slice::from_ref(&known));
         // What says nothing is forgotten in time, too.
-        fs::write(ledger.path(entry(0).allocation), "\0").unwrap();
+        fs::write(ledger.path(entry(0).launch), "\0").unwrap();
         assert_eq!(ledger.prune(DateTime::UNIX_EPOCH).unwrap(), 0);
         assert_eq!(ledger.prune(Utc::now()).unwrap(), 2);
     }

@@ -13,13 +13,13 @@ use anyhow::Context;
 use chrono::Utc;
 use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::Problem;
-use gha_slurm_contract::agent::{AllocationStatus, StatesAnswer};
-use gha_slurm_contract::launch::AUDIENCE_AGENT;
+use gha_slurm_contract::agent::{LaunchStatus, StatesAnswer};
+use gha_slurm_contract::launch_token::AUDIENCE_AGENT;
 use gha_slurm_contract::outbound::{
     AGENT_ASSERTION_LIFETIME_S, AUDIENCE_LAUNCHER, AgentClaims, AgentPurpose, AnswersRequest, Call,
     CallAnswer, MAX_PUSHED_AT_ONCE, POLL_WAIT_S, PollAnswer, PollRequest,
 };
-use gha_slurm_domain::AllocationId;
+use gha_slurm_domain::LaunchId;
 use gha_slurm_service_kit::{ApiError, Readiness};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -196,14 +196,14 @@ impl Launcher {
     /// Tells where Slurm jobs stand, at each change; after a start everything that is known.
     async fn tell_states(self: Arc<Self>, stop: CancellationToken) {
         let mut looked = self.starter.watch.looks();
-        let mut told: HashMap<AllocationId, AllocationStatus> = HashMap::new();
+        let mut told: HashMap<LaunchId, LaunchStatus> = HashMap::new();
         let mut told_policy = None;
         let mut told_freed = 0;
         while !stop.is_cancelled() {
             // Before the states: what they do not tell yet is told again.
             let freed = self.starter.watch.freed();
             let mut news = self.starter.watch.all();
-            news.retain(|status| told.get(&status.allocation) != Some(status));
+            news.retain(|status| told.get(&status.launch) != Some(status));
             news.truncate(MAX_PUSHED_AT_ONCE);
             let policy = match calls::policy_version(&self.starter).await {
                 Ok(policy) => policy,
@@ -221,7 +221,7 @@ impl Launcher {
                 continue;
             }
             let body = StatesAnswer {
-                allocations: news,
+                launches: news,
                 policy,
                 freed,
             };
@@ -243,9 +243,9 @@ impl Launcher {
             told_freed = body.freed;
             told_policy = Some(body.policy);
             told.extend(
-                body.allocations
+                body.launches
                     .into_iter()
-                    .map(|status| (status.allocation, status)),
+                    .map(|status| (status.launch, status)),
             );
         }
     }

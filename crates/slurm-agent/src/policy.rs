@@ -37,12 +37,12 @@ pub struct PolicySettings {
     pub builds: BuildPolicy,
     /// What is asked for where a request says nothing.
     pub defaults: ResourceRequest,
-    /// Most that one allocation may ask for.
+    /// Most that one launch may ask for.
     pub max: MaxResources,
-    /// Most allocations pending or running at once.
+    /// Most launches pending or running at once.
     pub live: LiveLimits,
     /// File of consents, a line for each: a Slurm user and the numeric id of a repository; `#` begins a remark. Only these
-    /// pairs are served. Read at each start of an allocation. Absent: what the launcher says about mappings is believed.
+    /// pairs are served. Read at each start of a launch. Absent: what the launcher says about mappings is believed.
     pub consents: Option<PathBuf>,
 }
 
@@ -120,7 +120,7 @@ impl BuildPolicy {
     }
 }
 
-/// `[policy.max]`: most of each resource in one allocation. Absent: no limit but Slurm's.
+/// `[policy.max]`: most of each resource in one launch. Absent: no limit but Slurm's.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MaxResources {
@@ -136,7 +136,7 @@ pub struct MaxResources {
     pub gpus: Option<u32>,
 }
 
-/// `[policy.live]`: most allocations that are pending or running at once; what exceeds it waits. Absent: no limit but Slurm's.
+/// `[policy.live]`: most launches that are pending or running at once; what exceeds it waits. Absent: no limit but Slurm's.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LiveLimits {
@@ -151,7 +151,7 @@ pub struct LiveLimits {
     pub total: Option<u32>,
 }
 
-/// How many allocations are pending or running.
+/// How many launches are pending or running.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Live {
     /// Of the user.
@@ -164,7 +164,7 @@ pub struct Live {
     pub total: u32,
 }
 
-/// Why an allocation is not started. The texts are for people.
+/// Why a launch is not started. The texts are for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyRefusal {
     /// Never, as long as the policy stays.
@@ -276,7 +276,7 @@ impl PolicySettings {
         )))
     }
 
-    /// Whether one more allocation may be pending or running.
+    /// Whether one more launch may be pending or running.
     pub fn check_live(&self, live: Live, entry: &Entry) -> Result<(), PolicyRefusal> {
         let LiveLimits {
             per_user,
@@ -286,7 +286,7 @@ impl PolicySettings {
         } = self.live;
         let full = |have: u32, most: Option<u32>, whose: String| match most {
             Some(most) if have >= most => Err(PolicyRefusal::Wait(format!(
-                "{whose} has {have} allocations, the most that the site allows at once"
+                "{whose} has {have} launches, the most that the site allows at once"
             ))),
             _ => Ok(()),
         };
@@ -294,7 +294,7 @@ impl PolicySettings {
         let with_own = live.of_user.saturating_add(live.of_users_own);
         if let Some(most) = per_user_with_own.filter(|most| with_own >= *most) {
             return Err(PolicyRefusal::Wait(format!(
-                "{} has {} allocations and {} Slurm jobs of their own; from {most} on the site keeps the rest for the person",
+                "{} has {} launches and {} Slurm jobs of their own; from {most} on the site keeps the rest for the person",
                 entry.slurm_user, live.of_user, live.of_users_own
             )));
         }
@@ -306,7 +306,7 @@ impl PolicySettings {
         full(live.total, total, "gha-slurm".into())
     }
 
-    /// Whether the Slurm side itself knows that the user lets the repository spend their allocation. Blocks: reads a file.
+    /// Whether the Slurm side itself knows that the user lets the repository spend their account. Blocks: reads a file.
     pub fn check_consent(&self, claims: &LaunchClaims) -> Result<(), PolicyRefusal> {
         let Some(file) = &self.consents else {
             return Ok(());

@@ -50,7 +50,7 @@ pub struct Settings {
     /// What is allowed.
     #[serde(default)]
     pub policy: PolicySettings,
-    /// What runs in an allocation.
+    /// What runs in a launch.
     pub runner: RunnerSettings,
     /// How Slurm is spoken to.
     pub slurm: SlurmSettings,
@@ -236,7 +236,7 @@ pub struct StateSettings {
     pub folder: PathBuf,
 }
 
-/// `[runner]`: what runs in an allocation; handed to the job script as environment variables.
+/// `[runner]`: what runs in a launch; handed to the job script as environment variables.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunnerSettings {
@@ -316,7 +316,7 @@ pub struct SbatchSettings {
     pub bin: PathBuf,
     /// `SLURM_CONF`, where it is not Slurm's default.
     pub conf: Option<PathBuf>,
-    /// Where nodes write what job scripts print, one file for each allocation, which its user owns (mode 0600). A folder
+    /// Where nodes write what job scripts print, one file for each launch, which its user owns (mode 0600). A folder
     /// that every user may write to.
     pub output_folder: PathBuf,
     /// Let Slurm start a Slurm job again after its node failed. Its launch token answers 410 then: leave it off.

@@ -7,10 +7,10 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use chrono::Utc;
 use gha_slurm_contract::LaunchClaims;
-use gha_slurm_contract::launch::{StartAnswer, StartRequest};
+use gha_slurm_contract::launch_token::{StartAnswer, StartRequest};
 use gha_slurm_contract::problem::ProblemPart;
 use gha_slurm_domain::naming::is_valid_runner_name;
-use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmJobId};
+use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmJobId};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
 use secrecy::SecretString;
@@ -31,7 +31,7 @@ use crate::watch::Watch;
 const RETRY_AFTER_S: u64 = 5;
 /// When the launcher shall ask again where a limit of Slurm's is reached: until something of the user's ends.
 pub(crate) const LIMIT_RETRY_AFTER_S: u64 = 30;
-/// Allocations that are worked on at once; two that share a turn wait for each other, which only takes longer.
+/// Launches that are worked on at once; two that share a turn wait for each other, which only takes longer.
 const TURNS: usize = 64;
 
 /// Everything a start needs.
@@ -48,7 +48,7 @@ pub struct Starter {
     pub policy: PolicySettings,
     /// Whether Slurm users are users of this system, which the local backend's need not be.
     pub users_are_real: bool,
-    /// What runs in an allocation.
+    /// What runs in a launch.
     pub runner: RunnerSettings,
     /// Where nodes send the launch token instead of where it says: the relay.
     pub relay_url: Option<String>,
@@ -58,11 +58,11 @@ pub struct Starter {
     pub original: bool,
     /// Starts by outcome.
     pub outcomes: IntCounterVec,
-    /// One caller per allocation.
+    /// One caller per launch.
     pub turns: Turns,
 }
 
-/// Locks by allocation.
+/// Locks by launch.
 pub struct Turns {
     locks: Vec<Mutex<()>>,
     hasher: RandomState,
@@ -78,8 +78,8 @@ impl Default for Turns {
 }
 
 impl Turns {
-    fn of(&self, allocation: AllocationId) -> Option<&Mutex<()>> {
-        let index = self.hasher.hash_one(allocation) as usize % TURNS;
+    fn of(&self, launch: LaunchId) -> Option<&Mutex<()>> {
+        let index = self.hasher.hash_one(launch) as usize % TURNS;
         self.locks.get(index)
     }
 }
@@ -136,7 +136,7 @@ impl Starter {
         self.submit_once(claims, token, None).await
     }
 
-    /// The Slurm job of an allocation: the one it has, or a new one. `claims` are believed.
+    /// The Slurm job of a launch: the one it has, or a new one. `claims` are believed.
     pub(crate) async fn submit_once(
         self: Arc<Self>,
         mut claims: LaunchClaims,
@@ -201,7 +201,7 @@ impl Starter {
             }
         };
         tracing::info!(
-            allocation.id = %claims.sub,
+            launch.id = %claims.sub,
             slurm.job_id = %id,
             slurm.user = %claims.slurm_user,
             repository = claims.repository_url,
@@ -278,9 +278,9 @@ impl Starter {
         Ok(granted)
     }
 
-    async fn find(&self, allocation: AllocationId) -> Result<Option<SlurmJobId>, ApiError> {
+    async fn find(&self, launch: LaunchId) -> Result<Option<SlurmJobId>, ApiError> {
         self.slurm
-            .find(allocation)
+            .find(launch)
             .await
             .map_err(|e| ApiError::unavailable("Slurm", &e, RETRY_AFTER_S))
     }
@@ -309,26 +309,26 @@ impl Starter {
         Ok(())
     }
 
-    /// Cancels the Slurm jobs of allocations, unless another launcher than this had them submitted. Gives those that had one that
+    /// Cancels the Slurm jobs of launches, unless another launcher than this had them submitted. Gives those that had one that
     /// was not over.
     pub(crate) async fn cancel(
         self: Arc<Self>,
-        allocations: Vec<AllocationId>,
+        launches: Vec<LaunchId>,
         launcher: Option<Uuid>,
         only_pending: bool,
-    ) -> Result<Vec<AllocationId>, ApiError> {
+    ) -> Result<Vec<LaunchId>, ApiError> {
         let mut wanted = Vec::new();
-        for allocation in allocations {
+        for launch in launches {
             // After a submission that is under way.
-            let _turn = match self.turns.of(allocation) {
+            let _turn = match self.turns.of(launch) {
                 Some(lock) => Some(lock.lock().await),
                 None => None,
             };
-            let entry = self.watch.entry(allocation);
+            let entry = self.watch.entry(launch);
             let may = |entry: &Entry| entry.ended.is_none() && entry.is_for(launcher);
             if entry.as_ref().is_none_or(may) {
                 wanted.push(Cancellation {
-                    allocation,
+                    launch,
                     id: entry.and_then(|entry| entry.slurm_job_id),
                     only_pending,
                 });

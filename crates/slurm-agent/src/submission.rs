@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use gha_slurm_contract::LaunchClaims;
-use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmUser};
+use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmUser};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::policy::BuildPolicy;
@@ -19,8 +19,8 @@ pub const JOB_SCRIPT: &str = include_str!(concat!(
 
 /// One Slurm job to be. Not `Debug`: its environment holds the launch token.
 pub struct Submission {
-    /// The allocation it is; Slurm is searched for it.
-    pub allocation: AllocationId,
+    /// The launch it is; Slurm is searched for it.
+    pub launch: LaunchId,
     /// Name of the Slurm job: the runner's.
     pub name: String,
     /// `owner/name`, for people.
@@ -61,7 +61,7 @@ impl Submission {
                 launch_token.expose_secret().to_owned(),
             ),
             ("GHA_SLURM_TOKEN_URL", claims.token_url.clone()),
-            ("GHA_SLURM_ALLOCATION", claims.sub.to_string()),
+            ("GHA_SLURM_LAUNCH", claims.sub.to_string()),
             (
                 "GHA_SLURM_RUNNER_DIR",
                 runner.folder.to_string_lossy().into_owned(),
@@ -102,7 +102,7 @@ impl Submission {
             environment.insert("TRACEPARENT", traceparent);
         }
         Ok(Self {
-            allocation: claims.sub,
+            launch: claims.sub,
             name: claims.runner_name.clone(),
             repository: format!("{}/{}", claims.owner, claims.repository_name),
             slurm_user: claims.slurm_user.clone(),
@@ -124,7 +124,7 @@ impl Submission {
             "…".clone_into(hook);
         }
         Self {
-            allocation: self.allocation,
+            launch: self.launch,
             name: self.name.clone(),
             repository: self.repository.clone(),
             slurm_user: self.slurm_user.clone(),
@@ -146,7 +146,7 @@ impl Submission {
 
 /// Claims of something that no launch token of ours asked for.
 pub(crate) fn claims_without_token(
-    allocation: AllocationId,
+    launch: LaunchId,
     runner_name: String,
     slurm_user: SlurmUser,
     resources: ResourceRequest,
@@ -154,8 +154,8 @@ pub(crate) fn claims_without_token(
     LaunchClaims {
         iss: String::new(),
         aud: Vec::new(),
-        sub: allocation,
-        jti: allocation.0,
+        sub: launch,
+        jti: launch.0,
         iat: 0,
         nbf: 0,
         exp: 0,

@@ -8,7 +8,7 @@ use crate::start::LIMIT_RETRY_AFTER_S;
 /// Who waits asks again in this time, or waits no more. Some seconds are for the way.
 const PATIENCE: Duration = Duration::from_secs(LIMIT_RETRY_AFTER_S + 5);
 
-/// Launchers, Slurm users and repositories that wait for a place, the longest first: each as the allocation that asked for it last.
+/// Launchers, Slurm users and repositories that wait for a place, the longest first: each as the launch that asked for it last.
 #[derive(Default)]
 pub(crate) struct Waiting(Vec<(Entry, Instant)>);
 

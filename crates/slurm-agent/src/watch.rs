@@ -1,4 +1,4 @@
-//! What Slurm says of our allocations: asked in one call per interval, whatever their number.
+//! What Slurm says of our launches: asked in one call per interval, whatever their number.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use gha_slurm_contract::agent::AllocationStatus;
-use gha_slurm_domain::{Absence, AllocationId, SlurmJobId, SlurmState, SlurmUser};
+use gha_slurm_contract::agent::LaunchStatus;
+use gha_slurm_domain::{Absence, LaunchId, SlurmJobId, SlurmState, SlurmUser};
 use gha_slurm_service_kit::Readiness;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -26,10 +26,10 @@ const ASKED_LISTS: u64 = 20_000;
 /// Between the agent and slurmctld.
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
 
-/// Every allocation the agent remembers, and where its Slurm job stands.
+/// Every launch the agent remembers, and where its Slurm job stands.
 #[derive(Default)]
 pub struct Watch {
-    known: Mutex<HashMap<AllocationId, Known>>,
+    known: Mutex<HashMap<LaunchId, Known>>,
     no_accounting: AtomicBool,
     /// How many lists were begun.
     begun: AtomicU64,
@@ -44,14 +44,14 @@ pub struct Watch {
     waiting: Mutex<Waiting>,
 }
 
-/// Allocations whose Slurm job is not in the ledger: it was lost, or an answer of Slurm's. Their comment has to do, which anybody
+/// Launches whose Slurm job is not in the ledger: it was lost, or an answer of Slurm's. Their comment has to do, which anybody
 /// may write into a Slurm job of their own.
 #[derive(Default)]
 struct Strays {
     /// As of the last list.
-    listed: HashMap<AllocationId, Vec<SlurmJob>>,
+    listed: HashMap<LaunchId, Vec<SlurmJob>>,
     /// Those that the launcher has asked about, which knows that they were submitted.
-    asked: HashMap<AllocationId, Asked>,
+    asked: HashMap<LaunchId, Asked>,
 }
 
 struct Asked {
@@ -62,7 +62,7 @@ struct Asked {
 
 struct Known {
     entry: Entry,
-    status: Option<AllocationStatus>,
+    status: Option<LaunchStatus>,
     /// slurmctld forgets Slurm jobs that are over, and may restart without its state.
     absence: Absence<u64>,
     since: DateTime<Utc>,
@@ -70,7 +70,7 @@ struct Known {
     place: Place,
 }
 
-/// Whether an allocation without a known Slurm job takes one of the places that the policy has.
+/// Whether a launch without a known Slurm job takes one of the places that the policy has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// No.
@@ -84,20 +84,20 @@ enum Place {
 /// A place among those that the policy has; given back when dropped, unless it is [kept](Reservation::keep).
 pub struct Reservation<'a> {
     watch: &'a Watch,
-    allocation: AllocationId,
+    launch: LaunchId,
 }
 
 impl Reservation<'_> {
     /// Slurm may have it, but did not say so.
     pub fn keep(self) {
-        self.watch.set_place(self.allocation, Place::Doubtful);
+        self.watch.set_place(self.launch, Place::Doubtful);
         std::mem::forget(self);
     }
 }
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        self.watch.set_place(self.allocation, Place::None);
+        self.watch.set_place(self.launch, Place::None);
     }
 }
 
@@ -116,7 +116,7 @@ impl Watch {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let status = entry.ended.clone();
         known.insert(
-            entry.allocation,
+            entry.launch,
             Known {
                 entry,
                 status,
@@ -138,28 +138,28 @@ impl Watch {
         self.begun.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// What is remembered of an allocation.
-    pub fn entry(&self, allocation: AllocationId) -> Option<Entry> {
+    /// What is remembered of a launch.
+    pub fn entry(&self, launch: LaunchId) -> Option<Entry> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&allocation).map(|known| known.entry.clone())
+        known.get(&launch).map(|known| known.entry.clone())
     }
 
-    /// Takes a place for an allocation that was remembered, if `allowed` says so of those that are taken beside it. Counting and
+    /// Takes a place for a launch that was remembered, if `allowed` says so of those that are taken beside it. Counting and
     /// taking are one step: two starts at the same moment never get the last place both. What others may have who wait longer
     /// counts as taken.
     pub fn reserve<E>(
         &self,
-        allocation: AllocationId,
+        launch: LaunchId,
         allowed: impl Fn(&Entry, Live) -> Result<(), E>,
     ) -> Result<Reservation<'_>, E> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = known.get(&allocation).map(|known| known.entry.clone()) {
+        if let Some(own) = known.get(&launch).map(|known| known.entry.clone()) {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             let now = Instant::now();
             let before = waiting.before(&own, now);
             let mut taken: Vec<&Entry> = known
                 .values()
-                .filter(|known| known.has_place() && known.entry.allocation != allocation)
+                .filter(|known| known.has_place() && known.entry.launch != launch)
                 .map(|known| &known.entry)
                 .collect();
             for other in &before {
@@ -173,17 +173,17 @@ impl Watch {
             }
             waiting.served(&own);
         }
-        if let Some(own) = known.get_mut(&allocation) {
+        if let Some(own) = known.get_mut(&launch) {
             own.place = Place::Taken;
         }
         Ok(Reservation {
             watch: self,
-            allocation,
+            launch,
         })
     }
 
     /// What counts for `own`, when those places are taken.
-    fn live(&self, known: &HashMap<AllocationId, Known>, taken: &[&Entry], own: &Entry) -> Live {
+    fn live(&self, known: &HashMap<LaunchId, Known>, taken: &[&Entry], own: &Entry) -> Live {
         let count = |counts: fn(&Entry, &Entry) -> bool| {
             taken.iter().filter(|entry| counts(entry, own)).count() as u32
         };
@@ -198,7 +198,7 @@ impl Watch {
         let strays = strays.listed.iter();
         let has_place = |id| known.get(id).is_some_and(Known::has_place);
         let strays =
-            strays.filter(|(id, jobs)| **id != own.allocation && !has_place(*id) && of_user(jobs));
+            strays.filter(|(id, jobs)| **id != own.launch && !has_place(*id) && of_user(jobs));
         Live {
             of_user: count(|entry, own| entry.slurm_user == own.slurm_user) + strays.count() as u32,
             of_users_own: others.get(user).copied().unwrap_or(0),
@@ -207,9 +207,9 @@ impl Watch {
         }
     }
 
-    fn set_place(&self, allocation: AllocationId, place: Place) {
+    fn set_place(&self, launch: LaunchId, place: Place) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.get_mut(&allocation) {
+        if let Some(known) = known.get_mut(&launch) {
             known.place = place;
             known.absence = self.there_now();
             if place == Place::None && known.entry.slurm_job_id.is_none() {
@@ -223,20 +223,20 @@ impl Watch {
         self.freed.load(Ordering::SeqCst)
     }
 
-    /// The Slurm job of an allocation of `user` that is not in the ledger, as the last list has it. `None`: there was no list
+    /// The Slurm job of a launch of `user` that is not in the ledger, as the last list has it. `None`: there was no list
     /// yet.
-    pub fn stray(&self, allocation: AllocationId, user: &SlurmUser) -> Option<Option<SlurmJobId>> {
+    pub fn stray(&self, launch: LaunchId, user: &SlurmUser) -> Option<Option<SlurmJobId>> {
         if *self.looks.borrow() == 0 {
             return None;
         }
         let strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut jobs = strays.listed.get(&allocation).into_iter().flatten();
+        let mut jobs = strays.listed.get(&launch).into_iter().flatten();
         let of_user = jobs.find(|job| job.user == user.as_str());
         Some(of_user.map(|job| job.id.clone()))
     }
 
     /// Where the Slurm jobs stand that are not over of those that the launcher with this id had submitted.
-    pub fn of_launcher(&self, launcher: Uuid) -> Vec<AllocationStatus> {
+    pub fn of_launcher(&self, launcher: Uuid) -> Vec<LaunchStatus> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known
             .values()
@@ -245,8 +245,8 @@ impl Watch {
             .collect()
     }
 
-    /// The allocations of a user that have a Slurm job that is not over, the oldest first.
-    pub fn of_user(&self, user: &SlurmUser) -> Vec<(Entry, SlurmJobId, Option<AllocationStatus>)> {
+    /// The launches of a user that have a Slurm job that is not over, the oldest first.
+    pub fn of_user(&self, user: &SlurmUser) -> Vec<(Entry, SlurmJobId, Option<LaunchStatus>)> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut own: Vec<_> = known
             .values()
@@ -262,24 +262,20 @@ impl Watch {
 
     /// Where these stand, which were submitted; nothing about those of which nothing is known yet, or which another launcher
     /// than this had submitted. Of those whose number is not known here, whatever Slurm job has their comment.
-    pub fn states(
-        &self,
-        allocations: &[AllocationId],
-        launcher: Option<Uuid>,
-    ) -> Vec<AllocationStatus> {
+    pub fn states(&self, launches: &[LaunchId], launcher: Option<Uuid>) -> Vec<LaunchStatus> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
         let Strays { listed, asked } = &mut *strays;
         let accounting = !self.no_accounting.load(Ordering::Relaxed);
         let now = Utc::now();
         let mut states = Vec::new();
-        for id in allocations {
+        for id in launches {
             let known = known.get(id);
             if known.is_some_and(|known| !known.entry.is_for(launcher)) {
                 continue;
             }
             if let Some(known) = known.filter(|known| known.entry.slurm_job_id.is_some()) {
-                states.extend(known.status.clone().map(|status| AllocationStatus {
+                states.extend(known.status.clone().map(|status| LaunchStatus {
                     usage_to_come: accounting && known.usage_to_come(now),
                     ..status
                 }));
@@ -298,7 +294,7 @@ impl Watch {
     }
 
     /// Where all stand of which something is known.
-    pub fn all(&self) -> Vec<AllocationStatus> {
+    pub fn all(&self) -> Vec<LaunchStatus> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.values().filter_map(|k| k.status.clone()).collect()
     }
@@ -313,9 +309,9 @@ impl Watch {
     fn take_in(&self, queue: Queue, begun: u64) -> (Vec<Entry>, Vec<SlurmJobId>) {
         *self.others.lock().unwrap_or_else(PoisonError::into_inner) = queue.others;
         let jobs = queue.ours;
-        let mut listed: HashMap<AllocationId, Vec<SlurmJob>> = HashMap::new();
+        let mut listed: HashMap<LaunchId, Vec<SlurmJob>> = HashMap::new();
         for job in jobs {
-            listed.entry(job.allocation).or_default().push(job);
+            listed.entry(job.launch).or_default().push(job);
         }
         let (mut ended, mut missing) = (Vec::new(), Vec::new());
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -374,7 +370,7 @@ impl Watch {
             known.absence.missed(begun);
             let accounted = jobs.iter().find(|job| known.entry.is(job));
             if let Some(job) = accounted {
-                ended.extend(known.stands(AllocationStatus {
+                ended.extend(known.stands(LaunchStatus {
                     state: job.state,
                     usage: Some(job.usage.clone()),
                     ..gone(*id, Some(&slurm_job_id))
@@ -555,7 +551,7 @@ impl Known {
     }
 
     /// Where it stands now. Gives the entry, if it has ended.
-    fn stands(&mut self, status: AllocationStatus) -> Option<Entry> {
+    fn stands(&mut self, status: LaunchStatus) -> Option<Entry> {
         let is_over = status.state.is_over();
         if is_over {
             self.entry.ended = Some(status.clone());
@@ -595,19 +591,19 @@ async fn write(ledger: &Arc<Ledger>, entries: Vec<Entry>) {
 }
 
 /// Without a number: whichever it had.
-fn gone(allocation: AllocationId, slurm_job_id: Option<&SlurmJobId>) -> AllocationStatus {
+fn gone(launch: LaunchId, slurm_job_id: Option<&SlurmJobId>) -> LaunchStatus {
     let number = slurm_job_id.map(SlurmJobId::to_string).unwrap_or_default();
-    AllocationStatus::new(allocation, number, SlurmState::Gone)
+    LaunchStatus::new(launch, number, SlurmState::Gone)
 }
 
-fn status(job: &SlurmJob) -> AllocationStatus {
-    AllocationStatus {
+fn status(job: &SlurmJob) -> LaunchStatus {
+    LaunchStatus {
         reason: job.reason.clone(),
         starts_at: job.starts_at,
         ended_at: job.ended_at,
         nodes: job.nodes.clone(),
         exit_code: job.exit_code,
-        ..AllocationStatus::new(job.allocation, job.id.to_string(), job.state)
+        ..LaunchStatus::new(job.launch, job.id.to_string(), job.state)
     }
 }
 
@@ -618,7 +614,7 @@ mod tests {
 
     fn entry(id: u128) -> Entry {
         Entry {
-            allocation: AllocationId(uuid::Uuid::from_u128(id)),
+            launch: LaunchId(uuid::Uuid::from_u128(id)),
             slurm_user: "alice".parse().unwrap(),
             repository_id: 1,
             repository_url: "https://github.com/acme/widgets".into(),
@@ -632,7 +628,7 @@ mod tests {
 
     fn job(id: u128, number: &str, state: SlurmState) -> SlurmJob {
         SlurmJob {
-            allocation: AllocationId(uuid::Uuid::from_u128(id)),
+            launch: LaunchId(uuid::Uuid::from_u128(id)),
             id: number.parse().unwrap(),
             user: "alice".into(),
             state,
@@ -657,7 +653,7 @@ mod tests {
     }
 
     fn states(watch: &Watch, ids: &[u128]) -> Vec<SlurmState> {
-        let ids: Vec<_> = ids.iter().map(|id| entry(*id).allocation).collect();
+        let ids: Vec<_> = ids.iter().map(|id| entry(*id).launch).collect();
         watch.states(&ids, None).iter().map(|s| s.state).collect()
     }
 
@@ -683,7 +679,7 @@ mod tests {
         assert_eq!(watch.freed(), 2);
         list(&watch, vec![]);
         // After a restart.
-        let again = Watch::new(vec![watch.entry(entry(1).allocation).unwrap()]);
+        let again = Watch::new(vec![watch.entry(entry(1).launch).unwrap()]);
         assert_eq!(states(&again, &[1]), [NodeFailed]);
         assert_eq!(seen(&watch, 1), Live::default(), "both are over");
     }
@@ -720,7 +716,7 @@ mod tests {
         let both = ["1", "2"].map(|id| id.parse().unwrap());
         let ended = watch.take_in_missing(&both, &[accounted], begun);
         assert_eq!(ended.len(), 1);
-        let told = watch.states(&[entry(1).allocation], None);
+        let told = watch.states(&[entry(1).launch], None);
         assert_eq!(told[0].state, SlurmState::OutOfMemory);
         assert!(told[0].usage.is_some());
         assert!(states(&watch, &[2]).is_empty());
@@ -733,7 +729,7 @@ mod tests {
         use SlurmState::{Gone, Running};
         let watch = Watch::new(vec![]);
         let alice = "alice".parse().unwrap();
-        let (one, two) = (entry(1).allocation, entry(2).allocation);
+        let (one, two) = (entry(1).launch, entry(2).launch);
         assert_eq!(watch.stray(one, &alice), None, "not asked yet");
         assert!(states(&watch, &[1, 2]).is_empty());
         list(&watch, vec![job(1, "17", Running)]);
@@ -777,8 +773,8 @@ mod tests {
         list(&watch, vec![running(1), running(2), running(3)]);
         let listed = watch.of_launcher(ours);
         assert_eq!(listed.len(), 1);
-        assert_eq!(listed[0].allocation, entry(1).allocation);
-        let all = [1, 2, 3].map(|id| entry(id).allocation);
+        assert_eq!(listed[0].launch, entry(1).launch);
+        let all = [1, 2, 3].map(|id| entry(id).launch);
         assert_eq!(watch.states(&all, Some(ours)).len(), 2);
         assert_eq!(watch.states(&all, None).len(), 3, "of an earlier version");
     }
@@ -820,7 +816,7 @@ mod tests {
         let ended = changed[0].ended.as_ref().unwrap();
         assert_eq!(ended.usage.as_ref().unwrap().elapsed_s, 5);
         assert_eq!(due(1200), none);
-        let told = watch.states(&[entry(1).allocation], None);
+        let told = watch.states(&[entry(1).launch], None);
         assert_eq!(
             (&told[0].usage, told[0].usage_to_come),
             (&ended.usage, false)
@@ -835,12 +831,12 @@ mod tests {
         }
     }
 
-    /// What an allocation sees beside it.
+    /// What a launch sees beside it.
     fn seen(watch: &Watch, id: u128) -> Live {
         let seen = std::cell::Cell::new(Live::default());
-        let own = entry(id).allocation;
+        let own = entry(id).launch;
         let _ = watch.reserve(own, |entry, live| {
-            if entry.allocation == own {
+            if entry.launch == own {
                 seen.set(live);
             }
             Err::<(), ()>(())
@@ -859,7 +855,7 @@ mod tests {
     fn a_place_is_taken_once_and_given_back() {
         let watch = Watch::new(vec![intent(1), intent(2), intent(3)]);
         let first = watch
-            .reserve(intent(1).allocation, |_, _| Ok::<(), ()>(()))
+            .reserve(intent(1).launch, |_, _| Ok::<(), ()>(()))
             .unwrap();
         let taken = Live {
             of_user: 1,
@@ -873,7 +869,7 @@ mod tests {
         assert_eq!(seen(&watch, 2), Live::default());
         // Slurm did not answer: it counts until two lists do not show it.
         let first = watch
-            .reserve(intent(1).allocation, |_, _| Ok::<(), ()>(()))
+            .reserve(intent(1).launch, |_, _| Ok::<(), ()>(()))
             .unwrap();
         let before = watch.begin();
         first.keep();
@@ -885,7 +881,7 @@ mod tests {
         assert_eq!(watch.freed(), 2);
         // One with a Slurm job counts, reserved or not.
         let first = watch
-            .reserve(intent(1).allocation, |_, _| Ok::<(), ()>(()))
+            .reserve(intent(1).launch, |_, _| Ok::<(), ()>(()))
             .unwrap();
         watch.remember(entry(1));
         drop(first);
@@ -924,7 +920,7 @@ mod tests {
         let watch = Watch::new(entries);
         // Two places; of bob's at most one.
         let asks = |id| {
-            let place = watch.reserve(intent(id).allocation, |entry, live| {
+            let place = watch.reserve(intent(id).launch, |entry, live| {
                 let bobs = entry.slurm_user.as_str() == "bob";
                 if bobs && live.of_user > 0 {
                     return Err(());
@@ -936,7 +932,7 @@ mod tests {
                 true
             })
         };
-        let ends = |id| watch.set_place(intent(id).allocation, Place::None);
+        let ends = |id| watch.set_place(intent(id).launch, Place::None);
         assert!(asks(30) && asks(10));
         assert!(!asks(31) && !asks(20) && !asks(11));
         // bob waits longest, but may not have a second one.
@@ -960,7 +956,7 @@ mod tests {
                 let (watch, got) = (&watch, &got);
                 threads.spawn(move || {
                     let allowed = |_: &Entry, live| at_most(most, live);
-                    if let Ok(place) = watch.reserve(intent(id).allocation, allowed) {
+                    if let Ok(place) = watch.reserve(intent(id).launch, allowed) {
                         got.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                         place.keep();
                     }

@@ -7,7 +7,7 @@ use gha_slurm_domain::{SlurmUser, WorkflowJobId};
 
 use crate::pool::StorageError;
 use crate::schema::{
-    allocations, repositories, repository_mappings, runners, timeline, workflow_jobs,
+    launches, repositories, repository_mappings, runners, timeline, workflow_jobs,
 };
 use crate::workflow_jobs::WorkflowJob;
 
@@ -90,8 +90,8 @@ pub struct TimelineRow {
     pub kind: String,
     /// For people.
     pub detail: String,
-    /// The allocation it happened to.
-    pub allocation_id: Option<uuid::Uuid>,
+    /// The launch it happened to.
+    pub launch_id: Option<uuid::Uuid>,
     /// End of the job script's log.
     pub log_tail: Option<String>,
     /// Its Slurm job.
@@ -100,35 +100,31 @@ pub struct TimelineRow {
     pub runner_name: Option<String>,
 }
 
-/// What happened to a workflow job, and to the allocations it caused (unless another workflow job took their runner)
+/// What happened to a workflow job, and to the launches it caused (unless another workflow job took their runner)
 /// or whose runner it was given. Oldest first.
 pub async fn timeline(
     conn: &mut AsyncPgConnection,
     id: WorkflowJobId,
 ) -> Result<Vec<TimelineRow>, StorageError> {
-    let allocations_of: Vec<uuid::Uuid> = allocations::table
+    let launches_of: Vec<uuid::Uuid> = launches::table
         .left_join(runners::table)
         .filter(
             runners::workflow_job_id
                 .eq(id.0)
-                .or(allocations::workflow_job_id
+                .or(launches::workflow_job_id
                     .eq(id.0)
                     .and(runners::workflow_job_id.is_null())),
         )
-        .select(allocations::id)
+        .select(launches::id)
         .load(conn)
         .await?;
     Ok(timeline::table
-        .left_join(allocations::table.on(allocations::id.nullable().eq(timeline::allocation_id)))
-        .left_join(
-            runners::table.on(runners::allocation_id
-                .nullable()
-                .eq(timeline::allocation_id)),
-        )
+        .left_join(launches::table.on(launches::id.nullable().eq(timeline::launch_id)))
+        .left_join(runners::table.on(runners::launch_id.nullable().eq(timeline::launch_id)))
         .filter(
             timeline::workflow_job_id
                 .eq(id.0)
-                .or(timeline::allocation_id.eq_any(allocations_of)),
+                .or(timeline::launch_id.eq_any(launches_of)),
         )
         .order((timeline::at, timeline::id))
         .limit(1000)
@@ -137,9 +133,9 @@ pub async fn timeline(
             timeline::at,
             timeline::kind,
             timeline::detail,
-            timeline::allocation_id,
+            timeline::launch_id,
             timeline::log_tail,
-            allocations::slurm_job_id.nullable(),
+            launches::slurm_job_id.nullable(),
             runners::name.nullable(),
         ))
         .load(conn)

@@ -1,8 +1,8 @@
 #![doc = include_str!("../README.md")]
 
-pub mod allocations;
 pub mod builds;
 pub mod identity;
+pub mod launches;
 pub mod leases;
 pub mod mappings;
 pub mod pool;

@@ -1,4 +1,4 @@
-//! Which repositories may spend which Slurm user's allocation, and which mappings users ask for.
+//! Which repositories may spend which Slurm user's account, and which mappings users ask for.
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
@@ -22,7 +22,7 @@ extern "SQL" {
 pub struct Mapped {
     /// Which.
     pub repository: Repository,
-    /// What its allocations are charged to, where labels do not say.
+    /// What its launches are charged to, where labels do not say.
     pub charge: Charge,
 }
 
@@ -31,7 +31,7 @@ pub struct Mapped {
 pub struct Entry {
     /// Which.
     pub repository: RepositoryId,
-    /// What its allocations are charged to. `None`: as before, or as the user asks for.
+    /// What its launches are charged to. `None`: as before, or as the user asks for.
     pub charge: Option<Charge>,
 }
 

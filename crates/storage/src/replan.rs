@@ -92,7 +92,7 @@ pub async fn request_due(
     conn: &mut AsyncPgConnection,
     deadline: DateTime<Utc>,
 ) -> Result<usize, StorageError> {
-    use crate::schema::allocations as a;
+    use crate::schema::launches as a;
     let scopes: Vec<i64> = a::table
         .filter(a::in_supply.eq(true))
         .filter(a::state.eq_any(["planned", "submitted"]))

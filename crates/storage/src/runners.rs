@@ -6,12 +6,12 @@ use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use gha_slurm_domain::admission::admit;
 use gha_slurm_domain::planner::may_issue;
-use gha_slurm_domain::{AllocationId, LabelSet, RepositoryId, RunnerState};
+use gha_slurm_domain::{LabelSet, LaunchId, RepositoryId, RunnerState};
 
 use crate::pool::{StorageError, lock_scope};
 use crate::replan;
 use crate::repositories::{self, Repository};
-use crate::schema::{allocations, runner_classes, runners, workflow_jobs};
+use crate::schema::{launches, runner_classes, runners, workflow_jobs};
 use crate::timeline::{self, Entry};
 use crate::workflow_jobs::{ClassId, count_failure, count_loss};
 
@@ -25,8 +25,8 @@ const GITHUB_FORGETS: TimeDelta = TimeDelta::days(1);
 pub struct Runner {
     /// Our id.
     pub id: uuid::Uuid,
-    /// Its allocation.
-    pub allocation_id: uuid::Uuid,
+    /// Its launch.
+    pub launch_id: uuid::Uuid,
     /// Its name at GitHub.
     pub name: String,
     /// [`RunnerState`] as text.
@@ -66,7 +66,7 @@ impl Runner {
 #[derive(Debug, Clone)]
 pub struct Redeemer {
     /// The launch token's subject.
-    pub allocation: AllocationId,
+    pub launch: LaunchId,
     /// `SLURM_JOB_ID`; empty in the original contract, which does not say.
     pub slurm_job_id: String,
     /// `SLURM_RESTART_COUNT`.
@@ -92,7 +92,7 @@ pub enum Redemption {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mint {
     /// For whom.
-    pub allocation: AllocationId,
+    pub launch: LaunchId,
     /// Which attempt this is; only the newest may complete.
     pub attempt: i32,
     /// Name to register.
@@ -105,7 +105,7 @@ pub struct Mint {
     pub labels: LabelSet,
 }
 
-/// Decides under the scope's lock whether this allocation still has demand, and binds it to the Slurm job that asks.
+/// Decides under the scope's lock whether this launch still has demand, and binds it to the Slurm job that asks.
 /// Run it in a transaction. `name` gives the runner's name for a mint attempt.
 pub async fn begin(
     conn: &mut AsyncPgConnection,
@@ -113,27 +113,27 @@ pub async fn begin(
     name: &(dyn Fn(u32) -> String + Sync),
     now: DateTime<Utc>,
 ) -> Result<Redemption, StorageError> {
-    let scope: Option<i64> = allocations::table
-        .find(who.allocation.0)
-        .select(allocations::repository_id)
+    let scope: Option<i64> = launches::table
+        .find(who.launch.0)
+        .select(launches::repository_id)
         .first(conn)
         .await
         .optional()?;
     let Some(scope) = scope else {
         return Ok(Redemption::Gone(
-            "this deployment knows no such allocation".into(),
+            "this deployment knows no such launch".into(),
         ));
     };
     let scope = RepositoryId(scope);
     lock_scope(conn, scope).await?;
     let (state, reason, class, bound_job): (String, Option<String>, i64, Option<String>) =
-        allocations::table
-            .find(who.allocation.0)
+        launches::table
+            .find(who.launch.0)
             .select((
-                allocations::state,
-                allocations::reason,
-                allocations::class_id,
-                allocations::slurm_job_id,
+                launches::state,
+                launches::reason,
+                launches::class_id,
+                launches::slurm_job_id,
             ))
             .first(conn)
             .await?;
@@ -142,14 +142,14 @@ pub async fn begin(
         "withdrawn" | "refused" => return Ok(Redemption::Gone(because())),
         "ended" => {
             return Ok(Redemption::Gone(format!(
-                "the allocation is over: {}",
+                "the launch is over: {}",
                 because()
             )));
         }
         _ => {}
     }
     let existing: Option<Runner> = runners::table
-        .filter(runners::allocation_id.eq(who.allocation.0))
+        .filter(runners::launch_id.eq(who.launch.0))
         .select(Runner::as_select())
         .first(conn)
         .await
@@ -162,7 +162,7 @@ pub async fn begin(
             )));
         }
         if who.restart_count > runner.restart_count {
-            let reason = "Slurm restarted the allocation after its runner token was given out";
+            let reason = "Slurm restarted the launch after its runner token was given out";
             let ending = Ending {
                 release_at: Some(now),
                 ..Ending::because(reason)
@@ -178,14 +178,14 @@ pub async fn begin(
             );
         if !repeatable {
             return Ok(Redemption::Conflict(
-                "the runner of this allocation is registered already".into(),
+                "the runner of this launch is registered already".into(),
             ));
         }
     } else if let Some(bound) =
         bound_job.filter(|b| !who.slurm_job_id.is_empty() && *b != who.slurm_job_id)
     {
         return Ok(Redemption::Conflict(format!(
-            "the allocation is Slurm job {bound}, not {}",
+            "the launch is Slurm job {bound}, not {}",
             who.slurm_job_id
         )));
     }
@@ -197,7 +197,7 @@ pub async fn begin(
         .await?;
     let standing = repositories::standing(conn, scope)
         .await?
-        .ok_or(StorageError::Unknown("allocations.repository_id"))?;
+        .ok_or(StorageError::Unknown("launches.repository_id"))?;
     let refusal = match admit(&standing) {
         Err(e) => Some(e.to_string()),
         Ok(mapped) if mapped.user.as_str() != user => {
@@ -209,10 +209,10 @@ pub async fn begin(
         Some(refusal) => Some(refusal),
         None if existing.is_none() => {
             let demand = queued_in_class(conn, class).await?;
-            let given = allocations::table
-                .filter(allocations::class_id.eq(class))
-                .filter(allocations::in_supply.eq(true))
-                .filter(allocations::state.eq_any(["redeemed", "ended"]))
+            let given = launches::table
+                .filter(launches::class_id.eq(class))
+                .filter(launches::in_supply.eq(true))
+                .filter(launches::state.eq_any(["redeemed", "ended"]))
                 .count()
                 .get_result::<i64>(conn)
                 .await?;
@@ -222,9 +222,9 @@ pub async fn begin(
         None => None,
     };
     if let Some(refusal) = refusal {
-        crate::allocations::withdraw(conn, &[who.allocation], &refusal, now).await?;
+        crate::launches::withdraw(conn, &[who.launch], &refusal, now).await?;
         if let Some(runner) = &existing {
-            // One that is being registered was withdrawn with the allocation: who registers it deletes it.
+            // One that is being registered was withdrawn with the launch: who registers it deletes it.
             let ending = Ending {
                 release_at: Some(now),
                 ..Ending::because(&refusal)
@@ -237,7 +237,7 @@ pub async fn begin(
 
     let repository = repositories::find(conn, scope)
         .await?
-        .ok_or(StorageError::Unknown("allocations.repository_id"))?;
+        .ok_or(StorageError::Unknown("launches.repository_id"))?;
     let attempt = existing.as_ref().map_or(1, |r| r.mint_attempt + 1);
     let runner_name = name(attempt as u32);
     if let Some(runner) = &existing {
@@ -256,7 +256,7 @@ pub async fn begin(
         diesel::insert_into(runners::table)
             .values((
                 runners::id.eq(uuid::Uuid::now_v7()),
-                runners::allocation_id.eq(who.allocation.0),
+                runners::launch_id.eq(who.launch.0),
                 runners::name.eq(&runner_name),
                 runners::state.eq("redeeming"),
                 runners::mode.eq(who.mode),
@@ -269,20 +269,20 @@ pub async fn begin(
             .execute(conn)
             .await?;
         // It was submitted, even if the launcher ended before it had stored the answer.
-        let submitted_at = case_when(allocations::submitted_at.is_null(), Some(now).into_sql())
-            .otherwise(allocations::submitted_at);
-        diesel::update(allocations::table.find(who.allocation.0))
+        let submitted_at = case_when(launches::submitted_at.is_null(), Some(now).into_sql())
+            .otherwise(launches::submitted_at);
+        diesel::update(launches::table.find(who.launch.0))
             .set((
-                allocations::state.eq("redeemed"),
-                allocations::redeemed_at.eq(now),
-                allocations::submitted_at.eq(submitted_at),
-                allocations::lease_until.eq(None::<DateTime<Utc>>),
+                launches::state.eq("redeemed"),
+                launches::redeemed_at.eq(now),
+                launches::submitted_at.eq(submitted_at),
+                launches::lease_until.eq(None::<DateTime<Utc>>),
             ))
             .execute(conn)
             .await?;
         if !who.slurm_job_id.is_empty() {
-            diesel::update(allocations::table.find(who.allocation.0))
-                .set(allocations::slurm_job_id.eq(&who.slurm_job_id))
+            diesel::update(launches::table.find(who.launch.0))
+                .set(launches::slurm_job_id.eq(&who.slurm_job_id))
                 .execute(conn)
                 .await?;
         }
@@ -291,14 +291,10 @@ pub async fn begin(
             "Slurm job {} runs on {node} and has called back",
             who.slurm_job_id
         );
-        timeline::append(
-            conn,
-            &[Entry::allocation(now, who.allocation, "allocated", detail)],
-        )
-        .await?;
+        timeline::append(conn, &[Entry::launch(now, who.launch, "allocated", detail)]).await?;
     }
     Ok(Redemption::Mint(Mint {
-        allocation: who.allocation,
+        launch: who.launch,
         attempt,
         name: runner_name,
         superseded: existing.and_then(|r| r.github_runner_id),
@@ -317,7 +313,7 @@ async fn queued_in_class(conn: &mut AsyncPgConnection, class: i64) -> Result<i64
         .await?)
 }
 
-/// Stores what was minted. `false`: the allocation was withdrawn, or a newer attempt runs: the caller deletes the
+/// Stores what was minted. `false`: the launch was withdrawn, or a newer attempt runs: the caller deletes the
 /// registration at GitHub and answers 410. Run it in a transaction.
 pub async fn complete(
     conn: &mut AsyncPgConnection,
@@ -329,7 +325,7 @@ pub async fn complete(
     lock_scope(conn, RepositoryId(mint.repository.id)).await?;
     let changed = diesel::update(
         runners::table
-            .filter(runners::allocation_id.eq(mint.allocation.0))
+            .filter(runners::launch_id.eq(mint.launch.0))
             .filter(runners::mint_attempt.eq(mint.attempt))
             .filter(runners::state.eq("redeeming")),
     )
@@ -351,12 +347,7 @@ pub async fn complete(
         };
         timeline::append(
             conn,
-            &[Entry::allocation(
-                now,
-                mint.allocation,
-                "registered",
-                detail,
-            )],
+            &[Entry::launch(now, mint.launch, "registered", detail)],
         )
         .await?;
     }
@@ -369,24 +360,24 @@ pub async fn by_progress_token(
     hash: &[u8],
 ) -> Result<Option<(Runner, RepositoryId)>, StorageError> {
     let row: Option<(Runner, i64)> = runners::table
-        .inner_join(allocations::table)
+        .inner_join(launches::table)
         .filter(runners::progress_token_hash.eq(hash))
-        .select((Runner::as_select(), allocations::repository_id))
+        .select((Runner::as_select(), launches::repository_id))
         .first(conn)
         .await
         .optional()?;
     Ok(row.map(|(runner, scope)| (runner, RepositoryId(scope))))
 }
 
-/// A runner and its scope, by its allocation.
-pub async fn by_allocation(
+/// A runner and its scope, by its launch.
+pub async fn by_launch(
     conn: &mut AsyncPgConnection,
-    allocation: AllocationId,
+    launch: LaunchId,
 ) -> Result<Option<(Runner, RepositoryId)>, StorageError> {
     let row: Option<(Runner, i64)> = runners::table
-        .inner_join(allocations::table)
-        .filter(runners::allocation_id.eq(allocation.0))
-        .select((Runner::as_select(), allocations::repository_id))
+        .inner_join(launches::table)
+        .filter(runners::launch_id.eq(launch.0))
+        .select((Runner::as_select(), launches::repository_id))
         .first(conn)
         .await
         .optional()?;
@@ -411,9 +402,9 @@ pub async fn listening(
     .execute(conn)
     .await?;
     if changed == 1 {
-        let entry = Entry::allocation(
+        let entry = Entry::launch(
             now,
-            AllocationId(runner.allocation_id),
+            LaunchId(runner.launch_id),
             "listening",
             format!("runner {} listens for workflow jobs", runner.name),
         );
@@ -451,9 +442,9 @@ pub async fn busy(
             ),
             None => format!("a workflow job started in runner {}", runner.name),
         };
-        let entry = Entry::allocation(
+        let entry = Entry::launch(
             now,
-            AllocationId(runner.allocation_id),
+            LaunchId(runner.launch_id),
             "workflow_job_started",
             detail,
         );
@@ -472,7 +463,7 @@ pub async fn busy(
     Ok(())
 }
 
-/// How a runner ended, or an allocation that never got one.
+/// How a runner ended, or a launch that never got one.
 #[derive(Debug, Clone)]
 pub struct Ending<'a> {
     /// Why, for people.
@@ -528,23 +519,23 @@ pub async fn end(
     let worked = busy_at.is_some() || workflow_job.is_some();
     let release_at = ending.release_at.filter(|_| !worked);
     let (class, in_supply, planned_at): (i64, bool, DateTime<Utc>) =
-        diesel::update(allocations::table.find(runner.allocation_id))
+        diesel::update(launches::table.find(runner.launch_id))
             .set((
-                allocations::state.eq("ended"),
-                allocations::ended_at.eq(now),
-                allocations::reason.eq(reason),
-                allocations::release_at.eq(release_at),
+                launches::state.eq("ended"),
+                launches::ended_at.eq(now),
+                launches::reason.eq(reason),
+                launches::release_at.eq(release_at),
             ))
             .returning((
-                allocations::class_id,
-                allocations::in_supply,
-                allocations::planned_at,
+                launches::class_id,
+                launches::in_supply,
+                launches::planned_at,
             ))
             .get_result(conn)
             .await?;
     if in_supply && !worked {
-        diesel::update(allocations::table.find(runner.allocation_id))
-            .set(allocations::in_supply.eq(false))
+        diesel::update(launches::table.find(runner.launch_id))
+            .set(launches::in_supply.eq(false))
             .execute(conn)
             .await?;
         if queued_in_class(conn, class).await? > 0 {
@@ -557,7 +548,7 @@ pub async fn end(
         "ended_without_workflow_job"
     };
     let detail = format!("runner {} is over: {reason}", runner.name);
-    let entry = Entry::allocation(now, AllocationId(runner.allocation_id), kind, detail)
+    let entry = Entry::launch(now, LaunchId(runner.launch_id), kind, detail)
         .log_tail(ending.log_tail.clone().filter(|_| !worked));
     timeline::append(conn, &[entry]).await?;
     replan::request(conn, scope, false, "a runner ended").await
@@ -585,19 +576,19 @@ pub async fn to_release(
     limit: i64,
 ) -> Result<Vec<(Runner, RepositoryId)>, StorageError> {
     let rows: Vec<(Runner, i64)> = runners::table
-        .inner_join(allocations::table)
-        .filter(allocations::release_at.le(now))
+        .inner_join(launches::table)
+        .filter(launches::release_at.le(now))
         .filter(
-            allocations::in_supply
+            launches::in_supply
                 .eq(true)
                 .and(runners::state.eq_any(["registered", "listening"]))
                 .or(runners::state
                     .eq("ended")
                     .and(runners::ended_at.gt(now - GITHUB_FORGETS))),
         )
-        .order(allocations::release_at)
+        .order(launches::release_at)
         .limit(limit)
-        .select((Runner::as_select(), allocations::repository_id))
+        .select((Runner::as_select(), launches::repository_id))
         .load(conn)
         .await?;
     Ok(with_scopes(rows))
@@ -609,14 +600,14 @@ pub async fn release_again(
     runner: &Runner,
     at: Option<DateTime<Utc>>,
 ) -> Result<(), StorageError> {
-    diesel::update(allocations::table.find(runner.allocation_id))
-        .set(allocations::release_at.eq(at))
+    diesel::update(launches::table.find(runner.launch_id))
+        .set(launches::release_at.eq(at))
         .execute(conn)
         .await?;
     Ok(())
 }
 
-/// GitHub has deregistered a runner: no workflow job can reach it. The allocation of an idle one is withdrawn, so that its Slurm job
+/// GitHub has deregistered a runner: no workflow job can reach it. The launch of an idle one is withdrawn, so that its Slurm job
 /// is cancelled. Run it in a transaction.
 pub async fn released(
     conn: &mut AsyncPgConnection,
@@ -642,33 +633,33 @@ pub async fn released(
         // It had ended already, or its node said something meanwhile.
         return release_again(conn, runner, None).await;
     }
-    diesel::update(allocations::table.find(runner.allocation_id))
+    diesel::update(launches::table.find(runner.launch_id))
         .set((
-            allocations::state.eq("withdrawn"),
-            allocations::in_supply.eq(false),
-            allocations::release_at.eq(None::<DateTime<Utc>>),
-            allocations::reason.eq(reason),
-            allocations::ended_at.eq(now),
+            launches::state.eq("withdrawn"),
+            launches::in_supply.eq(false),
+            launches::release_at.eq(None::<DateTime<Utc>>),
+            launches::reason.eq(reason),
+            launches::ended_at.eq(now),
         ))
         .execute(conn)
         .await?;
     let detail = format!("runner {} is deregistered: {reason}", runner.name);
-    let entry = Entry::allocation(now, AllocationId(runner.allocation_id), "withdrawn", detail);
+    let entry = Entry::launch(now, LaunchId(runner.launch_id), "withdrawn", detail);
     timeline::append(conn, &[entry]).await?;
     replan::request(conn, scope, false, "a runner was deregistered").await
 }
 
-/// An allocation that never got a runner ended (the callback failed for good, or Slurm ended it). Run it in a transaction.
-pub async fn allocation_ended(
+/// A launch that never got a runner ended (the callback failed for good, or Slurm ended it). Run it in a transaction.
+pub async fn launch_ended(
     conn: &mut AsyncPgConnection,
-    allocation: AllocationId,
+    launch: LaunchId,
     ending: &Ending<'_>,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
     let reason = ending.reason;
-    let scope: Option<i64> = allocations::table
-        .find(allocation.0)
-        .select(allocations::repository_id)
+    let scope: Option<i64> = launches::table
+        .find(launch.0)
+        .select(launches::repository_id)
         .first(conn)
         .await
         .optional()?;
@@ -677,17 +668,17 @@ pub async fn allocation_ended(
     };
     lock_scope(conn, scope).await?;
     let ended: Option<(i64, DateTime<Utc>)> = diesel::update(
-        allocations::table
-            .find(allocation.0)
-            .filter(allocations::state.eq_any(["planned", "submitted"])),
+        launches::table
+            .find(launch.0)
+            .filter(launches::state.eq_any(["planned", "submitted"])),
     )
     .set((
-        allocations::state.eq("ended"),
-        allocations::in_supply.eq(false),
-        allocations::reason.eq(reason),
-        allocations::ended_at.eq(now),
+        launches::state.eq("ended"),
+        launches::in_supply.eq(false),
+        launches::reason.eq(reason),
+        launches::ended_at.eq(now),
     ))
-    .returning((allocations::class_id, allocations::planned_at))
+    .returning((launches::class_id, launches::planned_at))
     .get_result(conn)
     .await
     .optional()?;
@@ -695,11 +686,11 @@ pub async fn allocation_ended(
         return Ok(());
     };
     count(conn, class, planned_at, ending, now).await?;
-    let detail = format!("the allocation is over: {reason}");
-    let entry = Entry::allocation(now, allocation, "ended_without_workflow_job", detail)
+    let detail = format!("the launch is over: {reason}");
+    let entry = Entry::launch(now, launch, "ended_without_workflow_job", detail)
         .log_tail(ending.log_tail.clone());
     timeline::append(conn, &[entry]).await?;
-    replan::request(conn, scope, false, "an allocation ended").await
+    replan::request(conn, scope, false, "a launch ended").await
 }
 
 /// Runners in which a workflow job started before `before`, but GitHub has not said which.
@@ -709,13 +700,13 @@ pub async fn unattributed(
     limit: i64,
 ) -> Result<Vec<(Runner, RepositoryId)>, StorageError> {
     let rows: Vec<(Runner, i64)> = runners::table
-        .inner_join(allocations::table)
+        .inner_join(launches::table)
         .filter(runners::workflow_job_id.is_null())
         .filter(runners::busy_at.le(before))
-        .filter(allocations::in_supply.eq(true))
+        .filter(launches::in_supply.eq(true))
         .order(runners::busy_at)
         .limit(limit)
-        .select((Runner::as_select(), allocations::repository_id))
+        .select((Runner::as_select(), launches::repository_id))
         .load(conn)
         .await?;
     Ok(with_scopes(rows))
@@ -728,8 +719,8 @@ pub async fn forget_unattributed(
     runner: &Runner,
 ) -> Result<(), StorageError> {
     lock_scope(conn, scope).await?;
-    diesel::update(allocations::table.find(runner.allocation_id))
-        .set(allocations::in_supply.eq(false))
+    diesel::update(launches::table.find(runner.launch_id))
+        .set(launches::in_supply.eq(false))
         .execute(conn)
         .await?;
     replan::request(
@@ -749,7 +740,7 @@ pub async fn overdue(
     limit: i64,
 ) -> Result<Vec<(Runner, RepositoryId)>, StorageError> {
     let rows: Vec<(Runner, i64)> = runners::table
-        .inner_join(allocations::table)
+        .inner_join(launches::table)
         .filter(
             runners::state
                 .eq_any(["redeeming", "registered"])
@@ -759,7 +750,7 @@ pub async fn overdue(
                     .and(runners::listening_at.le(listening_before))),
         )
         .limit(limit)
-        .select((Runner::as_select(), allocations::repository_id))
+        .select((Runner::as_select(), launches::repository_id))
         .load(conn)
         .await?;
     Ok(with_scopes(rows))

@@ -94,7 +94,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    allocations (id) {
+    launches (id) {
         id -> Uuid,
         class_id -> BigInt,
         repository_id -> BigInt,
@@ -128,7 +128,7 @@ diesel::table! {
 diesel::table! {
     runners (id) {
         id -> Uuid,
-        allocation_id -> Uuid,
+        launch_id -> Uuid,
         name -> Text,
         state -> Text,
         mode -> Text,
@@ -156,7 +156,7 @@ diesel::table! {
         kind -> Text,
         detail -> Text,
         workflow_job_id -> Nullable<BigInt>,
-        allocation_id -> Nullable<Uuid>,
+        launch_id -> Nullable<Uuid>,
         log_tail -> Nullable<Text>,
     }
 }
@@ -193,8 +193,8 @@ diesel::table! {
 }
 
 diesel::table! {
-    usages (allocation_id) {
-        allocation_id -> Uuid,
+    usages (launch_id) {
+        launch_id -> Uuid,
         ended_at -> Timestamptz,
         elapsed_s -> BigInt,
         cpu_allocated_s -> BigInt,
@@ -205,9 +205,9 @@ diesel::table! {
     }
 }
 
-diesel::joinable!(allocations -> runner_classes (class_id));
-diesel::joinable!(allocations -> repositories (repository_id));
-diesel::joinable!(runners -> allocations (allocation_id));
+diesel::joinable!(launches -> runner_classes (class_id));
+diesel::joinable!(launches -> repositories (repository_id));
+diesel::joinable!(runners -> launches (launch_id));
 diesel::joinable!(workflow_jobs -> repositories (repository_id));
 diesel::joinable!(workflow_jobs -> runner_classes (class_id));
 diesel::joinable!(repository_mappings -> repositories (repository_id));
@@ -221,7 +221,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     mapping_requests,
     runner_classes,
     workflow_jobs,
-    allocations,
+    launches,
     runners,
     timeline,
     replan_requests,

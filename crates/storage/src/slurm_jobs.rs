@@ -1,14 +1,14 @@
-//! What Slurm says of the Slurm jobs of allocations, and which of them it shall cancel.
+//! What Slurm says of the Slurm jobs of launches, and which of them it shall cancel.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use gha_slurm_domain::{AllocationId, RepositoryId, SlurmState};
+use gha_slurm_domain::{LaunchId, RepositoryId, SlurmState};
 
 use crate::pool::{StorageError, lock_scope};
 use crate::replan;
 use crate::runners::{self, Ending};
-use crate::schema::{allocations, cluster_policies, runner_classes, workflow_jobs};
+use crate::schema::{cluster_policies, launches, runner_classes, workflow_jobs};
 use crate::timeline::{self, Entry};
 
 /// A launch token lives a day and an hour, a workflow job five days: whatever is older is not asked about any more.
@@ -17,8 +17,8 @@ const OLDEST: TimeDelta = TimeDelta::days(8);
 /// Where a Slurm job stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlurmStatus {
-    /// The allocation it is.
-    pub allocation: AllocationId,
+    /// The launch it is.
+    pub launch: LaunchId,
     /// Slurm's number. `None`: the Slurm side does not know it.
     pub slurm_job_id: Option<String>,
     /// Where it stands.
@@ -33,28 +33,28 @@ pub struct SlurmStatus {
     pub exit_code: Option<i32>,
 }
 
-/// Allocations that Slurm had when it was asked last, and those whose usage is still to come.
+/// Launches that Slurm had when it was asked last, and those whose usage is still to come.
 pub async fn to_watch(
     conn: &mut AsyncPgConnection,
     now: DateTime<Utc>,
     limit: i64,
-) -> Result<Vec<AllocationId>, StorageError> {
-    Ok(allocations::table
-        .filter(allocations::submitted_at.is_not_null())
-        .filter(allocations::submitted_at.ge(now - OLDEST))
+) -> Result<Vec<LaunchId>, StorageError> {
+    Ok(launches::table
+        .filter(launches::submitted_at.is_not_null())
+        .filter(launches::submitted_at.ge(now - OLDEST))
         .filter(
-            allocations::slurm_state
+            launches::slurm_state
                 .is_null()
-                .or(allocations::slurm_state.eq_any(["pending", "running"]))
-                .or(allocations::usage_to_come),
+                .or(launches::slurm_state.eq_any(["pending", "running"]))
+                .or(launches::usage_to_come),
         )
-        .order(allocations::submitted_at.desc())
+        .order(launches::submitted_at.desc())
         .limit(limit)
-        .select(allocations::id)
+        .select(launches::id)
         .load::<uuid::Uuid>(conn)
         .await?
         .into_iter()
-        .map(AllocationId)
+        .map(LaunchId)
         .collect())
 }
 
@@ -73,17 +73,17 @@ pub async fn record(
         Option<DateTime<Utc>>,
         Option<String>,
     );
-    let row: Option<Row> = allocations::table
-        .find(status.allocation.0)
+    let row: Option<Row> = launches::table
+        .find(status.launch.0)
         // An agent that tells of its own accord may be faster than its answer to the submission.
-        .filter(allocations::submitted_at.is_not_null())
+        .filter(launches::submitted_at.is_not_null())
         .select((
-            allocations::repository_id,
-            allocations::slurm_job_id,
-            allocations::slurm_state,
-            allocations::slurm_reason,
-            allocations::slurm_starts_at,
-            allocations::slurm_nodes,
+            launches::repository_id,
+            launches::slurm_job_id,
+            launches::slurm_state,
+            launches::slurm_reason,
+            launches::slurm_starts_at,
+            launches::slurm_nodes,
         ))
         .first(conn)
         .await
@@ -102,18 +102,18 @@ pub async fn record(
     if !is_news && starts_at == status.starts_at && nodes == status.nodes {
         return Ok(false);
     }
-    diesel::update(allocations::table.find(status.allocation.0))
+    diesel::update(launches::table.find(status.launch.0))
         .set((
-            allocations::slurm_state.eq(status.state.as_str()),
-            allocations::slurm_reason.eq(&status.reason),
-            allocations::slurm_starts_at.eq(status.starts_at),
-            allocations::slurm_nodes.eq(&status.nodes),
+            launches::slurm_state.eq(status.state.as_str()),
+            launches::slurm_reason.eq(&status.reason),
+            launches::slurm_starts_at.eq(status.starts_at),
+            launches::slurm_nodes.eq(&status.nodes),
         ))
         .execute(conn)
         .await?;
     // A better estimate of the start is no event.
     if is_news {
-        let entry = Entry::allocation(now, status.allocation, "slurm", explain(status));
+        let entry = Entry::launch(now, status.launch, "slurm", explain(status));
         timeline::append(conn, &[entry]).await?;
     }
     if status.state.is_over() {
@@ -136,9 +136,9 @@ async fn ended(
         release_at: Some(now),
         ..Ending::because(&reason)
     };
-    match runners::by_allocation(conn, status.allocation).await? {
+    match runners::by_launch(conn, status.launch).await? {
         Some((runner, scope)) => runners::end(conn, scope, &runner, &ending, now).await,
-        None => runners::allocation_ended(conn, status.allocation, &ending, now).await,
+        None => runners::launch_ended(conn, status.launch, &ending, now).await,
     }
 }
 
@@ -211,47 +211,47 @@ pub async fn policy_is(
     Ok(scopes.len())
 }
 
-/// Withdrawn allocations that the Slurm side may have a Slurm job of, and was not told about. Not those that are being
+/// Withdrawn launches that the Slurm side may have a Slurm job of, and was not told about. Not those that are being
 /// submitted at this moment.
 pub async fn to_cancel(
     conn: &mut AsyncPgConnection,
     now: DateTime<Utc>,
     limit: i64,
-) -> Result<Vec<AllocationId>, StorageError> {
-    Ok(allocations::table
-        .filter(allocations::state.eq("withdrawn"))
-        .filter(allocations::cancelled_at.is_null())
-        .filter(allocations::submit_attempts.gt(0))
+) -> Result<Vec<LaunchId>, StorageError> {
+    Ok(launches::table
+        .filter(launches::state.eq("withdrawn"))
+        .filter(launches::cancelled_at.is_null())
+        .filter(launches::submit_attempts.gt(0))
         .filter(
-            allocations::lease_until
+            launches::lease_until
                 .is_null()
-                .or(allocations::lease_until.le(now)),
+                .or(launches::lease_until.le(now)),
         )
-        .order(allocations::ended_at)
+        .order(launches::ended_at)
         .limit(limit)
-        .select(allocations::id)
+        .select(launches::id)
         .load::<uuid::Uuid>(conn)
         .await?
         .into_iter()
-        .map(AllocationId)
+        .map(LaunchId)
         .collect())
 }
 
 /// The Slurm side was told about `told`; of these it has cancelled the Slurm jobs of `cancelled`.
 pub async fn cancelled(
     conn: &mut AsyncPgConnection,
-    told: &[AllocationId],
-    cancelled: &[AllocationId],
+    told: &[LaunchId],
+    cancelled: &[LaunchId],
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
     let ids: Vec<uuid::Uuid> = told.iter().map(|id| id.0).collect();
-    diesel::update(allocations::table.filter(allocations::id.eq_any(ids)))
-        .set(allocations::cancelled_at.eq(now))
+    diesel::update(launches::table.filter(launches::id.eq_any(ids)))
+        .set(launches::cancelled_at.eq(now))
         .execute(conn)
         .await?;
     let entries: Vec<Entry> = cancelled
         .iter()
-        .map(|id| Entry::allocation(now, *id, "cancelled", "its Slurm job is cancelled"))
+        .map(|id| Entry::launch(now, *id, "cancelled", "its Slurm job is cancelled"))
         .collect();
     timeline::append(conn, &entries).await
 }

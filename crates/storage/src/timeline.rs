@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use gha_slurm_domain::{AllocationId, WorkflowJobId};
+use gha_slurm_domain::{LaunchId, WorkflowJobId};
 
 use crate::pool::StorageError;
 use crate::schema::timeline;
@@ -16,7 +16,7 @@ pub struct Entry {
     kind: &'static str,
     detail: String,
     workflow_job_id: Option<i64>,
-    allocation_id: Option<uuid::Uuid>,
+    launch_id: Option<uuid::Uuid>,
     log_tail: Option<String>,
 }
 
@@ -33,15 +33,15 @@ impl Entry {
             kind,
             detail: detail.into(),
             workflow_job_id: Some(id.0),
-            allocation_id: None,
+            launch_id: None,
             log_tail: None,
         }
     }
 
-    /// Something that happened to an allocation or its runner.
-    pub fn allocation(
+    /// Something that happened to a launch or its runner.
+    pub fn launch(
         at: DateTime<Utc>,
-        id: AllocationId,
+        id: LaunchId,
         kind: &'static str,
         detail: impl Into<String>,
     ) -> Self {
@@ -50,7 +50,7 @@ impl Entry {
             kind,
             detail: detail.into(),
             workflow_job_id: None,
-            allocation_id: Some(id.0),
+            launch_id: Some(id.0),
             log_tail: None,
         }
     }

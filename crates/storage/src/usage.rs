@@ -1,18 +1,18 @@
-//! What allocations used, as Slurm's accounting says, and sums of it.
+//! What launches used, as Slurm's accounting says, and sums of it.
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text, Timestamptz};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use gha_slurm_domain::{AllocationId, RepositoryFullName, SlurmUser, Usage, WorkflowJobId};
+use gha_slurm_domain::{LaunchId, RepositoryFullName, SlurmUser, Usage, WorkflowJobId};
 
 use crate::pool::StorageError;
-use crate::schema::{allocations, runners, usages};
+use crate::schema::{launches, runners, usages};
 
-/// Records what the Slurm job of an allocation used; what is known stays.
+/// Records what the Slurm job of a launch used; what is known stays.
 pub async fn record(
     conn: &mut AsyncPgConnection,
-    allocation: AllocationId,
+    launch: LaunchId,
     ended_at: DateTime<Utc>,
     usage: &Usage,
 ) -> Result<(), StorageError> {
@@ -24,7 +24,7 @@ pub async fn record(
         .collect();
     diesel::insert_into(usages::table)
         .values((
-            usages::allocation_id.eq(allocation.0),
+            usages::launch_id.eq(launch.0),
             usages::ended_at.eq(ended_at),
             usages::elapsed_s.eq(number(usage.elapsed_s)),
             usages::cpu_allocated_s.eq(number(usage.cpu_allocated_s)),
@@ -39,31 +39,31 @@ pub async fn record(
     Ok(())
 }
 
-/// Whether the agent shall be asked again what an allocation used.
+/// Whether the agent shall be asked again what a launch used.
 pub async fn to_come(
     conn: &mut AsyncPgConnection,
-    allocation: AllocationId,
+    launch: LaunchId,
     to_come: bool,
 ) -> Result<(), StorageError> {
     diesel::update(
-        allocations::table
-            .find(allocation.0)
-            .filter(allocations::usage_to_come.ne(to_come)),
+        launches::table
+            .find(launch.0)
+            .filter(launches::usage_to_come.ne(to_come)),
     )
-    .set(allocations::usage_to_come.eq(to_come))
+    .set(launches::usage_to_come.eq(to_come))
     .execute(conn)
     .await?;
     Ok(())
 }
 
-/// What the allocation used that a workflow job ran in.
+/// What the launch used that a workflow job ran in.
 pub async fn of_build(
     conn: &mut AsyncPgConnection,
     id: WorkflowJobId,
 ) -> Result<Option<Usage>, StorageError> {
     type Row = (i64, i64, i64, Option<i64>, serde_json::Value);
     let row: Option<Row> = usages::table
-        .inner_join(runners::table.on(runners::allocation_id.eq(usages::allocation_id)))
+        .inner_join(runners::table.on(runners::launch_id.eq(usages::launch_id)))
         .filter(runners::workflow_job_id.eq(id.0))
         .select((
             usages::elapsed_s,
@@ -88,7 +88,7 @@ pub async fn of_build(
     }))
 }
 
-/// What the allocations of a repository used that were one Slurm user's.
+/// What the launches of a repository used that were one Slurm user's.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct UsageSum {
     /// Account of the repository.
@@ -97,12 +97,12 @@ pub struct UsageSum {
     /// Name of the repository.
     #[diesel(sql_type = Text)]
     pub name: String,
-    /// Whose allocation was spent.
+    /// Whose account was spent.
     #[diesel(sql_type = Text)]
     pub slurm_user: String,
     /// Slurm jobs.
     #[diesel(sql_type = BigInt)]
-    pub allocations: i64,
+    pub launches: i64,
     /// Those of them that had a workflow job.
     #[diesel(sql_type = BigInt)]
     pub builds: i64,
@@ -125,10 +125,10 @@ pub struct UsageSum {
 
 const SUMS: &str = "\
 SELECT repositories.owner, repositories.name, runner_classes.slurm_user,
-    count(*) AS allocations,
+    count(*) AS launches,
     count(*) FILTER (WHERE EXISTS (
         SELECT FROM runners
-        WHERE runners.allocation_id = usages.allocation_id AND runners.workflow_job_id IS NOT NULL
+        WHERE runners.launch_id = usages.launch_id AND runners.workflow_job_id IS NOT NULL
     )) AS builds,
     sum(elapsed_s)::BIGINT AS elapsed_s,
     sum(cpu_allocated_s)::BIGINT AS cpu_allocated_s,
@@ -136,9 +136,9 @@ SELECT repositories.owner, repositories.name, runner_classes.slurm_user,
     sum(gpu_allocated_s)::BIGINT AS gpu_allocated_s,
     max(max_rss_bytes) AS max_rss_bytes
 FROM usages
-JOIN allocations ON allocations.id = usages.allocation_id
-JOIN runner_classes ON runner_classes.id = allocations.class_id
-JOIN repositories ON repositories.id = allocations.repository_id
+JOIN launches ON launches.id = usages.launch_id
+JOIN runner_classes ON runner_classes.id = launches.class_id
+JOIN repositories ON repositories.id = launches.repository_id
 WHERE usages.ended_at >= $1 AND usages.ended_at < $2
     AND ($3 IS NULL OR runner_classes.slurm_user = $3)
     AND ($4 IS NULL OR (lower(repositories.owner) = lower($4) AND lower(repositories.name) = lower($5)))

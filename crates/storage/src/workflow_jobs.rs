@@ -267,7 +267,7 @@ pub async fn count_failure(
     Ok(())
 }
 
-/// Counts a runner of the class that Slurm lost, unless another one was counted since its allocation was planned: what takes one
+/// Counts a runner of the class that Slurm lost, unless another one was counted since its launch was planned: what takes one
 /// with it (a node fails, slurmctld comes back without its state) often takes many, and is one failure.
 pub async fn count_loss(
     conn: &mut AsyncPgConnection,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use gha_slurm_auth::{KeyFolder, KeySet, KeysError, TokenError, verify};
 use gha_slurm_contract::LaunchClaims;
-use gha_slurm_contract::launch::AUDIENCE_BROKER;
+use gha_slurm_contract::launch_token::AUDIENCE_BROKER;
 
 /// A stranger's `kid` makes us read the folder at most this often.
 const REREAD: Duration = Duration::from_secs(2);

@@ -4,7 +4,7 @@ use actix_web::http::StatusCode;
 use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::runner::{MAX_LOG_TAIL_BYTES, ProgressPhase, ProgressRequest};
-use gha_slurm_domain::{AllocationId, RepositoryId, RunnerState};
+use gha_slurm_domain::{LaunchId, RepositoryId, RunnerState};
 use gha_slurm_github::Deletion;
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::runners::{self, Ending, Runner};
@@ -21,9 +21,9 @@ const GIVES_BACK_WITHIN: TimeDelta = TimeDelta::minutes(1);
 /// A time-line entry for the phases that have no state of their own.
 fn set_up_entry(runner: &Runner, node: Option<&str>, now: DateTime<Utc>) -> Entry {
     let place = node.map(|n| format!(" on {n}")).unwrap_or_default();
-    Entry::allocation(
+    Entry::launch(
         now,
-        AllocationId(runner.allocation_id),
+        LaunchId(runner.launch_id),
         "set_up",
         format!("runner {} is being set up{place}", runner.name),
     )
@@ -157,11 +157,11 @@ impl Broker {
             log_tail: log_tail_of(request),
             ..Ending::because(&reason)
         };
-        let (allocation, now) = (claims.sub, Utc::now());
+        let (launch, now) = (claims.sub, Utc::now());
         let mut conn = self.connection().await?;
         conn.transaction::<_, StorageError, _>(async |conn| {
-            match runners::by_allocation(conn, allocation).await? {
-                None => runners::allocation_ended(conn, allocation, &ending, now).await,
+            match runners::by_launch(conn, launch).await? {
+                None => runners::launch_ended(conn, launch, &ending, now).await,
                 Some((runner, scope)) if runner.state()? == RunnerState::Redeeming => {
                     runners::end(conn, scope, &runner, &ending, now).await
                 }

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use gha_slurm_contract::runner::RunnerMode;
 use gha_slurm_domain::naming::runner_name;
-use gha_slurm_domain::{AllocationId, InstallationId, RepositoryFullName, RepositoryId};
+use gha_slurm_domain::{InstallationId, LaunchId, RepositoryFullName, RepositoryId};
 use gha_slurm_github::{Deletion, Github, GithubError, Scope};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::repositories::{self, Repository};
@@ -176,7 +176,7 @@ impl Broker {
                     if let Some(answer) = github_trouble(&error) {
                         return Err(answer);
                     }
-                    return Err(self.give_up(who.allocation, &error).await);
+                    return Err(self.give_up(who.launch, &error).await);
                 }
             };
             let progress_token = new_progress_token()?;
@@ -212,8 +212,8 @@ impl Broker {
 
     async fn begin(&self, who: &Redeemer) -> Result<Redemption, ApiError> {
         let DeploymentSettings { name, prefix } = self.deployment.as_ref();
-        let (name, prefix, allocation) = (name.clone(), prefix.clone(), who.allocation);
-        let naming = move |attempt| runner_name(&prefix, &name, allocation, attempt);
+        let (name, prefix, launch) = (name.clone(), prefix.clone(), who.launch);
+        let naming = move |attempt| runner_name(&prefix, &name, launch, attempt);
         let who = who.clone();
         let mut conn = self.connection().await?;
         conn.transaction::<_, StorageError, _>(async |conn| {
@@ -244,7 +244,7 @@ impl Broker {
             return Ok(());
         }
         let DeploymentSettings { name, prefix } = self.deployment.as_ref();
-        let earlier = runner_name(prefix, name, mint.allocation, (mint.attempt - 1) as u32);
+        let earlier = runner_name(prefix, name, mint.launch, (mint.attempt - 1) as u32);
         let cleared = async {
             let id = match mint.superseded {
                 Some(id) => Some(id),
@@ -264,7 +264,7 @@ impl Broker {
             Ok(_) => Ok(()),
             Err(error) => match github_trouble(&error) {
                 Some(answer) => Err(answer),
-                None => Err(self.give_up(mint.allocation, &error).await),
+                None => Err(self.give_up(mint.launch, &error).await),
             },
         }
     }
@@ -293,13 +293,13 @@ impl Broker {
     }
 
     /// GitHub says no: the runner ends with GitHub's words, and the planner tries another one later, or gives up.
-    async fn give_up(&self, allocation: AllocationId, error: &GithubError) -> ApiError {
+    async fn give_up(&self, launch: LaunchId, error: &GithubError) -> ApiError {
         let reason = error.to_string();
-        tracing::error!(%error, %allocation, "GitHub refuses a runner");
+        tracing::error!(%error, %launch, "GitHub refuses a runner");
         let ended = async {
             let mut conn = self.database.connection().await?;
             conn.transaction::<_, StorageError, _>(async |conn| {
-                if let Some((runner, scope)) = runners::by_allocation(conn, allocation).await? {
+                if let Some((runner, scope)) = runners::by_launch(conn, launch).await? {
                     let ending = Ending::because(&reason);
                     runners::end(conn, scope, &runner, &ending, Utc::now()).await?;
                 }

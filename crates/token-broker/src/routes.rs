@@ -154,7 +154,7 @@ async fn redeem_either(
             .detail("slurmJobId: write the value of SLURM_JOB_ID, digits only."));
         }
         let who = Redeemer {
-            allocation: claims.sub,
+            launch: claims.sub,
             slurm_job_id: wanted.slurm_job_id,
             restart_count: i32::try_from(wanted.restart_count).unwrap_or(i32::MAX),
             node: Some(wanted.node.chars().take(255).collect()),
@@ -183,7 +183,7 @@ async fn redeem_either(
     }
     // The original contract names no Slurm job, so the token is good for one answer only.
     let who = Redeemer {
-        allocation: claims.sub,
+        launch: claims.sub,
         slurm_job_id: String::new(),
         restart_count: 0,
         node: None,

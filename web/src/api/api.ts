@@ -17,7 +17,7 @@ export type UserRepository = components['schemas']['UserRepository'];
 export type ListEntry = components['schemas']['ListEntry'];
 /** What was used in a month. */
 type MonthlyUsage = components['schemas']['MonthlyUsage'];
-/** What one Slurm user's allocation was used for by a repository. */
+/** What one Slurm user's account was used for by a repository. */
 export type UsageSum = components['schemas']['UsageSum'];
 
 /** A Slurm user's repositories as the service has them. */

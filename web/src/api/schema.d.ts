@@ -138,7 +138,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The repositories that may spend a Slurm user's allocation. */
+        /** The repositories that may spend a Slurm user's account. */
         get: operations["listRepositories"];
         put?: never;
         /** Replaces the whole list. One wrong entry changes nothing and is named with its index. */
@@ -181,7 +181,7 @@ export interface components {
             repositoryUrl: string;
             /** @description Runner that has it. */
             runnerName?: string | null;
-            /** @description Slurm user whose allocation is spent, once mapped. */
+            /** @description Slurm user whose account is spent, once mapped. */
             slurmUser?: string | null;
             /**
              * Format: date-time
@@ -210,7 +210,7 @@ export interface components {
             /** @description The build. */
             build: components["schemas"]["Build"];
             /**
-             * @description What happened, oldest first: to the workflow job, and to the allocation and runner that served it (while none
+             * @description What happened, oldest first: to the workflow job, and to the launch and runner that served it (while none
              *     has, to those of its runner class that are on the way).
              */
             timeline: components["schemas"]["TimelineEntry"][];
@@ -296,7 +296,7 @@ export interface components {
             /** @description Why; kept for the audit. */
             reason: string;
         };
-        /** @description A repository that shall be mapped, and what its allocations shall be charged to. */
+        /** @description A repository that shall be mapped, and what its launches shall be charged to. */
         RepositoryEntry: {
             /** @description Slurm account, where the labels of a workflow job name none. */
             account?: string | null;
@@ -309,9 +309,9 @@ export interface components {
         TimelineEntry: {
             /**
              * Format: uuid
-             * @description The allocation it happened to.
+             * @description The launch it happened to.
              */
-            allocationId?: string | null;
+            launchId?: string | null;
             /**
              * Format: date-time
              * @description When.
@@ -331,13 +331,13 @@ export interface components {
             /** @description The Slurm job. */
             slurmJobId?: string | null;
         };
-        /** @description What the Slurm jobs for a repository used that spent one Slurm user's allocation, as Slurm's accounting says. */
+        /** @description What the Slurm jobs for a repository used that spent one Slurm user's account, as Slurm's accounting says. */
         UsageSum: {
             /**
              * Format: int64
              * @description Slurm jobs, with those that got no workflow job.
              */
-            allocations: number;
+            launches: number;
             /**
              * Format: int64
              * @description Slurm jobs in which a workflow job ran.
@@ -370,7 +370,7 @@ export interface components {
             maxRssBytes?: number | null;
             /** @description `https://github.com/owner/name`. */
             repositoryUrl: string;
-            /** @description Whose allocation was spent. */
+            /** @description Whose account was spent. */
             slurmUser: string;
         };
         /** @description A repository of a Slurm user. */
@@ -625,7 +625,7 @@ export interface operations {
             query: {
                 /** @description The month, in UTC: `2026-11`. */
                 month: string;
-                /** @description Only what spent this Slurm user's allocation. */
+                /** @description Only what spent this Slurm user's account. */
                 user?: string;
                 /** @description Only this repository: `owner/name` or its URL. */
                 repository?: string;
@@ -935,7 +935,7 @@ export interface operations {
             };
             cookie?: never;
         };
-        /** @description `https://github.com/owner/name` or `owner/name`; or an object that also says what its allocations are charged to */
+        /** @description `https://github.com/owner/name` or `owner/name`; or an object that also says what its launches are charged to */
         requestBody: {
             content: {
                 "application/json": components["schemas"]["ListEntry"][];

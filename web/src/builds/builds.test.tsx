@@ -114,8 +114,8 @@ describe('the list', () => {
 describe('a build', () => {
   const start = Date.now() - 60_000;
   const at = (second: number) => new Date(start + second * 1000).toISOString();
-  const allocation = {
-    allocationId: '0198c0de-0000-7000-8000-000000000001',
+  const launch = {
+    launchId: '0198c0de-0000-7000-8000-000000000001',
     slurmJobId: '4711',
     runnerName: 'gha-slurm-7f',
   };
@@ -124,7 +124,7 @@ describe('a build', () => {
     const api = new FakeApi();
     api.add({ ...build, queuedAt: at(0) }, [
       { at: at(0), kind: 'queued', detail: 'GitHub queued it' },
-      { at: at(1), kind: 'submitted', detail: 'submitted as Slurm job 4711', ...allocation },
+      { at: at(1), kind: 'submitted', detail: 'submitted as Slurm job 4711', ...launch },
     ]);
     open('/builds/17?user=alice', { api });
     const timeline = within(await screen.findByRole('list', { name: 'What happened' }));
@@ -140,7 +140,7 @@ describe('a build', () => {
       at: at(9),
       kind: 'allocated',
       detail: 'Slurm job 4711 runs on node7 and has called back',
-      ...allocation,
+      ...launch,
     });
     expect(await screen.findByText(/runs on node7/, {}, { timeout: 5000 })).toBeVisible();
     expect(way.getByText('Allocated').closest('li')).toHaveTextContent(/reached/);
@@ -152,9 +152,9 @@ describe('a build', () => {
       {
         at: at(5),
         kind: 'ended_without_workflow_job',
-        detail: 'the allocation is over: exit code 3',
+        detail: 'the launch is over: exit code 3',
         logTail: '\u001b[31mNo space left on device\u001b[0m',
-        ...allocation,
+        ...launch,
       },
     ]);
     const { user } = open('/builds/17', { api });

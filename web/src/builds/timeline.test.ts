@@ -19,8 +19,8 @@ const build: Build = {
   queuedAt: at(0),
   updatedAt: at(0),
 };
-const first = { allocationId: 'a', slurmJobId: '41', runnerName: 'runner-a' };
-const second = { allocationId: 'b', slurmJobId: '42', runnerName: 'runner-b' };
+const first = { launchId: 'a', slurmJobId: '41', runnerName: 'runner-a' };
+const second = { launchId: 'b', slurmJobId: '42', runnerName: 'runner-b' };
 
 describe('stepsOf', () => {
   it('shows what is behind and what comes next', () => {
@@ -36,7 +36,7 @@ describe('stepsOf', () => {
     ]);
   });
 
-  it('starts again with a second allocation', () => {
+  it('starts again with a second launch', () => {
     const timeline = [
       entry(0, 'queued'),
       entry(1, 'planned', first),
@@ -49,7 +49,7 @@ describe('stepsOf', () => {
     expect(steps[2]).toMatchObject({ at: undefined, progress: 'current' });
   });
 
-  it('waits for another allocation when the only one is gone', () => {
+  it('waits for another launch when the only one is gone', () => {
     const timeline = [
       entry(0, 'queued'),
       entry(1, 'planned', first),

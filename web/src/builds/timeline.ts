@@ -21,13 +21,13 @@ const STATIONS: readonly { readonly name: string; readonly kinds: readonly strin
 ];
 
 /**
- * How far a build is. Of several allocations the one counts whose runner GitHub gave the workflow job to; while there
+ * How far a build is. Of several launches the one counts whose runner GitHub gave the workflow job to; while there
  * is none, the latest, unless it is gone: then the next one has to be planned.
  */
 export function stepsOf({ build, timeline }: BuildDetail): Step[] {
-  const allocation = servingAllocation(build.runnerName, timeline);
+  const launch = servingLaunch(build.runnerName, timeline);
   const relevant = timeline.filter(
-    (entry) => entry.allocationId == null || entry.allocationId === allocation,
+    (entry) => entry.launchId == null || entry.launchId === launch,
   );
   const reached = STATIONS.map(
     ({ kinds }) => relevant.find((entry) => kinds.includes(entry.kind))?.at,
@@ -55,19 +55,19 @@ export function stepsOf({ build, timeline }: BuildDetail): Step[] {
   });
 }
 
-/** After these an allocation serves nothing any more. */
+/** After these a launch serves nothing any more. */
 const GONE = new Set(['withdrawn', 'refused', 'ended_without_workflow_job']);
 
-function servingAllocation(
+function servingLaunch(
   runner: string | null | undefined,
   timeline: readonly TimelineEntry[],
 ): string | null | undefined {
   const serving = timeline.find((entry) => runner != null && entry.runnerName === runner);
   if (serving !== undefined) {
-    return serving.allocationId;
+    return serving.launchId;
   }
-  const latest = timeline.findLast((entry) => entry.allocationId != null);
-  return latest !== undefined && GONE.has(latest.kind) ? undefined : latest?.allocationId;
+  const latest = timeline.findLast((entry) => entry.launchId != null);
+  return latest !== undefined && GONE.has(latest.kind) ? undefined : latest?.launchId;
 }
 
 /** The Slurm jobs a timeline speaks of, oldest first. */

@@ -11,7 +11,7 @@ interface Props {
   readonly onClose: () => void;
 }
 
-/** Says what a repository's allocations are charged to. Saved with the list; whether it can be, the service says then. */
+/** Says what a repository's launches are charged to. Saved with the list; whether it can be, the service says then. */
 export function ChargeDialog({ name, charge, onChange, onClose }: Props) {
   const form = useId();
   const account = useRef<HTMLInputElement>(null);
@@ -28,7 +28,7 @@ export function ChargeDialog({ name, charge, onChange, onClose }: Props) {
   return (
     <Dialog
       title="Account and QOS"
-      subtitle={`What the allocations of ${name} are charged to`}
+      subtitle={`What the launches of ${name} are charged to`}
       onClose={onClose}
       initialFocusRef={account}
       footerButtons={[

@@ -18,7 +18,7 @@ import { SaveBar } from './SaveBar';
 import { SaveOutcome } from './SaveOutcome';
 import { type Mapping, useMapping } from './useMapping';
 
-/** Whose allocation which repositories may spend. */
+/** Whose account which repositories may spend. */
 export function MappingPage() {
   const { user } = useSearch({ from: '__root__' });
   if (user === undefined) {
@@ -32,7 +32,7 @@ export function MappingPage() {
           <Blankslate.Heading>Choose a Slurm user</Blankslate.Heading>
           <Blankslate.Description>
             Each Slurm user has a list of repositories whose workflow jobs may spend that user’s
-            allocation. Enter the user’s name at the top of the page to see and edit the list.
+            launch. Enter the user’s name at the top of the page to see and edit the list.
           </Blankslate.Description>
         </Blankslate>
       </>
@@ -52,7 +52,7 @@ function MappingOf({ user }: { readonly user: string }) {
         </PageHeading>
         <Text as="p" className={styles.lead}>
           Workflow jobs of these repositories run as Slurm user {user} and spend that user’s
-          allocation.
+          launch.
         </Text>
       </div>
       {list.isError && (

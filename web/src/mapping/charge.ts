@@ -1,4 +1,4 @@
-/** What the allocations of a repository are charged to, where the labels of a workflow job do not say. */
+/** What the launches of a repository are charged to, where the labels of a workflow job do not say. */
 export interface Charge {
   readonly account?: string;
   readonly qos?: string;

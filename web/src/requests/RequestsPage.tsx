@@ -16,7 +16,7 @@ export function RequestsPage() {
         <PageHeading title="Requests">Requests</PageHeading>
         <Text as="p" className={styles.lead}>
           Repositories that users asked for on a login node, the oldest first. Granted, a
-          repository’s workflow jobs run as that user and spend the user’s allocation: check that
+          repository’s workflow jobs run as that user and spend the user’s launch: check that
           the user may administer it at GitHub.
         </Text>
       </div>

@@ -138,7 +138,7 @@ function Numbers({ sum }: { readonly sum: Omit<UsageSum, 'repositoryUrl' | 'slur
   return (
     <>
       <td>{sum.builds}</td>
-      <td>{sum.allocations}</td>
+      <td>{sum.launches}</td>
       <td>{hours(sum.elapsedS)}</td>
       <td>{hours(sum.cpuAllocatedS)}</td>
       <td>{hours(sum.cpuUsedS)}</td>

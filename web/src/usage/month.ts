@@ -32,7 +32,7 @@ export function total(sums: readonly UsageSum[]): Numbers {
   const of = (key: keyof Numbers) => sums.reduce((before, sum) => before + sum[key], 0);
   return {
     builds: of('builds'),
-    allocations: of('allocations'),
+    launches: of('launches'),
     elapsedS: of('elapsedS'),
     cpuAllocatedS: of('cpuAllocatedS'),
     cpuUsedS: of('cpuUsedS'),

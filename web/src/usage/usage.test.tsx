@@ -14,7 +14,7 @@ function withUsage(): FakeApi {
   const api = new FakeApi();
   const sum = {
     builds: 3,
-    allocations: 4,
+    launches: 4,
     elapsedS: 5400,
     cpuAllocatedS: 43_200,
     cpuUsedS: 36_000,

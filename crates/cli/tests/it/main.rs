@@ -136,10 +136,7 @@ async fn a_database_is_migrated_once_and_again() {
         .await
         .unwrap();
     tokio::spawn(connection);
-    client
-        .query("SELECT * FROM allocations", &[])
-        .await
-        .unwrap();
+    client.query("SELECT * FROM launches", &[]).await.unwrap();
 
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("url");

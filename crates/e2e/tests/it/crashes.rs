@@ -15,7 +15,7 @@ use crate::stack::{CREATE_JIT, DEADLINE, REPOSITORY, Service, Stack};
 enum Step {
     /// webhook-ingest has answered; the launcher knows nothing yet.
     Answered,
-    /// The allocation is planned; the agent has not answered.
+    /// The launch is planned; the agent has not answered.
     Planned,
     /// It is a Slurm job; the launcher has not heard so.
     Accepted,
@@ -81,9 +81,9 @@ async fn kill_at_every_step(service: Service) {
         stack.until_completed(id).await;
         let context = format!("{service:?} was killed while {step:?}");
         let caused = format!("workflow_job_id = {id}");
-        assert_eq!(stack.allocations(&caused).await, 1, "{context}");
+        assert_eq!(stack.launches(&caused).await, 1, "{context}");
         assert_eq!(stack.slurm_jobs().len(), done + 1, "{context}");
-        stack.until_allocations("in_supply", 0).await;
+        stack.until_launches("in_supply", 0).await;
         let attributed = "SELECT count(*) FROM runners WHERE workflow_job_id = $1";
         assert_eq!(stack.sql::<i64>(attributed, &[&id]).await, 1, "{context}");
     }
@@ -201,7 +201,7 @@ async fn build(stack: &mut Stack, service: Service, step: Step) -> i64 {
 pub(crate) async fn end_leases_of_the_dead(stack: &Stack, killed: Service) {
     if killed == Service::Launcher {
         stack
-            .execute("UPDATE allocations SET lease_until = now() WHERE state = 'planned'")
+            .execute("UPDATE launches SET lease_until = now() WHERE state = 'planned'")
             .await;
     }
 }
@@ -239,8 +239,8 @@ async fn everything_may_be_killed_at_once() {
             stack.github.redeliver(delivery.id).unwrap();
         }
     }
-    stack.until_allocations("in_supply", 0).await;
-    assert_eq!(stack.allocations("true").await, 5);
+    stack.until_launches("in_supply", 0).await;
+    assert_eq!(stack.launches("true").await, 5);
     assert_eq!(stack.slurm_jobs().len(), 5);
     stack.finish().await;
 }

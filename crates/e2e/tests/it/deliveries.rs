@@ -25,7 +25,7 @@ const ORDERS: [[usize; 3]; 6] = [
 
 /// While it runs, and once more after everything is over.
 #[tokio::test]
-async fn each_delivery_of_a_build_twenty_times_is_one_allocation() {
+async fn each_delivery_of_a_build_twenty_times_is_one_launch() {
     let stack = Stack::start().await;
     stack.map(&[REPOSITORY]).await;
     let id = stack.queue("true");
@@ -43,7 +43,7 @@ async fn each_delivery_of_a_build_twenty_times_is_one_allocation() {
         stack.until_answered(id, action, TIMES).await;
     }
     stack.until_events_are_applied().await;
-    assert_eq!(stack.allocations("true").await, 1);
+    assert_eq!(stack.launches("true").await, 1);
     assert_eq!(stack.slurm_jobs().len(), 1);
     stack.finish().await;
 }
@@ -51,7 +51,7 @@ async fn each_delivery_of_a_build_twenty_times_is_one_allocation() {
 /// Six workflow jobs, one for each order of the three events, each event three times. Made of one real build's payloads,
 /// signed as GitHub signs; token-broker answers no node before all have come, so that none of them gets a runner.
 #[tokio::test]
-async fn events_in_every_order_plan_at_most_one_allocation_each() {
+async fn events_in_every_order_plan_at_most_one_launch_each() {
     let mut stack = Stack::start().await;
     stack.map(&[REPOSITORY]).await;
     let id = stack.queue("true");
@@ -83,10 +83,11 @@ async fn events_in_every_order_plan_at_most_one_allocation_each() {
     })
     .await;
     stack.until_events_are_applied().await;
-    let most = "SELECT max(n) FROM (SELECT count(*) AS n FROM allocations GROUP BY workflow_job_id) AS each";
+    let most =
+        "SELECT max(n) FROM (SELECT count(*) AS n FROM launches GROUP BY workflow_job_id) AS each";
     assert_eq!(stack.sql::<i64>(most, &[]).await, 1);
     // Only one was ever given a runner: the build that was real.
-    assert_eq!(stack.allocations("redeemed_at IS NOT NULL").await, 1);
+    assert_eq!(stack.launches("redeemed_at IS NOT NULL").await, 1);
     stack.thaw(Service::TokenBroker);
     stack.finish().await;
 }

@@ -81,8 +81,8 @@ async fn one_runs_and_one_is_pending(stack: &Stack, by: Option<By>) -> (i64, i64
     let pending = stack.queue("true");
     // That the other one was pending before it ran may be the last that is known of it.
     let it = format!("workflow_job_id = {pending} AND slurm_state = 'pending'");
-    stack.until_allocations(&it, 1).await;
-    let id = format!("SELECT slurm_job_id FROM allocations WHERE {it}");
+    stack.until_launches(&it, 1).await;
+    let id = format!("SELECT slurm_job_id FROM launches WHERE {it}");
     (running, pending, stack.sql(&id, &[]).await)
 }
 
@@ -94,19 +94,17 @@ async fn slurmctld_comes_back_without_its_state(by: Option<By>) {
     stack.map(&[REPOSITORY]).await;
     drain(&stack, by).await;
     let builds: Vec<i64> = (0..LOST).map(|_| stack.queue("true")).collect();
-    stack
-        .until_allocations("slurm_state = 'pending'", LOST)
-        .await;
+    stack.until_launches("slurm_state = 'pending'", LOST).await;
     stack.slurm().lose_state().await.unwrap();
     for id in builds {
         stack.until_succeeded(id).await;
         stack.until_completed(id).await;
     }
     // Each was lost once and replaced once, by a Slurm job that has the number of a lost one.
-    let lost = "SELECT count(DISTINCT allocation_id) FROM timeline WHERE kind = 'slurm' AND detail LIKE 'not known to Slurm%'";
+    let lost = "SELECT count(DISTINCT launch_id) FROM timeline WHERE kind = 'slurm' AND detail LIKE 'not known to Slurm%'";
     assert_eq!(stack.sql::<i64>(lost, &[]).await, LOST);
-    assert_eq!(stack.allocations("true").await, 2 * LOST);
-    let numbers = "SELECT count(DISTINCT slurm_job_id) FROM allocations";
+    assert_eq!(stack.launches("true").await, 2 * LOST);
+    let numbers = "SELECT count(DISTINCT slurm_job_id) FROM launches";
     assert_eq!(stack.sql::<i64>(numbers, &[]).await, LOST);
     // It was away for a moment.
     stack.expect_error("Slurm does not answer");
@@ -121,13 +119,7 @@ async fn an_older_database_is_restored(by: Option<By>) {
     let mut stack = builder.start().await;
     let (running, pending, ghost) = one_runs_and_one_is_pending(&stack, by).await;
     stack.kill9(Service::Launcher);
-    for table in [
-        "usages",
-        "runners",
-        "allocations",
-        "workflow_jobs",
-        "timeline",
-    ] {
+    for table in ["usages", "runners", "launches", "workflow_jobs", "timeline"] {
         stack.execute(&format!("DELETE FROM {table}")).await;
     }
     stack.restart(Service::Launcher).await;
@@ -136,7 +128,7 @@ async fn an_older_database_is_restored(by: Option<By>) {
     })
     .await;
     // The build was found at GitHub, and has another one. What runs was left alone.
-    stack.until_allocations("slurm_state = 'pending'", 1).await;
+    stack.until_launches("slurm_state = 'pending'", 1).await;
     let log = stack.service(Service::Launcher).log();
     assert!(log.contains("a running Slurm job has no row"), "{log}");
     std::fs::write(stack.folder().join("go"), "").unwrap();
@@ -157,19 +149,19 @@ async fn the_agent_loses_its_ledger(by: Option<By>) {
     let mut stack = builder.start().await;
     let (running, pending, left) = one_runs_and_one_is_pending(&stack, by).await;
     stack.kill9(Service::Agent);
-    std::fs::remove_dir_all(stack.folder().join("agent/allocations")).unwrap();
+    std::fs::remove_dir_all(stack.folder().join("agent/launches")).unwrap();
     stack.restart(Service::Agent).await;
     // It is still wanted, until it is not.
     let third = stack.queue("true");
-    stack.until_allocations("slurm_state = 'pending'", 2).await;
+    stack.until_launches("slurm_state = 'pending'", 2).await;
     stack.github.cancel(pending).unwrap();
     wait_until("one pending Slurm job is cancelled", DEADLINE, || async {
-        stack.allocations("cancelled_at IS NOT NULL").await == 1
+        stack.launches("cancelled_at IS NOT NULL").await == 1
     })
     .await;
     let cancelled: String = stack
         .sql(
-            "SELECT slurm_job_id FROM allocations WHERE cancelled_at IS NOT NULL",
+            "SELECT slurm_job_id FROM launches WHERE cancelled_at IS NOT NULL",
             &[],
         )
         .await;
@@ -188,6 +180,6 @@ async fn the_agent_loses_its_ledger(by: Option<By>) {
     std::fs::write(stack.folder().join("go"), "").unwrap();
     stack.until_succeeded(running).await;
     stack.until_completed(running).await;
-    assert_eq!(stack.allocations("slurm_state = 'gone'").await, 0);
+    assert_eq!(stack.launches("slurm_state = 'gone'").await, 0);
     stack.finish().await;
 }

@@ -1,4 +1,4 @@
-//! Who may spend whose allocation.
+//! Who may spend whose account.
 
 use gha_slurm_simulator::model::Status;
 use gha_slurm_simulator::request::{NewRepository, NewWorkflowJob};
@@ -16,7 +16,7 @@ async fn a_mapping_starts_what_waits_and_its_end_withdraws_what_is_pending() {
     let first = stack.queue("true");
     let reason = stack.until_verdict(first, "waiting_for_mapping").await;
     assert!(reason.contains("mapped"), "{reason}");
-    assert_eq!(stack.allocations("true").await, 0);
+    assert_eq!(stack.launches("true").await, 0);
     // No webhook comes for this.
     stack.map(&[REPOSITORY]).await;
     stack.until_succeeded(first).await;
@@ -24,10 +24,10 @@ async fn a_mapping_starts_what_waits_and_its_end_withdraws_what_is_pending() {
 
     stack.freeze(Service::TokenBroker);
     let second = stack.queue("true");
-    stack.until_allocations("state = 'submitted'", 1).await;
+    stack.until_launches("state = 'submitted'", 1).await;
     stack.freeze(Service::Agent);
     stack.map(&[]).await;
-    stack.until_allocations("state = 'withdrawn'", 1).await;
+    stack.until_launches("state = 'withdrawn'", 1).await;
     stack.until_verdict(second, "waiting_for_mapping").await;
     stack.thaw(Service::TokenBroker);
     wait_until("its Slurm job is told to end", DEADLINE, || async {
@@ -43,7 +43,7 @@ async fn a_mapping_starts_what_waits_and_its_end_withdraws_what_is_pending() {
     stack.map(&[REPOSITORY]).await;
     stack.until_succeeded(second).await;
     stack.until_completed(second).await;
-    assert_eq!(stack.allocations("true").await, 3);
+    assert_eq!(stack.launches("true").await, 3);
     stack.finish().await;
 }
 
@@ -60,7 +60,7 @@ async fn a_public_repository_is_refused_until_it_is_allowed() {
     let id = stack.github.queue(new).unwrap().id;
     let reason = stack.until_verdict(id, "refused").await;
     assert!(reason.contains("public"), "{reason}");
-    assert_eq!(stack.allocations("true").await, 0);
+    assert_eq!(stack.launches("true").await, 0);
 
     let path = format!("/api/public-repositories/{PUBLIC}");
     let body = json!({ "reason": "only members may push" });
@@ -73,7 +73,7 @@ async fn a_public_repository_is_refused_until_it_is_allowed() {
     assert_eq!(allowed.status(), 204);
     stack.until_succeeded(id).await;
     stack.until_completed(id).await;
-    assert_eq!(stack.allocations("true").await, 1);
+    assert_eq!(stack.launches("true").await, 1);
     stack.finish().await;
 }
 
@@ -107,7 +107,7 @@ async fn hostile_labels_are_named_and_start_nothing() {
     let id = stack.queue("true");
     stack.until_succeeded(id).await;
     stack.until_completed(id).await;
-    assert_eq!(stack.allocations("true").await, 1);
+    assert_eq!(stack.launches("true").await, 1);
     assert!(!harm.exists());
     stack.finish().await;
 }

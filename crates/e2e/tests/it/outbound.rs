@@ -49,12 +49,10 @@ async fn where_slurm_jobs_stand_is_told_at_once() {
     stack.map(&[REPOSITORY]).await;
     let (script, go) = stack.until_there("go");
     let id = stack.queue(&script);
-    stack.until_allocations("slurm_state = 'running'", 1).await;
+    stack.until_launches("slurm_state = 'running'", 1).await;
     std::fs::write(go, "").unwrap();
     stack.until_succeeded(id).await;
-    stack
-        .until_allocations("slurm_state = 'completed'", 1)
-        .await;
+    stack.until_launches("slurm_state = 'completed'", 1).await;
     stack.until_completed(id).await;
     stack.finish().await;
 }
@@ -91,7 +89,7 @@ impl Held {
 
     /// Waits until the agent has written its intent down.
     async fn until_in_hand(&self) {
-        let ledger = self.stack.folder().join("agent/allocations");
+        let ledger = self.stack.folder().join("agent/launches");
         wait_until("the agent has the submission in hand", DEADLINE, || async {
             std::fs::read_dir(&ledger).is_ok_and(|entries| entries.count() == 1)
         })
@@ -112,7 +110,7 @@ impl Held {
         self.stack.until_succeeded(self.id).await;
         self.stack.until_completed(self.id).await;
         assert_eq!(self.stack.slurm_jobs().len(), 1, "one Slurm job");
-        assert_eq!(self.stack.allocations("true").await, 1, "one allocation");
+        assert_eq!(self.stack.launches("true").await, 1, "one launch");
         self.stack.finish().await;
     }
 }
@@ -198,6 +196,6 @@ async fn a_cluster_that_accepts_no_connection_builds(by: By) {
     let unwanted = stack.queue("true");
     stack.until_listening(1).await;
     stack.github.cancel(unwanted).unwrap();
-    stack.until_allocations("cancelled_at IS NOT NULL", 1).await;
+    stack.until_launches("cancelled_at IS NOT NULL", 1).await;
     stack.finish().await;
 }

@@ -50,8 +50,8 @@ async fn two_launchers_share_what_one_agent_allows() {
             }
         })
         .await;
-        stack.until_allocations("in_supply", 0).await;
-        assert_eq!(stack.allocations("true").await, BUILDS as i64);
+        stack.until_launches("in_supply", 0).await;
+        assert_eq!(stack.launches("true").await, BUILDS as i64);
     }
 
     let jobs = first.slurm_jobs();
@@ -79,15 +79,15 @@ async fn two_launchers_share_what_one_agent_allows() {
     let refused = first.counted(Service::Agent, "outcome=\"limited\"").await;
     assert!((1.0..=50.0).contains(&refused), "{refused} calls");
     // Nobody waited until the other one was through.
-    let last = "SELECT max(submitted_at)::text FROM allocations";
-    let first_of = "SELECT min(submitted_at)::text FROM allocations";
+    let last = "SELECT max(submitted_at)::text FROM launches";
+    let first_of = "SELECT min(submitted_at)::text FROM launches";
     for (one, other) in [(&first, &second), (&second, &first)] {
         let begun: String = one.sql(first_of, &[]).await;
         assert!(begun < other.sql::<String>(last, &[]).await);
     }
     // Each has looked for Slurm jobs without a row several times, and has left the other one's alone.
     for stack in [&first, &second] {
-        assert_eq!(stack.allocations("slurm_state = 'cancelled'").await, 0);
+        assert_eq!(stack.launches("slurm_state = 'cancelled'").await, 0);
     }
     second.finish().await;
     first.finish().await;

@@ -14,7 +14,7 @@ pub(crate) const DELETE_RUNNER: &str = "DELETE /repos/{owner}/{repo}/actions/run
 
 /// GitHub gives A's runner to B and B's to A.
 #[tokio::test]
-async fn a_stolen_runner_starts_no_third_allocation() {
+async fn a_stolen_runner_starts_no_third_launch() {
     let stack = Stack::start().await;
     stack.map(&[REPOSITORY]).await;
     stack.github.pause_assignment(true);
@@ -31,7 +31,7 @@ async fn a_stolen_runner_starts_no_third_allocation() {
     stack.github.assign(a, &of_b).unwrap();
     assert_eq!(stack.until_succeeded(a).await.runner_name, Some(of_b));
     stack.until_completed(a).await;
-    assert_eq!(stack.allocations("true").await, 2);
+    assert_eq!(stack.launches("true").await, 2);
     assert_eq!(stack.github.calls(CREATE_JIT), 2);
     stack.finish().await;
 }
@@ -44,14 +44,14 @@ async fn ten_call_back_at_once_and_one_is_wanted() {
     stack.map(&[REPOSITORY]).await;
     stack.freeze(Service::TokenBroker);
     let jobs: Vec<i64> = (0..10).map(|_| stack.queue("true")).collect();
-    stack.until_allocations("state = 'submitted'", 10).await;
+    stack.until_launches("state = 'submitted'", 10).await;
     // Nobody cancels the Slurm jobs: the row alone turns them away.
     stack.freeze(Service::Agent);
     let (wanted, cancelled) = jobs.split_first().unwrap();
     for id in cancelled {
         stack.github.cancel(*id).unwrap();
     }
-    stack.until_allocations("state = 'withdrawn'", 9).await;
+    stack.until_launches("state = 'withdrawn'", 9).await;
     stack.thaw(Service::TokenBroker);
     stack.until_succeeded(*wanted).await;
     stack.until_completed(*wanted).await;
@@ -66,24 +66,24 @@ async fn ten_call_back_at_once_and_one_is_wanted() {
     .await;
     stack.thaw(Service::Agent);
     assert_eq!(stack.github.calls(CREATE_JIT), 1);
-    assert_eq!(stack.allocations("true").await, 10);
+    assert_eq!(stack.launches("true").await, 10);
     stack.finish().await;
 }
 
-/// Which allocation was planned for which workflow job does not matter: the newest pending one goes.
+/// Which launch was planned for which workflow job does not matter: the newest pending one goes.
 #[tokio::test]
-async fn a_cancelled_workflow_job_takes_the_newest_pending_allocation_with_it() {
+async fn a_cancelled_workflow_job_takes_the_newest_pending_launch_with_it() {
     let mut stack = Stack::start().await;
     stack.map(&[REPOSITORY]).await;
     stack.freeze(Service::TokenBroker);
     let older = stack.queue("true");
-    stack.until_allocations("state = 'submitted'", 1).await;
+    stack.until_launches("state = 'submitted'", 1).await;
     let newer = stack.queue("true");
-    stack.until_allocations("state = 'submitted'", 2).await;
+    stack.until_launches("state = 'submitted'", 2).await;
     stack.freeze(Service::Agent);
     stack.github.cancel(older).unwrap();
-    stack.until_allocations("state = 'withdrawn'", 1).await;
-    let withdrawn = "SELECT workflow_job_id FROM allocations WHERE state = 'withdrawn'";
+    stack.until_launches("state = 'withdrawn'", 1).await;
+    let withdrawn = "SELECT workflow_job_id FROM launches WHERE state = 'withdrawn'";
     assert_eq!(stack.sql::<i64>(withdrawn, &[]).await, newer);
     stack.thaw(Service::TokenBroker);
     let job = stack.until_succeeded(newer).await;
@@ -113,7 +113,7 @@ async fn a_withdrawal_during_the_redemption_leaves_no_registration() {
     registered.await.unwrap();
     stack.freeze(Service::Agent);
     stack.github.cancel(id).unwrap();
-    stack.until_allocations("state = 'withdrawn'", 1).await;
+    stack.until_launches("state = 'withdrawn'", 1).await;
     let deleted = stack
         .github
         .wait_for("the registration is deleted", DEADLINE, |state| {
@@ -164,7 +164,7 @@ pub(crate) async fn pending_and_not_wanted_any_more(builder: Builder) {
 /// The node says "started" and "finished" while GitHub's webhooks are minutes late; then `completed` overtakes
 /// `in_progress`.
 #[tokio::test]
-async fn late_and_reordered_webhooks_start_no_second_allocation() {
+async fn late_and_reordered_webhooks_start_no_second_launch() {
     let stack = Stack::start().await;
     stack.map(&[REPOSITORY]).await;
     for action in ["in_progress", "completed"] {
@@ -180,12 +180,12 @@ async fn late_and_reordered_webhooks_start_no_second_allocation() {
     stack.github.redeliver(queued.id).unwrap();
     stack.until_answered(id, "queued", 2).await;
     stack.until_events_are_applied().await;
-    assert_eq!(stack.allocations("in_supply").await, 1);
-    assert_eq!(stack.allocations("true").await, 1);
+    assert_eq!(stack.launches("in_supply").await, 1);
+    assert_eq!(stack.launches("true").await, 1);
     assert_eq!(stack.github.release_webhooks(&ReleaseOrder::Reversed), 2);
     stack.until_completed(id).await;
     stack.until_answered(id, "in_progress", 1).await;
-    assert_eq!(stack.allocations("true").await, 1);
+    assert_eq!(stack.launches("true").await, 1);
     stack.finish().await;
 }
 
@@ -208,11 +208,11 @@ async fn a_late_waiting_after_queued_changes_nothing() {
     assert_eq!(stack.github.release_webhooks(&ReleaseOrder::AsHeld), 1);
     stack.until_answered(id, "waiting", 1).await;
     stack.until_events_are_applied().await;
-    assert_eq!(stack.allocations("in_supply").await, 1);
+    assert_eq!(stack.launches("in_supply").await, 1);
     stack.github.pause_assignment(false);
     stack.until_succeeded(id).await;
     stack.until_completed(id).await;
-    assert_eq!(stack.allocations("true").await, 1);
+    assert_eq!(stack.launches("true").await, 1);
     stack.finish().await;
 }
 
@@ -267,7 +267,7 @@ async fn a_forks_workflow_job_is_refused_on_the_node_and_its_runner_replaced() {
 
     stack.until_succeeded(own).await;
     stack.until_completed(own).await;
-    assert_eq!(stack.allocations("true").await, 2);
+    assert_eq!(stack.launches("true").await, 2);
     stack.finish().await;
 }
 
@@ -288,7 +288,7 @@ async fn an_idle_runner_is_released_and_a_slow_download_is_not_idle() {
     let slow = stack.github.queue(slow).unwrap().id;
     stack.until_succeeded(slow).await;
     stack.until_completed(slow).await;
-    assert_eq!(stack.allocations("true").await, 1);
+    assert_eq!(stack.launches("true").await, 1);
     // Nobody even thought so.
     let output = &stack.outputs()[0];
     assert!(!output.contains("no workflow job within"), "{output}");
@@ -317,7 +317,7 @@ async fn an_idle_runner_that_is_not_wanted_any_more_is_deregistered_and_cancelle
     let (a, b) = (stack.queue("true"), stack.queue("true"));
     stack.until_listening(2).await;
     stack.github.cancel(b).unwrap();
-    stack.until_allocations("state = 'withdrawn'", 1).await;
+    stack.until_launches("state = 'withdrawn'", 1).await;
     // First at GitHub. Its node gives it back once more when it is told to end.
     assert_eq!(stack.github.state().runners.len(), 1);
     wait_until("one Slurm job is told to end", DEADLINE, || async {
@@ -329,7 +329,7 @@ async fn an_idle_runner_that_is_not_wanted_any_more_is_deregistered_and_cancelle
     stack.github.pause_assignment(false);
     stack.until_succeeded(a).await;
     stack.until_completed(a).await;
-    assert_eq!(stack.allocations("true").await, 2);
+    assert_eq!(stack.launches("true").await, 2);
     stack.finish().await;
 }
 
@@ -342,7 +342,7 @@ async fn a_runner_that_only_looks_idle_is_kept() {
     let (wait, go) = stack.until_there("go");
     let (a, b) = (stack.queue(&wait), stack.queue(&wait));
     stack.until_listening(2).await;
-    stack.until_allocations("state = 'redeemed'", 2).await;
+    stack.until_launches("state = 'redeemed'", 2).await;
     stack.freeze(Service::TokenBroker);
     stack
         .github
@@ -352,7 +352,7 @@ async fn a_runner_that_only_looks_idle_is_kept() {
     stack.github.assign(a, &newest).unwrap();
     stack.until_in_progress(a).await;
     stack.github.cancel(b).unwrap();
-    stack.until_allocations("state = 'withdrawn'", 1).await;
+    stack.until_launches("state = 'withdrawn'", 1).await;
     assert_eq!(
         stack.github.calls(DELETE_RUNNER),
         2,
@@ -382,7 +382,7 @@ async fn a_runner_that_lost_its_workflow_job_is_released_and_replaced() {
     let job = stack.until_succeeded(id).await;
     assert_eq!(job.conclusion, Some(Conclusion::Success));
     stack.until_completed(id).await;
-    assert_eq!(stack.allocations("true").await, 2);
+    assert_eq!(stack.launches("true").await, 2);
     stack.finish().await;
 }
 
@@ -408,8 +408,9 @@ async fn outdated_runners_are_given_up_with_the_reason() {
         reason.contains("runner_outdated") && reason.contains("gha-slurm runner-update"),
         "{reason}"
     );
-    assert_eq!(stack.allocations("true").await, 2);
-    let pause = "SELECT extract(epoch FROM max(a.submitted_at) - min(a.ended_at))::float8 FROM allocations a";
+    assert_eq!(stack.launches("true").await, 2);
+    let pause =
+        "SELECT extract(epoch FROM max(a.submitted_at) - min(a.ended_at))::float8 FROM launches a";
     assert!(stack.sql::<f64>(pause, &[]).await >= 1.0);
     stack.finish().await;
 }

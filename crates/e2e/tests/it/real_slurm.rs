@@ -35,11 +35,11 @@ async fn fifty_builds_arrive_while_slurmctld_is_away(by: By) {
     let builds: Vec<i64> = (0..BUILDS).map(|_| stack.queue("true")).collect();
     wait_until("Slurm was missed", DEADLINE, || async {
         let reason =
-            "SELECT count(*) FROM allocations WHERE submit_attempts > 0 AND reason IS NOT NULL";
+            "SELECT count(*) FROM launches WHERE submit_attempts > 0 AND reason IS NOT NULL";
         stack.sql::<i64>(reason, &[]).await > 0
     })
     .await;
-    assert_eq!(stack.allocations("true").await, BUILDS as i64);
+    assert_eq!(stack.launches("true").await, BUILDS as i64);
     tokio::time::sleep(AWAY.saturating_sub(away_since.elapsed())).await;
     stack.slurm().start_controller().await.unwrap();
     wait_until("every build has run", LONG, || async {
@@ -59,8 +59,8 @@ async fn fifty_builds_arrive_while_slurmctld_is_away(by: By) {
     for id in builds {
         stack.until_succeeded(id).await;
     }
-    stack.until_allocations("in_supply", 0).await;
-    assert_eq!(stack.allocations("true").await, BUILDS as i64);
+    stack.until_launches("in_supply", 0).await;
+    assert_eq!(stack.launches("true").await, BUILDS as i64);
     // On a busy machine the database may be out of reach when GitHub's answer shall be stored: the node asks again.
     let log = stack.service(Service::TokenBroker).log();
     let again = log.matches("The database is not available").count();
@@ -90,7 +90,7 @@ async fn a_build_arrives_while_slurmrestd_is_away() {
     stack.slurm().start_rest().unwrap();
     stack.until_succeeded(id).await;
     stack.until_completed(id).await;
-    assert_eq!(stack.allocations("true").await, 1);
+    assert_eq!(stack.launches("true").await, 1);
     stack.finish().await;
 }
 
@@ -112,7 +112,7 @@ async fn idle_nodes_are_given_back_and_downloads_are_waited_for(by: By) {
     let slow = stack.github.queue(slow).unwrap().id;
     stack.until_succeeded(slow).await;
     stack.until_completed(slow).await;
-    assert_eq!(stack.allocations("true").await, 1);
+    assert_eq!(stack.launches("true").await, 1);
 
     stack.github.pause_assignment(true);
     let id = stack.queue("true");
@@ -215,11 +215,11 @@ async fn what_slurm_takes_away_is_replaced_once(by: By) {
         stack.until_completed(build).await;
         let expected = 2 * (round as u64 + 1);
         assert_eq!(stack.github.calls(CREATE_JIT), expected, "{loss:?}");
-        assert_eq!(stack.allocations("true").await, expected as i64, "{loss:?}");
+        assert_eq!(stack.launches("true").await, expected as i64, "{loss:?}");
         assert_eq!(stack.queue_of_slurm().await.len() as u64, expected);
     }
     let failed = "slurm_state = 'node_failed'";
-    assert_eq!(stack.allocations(failed).await, 1, "the one not requeued");
+    assert_eq!(stack.launches(failed).await, 1, "the one not requeued");
 
     let build = stack.queue("sleep 600");
     stack.until_in_progress(build).await;
@@ -228,11 +228,11 @@ async fn what_slurm_takes_away_is_replaced_once(by: By) {
     node_fails(&id).await;
     let detail = stack.until_completed(build).await;
     assert_ne!(detail.build.conclusion.as_deref(), Some("success"));
-    stack.until_allocations(failed, 2).await;
+    stack.until_launches(failed, 2).await;
     let detail = stack.build_detail(build).await.unwrap();
     let why = |entry: &TimelineEntry| entry.kind == "slurm" && entry.detail.contains("node failed");
     assert!(detail.timeline.iter().any(why), "{:#?}", detail.timeline);
-    assert_eq!(stack.allocations("true").await, 7, "nothing replaces it");
+    assert_eq!(stack.launches("true").await, 7, "nothing replaces it");
     stack.finish().await;
 }
 

@@ -49,7 +49,7 @@ async fn webhooks_that_came_while_webhook_ingest_was_dead_are_asked_for_again() 
     for action in ["in_progress", "completed"] {
         assert!(stack.until_answered(id, action, 1).await.redelivery);
     }
-    assert_eq!(stack.allocations("true").await, 1);
+    assert_eq!(stack.launches("true").await, 1);
     assert_eq!(stack.slurm_jobs().len(), 1);
     stack.finish().await;
 }
@@ -70,7 +70,7 @@ async fn a_workflow_job_that_no_webhook_told_of_is_found() {
     stack.until_succeeded(id).await;
     let detail = stack.until_completed(id).await;
     assert_eq!(detail.build.conclusion.as_deref(), Some("success"));
-    assert_eq!(stack.allocations("true").await, 1);
+    assert_eq!(stack.launches("true").await, 1);
     stack.finish().await;
 }
 
@@ -85,11 +85,11 @@ async fn a_busy_runner_that_no_webhook_names_is_asked_about() {
     let (script, go) = stack.until_there("go");
     let id = stack.queue(&script);
     stack.until_kind(id, "attributed").await;
-    assert_eq!(stack.allocations("in_supply").await, 0);
+    assert_eq!(stack.launches("in_supply").await, 0);
     std::fs::write(go, "").unwrap();
     stack.until_succeeded(id).await;
     stack.until_completed(id).await;
-    assert_eq!(stack.allocations("true").await, 1);
+    assert_eq!(stack.launches("true").await, 1);
     stack.finish().await;
 }
 
@@ -129,13 +129,13 @@ async fn a_node_that_falls_silent_is_replaced() {
     stack.until_kind(id, "listening").await;
     stack.cut_power(&stack.slurm_jobs()[0]);
     wait_until("the silent runner is given up", DEADLINE, || async {
-        stack.allocations("state = 'ended'").await == 1
+        stack.launches("state = 'ended'").await == 1
     })
     .await;
     stack.github.pause_assignment(false);
     stack.until_succeeded(id).await;
     stack.until_completed(id).await;
-    assert_eq!(stack.allocations("true").await, 2);
+    assert_eq!(stack.launches("true").await, 2);
     // Nobody cleans up on a dead node.
     for left in std::fs::read_dir(stack.folder().join("work"))
         .unwrap()

@@ -31,7 +31,7 @@ async fn builds_outlive_the_death_of_postgres_and_lost_connections() {
     for id in [runs, queued] {
         stack.until_completed(id).await;
         let caused = format!("workflow_job_id = {id}");
-        assert_eq!(stack.allocations(&caused).await, 1);
+        assert_eq!(stack.launches(&caused).await, 1);
     }
     stack.expect_error("lapin");
     stack.finish().await;

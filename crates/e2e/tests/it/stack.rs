@@ -478,30 +478,30 @@ impl Stack {
         changed.unwrap_or_else(|error| panic!("{statement}: {error:?}"))
     }
 
-    /// How many rows a condition on `allocations` has.
-    pub(crate) async fn allocations(&self, condition: &str) -> i64 {
-        let query = format!("SELECT count(*) FROM allocations WHERE {condition}");
+    /// How many rows a condition on `launches` has.
+    pub(crate) async fn launches(&self, condition: &str) -> i64 {
+        let query = format!("SELECT count(*) FROM launches WHERE {condition}");
         self.sql(&query, &[]).await
     }
 
-    /// Waits until a condition on `allocations` has so many rows.
-    pub(crate) async fn until_allocations(&self, condition: &str, count: i64) {
+    /// Waits until a condition on `launches` has so many rows.
+    pub(crate) async fn until_launches(&self, condition: &str, count: i64) {
         wait_until(
-            &format!("{count} allocations are {condition}"),
+            &format!("{count} launches are {condition}"),
             DEADLINE,
             || async {
-                let seen = self.allocations(condition).await;
+                let seen = self.launches(condition).await;
                 if seen == count { Ok(()) } else { Err(seen) }
             },
         )
         .await;
     }
 
-    /// Waits until the timeline of a workflow job, or of an allocation it caused or whose runner took it, has this kind
+    /// Waits until the timeline of a workflow job, or of a launch it caused or whose runner took it, has this kind
     /// of entry.
     pub(crate) async fn until_kind(&self, workflow_job: i64, kind: &str) {
         let query = "SELECT EXISTS (SELECT 1 FROM timeline t \
-            LEFT JOIN allocations a ON a.id = t.allocation_id LEFT JOIN runners r ON r.allocation_id = a.id \
+            LEFT JOIN launches a ON a.id = t.launch_id LEFT JOIN runners r ON r.launch_id = a.id \
             WHERE t.kind = $1 AND $2 IN (t.workflow_job_id, a.workflow_job_id, r.workflow_job_id))";
         wait_until(
             &format!("workflow job {workflow_job} is `{kind}`"),
@@ -531,9 +531,9 @@ impl Stack {
         .await
     }
 
-    /// The runner of the allocation that a workflow job caused.
+    /// The runner of the launch that a workflow job caused.
     pub(crate) async fn runner_caused_by(&self, workflow_job: i64) -> String {
-        let query = "SELECT r.name FROM runners r JOIN allocations a ON a.id = r.allocation_id WHERE a.workflow_job_id = $1";
+        let query = "SELECT r.name FROM runners r JOIN launches a ON a.id = r.launch_id WHERE a.workflow_job_id = $1";
         self.sql(query, &[&workflow_job]).await
     }
 
@@ -668,7 +668,7 @@ impl Stack {
 
     /// Waits until everything has come to rest, stops the services, and says what was left behind.
     pub(crate) async fn finish(mut self) {
-        self.until_allocations("in_supply", 0).await;
+        self.until_launches("in_supply", 0).await;
         wait_until("no runner is left at GitHub", DEADLINE, || async {
             let left: Vec<String> = self
                 .github
@@ -1087,7 +1087,7 @@ async fn connect(url: &str) -> (tokio_postgres::Client, tokio::task::JoinHandle<
 async fn timeline(url: &str) -> anyhow::Result<String> {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await?;
     let driver = tokio::spawn(connection);
-    let query = "SELECT concat_ws('  ', to_char(at, 'HH24:MI:SS.MS'), kind, detail, workflow_job_id, left(allocation_id::text, 18)) \
+    let query = "SELECT concat_ws('  ', to_char(at, 'HH24:MI:SS.MS'), kind, detail, workflow_job_id, left(launch_id::text, 18)) \
          FROM timeline ORDER BY at, id";
     let rows = client.query(query, &[]).await?;
     drop(driver);

@@ -107,11 +107,11 @@ pub(crate) async fn one_build(builder: Builder) {
     let slurm_job_ids: BTreeSet<Option<String>> = detail
         .timeline
         .into_iter()
-        .filter(|entry| entry.allocation_id.is_some())
+        .filter(|entry| entry.launch_id.is_some())
         .map(|entry| entry.slurm_job_id)
         .collect();
     assert_eq!(slurm_job_ids, [Some("1".to_owned())].into());
-    assert_eq!(stack.allocations("true").await, 1);
+    assert_eq!(stack.launches("true").await, 1);
     assert_eq!(stack.slurm_jobs().len(), 1);
     assert_eq!(stack.github.calls(CREATE_JIT), 1);
     stack.finish().await;
@@ -176,7 +176,7 @@ async fn registration_tokens_serve_several_builds_with_the_same_labels() {
     }
     assert_eq!(stack.github.calls(REGISTRATION_TOKEN), 1);
     assert_eq!(stack.github.calls(CREATE_JIT), 0);
-    assert_eq!(stack.allocations("true").await, 2);
+    assert_eq!(stack.launches("true").await, 2);
     stack.finish().await;
 }
 

@@ -61,7 +61,7 @@ async fn replaying_everything_that_can_be_read_gains_nothing() {
     let first = stack.queue(&until("go"));
     stack.until_in_progress(first).await;
     let second = stack.queue(&format!("{REPLAY_EVERYTHING}\n{}", until("go.on")));
-    stack.until_allocations("state = 'submitted'", 1).await;
+    stack.until_launches("state = 'submitted'", 1).await;
     let given = std::fs::read(stack.slurm_jobs()[1].join("environment.json")).unwrap();
     let given: Value = serde_json::from_slice(&given).unwrap();
     let launch_token = given["GHA_SLURM_LAUNCH_TOKEN"].as_str().unwrap();
@@ -114,7 +114,7 @@ async fn replaying_everything_that_can_be_read_gains_nothing() {
     })
     .await;
     assert_eq!(post(&stack, "/gha/runner", launch_token, &body).await, 410);
-    assert_eq!(stack.allocations("true").await, 2);
+    assert_eq!(stack.launches("true").await, 2);
     stack.finish().await;
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use chrono::Utc;
 use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::Problem;
-use gha_slurm_contract::agent::{AllocationStatus, StatesAnswer};
-use gha_slurm_contract::launch::{AUDIENCE_AGENT, StartRequest};
+use gha_slurm_contract::agent::{LaunchStatus, StatesAnswer};
+use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, StartRequest};
 use gha_slurm_contract::outbound::{
     AUDIENCE_LAUNCHER, AgentClaims, AgentPurpose, AnswersRequest, Call, CallAnswer, PollAnswer,
     PollRequest,
@@ -190,9 +190,9 @@ async fn an_agent_asks_answers_and_tells() {
         serde_json::from_slice(&payload.unwrap()).unwrap()
     };
     let told = StatesAnswer {
-        allocations: vec![AllocationStatus {
+        launches: vec![LaunchStatus {
             nodes: Some("n3".into()),
-            ..AllocationStatus::new(
+            ..LaunchStatus::new(
                 token["sub"].as_str().unwrap().parse().unwrap(),
                 "17".into(),
                 SlurmState::NodeFailed,

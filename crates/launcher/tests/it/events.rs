@@ -1,13 +1,13 @@
 use chrono::TimeDelta;
 use gha_slurm_contract::event::{EventPayload, InstallationEvent};
 use gha_slurm_domain::admission::Charge;
-use gha_slurm_storage::allocations;
+use gha_slurm_storage::launches;
 use gha_slurm_test_support::TestDatabase;
 
 use crate::*;
 
 #[tokio::test]
-async fn the_same_delivery_twenty_times_plans_one_allocation() {
+async fn the_same_delivery_twenty_times_plans_one_launch() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     map(&pool).await;
@@ -81,7 +81,7 @@ async fn what_a_mapping_charges_is_in_the_runner_class() {
         "what was planned for no account is of no use now"
     );
     let mut conn = pool.connection().await.unwrap();
-    let due = allocations::claim_due(&mut conn, Utc::now(), TimeDelta::seconds(60), 10)
+    let due = launches::claim_due(&mut conn, Utc::now(), TimeDelta::seconds(60), 10)
         .await
         .unwrap();
     let accounts: Vec<_> = due.iter().map(|d| d.resources.account.as_deref()).collect();
@@ -89,7 +89,7 @@ async fn what_a_mapping_charges_is_in_the_runner_class() {
 }
 
 #[tokio::test]
-async fn a_cancelled_workflow_job_withdraws_the_newest_pending_allocation() {
+async fn a_cancelled_workflow_job_withdraws_the_newest_pending_launch() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     map(&pool).await;
@@ -102,7 +102,7 @@ async fn a_cancelled_workflow_job_withdraws_the_newest_pending_allocation() {
     assert_eq!(
         supply(&after),
         2,
-        "nothing binds an allocation to the workflow job that caused it"
+        "nothing binds a launch to the workflow job that caused it"
     );
     assert_eq!(after.last().unwrap().0, "withdrawn", "{after:?}");
 }

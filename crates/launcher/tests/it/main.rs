@@ -138,12 +138,12 @@ async fn connect(url: &str) -> tokio_postgres::Client {
     client
 }
 
-/// Every allocation: state and whether it counts as supply.
+/// Every launch: state and whether it counts as supply.
 async fn states(url: &str) -> Vec<(String, bool)> {
     let client = connect(url).await;
     let rows = client
         .query(
-            "SELECT state, in_supply FROM allocations ORDER BY planned_at, id",
+            "SELECT state, in_supply FROM launches ORDER BY planned_at, id",
             &[],
         )
         .await

@@ -4,9 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gha_slurm_domain::{
-    AllocationId, InstallationId, RepositoryFullName, SlurmState, WorkflowJobId,
-};
+use gha_slurm_domain::{InstallationId, LaunchId, RepositoryFullName, SlurmState, WorkflowJobId};
 use gha_slurm_github::{Github, Scope};
 use gha_slurm_launcher::inquiry::Inquiry;
 use gha_slurm_launcher::reconciler::Reconciler;
@@ -140,13 +138,11 @@ impl Site {
         .await;
     }
 
-    /// A runner of the one allocation, made long ago.
+    /// A runner of the one launch, made long ago.
     async fn redeemed(&self) -> runners::Runner {
-        let allocation = {
+        let launch = {
             let client = connect(self.database.url()).await;
-            let row = client
-                .query_one("SELECT id::text FROM allocations", &[])
-                .await;
+            let row = client.query_one("SELECT id::text FROM launches", &[]).await;
             row.unwrap().get::<_, String>(0).parse().unwrap()
         };
         let id = {
@@ -160,7 +156,7 @@ impl Site {
             made.unwrap().id
         };
         let who = Redeemer {
-            allocation,
+            launch,
             slurm_job_id: "17".into(),
             restart_count: 0,
             node: Some("n1".into()),
@@ -169,14 +165,14 @@ impl Site {
         let mut conn = self.pool.connection().await.unwrap();
         let begun = runners::begin(&mut conn, &who, &|_| RUNNER.to_owned(), now()).await;
         let Redemption::Mint(mint) = begun.unwrap() else {
-            panic!("the allocation is not wanted");
+            panic!("the launch is not wanted");
         };
         assert!(
             runners::complete(&mut conn, &mint, Some(id), b"hash", now())
                 .await
                 .unwrap()
         );
-        let made = runners::by_allocation(&mut conn, who.allocation).await;
+        let made = runners::by_launch(&mut conn, who.launch).await;
         made.unwrap().unwrap().0
     }
 
@@ -400,11 +396,11 @@ async fn a_runner_that_slurm_ended_before_it_had_work_is_deregistered() {
     assert!(site.simulator.state().runner(RUNNER).is_some());
     {
         let mut conn = site.pool.connection().await.unwrap();
-        let allocation = AllocationId(runner.allocation_id);
+        let launch = LaunchId(runner.launch_id);
         // That the agent's answer was not stored changes nothing.
         runners::listening(&mut conn, &runner, now()).await.unwrap();
         let status = SlurmStatus {
-            allocation,
+            launch,
             slurm_job_id: Some("17".into()),
             state: SlurmState::NodeFailed,
             reason: None,

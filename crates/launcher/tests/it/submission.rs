@@ -6,7 +6,7 @@ use base64::Engine;
 use gha_slurm_auth::{KeyFolder, Signer, verify};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::agent::{CallClaims, CallPurpose, StatesRequest};
-use gha_slurm_contract::launch::{AUDIENCE_AGENT, StartRequest};
+use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, StartRequest};
 use gha_slurm_contract::outbound::CallAnswer;
 use gha_slurm_github::Github;
 use gha_slurm_launcher::agent::Agent;
@@ -59,7 +59,7 @@ macro_rules! both_ways {
 }
 
 both_ways!(
-    a_planned_allocation_is_signed_and_submitted_once,
+    a_planned_launch_is_signed_and_submitted_once,
     a_cluster_that_is_down_delays_and_the_reason_is_kept,
     a_refusal_is_final_until_the_mapping_changes,
     a_withdrawn_slurm_job_is_cancelled_by_a_signed_call,
@@ -181,7 +181,7 @@ pub(crate) async fn agent_answering(response: ResponseTemplate) -> MockServer {
 }
 
 async fn until(database: &TestDatabase, state: &str) {
-    wait_until(&format!("the allocation is {state}"), DEADLINE, || async {
+    wait_until(&format!("the launch is {state}"), DEADLINE, || async {
         states(database.url())
             .await
             .iter()
@@ -191,7 +191,7 @@ async fn until(database: &TestDatabase, state: &str) {
     .await;
 }
 
-async fn a_planned_allocation_is_signed_and_submitted_once(way: Way) {
+async fn a_planned_launch_is_signed_and_submitted_once(way: Way) {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     map(&pool).await;
@@ -323,13 +323,12 @@ struct States(gha_slurm_domain::SlurmState);
 impl wiremock::Respond for States {
     fn respond(&self, request: &wiremock::Request) -> ResponseTemplate {
         let asked: StatesRequest = serde_json::from_slice(&request.body).unwrap();
-        let told = asked.allocations.into_iter().map(|allocation| {
-            serde_json::json!({"allocation": allocation, "slurmJobId": "17", "state": self.0,
+        let told = asked.launches.into_iter().map(|launch| {
+            serde_json::json!({"launch": launch, "slurmJobId": "17", "state": self.0,
                 "nodes": "n3", "reason": null})
         });
-        ResponseTemplate::new(200).set_body_json(
-            serde_json::json!({"allocations": told.collect::<Vec<_>>(), "policy": "a"}),
-        )
+        ResponseTemplate::new(200)
+            .set_body_json(serde_json::json!({"launches": told.collect::<Vec<_>>(), "policy": "a"}))
     }
 }
 
@@ -364,7 +363,7 @@ async fn a_withdrawn_slurm_job_is_cancelled_by_a_signed_call(way: Way) {
                 .unwrap();
             let claims: CallClaims = serde_json::from_slice(&payload).unwrap();
             ResponseTemplate::new(200)
-                .set_body_json(serde_json::json!({"cancelled": claims.allocations}))
+                .set_body_json(serde_json::json!({"cancelled": claims.launches}))
         })
         .mount(&agent)
         .await;
@@ -392,7 +391,7 @@ async fn a_withdrawn_slurm_job_is_cancelled_by_a_signed_call(way: Way) {
     )
     .unwrap();
     assert_eq!(
-        (claims.sub, claims.allocations.len()),
+        (claims.sub, claims.launches.len()),
         (CallPurpose::Cancel, 1)
     );
     running.stop().await;
@@ -440,23 +439,26 @@ async fn what_a_slurm_job_used_is_asked_for_until_it_is_told() {
         .respond_with(move |request: &wiremock::Request| {
             let body: StatesRequest = serde_json::from_slice(&request.body).unwrap();
             let told: Vec<serde_json::Value> = body
-                .allocations
+                .launches
                 .into_iter()
-                .map(|allocation| {
-                    let mut status = serde_json::json!({"allocation": allocation, "slurmJobId": "17",
+                .map(|launch| {
+                    let mut status = serde_json::json!({"launch": launch, "slurmJobId": "17",
                         "state": "completed", "endedAt": "2026-11-24T12:00:00Z"});
                     let more = if count.fetch_add(1, Ordering::Relaxed) < 2 {
                         ("usageToCome", serde_json::json!(true))
                     } else {
-                        ("usage", serde_json::json!({"elapsedS": 5, "cpuAllocatedS": 10, "cpuUsedS": 7,
-                            "tres": {"cpu": 2, "gres/gpu": 3}}))
+                        (
+                            "usage",
+                            serde_json::json!({"elapsedS": 5, "cpuAllocatedS": 10, "cpuUsedS": 7,
+                            "tres": {"cpu": 2, "gres/gpu": 3}}),
+                        )
                     };
                     status[more.0] = more.1;
                     status
                 })
                 .collect();
             ResponseTemplate::new(200)
-                .set_body_json(serde_json::json!({"allocations": told, "policy": "a"}))
+                .set_body_json(serde_json::json!({"launches": told, "policy": "a"}))
         })
         .mount(&agent)
         .await;
@@ -475,7 +477,7 @@ async fn what_a_slurm_job_used_is_asked_for_until_it_is_told() {
             let calls = agent.received_requests().await.unwrap();
             let last = calls.last().unwrap();
             let body: StatesRequest = serde_json::from_slice(&last.body).unwrap();
-            body.allocations.is_empty().then_some(())
+            body.launches.is_empty().then_some(())
         })
         .await;
         sums
@@ -487,7 +489,7 @@ async fn what_a_slurm_job_used_is_asked_for_until_it_is_told() {
         (sum.name.as_str(), sum.slurm_user.as_str()),
         ("widgets", "alice")
     );
-    assert_eq!((sum.allocations, sum.builds), (1, 0));
+    assert_eq!((sum.launches, sum.builds), (1, 0));
     let seconds = [
         sum.elapsed_s,
         sum.cpu_allocated_s,
@@ -511,7 +513,7 @@ async fn a_refusal_is_forgiven_when_the_clusters_policy_changes(way: Way) {
     replan_now(&pool).await;
     running.stop.cancel();
     for policy in ["a", "b"] {
-        let answer = serde_json::json!({"allocations": [], "policy": policy});
+        let answer = serde_json::json!({"launches": [], "policy": policy});
         Mock::given(method("POST"))
             .and(path("/runner/states"))
             .respond_with(ResponseTemplate::new(200).set_body_json(answer))
@@ -576,7 +578,7 @@ async fn until_count(database: &TestDatabase, query: &str, expected: i64) {
     .await;
 }
 
-const SUBMITTED: &str = "SELECT count(*) FROM allocations WHERE state = 'submitted'";
+const SUBMITTED: &str = "SELECT count(*) FROM launches WHERE state = 'submitted'";
 const FAILURES: &str = "SELECT sum(failures) FROM runner_classes";
 
 async fn what_was_lost_at_once_is_one_failure(way: Way) {
@@ -595,7 +597,7 @@ async fn what_was_lost_at_once_is_one_failure(way: Way) {
         .respond_with(States(gha_slurm_domain::SlurmState::NodeFailed))
         .mount(&agent)
         .await;
-    let ended = "SELECT count(*) FROM allocations WHERE state = 'ended'";
+    let ended = "SELECT count(*) FROM launches WHERE state = 'ended'";
     watching(&running, until_count(&database, ended, LOST)).await;
     assert_eq!(count(&database, FAILURES).await, 1);
     // All of them are replaced; the planner's clock in these tests is that of the events, long before the backoff.
@@ -607,15 +609,15 @@ async fn what_was_lost_at_once_is_one_failure(way: Way) {
     )
     .await
     .unwrap();
-    let planned = "SELECT count(*) FROM allocations WHERE state = 'planned'";
+    let planned = "SELECT count(*) FROM launches WHERE state = 'planned'";
     assert_eq!(count(&database, planned).await, LOST);
     running.task.await.unwrap();
     // Lost once more, they are another failure: those that come after it were planned after it was counted.
     let again = start(way, &pool, &agent.uri());
-    let due = "UPDATE allocations SET not_before = planned_at WHERE state = 'planned'";
+    let due = "UPDATE launches SET not_before = planned_at WHERE state = 'planned'";
     let client = connect(database.url()).await;
     client
-        .execute("UPDATE allocations SET verify_demand = FALSE", &[])
+        .execute("UPDATE launches SET verify_demand = FALSE", &[])
         .await
         .unwrap();
     client.execute(due, &[]).await.unwrap();
@@ -639,13 +641,15 @@ async fn a_status_about_another_slurm_job_says_nothing(way: Way) {
         .and(path("/runner/states"))
         .respond_with(move |request: &wiremock::Request| {
             let body: StatesRequest = serde_json::from_slice(&request.body).unwrap();
-            let told = |allocation| match times.fetch_add(1, Ordering::Relaxed) {
-                0..3 => serde_json::json!({"allocation": allocation, "slurmJobId": "18", "state": "failed"}),
-                _ => serde_json::json!({"allocation": allocation, "slurmJobId": "", "state": "gone"}),
+            let told = |launch| match times.fetch_add(1, Ordering::Relaxed) {
+                0..3 => {
+                    serde_json::json!({"launch": launch, "slurmJobId": "18", "state": "failed"})
+                }
+                _ => serde_json::json!({"launch": launch, "slurmJobId": "", "state": "gone"}),
             };
-            let told: Vec<_> = body.allocations.into_iter().map(told).collect();
+            let told: Vec<_> = body.launches.into_iter().map(told).collect();
             ResponseTemplate::new(200)
-                .set_body_json(serde_json::json!({"allocations": told, "policy": "a"}))
+                .set_body_json(serde_json::json!({"launches": told, "policy": "a"}))
         })
         .mount(&agent)
         .await;
@@ -697,16 +701,15 @@ async fn one_of_a_class_waits_for_all_behind_a_limit(way: Way) {
         .and(path("/runner/states"))
         .respond_with(move |_: &wiremock::Request| {
             let freed = told.load(Ordering::SeqCst);
-            ResponseTemplate::new(200).set_body_json(
-                serde_json::json!({"allocations": [], "policy": "a", "freed": freed}),
-            )
+            ResponseTemplate::new(200)
+                .set_body_json(serde_json::json!({"launches": [], "policy": "a", "freed": freed}))
         })
         .mount(&agent)
         .await;
     let running = start(way, &pool, &agent.uri());
     until_count(&database, SUBMITTED, 3).await;
     // Those that were under way together were refused together; the others have not asked.
-    let waiting = "SELECT count(*) FROM allocations WHERE limited AND lease_until IS NULL";
+    let waiting = "SELECT count(*) FROM launches WHERE limited AND lease_until IS NULL";
     wait_until("a limit was met", DEADLINE, || async {
         count(&database, waiting).await > 0
     })
@@ -735,9 +738,7 @@ async fn rowless_slurm_jobs_are_cancelled_while_they_are_pending(way: Way) {
     until(&database, "submitted").await;
     let with_row = {
         let client = connect(database.url()).await;
-        let row = client
-            .query_one("SELECT id::text FROM allocations", &[])
-            .await;
+        let row = client.query_one("SELECT id::text FROM launches", &[]).await;
         row.unwrap().get::<_, String>(0)
     };
     let (pending, runs) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
@@ -747,13 +748,13 @@ async fn rowless_slurm_jobs_are_cancelled_while_they_are_pending(way: Way) {
         .and(path("/runner/list"))
         .respond_with(move |_: &wiremock::Request| {
             looked.fetch_add(1, Ordering::SeqCst);
-            let status = |id: &str, state| serde_json::json!({"allocation": id, "slurmJobId": "17", "state": state});
+            let status = |id: &str, state| serde_json::json!({"launch": id, "slurmJobId": "17", "state": state});
             let listed = [
                 status(&with_row, "pending"),
                 status(&pending.to_string(), "pending"),
                 status(&runs.to_string(), "running"),
             ];
-            ResponseTemplate::new(200).set_body_json(serde_json::json!({"allocations": listed}))
+            ResponseTemplate::new(200).set_body_json(serde_json::json!({"launches": listed}))
         })
         .mount(&agent)
         .await;
@@ -803,10 +804,7 @@ async fn rowless_slurm_jobs_are_cancelled_while_they_are_pending(way: Way) {
     for claims in cancelling {
         assert!(claims.only_pending);
         assert_eq!(claims.launcher, Some(LAUNCHER));
-        assert_eq!(
-            claims.allocations,
-            [gha_slurm_domain::AllocationId(pending)]
-        );
+        assert_eq!(claims.launches, [gha_slurm_domain::LaunchId(pending)]);
     }
     // 400 ms after the first look, which are two looks later.
     assert!(at.load(Ordering::SeqCst) >= 3);

@@ -1,8 +1,6 @@
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{
-    AllocationId, LabelSet, RepositoryId, ResourceRequest, Usage, WorkflowJobId,
-};
-use gha_slurm_storage::allocations::{self, NewAllocation};
+use gha_slurm_domain::{LabelSet, LaunchId, RepositoryId, ResourceRequest, Usage, WorkflowJobId};
+use gha_slurm_storage::launches::{self, NewLaunch};
 use gha_slurm_storage::runners::{self, Redeemer};
 use gha_slurm_storage::workflow_jobs::{self, WorkflowJob};
 use gha_slurm_storage::{
@@ -13,7 +11,7 @@ use serde_json::json;
 use crate::builds::waiting;
 use crate::support::Service;
 
-/// An allocation that ended at `ended` after `elapsed_s` seconds with 2 CPUs and a GPU. With a workflow job of this id.
+/// A launch that ended at `ended` after `elapsed_s` seconds with 2 CPUs and a GPU. With a workflow job of this id.
 async fn used(
     conn: &mut AsyncPgConnection,
     (repository, name): (i64, &str),
@@ -50,8 +48,8 @@ async fn used(
         ..waiting(id)
     };
     workflow_jobs::save(conn, &workflow_job).await.unwrap();
-    let allocation = NewAllocation {
-        id: AllocationId(uuid::Uuid::new_v4()),
+    let launch = NewLaunch {
+        id: LaunchId(uuid::Uuid::new_v4()),
         class,
         repository: scope,
         cause: WorkflowJobId(id),
@@ -59,11 +57,11 @@ async fn used(
         verify_demand: false,
         traceparent: None,
     };
-    let allocation_id = allocation.id;
-    allocations::plan(conn, &[allocation], now).await.unwrap();
+    let launch_id = launch.id;
+    launches::plan(conn, &[launch], now).await.unwrap();
     if has_workflow_job {
         let who = Redeemer {
-            allocation: allocation_id,
+            launch: launch_id,
             slurm_job_id: id.to_string(),
             restart_count: 0,
             node: None,
@@ -72,7 +70,7 @@ async fn used(
         let name = |_| format!("r{id}");
         conn.transaction::<_, StorageError, _>(async |conn| {
             runners::begin(conn, &who, &name, now).await?;
-            allocations::attribute(conn, &name(1), WorkflowJobId(id), now).await
+            launches::attribute(conn, &name(1), WorkflowJobId(id), now).await
         })
         .await
         .unwrap();
@@ -87,17 +85,13 @@ async fn used(
             .into(),
     };
     let ended: DateTime<Utc> = ended.parse().unwrap();
-    usage::record(conn, allocation_id, ended, &used)
-        .await
-        .unwrap();
+    usage::record(conn, launch_id, ended, &used).await.unwrap();
     // The first counts.
     let again = Usage {
         elapsed_s: 9,
         ..used
     };
-    usage::record(conn, allocation_id, ended, &again)
-        .await
-        .unwrap();
+    usage::record(conn, launch_id, ended, &again).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,7 +154,7 @@ async fn usage_is_summed_per_repository_user_and_month() {
     let sum = |name: &str, user: &str, counts: [u64; 2], seconds: u64, rss: u64| {
         json!({
             "repositoryUrl": format!("https://github.com/acme/{name}"), "slurmUser": user,
-            "builds": counts[0], "allocations": counts[1], "elapsedS": seconds,
+            "builds": counts[0], "launches": counts[1], "elapsedS": seconds,
             "cpuAllocatedS": 2 * seconds, "cpuUsedS": seconds, "gpuAllocatedS": seconds,
             "maxRssBytes": rss,
         })

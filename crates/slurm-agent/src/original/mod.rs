@@ -15,7 +15,7 @@ use chrono::Utc;
 use gha_slurm_auth::token::DEFAULT_LIFETIME_S;
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::problem::PROBLEM_JSON;
-use gha_slurm_domain::AllocationId;
+use gha_slurm_domain::LaunchId;
 use gha_slurm_service_kit::ApiError;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -122,7 +122,7 @@ pub(crate) async fn start(
     })?;
     let claims = claims(&asked, repository);
     tracing::warn!(
-        allocation.id = %claims.sub,
+        launch.id = %claims.sub,
         repository = claims.repository_url,
         slurm.user = %claims.slurm_user,
         "asked for by the original contract: a shared secret and no signature, weaker than a launch token"
@@ -182,8 +182,8 @@ pub(crate) async fn reload(
 
 /// What a launch token of ours would say. The token that came is not looked into: we have no key for it.
 fn claims(asked: &OriginalRequest, repository: &Repository) -> LaunchClaims {
-    let allocation = asked.allocation();
-    let simple = allocation.0.simple().to_string();
+    let launch = asked.launch();
+    let simple = launch.0.simple().to_string();
     let short = simple.get(16..).unwrap_or(&simple);
     let now = Utc::now().timestamp();
     LaunchClaims {
@@ -198,7 +198,7 @@ fn claims(asked: &OriginalRequest, repository: &Repository) -> LaunchClaims {
         repository_id: repository.id,
         labels: asked.labels.clone(),
         ..claims_without_token(
-            allocation,
+            launch,
             format!("gha-slurm-original-{short}"),
             repository.slurm_user.clone(),
             asked.resources.clone(),
@@ -207,9 +207,9 @@ fn claims(asked: &OriginalRequest, repository: &Repository) -> LaunchClaims {
 }
 
 /// A UUID that is the same for the same text.
-fn allocation_of(text: &str) -> AllocationId {
+fn launch_of(text: &str) -> LaunchId {
     let hash = Sha256::digest(text.as_bytes());
     let mut bytes = [0; 16];
     bytes.iter_mut().zip(hash).for_each(|(byte, h)| *byte = h);
-    AllocationId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    LaunchId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
 }

@@ -3,7 +3,7 @@
 use actix_web::http::StatusCode;
 use gha_slurm_contract::problem::ProblemPart;
 use gha_slurm_domain::naming::slurm_name;
-use gha_slurm_domain::{AllocationId, ResourceRequest};
+use gha_slurm_domain::{LaunchId, ResourceRequest};
 use gha_slurm_service_kit::ApiError;
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
@@ -117,8 +117,8 @@ impl OriginalRequest {
     }
 
     /// The same for the same token.
-    pub(super) fn allocation(&self) -> AllocationId {
-        super::allocation_of(self.launcher_token.expose_secret())
+    pub(super) fn launch(&self) -> LaunchId {
+        super::launch_of(self.launcher_token.expose_secret())
     }
 }
 
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(bare.ok().unwrap().token_url, "http://127.0.0.1");
         assert_eq!(asked.resources, ResourceRequest::default());
         let again = parse(&json!({})).ok().unwrap();
-        assert_eq!(asked.allocation(), again.allocation());
+        assert_eq!(asked.launch(), again.launch());
         let asked = parse(&json!({
             "runnerName": "n1", "cpus": "4", "duration": "1-02:30", "partition": "main", "memory": "2G", "exclusive": "true",
         }))

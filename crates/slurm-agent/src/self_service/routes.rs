@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use chrono::Utc;
 use gha_slurm_contract::mapping::{RepositoryEntry, UserRepository};
 use gha_slurm_contract::self_service::{
-    CredentialPayload, MUNGE_SCHEME, OwnAllocation, RepositoryRemoval, RunnerCancellation,
+    CredentialPayload, MUNGE_SCHEME, OwnLaunch, RepositoryRemoval, RunnerCancellation,
 };
 use gha_slurm_domain::SlurmUser;
 use gha_slurm_service_kit::ApiError;
@@ -286,17 +286,17 @@ async fn remove(
     Ok(answer.into())
 }
 
-/// The user's allocations that are not over.
+/// The user's launches that are not over.
 async fn runners(
     request: HttpRequest,
     service: web::Data<SelfService>,
 ) -> Result<HttpResponse, ApiError> {
     let user = service.user(&request, b"").await?;
     let own = service.starter.watch.of_user(&user);
-    let answer: Vec<OwnAllocation> = own
+    let answer: Vec<OwnLaunch> = own
         .into_iter()
-        .map(|(entry, slurm_job_id, status)| OwnAllocation {
-            allocation: entry.allocation,
+        .map(|(entry, slurm_job_id, status)| OwnLaunch {
+            launch: entry.launch,
             slurm_job_id: slurm_job_id.to_string(),
             repository_url: entry.repository_url,
             submitted_at: entry.intended_at,
@@ -330,8 +330,8 @@ async fn cancel(
         .detail("`gha-slurm runners` shows what you have."));
     };
     let starter = std::sync::Arc::clone(&service.starter);
-    let (own, whichever) = (vec![entry.allocation], entry.launcher);
+    let (own, whichever) = (vec![entry.launch], entry.launcher);
     starter.cancel(own, whichever, false).await?;
-    tracing::info!(%user, allocation.id = %entry.allocation, "a user cancelled a runner");
+    tracing::info!(%user, launch.id = %entry.launch, "a user cancelled a runner");
     Ok(HttpResponse::NoContent().finish())
 }

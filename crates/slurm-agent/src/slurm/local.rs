@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState, SlurmUser};
+use gha_slurm_domain::{LaunchId, SlurmJobId, SlurmState, SlurmUser};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
@@ -30,7 +30,7 @@ use crate::submission::Submission;
 
 /// The files of a Slurm job's folder.
 mod file {
-    /// Which allocation it is.
+    /// Which launch it is.
     pub(super) const DESCRIPTION: &str = "slurm-job.json";
     /// Its environment with the launch token; gone when it starts.
     pub(super) const ENVIRONMENT: &str = "environment.json";
@@ -68,7 +68,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Description {
-    allocation: AllocationId,
+    launch: LaunchId,
     name: String,
     slurm_user: String,
 }
@@ -127,7 +127,7 @@ impl Slurm for LocalSlurm {
             (
                 file::DESCRIPTION,
                 serde_json::to_string(&Description {
-                    allocation: submission.allocation,
+                    launch: submission.launch,
                     name: submission.name.clone(),
                     slurm_user: submission.slurm_user.to_string(),
                 }),
@@ -162,11 +162,11 @@ impl Slurm for LocalSlurm {
         Ok(slurm_job_id(id)?)
     }
 
-    async fn find(&self, allocation: AllocationId) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
+    async fn find(&self, launch: LaunchId) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
         let inner = Arc::clone(&self.inner);
         let id = blocking(move || {
             for id in inner.ids()? {
-                if inner.description(id)?.allocation == allocation {
+                if inner.description(id)?.launch == launch {
                     return Ok(Some(id));
                 }
             }
@@ -190,7 +190,7 @@ impl Slurm for LocalSlurm {
                 let (state, exit_code) = standing;
                 let started = state != SlurmState::Pending;
                 Ok(SlurmJob {
-                    allocation: description.allocation,
+                    launch: description.launch,
                     id: slurm_job_id(id)?,
                     user: description.slurm_user,
                     state,
@@ -208,7 +208,7 @@ impl Slurm for LocalSlurm {
         })
     }
 
-    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<AllocationId>, SlurmUnavailable> {
+    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<LaunchId>, SlurmUnavailable> {
         let mut ours = self.list().await?.ours;
         ours.retain(|job| wanted.iter().any(|wanted| wanted.wants(job)));
         let inner = Arc::clone(&self.inner);
@@ -216,7 +216,7 @@ impl Slurm for LocalSlurm {
             for id in ours.iter().filter_map(|job| job.id.as_str().parse().ok()) {
                 inner.cancel(id)?;
             }
-            Ok(ours.into_iter().map(|job| job.allocation).collect())
+            Ok(ours.into_iter().map(|job| job.launch).collect())
         })
         .await
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmState, SlurmUser, Usage};
+use gha_slurm_domain::{LaunchId, SlurmJobId, SlurmState, SlurmUser, Usage};
 
 use crate::settings::{Backend, Settings};
 use crate::submission::Submission;
@@ -23,7 +23,7 @@ pub use local::LocalSlurm;
 pub use rest::{ApiVersion, RestSlurm};
 pub use sbatch::SbatchSlurm;
 
-/// A Slurm job is ours if its comment begins with this; the allocation follows.
+/// A Slurm job is ours if its comment begins with this; the launch follows.
 const COMMENT: &str = "gha-slurm:";
 /// What a Slurm job finds programs with.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -31,20 +31,20 @@ const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// A way of speaking to Slurm.
 #[async_trait]
 pub trait Slurm: Send + Sync {
-    /// Submits. Not idempotent: when an earlier submission of this allocation may have been accepted, [`find`] it first.
+    /// Submits. Not idempotent: when an earlier submission of this launch may have been accepted, [`find`] it first.
     ///
     /// [`find`]: Slurm::find
     async fn submit(&self, submission: &Submission) -> Result<SlurmJobId, SubmitError>;
 
-    /// The Slurm job of an allocation, pending, running or over.
-    async fn find(&self, allocation: AllocationId) -> Result<Option<SlurmJobId>, SlurmUnavailable>;
+    /// The Slurm job of a launch, pending, running or over.
+    async fn find(&self, launch: LaunchId) -> Result<Option<SlurmJobId>, SlurmUnavailable>;
 
     /// Every Slurm job of ours that Slurm still knows, and how many others there are, in one call.
     async fn list(&self) -> Result<Queue, SlurmUnavailable>;
 
     /// Cancels those of our Slurm jobs that are wanted cancelled and not over, after one look at the queue. Gives their
-    /// allocations.
-    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<AllocationId>, SlurmUnavailable>;
+    /// launches.
+    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<LaunchId>, SlurmUnavailable>;
 
     /// What these Slurm jobs used, in one call: those that accounting has a complete record of. `None`: there is no
     /// accounting here.
@@ -129,8 +129,8 @@ impl Queue {
 /// A Slurm job as Slurm tells of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlurmJob {
-    /// The allocation it is.
-    pub allocation: AllocationId,
+    /// The launch it is.
+    pub launch: LaunchId,
     /// Slurm's number.
     pub id: SlurmJobId,
     /// Who it runs as.
@@ -152,8 +152,8 @@ pub struct SlurmJob {
 /// Which Slurm jobs shall be cancelled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cancellation {
-    /// Those of this allocation.
-    pub allocation: AllocationId,
+    /// Those of this launch.
+    pub launch: LaunchId,
     /// With this number. Both must be right: anybody may write our comment into a Slurm job of their own, and a slurmctld
     /// that lost its state gives numbers again. `None`: it is not known here.
     pub id: Option<SlurmJobId>,
@@ -168,9 +168,7 @@ impl Cancellation {
         } else {
             !job.state.is_over()
         };
-        may_be
-            && job.allocation == self.allocation
-            && self.id.as_ref().is_none_or(|id| *id == job.id)
+        may_be && job.launch == self.launch && self.id.as_ref().is_none_or(|id| *id == job.id)
     }
 }
 
@@ -240,7 +238,7 @@ impl SubmitError {
 
 /// The comment of a Slurm job of ours; with the repository, for people, if that is wanted.
 fn comment(submission: &Submission, with_repository: bool) -> String {
-    let mut comment = format!("{COMMENT}{}", submission.allocation);
+    let mut comment = format!("{COMMENT}{}", submission.launch);
     if with_repository {
         comment.push(' ');
         let harmless = submission.repository.chars().filter(char::is_ascii_graphic);
@@ -249,8 +247,8 @@ fn comment(submission: &Submission, with_repository: bool) -> String {
     comment
 }
 
-/// The allocation that a comment names. `None`: not a Slurm job of ours.
-fn allocation_of(comment: &str) -> Option<AllocationId> {
+/// The launch that a comment names. `None`: not a Slurm job of ours.
+fn launch_of(comment: &str) -> Option<LaunchId> {
     let rest = comment.strip_prefix(COMMENT)?;
     rest.split(' ').next()?.parse().ok()
 }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmJobId, SlurmUser};
+use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmJobId, SlurmUser};
 use tokio::process::Command;
 
 use crate::program;
@@ -135,12 +135,12 @@ impl Slurm for SbatchSlurm {
             .map_err(|_| SlurmUnavailable(format!("sbatch answered {:?}", said.trim())).into())
     }
 
-    async fn find(&self, allocation: AllocationId) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
+    async fn find(&self, launch: LaunchId) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
         let found = self.list().await?;
         Ok(found
             .ours
             .into_iter()
-            .find(|job| job.allocation == allocation)
+            .find(|job| job.launch == launch)
             .map(|job| job.id))
     }
 
@@ -154,7 +154,7 @@ impl Slurm for SbatchSlurm {
         Ok(separator.read(&String::from_utf8_lossy(&output.stdout)))
     }
 
-    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<AllocationId>, SlurmUnavailable> {
+    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<LaunchId>, SlurmUnavailable> {
         let mut ours = self.list().await?.ours;
         ours.retain(|job| wanted.iter().any(|wanted| wanted.wants(job)));
         for job in &ours {
@@ -167,7 +167,7 @@ impl Slurm for SbatchSlurm {
                 return Err(SlurmUnavailable(last_line(&errors)));
             }
         }
-        Ok(ours.into_iter().map(|job| job.allocation).collect())
+        Ok(ours.into_iter().map(|job| job.launch).collect())
     }
 
     async fn usage(&self, ids: &[SlurmJobId]) -> Result<Option<Vec<JobUsage>>, SlurmUnavailable> {

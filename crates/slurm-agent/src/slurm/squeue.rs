@@ -4,7 +4,7 @@ use chrono::{DateTime, Local, NaiveDateTime, TimeZone, Utc};
 use gha_slurm_domain::SlurmState;
 use uuid::Uuid;
 
-use crate::slurm::{Queue, SlurmJob, allocation_of, exit_code, reason};
+use crate::slurm::{Queue, SlurmJob, exit_code, launch_of, reason};
 
 /// What squeue is asked for, and how wide: it cuts what is wider (squeue(1), `--Format`).
 const COLUMNS: [(&str, u16); 9] = [
@@ -68,7 +68,7 @@ fn slurm_job(columns: &[&str]) -> Option<SlurmJob> {
     else {
         return None;
     };
-    let allocation = allocation_of(comment)?;
+    let launch = launch_of(comment)?;
     // 24.11 adds which: `RaisedSignal:9(Killed)`. It is in the exit code, too.
     let reason_word = match reason_word.split_once(':') {
         Some((word @ "RaisedSignal", _)) => word,
@@ -76,7 +76,7 @@ fn slurm_job(columns: &[&str]) -> Option<SlurmJob> {
     };
     let state = SlurmState::from_slurm(state);
     Some(SlurmJob {
-        allocation,
+        launch,
         id: id.parse().ok()?,
         user: (*user).to_owned(),
         state,

@@ -9,8 +9,10 @@ use gha_slurm_auth::token::NOT_BEFORE_S;
 use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::agent::{CallClaims, CallPurpose};
-use gha_slurm_contract::launch::{AUDIENCE_AGENT, AUDIENCE_BROKER, StartAnswer, StartRequest};
-use gha_slurm_domain::{AllocationId, ResourceRequest};
+use gha_slurm_contract::launch_token::{
+    AUDIENCE_AGENT, AUDIENCE_BROKER, StartAnswer, StartRequest,
+};
+use gha_slurm_domain::{LaunchId, ResourceRequest};
 use gha_slurm_test_support::{ServiceProcess, binary, free_port, wait_until};
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
@@ -89,19 +91,18 @@ impl Site {
         })
     }
 
-    /// How often the script of an allocation started.
-    pub(crate) fn starts(&self, allocation: AllocationId) -> usize {
-        let path = self.path("starts").join(allocation.to_string());
+    /// How often the script of a launch started.
+    pub(crate) fn starts(&self, launch: LaunchId) -> usize {
+        let path = self.path("starts").join(launch.to_string());
         std::fs::read_to_string(path)
             .unwrap_or_default()
             .lines()
             .count()
     }
 
-    /// What the ledger holds of an allocation.
-    pub(crate) fn entry(&self, allocation: AllocationId) -> PathBuf {
-        self.path("state/allocations")
-            .join(format!("{allocation}.json"))
+    /// What the ledger holds of a launch.
+    pub(crate) fn entry(&self, launch: LaunchId) -> PathBuf {
+        self.path("state/launches").join(format!("{launch}.json"))
     }
 
     /// The agent's settings, as environment variables without their prefix.
@@ -180,12 +181,12 @@ impl Site {
     }
 
     /// An assertion of this deployment's launcher.
-    pub(crate) fn assertion(&self, sub: CallPurpose, allocations: &[AllocationId]) -> String {
-        self.assertion_of(&Self::call_claims(sub, allocations))
+    pub(crate) fn assertion(&self, sub: CallPurpose, launches: &[LaunchId]) -> String {
+        self.assertion_of(&Self::call_claims(sub, launches))
     }
 
     /// What such an assertion claims.
-    pub(crate) fn call_claims(sub: CallPurpose, allocations: &[AllocationId]) -> CallClaims {
+    pub(crate) fn call_claims(sub: CallPurpose, launches: &[LaunchId]) -> CallClaims {
         let now = Utc::now().timestamp();
         CallClaims {
             iss: ISSUER.into(),
@@ -197,7 +198,7 @@ impl Site {
             exp: now + 60,
             cluster: "main".into(),
             launcher: None,
-            allocations: allocations.to_vec(),
+            launches: launches.to_vec(),
             only_pending: false,
         }
     }
@@ -304,13 +305,13 @@ impl Agent {
     }
 }
 
-/// Claims of a new allocation.
+/// Claims of a new launch.
 pub(crate) fn claims() -> LaunchClaims {
     let iat = Utc::now().timestamp();
     LaunchClaims {
         iss: ISSUER.into(),
         aud: vec![AUDIENCE_AGENT.into(), AUDIENCE_BROKER.into()],
-        sub: AllocationId(uuid::Uuid::now_v7()),
+        sub: LaunchId(uuid::Uuid::now_v7()),
         jti: uuid::Uuid::new_v4(),
         iat,
         nbf: iat - NOT_BEFORE_S,

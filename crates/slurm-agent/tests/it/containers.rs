@@ -28,12 +28,12 @@ fn real_image() -> Option<String> {
     Some(image.into_string().unwrap())
 }
 
-/// The image and the program, which stands in `folder` of the allocation.
-fn image_and_program(allocation: &Allocation, folder: &str) -> (String, String) {
+/// The image and the program, which stands in `folder` of the launch.
+fn image_and_program(launch: &Launch, folder: &str) -> (String, String) {
     if let Some(image) = real_image() {
         return (image, "apptainer".to_owned());
     }
-    let program = allocation.path(folder).join("apptainer");
+    let program = launch.path(folder).join("apptainer");
     std::fs::copy(STANDIN_APPTAINER, &program).unwrap();
     let executable = Command::new("chmod")
         .arg("755")
@@ -41,21 +41,21 @@ fn image_and_program(allocation: &Allocation, folder: &str) -> (String, String) 
         .status()
         .unwrap();
     assert!(executable.success());
-    let image = allocation.path("image.sif");
+    let image = launch.path("image.sif");
     std::fs::write(&image, "an image").unwrap();
     let text = |path: PathBuf| path.to_str().unwrap().to_owned();
     (text(image), text(program))
 }
 
-/// An allocation whose runner runs in a container; the folder `seen` is bound by the site.
-async fn contained(runner: &str) -> Allocation {
-    let allocation = Allocation::new(runner).await;
-    let (image, program) = image_and_program(&allocation, "");
-    std::fs::write(allocation.path("on-the-node"), "").unwrap();
-    std::fs::create_dir(allocation.path("runner/externals")).unwrap();
-    std::fs::write(allocation.path("runner/externals/node"), "node").unwrap();
-    let seen = allocation.path("seen").to_str().unwrap().to_owned();
-    allocation
+/// A launch whose runner runs in a container; the folder `seen` is bound by the site.
+async fn contained(runner: &str) -> Launch {
+    let launch = Launch::new(runner).await;
+    let (image, program) = image_and_program(&launch, "");
+    std::fs::write(launch.path("on-the-node"), "").unwrap();
+    std::fs::create_dir(launch.path("runner/externals")).unwrap();
+    std::fs::write(launch.path("runner/externals/node"), "node").unwrap();
+    let seen = launch.path("seen").to_str().unwrap().to_owned();
+    launch
         .with("GHA_SLURM_CONTAINER", &image)
         .with("GHA_SLURM_APPTAINER", &program)
         .with(
@@ -79,7 +79,7 @@ async fn a_runner_in_a_container_sees_its_work_and_what_the_site_binds() {
         return;
     }
     let node_file = "../../on-the-node";
-    let allocation = contained(&format!(
+    let launch = contained(&format!(
         r#"[ "$jit" = {JIT_CONFIG} ] || exit 98
         [ ! -e "$SEEN/{node_file}" ] && [ ! -e "$SEEN/../on-the-node" ] || exit 97
         touch "$HOME/file" "$TMPDIR/file" || exit 96
@@ -89,20 +89,20 @@ async fn a_runner_in_a_container_sees_its_work_and_what_the_site_binds() {
         {ONE_WORKFLOW_JOB}"#
     ))
     .await;
-    let outcome = allocation.run().await;
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(0), "{}", outcome.output);
-    assert_eq!(allocation.last().await["reason"], "completed");
-    let progress = allocation.progress().await;
+    assert_eq!(launch.last().await["reason"], "completed");
+    let progress = launch.progress().await;
     assert!(
         progress.iter().any(|p| p["runId"] == 4711),
         "the hook ran: {progress:?}"
     );
-    assert_eq!(allocation.seen("node"), "node");
-    let environment = allocation.seen("environment");
+    assert_eq!(launch.seen("node"), "node");
+    let environment = launch.seen("environment");
     for line in [
         "SLURM_JOB_ID=17".to_owned(),
         "SITE_VARIABLE=two words".into(),
-        format!("GHA_SLURM_ALLOCATION={}", allocation.id),
+        format!("GHA_SLURM_LAUNCH={}", launch.id),
     ] {
         assert!(
             environment.lines().any(|l| l == line),
@@ -110,20 +110,20 @@ async fn a_runner_in_a_container_sees_its_work_and_what_the_site_binds() {
         );
     }
     for line in environment.lines().filter(|l| l.starts_with("GHA_SLURM_")) {
-        assert!(line.starts_with("GHA_SLURM_ALLOCATION="), "{line}");
+        assert!(line.starts_with("GHA_SLURM_LAUNCH="), "{line}");
     }
     for secret in [JIT_CONFIG, PROGRESS_TOKEN, LAUNCH_TOKEN] {
         assert!(!outcome.output.contains(secret), "{}", outcome.output);
     }
     if real_image().is_some() {
-        let processes = allocation.seen("processes");
+        let processes = launch.seen("processes");
         assert!(
             processes.lines().count() < 10,
             "it sees others: {processes}"
         );
         return;
     }
-    let arguments = std::fs::read_to_string(allocation.path("arguments")).unwrap();
+    let arguments = std::fs::read_to_string(launch.path("arguments")).unwrap();
     for wanted in [
         "exec\n--containall\n--no-home\n",
         "/opt:/opt:ro\n",
@@ -154,15 +154,15 @@ async fn a_profiles_container_is_that_of_an_ordinary_user_on_a_node(by: By) {
         env > "$SEEN/environment"
         {ONE_WORKFLOW_JOB}"#
     );
-    let allocation = for_all_users(&runner).await;
-    std::fs::write(allocation.path("on-the-node"), "").unwrap();
+    let launch = for_all_users(&runner).await;
+    std::fs::write(launch.path("on-the-node"), "").unwrap();
     // The stand-in writes beside itself.
-    let folder = allocation.path("standin");
+    let folder = launch.path("standin");
     std::fs::create_dir(&folder).unwrap();
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o1777)).unwrap();
-    let (image, program) = image_and_program(&allocation, "standin");
-    let (site, output) = node::site(by, &slurm, &allocation);
-    let seen = allocation.path("seen");
+    let (image, program) = image_and_program(&launch, "standin");
+    let (site, output) = node::site(by, &slurm, &launch);
+    let seen = launch.path("seen");
     let settings = format!(
         "policy.containers = [\"{image}\"]\n[runner.apptainer]\nprogram = \"{program}\"\n\
          binds = [\"{}\", \"/opt:/opt:ro\"]\n",
@@ -171,13 +171,13 @@ async fn a_profiles_container_is_that_of_an_ordinary_user_on_a_node(by: By) {
     std::fs::write(site.path("agent.toml"), settings).unwrap();
     let site = site.with_file("agent.toml").with("SLURM__INTERVAL_S", "1");
     let agent = site.agent().await;
-    let mut asked = asked(SLURM_USERS[0], &allocation);
+    let mut asked = asked(SLURM_USERS[0], &launch);
     asked.resources.container = Some(image);
     let id = agent.start(&site.request(&asked)).await;
     until_over(&agent, &site, &asked).await;
     let printed = std::fs::read_to_string(output.join("r-games.log")).unwrap_or_default();
-    assert_eq!(allocation.last().await["reason"], "completed", "{printed}");
-    let environment = allocation.seen("environment");
+    assert_eq!(launch.last().await["reason"], "completed", "{printed}");
+    let environment = launch.seen("environment");
     let number = format!("SLURM_JOB_ID={id}");
     assert!(environment.lines().any(|l| l == number), "{environment}");
     let owner = std::fs::metadata(seen.join("environment")).unwrap().uid();
@@ -185,7 +185,7 @@ async fn a_profiles_container_is_that_of_an_ordinary_user_on_a_node(by: By) {
         .unwrap()
         .unwrap();
     assert_eq!(owner, user.uid.as_raw());
-    assert!(is_empty(&allocation.path("work")));
+    assert!(is_empty(&launch.path("work")));
     agent.stop();
 }
 
@@ -194,25 +194,25 @@ async fn a_runner_in_a_container_is_told_to_end() {
     if skipped() {
         return;
     }
-    let allocation = contained("listening; echo up > \"$SEEN/up\"; linger").await;
-    let child = allocation.start();
-    allocation.until_seen("up").await;
+    let launch = contained("listening; echo up > \"$SEEN/up\"; linger").await;
+    let child = launch.start();
+    launch.until_seen("up").await;
     kill_process(
         Pid::from_raw(child.id().unwrap() as i32).unwrap(),
         Signal::TERM,
     )
     .unwrap();
-    let outcome = allocation.finish(child).await;
+    let outcome = launch.finish(child).await;
     assert_eq!(outcome.code, Some(143), "{}", outcome.output);
-    assert_eq!(allocation.seen("signals"), "told\n");
+    assert_eq!(launch.seen("signals"), "told\n");
 }
 
 #[tokio::test]
 async fn a_node_without_apptainer_says_so() {
-    let allocation = contained(ONE_WORKFLOW_JOB)
+    let launch = contained(ONE_WORKFLOW_JOB)
         .await
         .with("GHA_SLURM_APPTAINER", "/nonexistent/apptainer");
-    let outcome = allocation.run().await;
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(1), "{}", outcome.output);
     let over = outcome.output.trim_end();
     assert!(
@@ -311,62 +311,58 @@ pub(crate) fn archive(from: &Path, to: &Path) {
 
 #[tokio::test]
 async fn a_release_may_be_an_archive() {
-    let allocation = Allocation::new(ONE_WORKFLOW_JOB).await;
+    let launch = Launch::new(ONE_WORKFLOW_JOB).await;
     for name in [".runner", ".credentials"] {
-        std::fs::write(
-            allocation.path("runner").join(name),
-            "of another registration",
-        )
-        .unwrap();
+        std::fs::write(launch.path("runner").join(name), "of another registration").unwrap();
     }
-    let file = allocation.path("actions-runner.tar.gz");
-    archive(&allocation.path("runner"), &file);
+    let file = launch.path("actions-runner.tar.gz");
+    archive(&launch.path("runner"), &file);
     let leftover = "ls -A > \"$SEEN/files\"";
-    let program = allocation.path("runner/bin/Runner.Listener");
+    let program = launch.path("runner/bin/Runner.Listener");
     std::fs::write(&program, "exit 99: not this one").unwrap();
-    let allocation = allocation.with("GHA_SLURM_RUNNER_DIR", file.to_str().unwrap());
-    let outcome = allocation.run().await;
+    let launch = launch.with("GHA_SLURM_RUNNER_DIR", file.to_str().unwrap());
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(0), "{}", outcome.output);
-    assert_eq!(allocation.last().await["reason"], "completed");
+    assert_eq!(launch.last().await["reason"], "completed");
 
-    let allocation = Allocation::new(&format!("{leftover}\n{ONE_WORKFLOW_JOB}")).await;
+    let launch = Launch::new(&format!("{leftover}\n{ONE_WORKFLOW_JOB}")).await;
     std::fs::write(
-        allocation.path("runner/.credentials"),
+        launch.path("runner/.credentials"),
         "of another registration",
     )
     .unwrap();
-    let file = allocation.path("actions-runner.tar.gz");
-    archive(&allocation.path("runner"), &file);
-    let allocation = allocation.with("GHA_SLURM_RUNNER_DIR", file.to_str().unwrap());
-    assert_eq!(allocation.run().await.code, Some(0));
-    assert_eq!(allocation.seen("files"), "bin\n");
+    let file = launch.path("actions-runner.tar.gz");
+    archive(&launch.path("runner"), &file);
+    let launch = launch.with("GHA_SLURM_RUNNER_DIR", file.to_str().unwrap());
+    assert_eq!(launch.run().await.code, Some(0));
+    assert_eq!(launch.seen("files"), "bin\n");
 
-    let broken = allocation.path("broken.tar.gz");
+    let broken = launch.path("broken.tar.gz");
     std::fs::write(&broken, "no archive").unwrap();
-    let allocation = allocation.with("GHA_SLURM_RUNNER_DIR", broken.to_str().unwrap());
-    assert_eq!(allocation.run().await.code, Some(1));
-    assert_eq!(allocation.last().await["reason"], "set_up_failed");
+    let launch = launch.with("GHA_SLURM_RUNNER_DIR", broken.to_str().unwrap());
+    assert_eq!(launch.run().await.code, Some(1));
+    assert_eq!(launch.last().await["reason"], "set_up_failed");
 }
 
 /// `current` points elsewhere while a node has a release in use: it goes on with its own.
 #[tokio::test]
 async fn a_symlink_that_is_switched_does_not_mix_releases() {
     let wait = r#"echo up > "$SEEN/up"; until [ -e "$SEEN/switched" ]; do sleep 0.1; done; cat externals/version > "$SEEN/version""#;
-    let allocation = Allocation::new(&format!("{wait}\n{ONE_WORKFLOW_JOB}")).await;
-    let other = allocation.path("other");
-    for (release, version) in [(&allocation.path("runner"), "old"), (&other, "new")] {
+    let launch = Launch::new(&format!("{wait}\n{ONE_WORKFLOW_JOB}")).await;
+    let other = launch.path("other");
+    for (release, version) in [(&launch.path("runner"), "old"), (&other, "new")] {
         std::fs::create_dir_all(release.join("externals")).unwrap();
         std::fs::write(release.join("externals/version"), version).unwrap();
     }
-    let current = allocation.path("current");
+    let current = launch.path("current");
     symlink("runner", &current).unwrap();
-    let allocation = allocation.with("GHA_SLURM_RUNNER_DIR", current.to_str().unwrap());
-    let child = allocation.start();
-    allocation.until_seen("up").await;
-    symlink("other", allocation.path("next")).unwrap();
-    std::fs::rename(allocation.path("next"), &current).unwrap();
-    std::fs::write(allocation.path("seen/switched"), "").unwrap();
-    let outcome = allocation.finish(child).await;
+    let launch = launch.with("GHA_SLURM_RUNNER_DIR", current.to_str().unwrap());
+    let child = launch.start();
+    launch.until_seen("up").await;
+    symlink("other", launch.path("next")).unwrap();
+    std::fs::rename(launch.path("next"), &current).unwrap();
+    std::fs::write(launch.path("seen/switched"), "").unwrap();
+    let outcome = launch.finish(child).await;
     assert_eq!(outcome.code, Some(0), "{}", outcome.output);
-    assert_eq!(allocation.seen("version"), "old");
+    assert_eq!(launch.seen("version"), "old");
 }

@@ -11,7 +11,7 @@ use crate::agent_fixture::*;
 /// Says that it started, then runs until it is told to end.
 const RUN: &str = r#"
 trap 'echo told >> "$GHA_SLURM_RUNNER_DIR/told"; exit 0' TERM
-echo $$ >> "$GHA_SLURM_RUNNER_DIR/starts/$GHA_SLURM_ALLOCATION"
+echo $$ >> "$GHA_SLURM_RUNNER_DIR/starts/$GHA_SLURM_LAUNCH"
 while :; do sleep 0.1; done
 "#;
 
@@ -93,7 +93,7 @@ async fn killed_between_intent_and_submission_and_between_submission_and_recordi
 /// Killed at any moment around a submission.
 #[tokio::test]
 async fn killed_at_any_moment() {
-    let site = Site::new("echo $$ >> \"$GHA_SLURM_RUNNER_DIR/starts/$GHA_SLURM_ALLOCATION\"");
+    let site = Site::new("echo $$ >> \"$GHA_SLURM_RUNNER_DIR/starts/$GHA_SLURM_LAUNCH\"");
     let mut requests = Vec::new();
     for round in 0..25 {
         let agent = site.agent().await;
@@ -107,15 +107,15 @@ async fn killed_at_any_moment() {
         requests.push((claims.sub, request, first.is_some()));
     }
     let agent = site.agent().await;
-    for (allocation, request, _) in &requests {
+    for (launch, request, _) in &requests {
         let id = agent.start(request).await;
         assert_eq!(agent.start(request).await, id);
-        until_written(&site.path("starts").join(allocation.to_string())).await;
+        until_written(&site.path("starts").join(launch.to_string())).await;
         let ended = site.slurm_job(&id).join("ended");
         until_written(&ended).await;
     }
-    for (allocation, _, _) in &requests {
-        assert_eq!(site.starts(*allocation), 1);
+    for (launch, _, _) in &requests {
+        assert_eq!(site.starts(*launch), 1);
     }
     assert_eq!(site.slurm_jobs(), requests.len());
     agent.stop();

@@ -1,7 +1,7 @@
 //! What Slurm says of Slurm jobs that wait, and of those that it ends.
 
 use gha_slurm_contract::LaunchClaims;
-use gha_slurm_contract::agent::AllocationStatus;
+use gha_slurm_contract::agent::LaunchStatus;
 use gha_slurm_domain::SlurmState;
 use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, wait_until};
 
@@ -19,13 +19,13 @@ const PREEMPTION: &str = "PreemptType=preempt/partition_prio\n\
     PreemptMode=REQUEUE\n\
     PartitionName=urgent Nodes=ALL PriorityTier=10 State=UP\n";
 
-/// Waits until an allocation is told to be as wanted.
+/// Waits until a launch is told to be as wanted.
 async fn until(
     agent: &Agent,
     site: &Site,
     asked: &LaunchClaims,
-    wanted: impl Fn(&AllocationStatus) -> bool,
-) -> AllocationStatus {
+    wanted: impl Fn(&LaunchStatus) -> bool,
+) -> LaunchStatus {
     let what = format!("{} is as wanted", asked.runner_name);
     wait_until(&what, DEADLINE, || async {
         let told = states(agent, site, &[asked.sub]).await.pop();

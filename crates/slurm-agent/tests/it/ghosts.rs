@@ -2,7 +2,7 @@
 
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::agent::{CallClaims, CallPurpose, ListAnswer, StatesAnswer};
-use gha_slurm_domain::{AllocationId, SlurmState};
+use gha_slurm_domain::{LaunchId, SlurmState};
 use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, wait_until};
 use serde_json::json;
 use uuid::Uuid;
@@ -25,34 +25,34 @@ fn asked_by(launcher: Uuid) -> LaunchClaims {
     }
 }
 
-fn call_of(launcher: Uuid, sub: CallPurpose, allocations: &[AllocationId]) -> CallClaims {
+fn call_of(launcher: Uuid, sub: CallPurpose, launches: &[LaunchId]) -> CallClaims {
     CallClaims {
         launcher: Some(launcher),
-        ..Site::call_claims(sub, allocations)
+        ..Site::call_claims(sub, launches)
     }
 }
 
-async fn listed(agent: &Agent, site: &Site, launcher: Uuid) -> Vec<(AllocationId, SlurmState)> {
+async fn listed(agent: &Agent, site: &Site, launcher: Uuid) -> Vec<(LaunchId, SlurmState)> {
     let claims = call_of(launcher, CallPurpose::List, &[]);
     let assertion = site.assertion_of(&claims);
     let (status, answer) = agent.call("/runner/list", &assertion, json!({})).await;
     assert_eq!(status, 200, "{answer}");
     let answer: ListAnswer = serde_json::from_value(answer).unwrap();
     let mut listed: Vec<_> = answer
-        .allocations
+        .launches
         .into_iter()
-        .map(|status| (status.allocation, status.state))
+        .map(|status| (status.launch, status.state))
         .collect();
     listed.sort();
     listed
 }
 
-async fn states(agent: &Agent, site: &Site, ids: &[AllocationId]) -> Vec<(String, SlurmState)> {
+async fn states(agent: &Agent, site: &Site, ids: &[LaunchId]) -> Vec<(String, SlurmState)> {
     let assertion = site.assertion(CallPurpose::States, &[]);
-    let body = json!({ "allocations": ids });
+    let body = json!({ "launches": ids });
     let (_, answer) = agent.call("/runner/states", &assertion, body).await;
     let answer: StatesAnswer = serde_json::from_value(answer).unwrap();
-    let states = answer.allocations.into_iter();
+    let states = answer.launches.into_iter();
     states.map(|s| (s.slurm_job_id, s.state)).collect()
 }
 
@@ -132,7 +132,7 @@ async fn an_agent_that_lost_its_ledger_looks_in_slurms_list() {
     let request = site.request(&claims);
     let id = agent.start(&request).await;
     agent.kill();
-    std::fs::remove_dir_all(site.path("state/allocations")).unwrap();
+    std::fs::remove_dir_all(site.path("state/launches")).unwrap();
     let agent = site.agent().await;
     let both = [claims.sub, never.sub];
     let begun = std::time::Instant::now();
@@ -151,7 +151,7 @@ async fn an_agent_that_lost_its_ledger_looks_in_slurms_list() {
     assert_eq!(site.slurm_jobs(), 1);
 
     agent.kill();
-    std::fs::remove_dir_all(site.path("state/allocations")).unwrap();
+    std::fs::remove_dir_all(site.path("state/launches")).unwrap();
     let agent = site.agent().await;
     let ours = call_of(OURS, CallPurpose::Cancel, &both);
     assert_eq!(cancel(&agent, &site, &ours).await, 1);
@@ -185,7 +185,7 @@ async fn accounting_tells_how_it_ended(site: fn(&PrivateSlurm) -> Site) {
     agent.kill();
     std::fs::write(go, "").unwrap();
     let job = format!("--jobs={id}");
-    let words = ["--noheader", "--allocations", "--format=State", &job];
+    let words = ["--noheader", "--launches", "--format=State", &job];
     wait_until("accounting knows its end", DEADLINE, || async {
         let said = slurm.run("sacct", &words).await.unwrap();
         if said.trim() == "FAILED" {

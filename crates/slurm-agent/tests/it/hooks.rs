@@ -39,26 +39,26 @@ async fn verdict(
     event: &Value,
     variables: &[(&str, &str)],
 ) -> Option<String> {
-    let mut allocation = Allocation::new(WITH_HOOK)
+    let mut launch = Launch::new(WITH_HOOK)
         .await
         .with("GHA_SLURM_BUILD_POLICY", &policy.for_hook(1));
     for (name, value) in variables {
-        allocation = allocation.with(name, value);
+        launch = launch.with(name, value);
     }
-    std::fs::write(allocation.path("seen/event.json"), event.to_string()).unwrap();
-    let outcome = allocation.run().await;
+    std::fs::write(launch.path("seen/event.json"), event.to_string()).unwrap();
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(0), "{}", outcome.output);
-    let last = allocation.last().await;
+    let last = launch.last().await;
     let reason = last["reason"].as_str().unwrap().to_owned();
-    let log = allocation.seen("log");
+    let log = launch.seen("log");
     assert!(
-        allocation
+        launch
             .phases()
             .await
             .contains(&"workflow_job_started".to_owned()),
         "GitHub counts it as started"
     );
-    if allocation.path("seen/step").exists() {
+    if launch.path("seen/step").exists() {
         assert_eq!((log.as_str(), reason.as_str()), ("", "completed"));
         return None;
     }
@@ -193,27 +193,27 @@ async fn what_the_policy_does_not_allow_is_refused_before_the_first_step() {
 #[tokio::test]
 async fn a_hook_in_the_releases_env_file_is_called_after_ours() {
     let runner = format!("cat .env > \"$SEEN/env\"\n{WITH_HOOK}");
-    let allocation = Allocation::new(&runner).await;
-    std::fs::write(allocation.path("seen/event.json"), "{}").unwrap();
-    let hook = allocation.path("site.sh");
+    let launch = Launch::new(&runner).await;
+    std::fs::write(launch.path("seen/event.json"), "{}").unwrap();
+    let hook = launch.path("site.sh");
     std::fs::write(&hook, "echo the site says $GITHUB_RUN_ID").unwrap();
     let env = format!(
         "LANG=C.UTF-8\nACTIONS_RUNNER_HOOK_JOB_STARTED={}\n",
         hook.display()
     );
-    std::fs::write(allocation.path("runner/.env"), env).unwrap();
+    std::fs::write(launch.path("runner/.env"), env).unwrap();
     let policy = BuildPolicy::default().for_hook(1);
-    let allocation = allocation.with("GHA_SLURM_BUILD_POLICY", &policy);
-    assert_eq!(allocation.run().await.code, Some(0));
-    assert_eq!(allocation.seen("log"), "the site says 4711\n");
-    assert_eq!(allocation.seen("env"), "LANG=C.UTF-8\n");
+    let launch = launch.with("GHA_SLURM_BUILD_POLICY", &policy);
+    assert_eq!(launch.run().await.code, Some(0));
+    assert_eq!(launch.seen("log"), "the site says 4711\n");
+    assert_eq!(launch.seen("env"), "LANG=C.UTF-8\n");
 
-    let allocation = allocation.with("EVENT", "issues");
-    assert_eq!(allocation.run().await.code, Some(0));
+    let launch = launch.with("EVENT", "issues");
+    assert_eq!(launch.run().await.code, Some(0));
     assert!(
-        allocation.seen("log").starts_with("::error"),
+        launch.seen("log").starts_with("::error"),
         "{}",
-        allocation.seen("log")
+        launch.seen("log")
     );
 }
 
@@ -232,16 +232,16 @@ done
 
 #[tokio::test]
 async fn containers_are_refused_with_the_alternative_where_the_site_has_no_hooks() {
-    let allocation = Allocation::new(WITH_CONTAINER).await;
-    let outcome = allocation.run().await;
+    let launch = Launch::new(WITH_CONTAINER).await;
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(0), "{}", outcome.output);
-    assert_eq!(allocation.seen("codes"), "prepare_job 1\ncleanup_job 0\n");
-    let log = allocation.seen("log");
+    assert_eq!(launch.seen("codes"), "prepare_job 1\ncleanup_job 0\n");
+    let log = launch.seen("log");
     assert!(
         log.starts_with("::error title=") && log.contains("whose profile has a container"),
         "{log}"
     );
-    let last = allocation.last().await;
+    let last = launch.last().await;
     let reason = last["reason"].as_str().unwrap();
     assert!(
         reason.starts_with("refused_by_policy: containers (container:, services:"),
@@ -251,12 +251,12 @@ async fn containers_are_refused_with_the_alternative_where_the_site_has_no_hooks
 
 #[tokio::test]
 async fn the_sites_container_hooks_are_the_runners() {
-    let allocation = Allocation::new(WITH_CONTAINER).await;
-    let hooks = allocation.path("hooks.sh");
+    let launch = Launch::new(WITH_CONTAINER).await;
+    let hooks = launch.path("hooks.sh");
     std::fs::write(&hooks, "cat").unwrap();
-    let allocation = allocation.with("GHA_SLURM_CONTAINER_HOOKS", hooks.to_str().unwrap());
-    assert_eq!(allocation.run().await.code, Some(0));
-    assert_eq!(allocation.seen("codes"), "prepare_job 0\ncleanup_job 0\n");
-    assert_eq!(allocation.seen("hooks").trim_end(), hooks.to_str().unwrap());
-    assert_eq!(allocation.last().await["reason"], "completed");
+    let launch = launch.with("GHA_SLURM_CONTAINER_HOOKS", hooks.to_str().unwrap());
+    assert_eq!(launch.run().await.code, Some(0));
+    assert_eq!(launch.seen("codes"), "prepare_job 0\ncleanup_job 0\n");
+    assert_eq!(launch.seen("hooks").trim_end(), hooks.to_str().unwrap());
+    assert_eq!(launch.last().await["reason"], "completed");
 }

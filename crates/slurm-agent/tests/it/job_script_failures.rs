@@ -6,8 +6,8 @@ use crate::script_fixture::*;
 
 #[tokio::test]
 async fn a_launch_token_that_is_not_accepted_is_a_failure() {
-    let allocation = Allocation::new(ONE_WORKFLOW_JOB).await;
-    allocation
+    let launch = Launch::new(ONE_WORKFLOW_JOB).await;
+    launch
         .says(
             "/gha/runner",
             1,
@@ -15,9 +15,9 @@ async fn a_launch_token_that_is_not_accepted_is_a_failure() {
             None,
         )
         .await;
-    let outcome = allocation.run().await;
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(1), "{}", outcome.output);
-    let last = allocation.last().await;
+    let last = launch.last().await;
     assert_eq!(last["reason"], "callback_refused");
     assert!(
         last["logTail"]
@@ -25,28 +25,28 @@ async fn a_launch_token_that_is_not_accepted_is_a_failure() {
             .unwrap()
             .contains("the launch token has expired")
     );
-    assert_eq!(allocation.calls("/gha/runner").await.len(), 1);
+    assert_eq!(launch.calls("/gha/runner").await.len(), 1);
 }
 
 #[tokio::test]
 async fn a_broker_that_stays_away_is_given_up() {
-    let allocation = Allocation::new(ONE_WORKFLOW_JOB)
+    let launch = Launch::new(ONE_WORKFLOW_JOB)
         .await
         .with("GHA_SLURM_CALLBACK_DEADLINE_S", "2");
-    allocation
+    launch
         .says("/gha/runner", 1, problem(500, "broken"), None)
         .await;
-    let outcome = allocation.run().await;
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(1), "{}", outcome.output);
-    assert_eq!(allocation.last().await["reason"], "callback_unavailable");
-    assert!(allocation.calls("/gha/runner").await.len() >= 2);
+    assert_eq!(launch.last().await["reason"], "callback_unavailable");
+    assert!(launch.calls("/gha/runner").await.len() >= 2);
 
     // Nobody there at all.
-    let allocation = Allocation::new(ONE_WORKFLOW_JOB)
+    let launch = Launch::new(ONE_WORKFLOW_JOB)
         .await
         .with("GHA_SLURM_CALLBACK_DEADLINE_S", "1")
         .with("GHA_SLURM_TOKEN_URL", "http://127.0.0.1:1");
-    let outcome = allocation.run().await;
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(1), "{}", outcome.output);
     assert!(
         outcome
@@ -64,16 +64,16 @@ async fn a_runner_that_fails_before_a_workflow_job_leaves_a_redacted_tail() {
         "hunter2secret",
     ];
     let [ghs, jwt, password] = secrets;
-    let allocation = Allocation::new(&format!(
+    let launch = Launch::new(&format!(
         r#"for i in $(seq 3000); do echo "line $i of a long log that nobody needs ÄÖÜ"; done
         printf '\001\002\377\033[31mred\033[0m\n'
         echo "jit $jit"; echo "got {ghs} and {jwt}"; echo "https://user:{password}@proxy.example/"
         echo "the registration has been deleted"; exit 1"#
     ))
     .await;
-    let outcome = allocation.run().await;
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(1), "{}", outcome.output);
-    let last = allocation.last().await;
+    let last = launch.last().await;
     assert_eq!(
         (&last["reason"], &last["exitCode"]),
         (&"runner_failed".into(), &1.into())
@@ -93,7 +93,7 @@ async fn a_runner_that_fails_before_a_workflow_job_leaves_a_redacted_tail() {
         assert!(!tail.contains(secret), "{secret} is in the tail");
     }
     assert_eq!(
-        allocation.calls("/gha/runner/release").await.len(),
+        launch.calls("/gha/runner/release").await.len(),
         1,
         "its registration is given back"
     );
@@ -101,10 +101,10 @@ async fn a_runner_that_fails_before_a_workflow_job_leaves_a_redacted_tail() {
 
 #[tokio::test]
 async fn a_runner_that_fails_in_its_workflow_job_keeps_its_log() {
-    let allocation = Allocation::new(&format!("{ONE_WORKFLOW_JOB} exit 1")).await;
-    let outcome = allocation.run().await;
+    let launch = Launch::new(&format!("{ONE_WORKFLOW_JOB} exit 1")).await;
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(1), "{}", outcome.output);
-    let last = allocation.last().await;
+    let last = launch.last().await;
     assert_eq!(
         (&last["reason"], &last["exitCode"]),
         (&"runner_failed".into(), &1.into())
@@ -117,21 +117,21 @@ async fn a_runner_that_fails_in_its_workflow_job_keeps_its_log() {
 
 #[tokio::test]
 async fn a_runner_that_never_listens_is_ended() {
-    let allocation = Allocation::new("echo starting; linger")
+    let launch = Launch::new("echo starting; linger")
         .await
         .with("GHA_SLURM_SET_UP_DEADLINE_S", "1");
-    let outcome = allocation.run().await;
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(1), "{}", outcome.output);
-    let last = allocation.last().await;
+    let last = launch.last().await;
     assert_eq!(last["reason"], "set_up_deadline");
     assert!(last["logTail"].as_str().unwrap().contains("starting"));
-    assert_eq!(allocation.calls("/gha/runner/release").await.len(), 1);
+    assert_eq!(launch.calls("/gha/runner/release").await.len(), 1);
 }
 
 #[tokio::test]
 async fn exit_codes_of_the_runner_are_understood() {
     // 2: again; 3: it updates itself; then it is outdated all the same.
-    let allocation = Allocation::new(
+    let launch = Launch::new(
         r#"case $(wc -l < "$SEEN/arguments") in
             1) exit 3 ;;
             2) touch update.finished; exit 3 ;;
@@ -139,10 +139,10 @@ async fn exit_codes_of_the_runner_are_understood() {
         esac"#,
     )
     .await;
-    std::fs::write(allocation.path("runner/update.finished"), "").unwrap();
-    let outcome = allocation.run().await;
+    std::fs::write(launch.path("runner/update.finished"), "").unwrap();
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(1), "{}", outcome.output);
-    let last = allocation.last().await;
+    let last = launch.last().await;
     let reason = last["reason"].as_str().unwrap();
     assert!(
         reason.starts_with("runner_outdated: ") && reason.contains("gha-slurm runner-update"),
@@ -152,21 +152,21 @@ async fn exit_codes_of_the_runner_are_understood() {
         !reason.contains('\n') && reason.len() < 500,
         "the time line shows it whole"
     );
-    assert_eq!(allocation.seen("arguments"), "run\nrun\nrun\n");
+    assert_eq!(launch.seen("arguments"), "run\nrun\nrun\n");
 
-    let allocation = Allocation::new("exit 0").await;
-    assert_eq!(allocation.run().await.code, Some(0));
-    assert_eq!(allocation.last().await["reason"], "no_workflow_job");
+    let launch = Launch::new("exit 0").await;
+    assert_eq!(launch.run().await.code, Some(0));
+    assert_eq!(launch.last().await["reason"], "no_workflow_job");
 }
 
 #[tokio::test]
 async fn a_runner_folder_without_a_runner_is_a_failure() {
-    let allocation = Allocation::new("")
+    let launch = Launch::new("")
         .await
         .with("GHA_SLURM_RUNNER_DIR", "/nonexistent");
-    let outcome = allocation.run().await;
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(1), "{}", outcome.output);
-    let last = allocation.last().await;
+    let last = launch.last().await;
     assert_eq!(last["reason"], "set_up_failed");
     assert!(
         last["logTail"]
@@ -174,5 +174,5 @@ async fn a_runner_folder_without_a_runner_is_a_failure() {
             .unwrap()
             .contains("no bin/Runner.Listener")
     );
-    assert_eq!(allocation.calls("/gha/runner/release").await.len(), 1);
+    assert_eq!(launch.calls("/gha/runner/release").await.len(), 1);
 }

@@ -16,23 +16,23 @@ fn runner() -> String {
 
 #[tokio::test]
 async fn everything_goes_through_the_proxy_and_trusts_the_sites_authority() {
-    let allocation = Allocation::new(&runner()).await;
-    let broker = *allocation.broker.address();
-    let tls = tls_before(broker, allocation.folder.path());
+    let launch = Launch::new(&runner()).await;
+    let broker = *launch.broker.address();
+    let tls = tls_before(broker, launch.folder.path());
     let proxy = Proxy::start(tls, broker);
     let address = format!("http://alice:hunter2@{}", proxy.address);
-    let ca = allocation.path("ca.pem").to_str().unwrap().to_owned();
+    let ca = launch.path("ca.pem").to_str().unwrap().to_owned();
     let url = format!("https://{HOST}");
-    let allocation = allocation
+    let launch = launch
         .with("GHA_SLURM_TOKEN_URL", &url)
         .with("STEP_URL", &url)
         .with("GHA_SLURM_HTTPS_PROXY", &address)
         .with("GHA_SLURM_NO_PROXY", "registry.test")
         .with("GHA_SLURM_CA_FILE", &ca);
-    let outcome = allocation.run().await;
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(0), "{}", outcome.output);
-    assert_eq!(allocation.last().await["reason"], "completed");
-    assert_eq!(allocation.seen("step"), "0\n");
+    assert_eq!(launch.last().await["reason"], "completed");
+    assert_eq!(launch.seen("step"), "0\n");
     let asked = proxy.asked();
     assert!(
         asked.len() >= 6,
@@ -42,7 +42,7 @@ async fn everything_goes_through_the_proxy_and_trusts_the_sites_authority() {
         assert!(head.starts_with(&format!("CONNECT {HOST}:443 ")), "{head}");
     }
     assert!(!outcome.output.contains("hunter2"), "{}", outcome.output);
-    let environment = allocation.seen("environment");
+    let environment = launch.seen("environment");
     for line in [
         format!("https_proxy={address}"),
         "no_proxy=registry.test".into(),
@@ -54,7 +54,7 @@ async fn everything_goes_through_the_proxy_and_trusts_the_sites_authority() {
     }
     assert_eq!(environment.matches("/ca.pem").count(), 4, "{environment}");
     assert!(!environment.contains("http_proxy="), "{environment}");
-    let trusted = allocation.seen("ca.pem");
+    let trusted = launch.seen("ca.pem");
     let own = std::fs::read_to_string(&ca).unwrap();
     assert!(trusted.contains(own.trim_end()));
     if let Ok(system) = std::fs::read_to_string("/etc/ssl/certs/ca-certificates.crt") {
@@ -67,20 +67,20 @@ async fn everything_goes_through_the_proxy_and_trusts_the_sites_authority() {
 
 #[tokio::test]
 async fn http_goes_through_its_own_proxy_and_no_proxy_past_it() {
-    let allocation = Allocation::new(&runner()).await;
-    let broker = *allocation.broker.address();
+    let launch = Launch::new(&runner()).await;
+    let broker = *launch.broker.address();
     let proxy = Proxy::start(broker, broker);
     let address = format!("http://alice:hunter2@{}", proxy.address);
     let past = format!("http://{broker}");
     let url = format!("http://{HOST}");
-    let allocation = allocation
+    let launch = launch
         .with("GHA_SLURM_HTTP_PROXY", &address)
         .with("GHA_SLURM_TOKEN_URL", &url)
         .with("STEP_URL", &past)
         .with("GHA_SLURM_NO_PROXY", "127.0.0.1");
-    let outcome = allocation.run().await;
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(0), "{}", outcome.output);
-    assert_eq!(allocation.seen("step"), "0\n");
+    assert_eq!(launch.seen("step"), "0\n");
     let asked = proxy.asked();
     assert!(
         asked
@@ -88,35 +88,35 @@ async fn http_goes_through_its_own_proxy_and_no_proxy_past_it() {
             .all(|head| head.starts_with(&format!("POST {url}/gha/runner"))),
         "{asked:?}"
     );
-    let past: Vec<_> = allocation.progress().await;
+    let past: Vec<_> = launch.progress().await;
     let past = past.iter().filter(|p| p["phase"] == "step").count();
-    let got = allocation.broker.received_requests().await.unwrap();
+    let got = launch.broker.received_requests().await.unwrap();
     let got: Vec<_> = got.iter().map(|r| r.url.path().to_owned()).collect();
     assert_eq!((past, asked.len()), (1, got.len() - 1), "{asked:?} {got:?}");
 }
 
 #[tokio::test]
 async fn what_is_wrong_with_the_way_out_is_said() {
-    let allocation = Allocation::new(ONE_WORKFLOW_JOB)
+    let launch = Launch::new(ONE_WORKFLOW_JOB)
         .await
         .with("GHA_SLURM_CA_FILE", "/nonexistent/ca.pem");
-    let outcome = allocation.run().await;
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(1), "{}", outcome.output);
     let over = "over: no certificates in /nonexistent/ca.pem\n";
     assert!(outcome.output.contains(over), "{}", outcome.output);
 
     // A proxy that does not let it through, and a password that nobody may see.
-    let allocation = Allocation::new(ONE_WORKFLOW_JOB).await;
-    let broker = *allocation.broker.address();
+    let launch = Launch::new(ONE_WORKFLOW_JOB).await;
+    let broker = *launch.broker.address();
     let proxy = Proxy::start(broker, broker);
-    let allocation = allocation
+    let launch = launch
         .with(
             "GHA_SLURM_HTTPS_PROXY",
             &format!("http://alice:wrong-password@{}", proxy.address),
         )
         .with("GHA_SLURM_TOKEN_URL", &format!("https://{HOST}"))
         .with("GHA_SLURM_CALLBACK_DEADLINE_S", "1");
-    let outcome = allocation.run().await;
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(1), "{}", outcome.output);
     assert!(outcome.output.contains("407"), "{}", outcome.output);
     assert!(

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use gha_slurm_contract::LaunchClaims;
-use gha_slurm_contract::agent::AllocationStatus;
+use gha_slurm_contract::agent::LaunchStatus;
 use gha_slurm_domain::SlurmState;
 use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, TestCa, wait_until};
 
@@ -24,39 +24,39 @@ pub(crate) const EPILOG: &str = concat!(
 const TIME_LIMIT: Duration = Duration::from_secs(90);
 
 /// A broker and a runner for Slurm jobs of any user.
-pub(crate) async fn for_all_users(runner: &str) -> Allocation {
+pub(crate) async fn for_all_users(runner: &str) -> Launch {
     for_all_users_in(&std::env::temp_dir(), runner).await
 }
 
-async fn for_all_users_in(parent: &Path, runner: &str) -> Allocation {
-    let allocation = Allocation::new_in(parent, runner).await;
-    let program = allocation.path("runner/bin/Runner.Listener");
+async fn for_all_users_in(parent: &Path, runner: &str) -> Launch {
+    let launch = Launch::new_in(parent, runner).await;
+    let program = launch.path("runner/bin/Runner.Listener");
     let text = std::fs::read_to_string(&program).unwrap();
     let head = format!(
         "#!/bin/bash\nSEEN={seen}\n\
          export GITHUB_REPOSITORY_ID=1 GITHUB_EVENT_NAME=push GITHUB_ACTOR=alice GITHUB_EVENT_PATH={seen}/event.json\n",
-        seen = allocation.path("seen").display()
+        seen = launch.path("seen").display()
     );
     std::fs::write(&program, text.replacen("#!/bin/bash\n", &head, 1)).unwrap();
-    std::fs::write(allocation.path("seen/event.json"), "{}").unwrap();
+    std::fs::write(launch.path("seen/event.json"), "{}").unwrap();
     let mode = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
-    mode(allocation.folder.path(), 0o755);
+    mode(launch.folder.path(), 0o755);
     for name in ["work", "seen"] {
-        mode(&allocation.path(name), 0o1777);
+        mode(&launch.path(name), 0o1777);
     }
-    allocation
+    launch
 }
 
-/// A site that submits our job script, with the broker, the runner and the work folder of `allocation`; its output folder.
-pub(crate) fn site(by: By, slurm: &PrivateSlurm, allocation: &Allocation) -> (Site, PathBuf) {
+/// A site that submits our job script, with the broker, the runner and the work folder of `launch`; its output folder.
+pub(crate) fn site(by: By, slurm: &PrivateSlurm, launch: &Launch) -> (Site, PathBuf) {
     let text = |path: PathBuf| path.to_str().unwrap().to_owned();
     let site = by
         .site(slurm)
         .with("RUNNER__JOB_SCRIPT", SCRIPT)
-        .with("RUNNER__FOLDER", &text(allocation.path("runner")))
-        .with("RUNNER__WORK_ROOT", &text(allocation.path("work")));
+        .with("RUNNER__FOLDER", &text(launch.path("runner")))
+        .with("RUNNER__WORK_ROOT", &text(launch.path("work")));
     let output = site.path("output");
     (site, output)
 }
@@ -72,9 +72,9 @@ by_both!(
     a_tmp_of_its_own_is_enough_for_a_slurm_job,
 );
 
-pub(crate) fn asked(user: &str, allocation: &Allocation) -> LaunchClaims {
+pub(crate) fn asked(user: &str, launch: &Launch) -> LaunchClaims {
     LaunchClaims {
-        token_url: allocation.broker.uri(),
+        token_url: launch.broker.uri(),
         ..of(user, &format!("r-{user}"))
     }
 }
@@ -94,11 +94,7 @@ pub(crate) async fn until_idle(slurm: &PrivateSlurm) {
 }
 
 /// Waits until the agent says that a Slurm job is over; how.
-pub(crate) async fn until_over(
-    agent: &Agent,
-    site: &Site,
-    asked: &LaunchClaims,
-) -> AllocationStatus {
+pub(crate) async fn until_over(agent: &Agent, site: &Site, asked: &LaunchClaims) -> LaunchStatus {
     wait_until("its end is told", DEADLINE, || async {
         let told = states(agent, site, &[asked.sub]).await.pop();
         told.filter(|status| status.state.is_over())
@@ -127,17 +123,17 @@ async fn daemons_of_a_workflow_job_are_gone_at_the_end(by: By) {
     };
     let runner =
         format!("{ONE_WORKFLOW_JOB}\n{DAEMON}\nuntil [ -s \"$SEEN/daemon\" ]; do sleep 0.1; done");
-    let allocation = for_all_users(&runner).await;
-    let (site, _) = site(by, &slurm, &allocation);
+    let launch = for_all_users(&runner).await;
+    let (site, _) = site(by, &slurm, &launch);
     let agent = site.agent().await;
     agent
-        .start(&site.request(&asked(SLURM_USERS[0], &allocation)))
+        .start(&site.request(&asked(SLURM_USERS[0], &launch)))
         .await;
-    allocation.until_seen("daemon").await;
+    launch.until_seen("daemon").await;
     until_idle(&slurm).await;
-    assert_eq!(allocation.last().await["reason"], "completed");
-    until_gone(&allocation.seen("daemon")).await;
-    assert!(is_empty(&allocation.path("work")));
+    assert_eq!(launch.last().await["reason"], "completed");
+    until_gone(&launch.seen("daemon")).await;
+    assert!(is_empty(&launch.path("work")));
     agent.stop();
 }
 
@@ -156,16 +152,16 @@ async fn before_the_time_limit_the_workflow_job_is_cancelled_in_an_orderly_way(b
         while :; do sleep 0.1; done"#,
         ONE_WORKFLOW_JOB.replace("Job test completed", "the workflow job goes on:")
     );
-    let allocation = for_all_users(&runner).await;
-    let (site, output) = site(by, &slurm, &allocation);
+    let launch = for_all_users(&runner).await;
+    let (site, output) = site(by, &slurm, &launch);
     let site = site.with("SLURM__INTERVAL_S", "1");
     let agent = site.agent().await;
-    let asked = asked(SLURM_USERS[0], &allocation);
+    let asked = asked(SLURM_USERS[0], &launch);
     let id = agent.start(&site.request(&asked)).await;
     let printed = || std::fs::read_to_string(output.join("r-games.log")).unwrap_or_default();
     let until_seen = async |what: &str, name: &str, deadline| {
         wait_until(what, deadline, || async {
-            let seen = !allocation.seen(name).is_empty();
+            let seen = !launch.seen(name).is_empty();
             seen.then_some(()).ok_or_else(printed)
         })
         .await;
@@ -182,9 +178,9 @@ async fn before_the_time_limit_the_workflow_job_is_cancelled_in_an_orderly_way(b
     until_idle(&slurm).await;
     let printed = printed();
     assert!(printed.trim_end().ends_with("over: signal"), "{printed}");
-    assert_eq!(allocation.last().await["reason"], "signal", "{printed}");
-    assert!(is_empty(&allocation.path("work")), "its scratch is cleaned");
-    until_gone(&allocation.seen("daemon")).await;
+    assert_eq!(launch.last().await["reason"], "signal", "{printed}");
+    assert!(is_empty(&launch.path("work")), "its scratch is cleaned");
+    until_gone(&launch.seen("daemon")).await;
     // By the programs it ended by itself, not by Slurm's TIMEOUT.
     let told = until_over(&agent, &site, &asked).await;
     assert_eq!(told.state, state, "{told:?}");
@@ -204,9 +200,9 @@ async fn a_tmp_of_its_own_is_enough_for_a_slurm_job(by: By) {
         r#"{ONE_WORKFLOW_JOB}
         touch "$HOME/file" "$TMPDIR/file" && pwd > "$SEEN/where"; ls -A /tmp > "$SEEN/tmp""#
     );
-    let allocation = for_all_users_in(elsewhere, &runner).await;
-    let seen = allocation.path("seen");
-    let runner = allocation.path("runner");
+    let launch = for_all_users_in(elsewhere, &runner).await;
+    let seen = launch.path("seen");
+    let runner = launch.path("runner");
     let output = match by {
         By::Programs => "SBATCH__OUTPUT_FOLDER",
         By::Rest => "SLURMRESTD__OUTPUT_FOLDER",
@@ -218,17 +214,17 @@ async fn a_tmp_of_its_own_is_enough_for_a_slurm_job(by: By) {
         .with("SLURM__INTERVAL_S", "1")
         .with(output, seen.to_str().unwrap());
     let agent = site.agent().await;
-    let asked = asked(SLURM_USERS[0], &allocation);
+    let asked = asked(SLURM_USERS[0], &launch);
     agent.start(&site.request(&asked)).await;
     let told = until_over(&agent, &site, &asked).await;
-    let printed = allocation.seen("r-games.log");
+    let printed = launch.seen("r-games.log");
     assert_eq!(told.exit_code, Some(0), "{told:?}: {printed}");
-    assert_eq!(allocation.last().await["reason"], "completed", "{printed}");
-    let work = allocation.seen("where");
+    assert_eq!(launch.last().await["reason"], "completed", "{printed}");
+    let work = launch.seen("where");
     let work = Path::new(work.trim());
     assert!(work.starts_with("/tmp"), "{}", work.display());
     let name = work.components().nth(2).unwrap().as_os_str();
-    assert_eq!(allocation.seen("tmp").trim(), name, "nothing of others");
+    assert_eq!(launch.seen("tmp").trim(), name, "nothing of others");
     assert!(!Path::new("/tmp").join(name).exists());
     agent.stop();
 }
@@ -240,25 +236,25 @@ async fn an_outdated_release_from_an_archive_says_so(by: By) {
     };
     let runner =
         r#"[ "$(wc -l < "$SEEN/arguments")" = 1 ] && exit 2; ls -A > "$SEEN/files"; exit 7"#;
-    let allocation = for_all_users(runner).await;
-    let file = allocation.path("actions-runner.tar.gz");
-    archive(&allocation.path("runner"), &file);
-    let (site, _) = site(by, &slurm, &allocation);
+    let launch = for_all_users(runner).await;
+    let file = launch.path("actions-runner.tar.gz");
+    archive(&launch.path("runner"), &file);
+    let (site, _) = site(by, &slurm, &launch);
     let site = site
         .with("SLURM__INTERVAL_S", "1")
         .with("RUNNER__FOLDER", file.to_str().unwrap());
     let agent = site.agent().await;
-    let asked = asked(SLURM_USERS[0], &allocation);
+    let asked = asked(SLURM_USERS[0], &launch);
     agent.start(&site.request(&asked)).await;
     let told = until_over(&agent, &site, &asked).await;
     assert_eq!((told.state, told.exit_code), (SlurmState::Failed, Some(1)));
-    let last = allocation.last().await;
+    let last = launch.last().await;
     let reason = last["reason"].as_str().unwrap();
     assert!(reason.starts_with("runner_outdated: "), "{reason}");
-    assert_eq!(allocation.seen("arguments"), "run\nrun\n");
-    assert_eq!(allocation.seen("files"), "bin\n");
+    assert_eq!(launch.seen("arguments"), "run\nrun\n");
+    assert_eq!(launch.seen("files"), "bin\n");
     until_idle(&slurm).await;
-    assert!(is_empty(&allocation.path("work")));
+    assert!(is_empty(&launch.path("work")));
     agent.stop();
 }
 
@@ -273,8 +269,8 @@ async fn the_policy_of_builds_is_checked_on_the_node(by: By) {
         export GITHUB_RUN_ID=4711 GITHUB_RUN_ATTEMPT=1 GITHUB_ACTOR=$(cat "$SEEN/actor-$(id -un)")
         bash -e "$ACTIONS_RUNNER_HOOK_JOB_STARTED" > "$SEEN/hook-$(id -un)" && echo ran > "$SEEN/step-$(id -un)"
         exit 0"#;
-    let allocation = for_all_users(runner).await;
-    let (site, _) = site(by, &slurm, &allocation);
+    let launch = for_all_users(runner).await;
+    let (site, _) = site(by, &slurm, &launch);
     let settings = r#"
         [policy.builds]
         events = ["push", "'\"$(reboot)\n"]
@@ -284,11 +280,11 @@ async fn the_policy_of_builds_is_checked_on_the_node(by: By) {
     let site = site.with_file("settings.toml");
     let agent = site.agent().await;
     for (user, actor) in [(SLURM_USERS[0], "alice"), (SLURM_USERS[1], "mallory")] {
-        std::fs::write(allocation.path("seen").join(format!("actor-{user}")), actor).unwrap();
-        agent.start(&site.request(&asked(user, &allocation))).await;
+        std::fs::write(launch.path("seen").join(format!("actor-{user}")), actor).unwrap();
+        agent.start(&site.request(&asked(user, &launch))).await;
     }
     let mut reasons = wait_until("both are over", DEADLINE, || async {
-        let told = allocation.progress().await;
+        let told = launch.progress().await;
         let finished = told.iter().filter(|p| p["phase"] == "finished");
         let reasons: Vec<String> = finished
             .map(|p| p["reason"].as_str().unwrap().to_owned())
@@ -302,7 +298,7 @@ async fn the_policy_of_builds_is_checked_on_the_node(by: By) {
         reasons,
         ["completed", &format!("refused_by_policy: {refusal}")]
     );
-    let seen = |what: &str, user: &str| allocation.seen(&format!("{what}-{user}"));
+    let seen = |what: &str, user: &str| launch.seen(&format!("{what}-{user}"));
     assert_eq!(seen("step", SLURM_USERS[0]), "ran\n");
     assert_eq!(seen("step", SLURM_USERS[1]), "");
     let annotation = format!("::error title=Refused by the cluster::{refusal}\n");
@@ -318,9 +314,9 @@ async fn steps_have_slurms_environment_and_nothing_of_the_agents(by: By) {
         step='module load mpi > "$SEEN/module"; touch "$HOME/file"; pwd > "$SEEN/where"; env > "$SEEN/env"'
         bash --noprofile --norc -e -o pipefail -c "SEEN=$SEEN; $step""#
     );
-    let allocation = for_all_users(&runner).await;
-    let prolog = allocation.path("prolog");
-    let modules = allocation.path("modules.sh");
+    let launch = for_all_users(&runner).await;
+    let prolog = launch.path("prolog");
+    let modules = launch.path("modules.sh");
     let text = format!("#!/bin/bash\necho export BASH_ENV={}\n", modules.display());
     std::fs::write(&prolog, text).unwrap();
     std::fs::set_permissions(&prolog, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -329,7 +325,7 @@ async fn steps_have_slurms_environment_and_nothing_of_the_agents(by: By) {
     let Some(slurm) = PrivateSlurm::for_test_with(1, &more).await else {
         return;
     };
-    let (site, _) = site(by, &slurm, &allocation);
+    let (site, _) = site(by, &slurm, &launch);
     TestCa::new(site.folder.path(), "ca");
     let ca = site.path("ca.pem");
     let proxy = "http://alice:hunter2@proxy.test:3128";
@@ -342,18 +338,18 @@ async fn steps_have_slurms_environment_and_nothing_of_the_agents(by: By) {
     let user = SLURM_USERS[1];
     let home = nix::unistd::User::from_name(user).unwrap().unwrap().dir;
     assert!(!home.exists(), "{}", home.display());
-    let mut asked = asked(user, &allocation);
+    let mut asked = asked(user, &launch);
     asked.resources.cpus = Some(3);
     asked.resources.gres = Some("gpu:1".into());
     let id = agent.start(&site.request(&asked)).await;
     let shown = slurm.run("scontrol", &["show", "job", &id]).await.unwrap();
     assert!(!shown.contains("hunter2"), "{shown}");
-    allocation.until_seen("env").await;
+    launch.until_seen("env").await;
     until_idle(&slurm).await;
-    assert_eq!(allocation.last().await["reason"], "completed");
-    assert_eq!(allocation.seen("module"), "module load mpi\n");
-    let environment = allocation.seen("env");
-    let work = allocation.path("work");
+    assert_eq!(launch.last().await["reason"], "completed");
+    assert_eq!(launch.seen("module"), "module load mpi\n");
+    let environment = launch.seen("env");
+    let work = launch.path("work");
     let scratch = format!("HOME={}/gha-slurm-{id}.", work.display());
     for line in [
         &format!("SLURM_JOB_ID={id}"),
@@ -365,7 +361,7 @@ async fn steps_have_slurms_environment_and_nothing_of_the_agents(by: By) {
         &scratch.replace("HOME=", "SSL_CERT_FILE="),
         &format!("https_proxy={proxy}"),
         "no_proxy=registry.test",
-        &format!("GHA_SLURM_ALLOCATION={}", asked.sub),
+        &format!("GHA_SLURM_LAUNCH={}", asked.sub),
     ] {
         let found = environment.lines().any(|l| l.starts_with(line));
         assert!(found, "{line}\n{environment}");
@@ -387,13 +383,13 @@ async fn after_a_kill_the_epilog_cleans_up_and_the_node_goes_on(by: By) {
         echo up > "$SEEN/up"
         sleep 1000"#
     );
-    let allocation = for_all_users(&runner).await;
-    let work = allocation.path("work");
-    let epilog = allocation.path("epilog");
+    let launch = for_all_users(&runner).await;
+    let work = launch.path("work");
+    let epilog = launch.path("epilog");
     let text = format!(
         "#!/bin/bash\nbash {EPILOG} {}\necho $? >> {}\n",
         work.display(),
-        allocation.path("epilog-codes").display()
+        launch.path("epilog-codes").display()
     );
     std::fs::write(&epilog, text).unwrap();
     std::fs::set_permissions(&epilog, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -402,15 +398,15 @@ async fn after_a_kill_the_epilog_cleans_up_and_the_node_goes_on(by: By) {
     else {
         return;
     };
-    let (site, _) = site(by, &slurm, &allocation);
+    let (site, _) = site(by, &slurm, &launch);
     let agent = site.agent().await;
     let id = agent
-        .start(&site.request(&asked(SLURM_USERS[0], &allocation)))
+        .start(&site.request(&asked(SLURM_USERS[0], &launch)))
         .await;
-    allocation.until_seen("up").await;
+    launch.until_seen("up").await;
     assert!(!is_empty(&work));
     // Names that match, and are not its work directory.
-    let victim = allocation.path("victim");
+    let victim = launch.path("victim");
     std::fs::create_dir(&victim).unwrap();
     std::fs::write(victim.join("file"), "").unwrap();
     symlink(&victim, work.join(format!("gha-slurm-{id}.symlnk"))).unwrap();
@@ -425,10 +421,10 @@ async fn after_a_kill_the_epilog_cleans_up_and_the_node_goes_on(by: By) {
         .unwrap();
     until_idle(&slurm).await;
     wait_until("the epilog has run", DEADLINE, || async {
-        std::fs::read_to_string(allocation.path("epilog-codes")).ok()
+        std::fs::read_to_string(launch.path("epilog-codes")).ok()
     })
     .await;
-    until_gone(&allocation.seen("daemon")).await;
+    until_gone(&launch.seen("daemon")).await;
     let mut left: Vec<_> = std::fs::read_dir(&work)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -444,7 +440,7 @@ async fn after_a_kill_the_epilog_cleans_up_and_the_node_goes_on(by: By) {
     );
     assert!(victim.join("file").exists());
     assert_eq!(
-        std::fs::read_to_string(allocation.path("epilog-codes")).unwrap(),
+        std::fs::read_to_string(launch.path("epilog-codes")).unwrap(),
         "0\n"
     );
     agent.stop();
@@ -532,32 +528,32 @@ async fn two_users_on_one_node_read_nothing_of_each_other(by: By) {
     let Some(slurm) = PrivateSlurm::for_test(1).await else {
         return;
     };
-    let allocation = for_all_users(&format!(
+    let launch = for_all_users(&format!(
         "{ONE_WORKFLOW_JOB}\n. \"$(dirname \"$SEEN\")/look-around\""
     ))
     .await;
-    let (site, output) = site(by, &slurm, &allocation);
+    let (site, output) = site(by, &slurm, &launch);
     let spool = slurm.conf().with_file_name("spool");
     let look = format!(
         "WORK={} OUTPUT={} SPOOL={}\n{LOOK_AROUND}",
-        allocation.path("work").display(),
+        launch.path("work").display(),
         output.display(),
         spool.display()
     );
-    std::fs::write(allocation.path("look-around"), look).unwrap();
+    std::fs::write(launch.path("look-around"), look).unwrap();
     let agent = site.agent().await;
     let mut tokens = Vec::new();
     for user in SLURM_USERS {
-        let request = site.request(&asked(user, &allocation));
+        let request = site.request(&asked(user, &launch));
         agent.start(&request).await;
         tokens.push(request.launcher_token);
     }
     for user in SLURM_USERS {
-        allocation.until_seen(&format!("done-{user}")).await;
+        launch.until_seen(&format!("done-{user}")).await;
     }
     until_idle(&slurm).await;
     for (user, other) in [("games", "news"), ("news", "games")] {
-        let all = std::fs::read(allocation.path("seen").join(format!("all-{user}"))).unwrap();
+        let all = std::fs::read(launch.path("seen").join(format!("all-{user}"))).unwrap();
         let all = String::from_utf8_lossy(&all);
         for own in [
             format!("SECRET=secret-of-{user}"),
@@ -580,6 +576,6 @@ async fn two_users_on_one_node_read_nothing_of_each_other(by: By) {
             );
         }
     }
-    assert!(is_empty(&allocation.path("work")));
+    assert!(is_empty(&launch.path("work")));
     agent.stop();
 }

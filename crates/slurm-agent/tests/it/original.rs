@@ -160,7 +160,7 @@ pub(crate) async fn a_template_runs(site: impl Fn(&PrivateSlurm) -> Site) {
         .unwrap();
     let script = std::fs::read_to_string(script).unwrap();
     assert!(script.contains("${GHA_SLURM_LAUNCH_TOKEN}"), "{script}");
-    let ledger = std::fs::read_dir(theirs.site.path("state/allocations")).unwrap();
+    let ledger = std::fs::read_dir(theirs.site.path("state/launches")).unwrap();
     let entries: Vec<String> = ledger
         .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
         .collect();

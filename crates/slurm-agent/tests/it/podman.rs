@@ -118,7 +118,7 @@ pub(crate) fn user_namespaces() -> bool {
 /// The real programs; a site with [runner.podman].
 struct Podman {
     slurm: PrivateSlurm,
-    allocation: Allocation,
+    launch: Launch,
     site: Site,
     registry: MockServer,
     output: PathBuf,
@@ -141,13 +141,13 @@ impl Podman {
         let registry = registry().await;
         let address = registry.address();
         let runner = format!("REGISTRY={address}\n{PROTOCOL}\n{conversation}");
-        let allocation = for_all_users(&runner).await;
+        let launch = for_all_users(&runner).await;
         let mut more = String::new();
         if epilog {
-            let script = allocation.path("epilog");
+            let script = launch.path("epilog");
             let text = format!(
                 "#!/bin/bash\nbash {EPILOG} {}\n",
-                allocation.path("work").display()
+                launch.path("work").display()
             );
             std::fs::write(&script, text).unwrap();
             Command::new("chmod")
@@ -157,7 +157,7 @@ impl Podman {
                 .unwrap();
             more = format!("Epilog={}\n", script.display());
         }
-        let node = allocation.path("runner/externals/node20/bin");
+        let node = launch.path("runner/externals/node20/bin");
         std::fs::create_dir_all(&node).unwrap();
         let copied = Command::new("sh")
             .args([
@@ -168,19 +168,19 @@ impl Podman {
             .status();
         assert!(copied.unwrap().success());
         // Docker's registry is this one.
-        let registries = allocation.path("registries.conf");
+        let registries = launch.path("registries.conf");
         let text = format!(
             "[[registry]]\nprefix = \"docker.io\"\nlocation = \"{address}\"\ninsecure = true\n\
              [[registry]]\nlocation = \"{address}\"\ninsecure = true\n"
         );
         std::fs::write(&registries, text).unwrap();
-        std::fs::write(allocation.path("software"), "of the site\n").unwrap();
+        std::fs::write(launch.path("software"), "of the site\n").unwrap();
         let slurm = PrivateSlurm::for_test_with_mounts(1, &more, AS_A_USUAL_NODE).await?;
-        let (site, output) = site(by, &slurm, &allocation);
+        let (site, output) = site(by, &slurm, &launch);
         let settings = format!(
             "arguments = [\"--storage-driver=overlay\", \"--registries-conf={}\"]\nvolumes = [\"{}:/software:ro\"]\n",
             registries.display(),
-            allocation.path("software").display()
+            launch.path("software").display()
         );
         std::fs::write(
             site.path("agent.toml"),
@@ -190,7 +190,7 @@ impl Podman {
         let site = site.with_file("agent.toml");
         Some(Self {
             slurm,
-            allocation,
+            launch,
             site,
             registry,
             output,
@@ -200,7 +200,7 @@ impl Podman {
     /// Starts the workflow job; the Slurm job's id.
     async fn run(&self) -> (Agent, String) {
         let agent = self.site.agent().await;
-        let claims: LaunchClaims = asked(SLURM_USERS[0], &self.allocation);
+        let claims: LaunchClaims = asked(SLURM_USERS[0], &self.launch);
         let id = agent.start(&self.site.request(&claims)).await;
         (agent, id)
     }
@@ -208,7 +208,7 @@ impl Podman {
     fn printed(&self) -> String {
         let log = std::fs::read_to_string(self.output.join("r-games.log")).unwrap_or_default();
         let mut all = log;
-        for entry in std::fs::read_dir(self.allocation.path("seen"))
+        for entry in std::fs::read_dir(self.launch.path("seen"))
             .unwrap()
             .flatten()
         {
@@ -221,7 +221,7 @@ impl Podman {
 
     async fn until_seen(&self, name: &str) {
         wait_until(&format!("the runner leaves {name}"), DEADLINE, || async {
-            if self.allocation.seen(name).is_empty() {
+            if self.launch.seen(name).is_empty() {
                 Err(self.printed())
             } else {
                 Ok(())
@@ -233,7 +233,7 @@ impl Podman {
     /// The Slurm job is over, and nothing of it is left: no process, no file, no state of Podman's.
     async fn until_nothing_is_left(&self, id: &str) {
         until_idle(&self.slurm).await;
-        let mark = format!("GHA_SLURM_ALLOCATION={}", self.allocation.id);
+        let mark = format!("GHA_SLURM_LAUNCH={}", self.launch.id);
         let mut left = Vec::new();
         for process in std::fs::read_dir("/proc").unwrap().flatten() {
             let read = |name: &str| std::fs::read(process.path().join(name)).unwrap_or_default();
@@ -244,11 +244,7 @@ impl Podman {
             }
         }
         assert!(left.is_empty(), "{left:?}\n{}", self.printed());
-        assert!(
-            is_empty(&self.allocation.path("work")),
-            "{}",
-            self.printed()
-        );
+        assert!(is_empty(&self.launch.path("work")), "{}", self.printed());
         let state = format!("gha-slurm-{id}.");
         for entry in std::fs::read_dir("/tmp").unwrap().flatten() {
             let name = entry.file_name().to_str().unwrap().to_owned();
@@ -390,10 +386,10 @@ async fn a_workflow_job_runs_in_its_container_beside_its_services(by: By) {
     };
     let (agent, id) = podman.run().await;
     podman.until_seen("end").await;
-    let allocation = &podman.allocation;
+    let launch = &podman.launch;
     let codes = "prepare 0\nfirst 0\nfailing 3\naction 0\nclean 0\npublished 0\n";
-    assert_eq!(allocation.seen("codes"), codes, "{}", podman.printed());
-    let answer: serde_json::Value = serde_json::from_str(&allocation.seen("prepare.json")).unwrap();
+    assert_eq!(launch.seen("codes"), codes, "{}", podman.printed());
+    let answer: serde_json::Value = serde_json::from_str(&launch.seen("prepare.json")).unwrap();
     assert_eq!(answer["isAlpine"], false);
     assert_eq!(
         answer["context"]["services"][0]["ports"],
@@ -401,15 +397,15 @@ async fn a_workflow_job_runs_in_its_container_beside_its_services(by: By) {
     );
     assert!(answer["context"]["container"]["id"].is_string(), "{answer}");
     assert_eq!(
-        allocation.seen("first.log"),
+        launch.seen("first.log"),
         "id 0 job yes image yes options two words home /github/home path /opt/tool:/bin\n\
          one\ntwo \"$(reboot)\" '\nINPUT_WHO-TO-GREET=many\nlines\n\
          served\nserved\nof the site\n/__w/widgets/widgets\n::notice::from inside\n"
     );
-    assert_eq!(allocation.seen("action.log"), "served\nof the action\n");
-    assert_eq!(allocation.seen("served"), "served\n");
+    assert_eq!(launch.seen("action.log"), "served\nof the action\n");
+    assert_eq!(launch.seen("served"), "served\n");
     // Root inside is the Slurm user; the others inside are of that user's range.
-    let workspace = allocation.seen("workspace");
+    let workspace = launch.seen("workspace");
     let owners: Vec<(&str, &str)> = workspace
         .lines()
         .skip(1)
@@ -420,7 +416,7 @@ async fn a_workflow_job_runs_in_its_container_beside_its_services(by: By) {
         .collect();
     assert_eq!(owners, [("of-another", "700032"), ("result", "5")]);
     podman.until_nothing_is_left(&id).await;
-    assert_eq!(allocation.last().await["reason"], "completed");
+    assert_eq!(launch.last().await["reason"], "completed");
     let logins = podman.registry.received_requests().await.unwrap();
     assert!(
         logins
@@ -446,9 +442,9 @@ async fn what_podman_is_not_to_do_is_refused_with_the_reason(by: By) {
     };
     let (agent, id) = podman.run().await;
     podman.until_seen("end").await;
-    let allocation = &podman.allocation;
+    let launch = &podman.launch;
     assert_eq!(
-        allocation.seen("codes"),
+        launch.seen("codes"),
         "cpus 1\ndocker 1\nbuild 1\nunknown 1\nclean 0\n",
         "{}",
         podman.printed()
@@ -471,14 +467,14 @@ async fn what_podman_is_not_to_do_is_refused_with_the_reason(by: By) {
             "::error title=Containers on the cluster::cannot pull docker.io/library/nosuch: ",
         ),
     ] {
-        let log = allocation.seen(&format!("{name}.log"));
+        let log = launch.seen(&format!("{name}.log"));
         assert!(
             log.lines().any(|line| line.starts_with(text)),
             "{name}: {log}"
         );
     }
     podman.until_nothing_is_left(&id).await;
-    let reason = allocation.last().await["reason"].to_string();
+    let reason = launch.last().await["reason"].to_string();
     assert!(
         reason.contains("refused_by_policy: actions that build"),
         "{reason}"
@@ -503,7 +499,7 @@ async fn signalled(by: By, signal: &str, epilog: bool) -> Option<Podman> {
     let podman = Podman::start(by, A_LONG_STEP, epilog).await?;
     let (agent, id) = podman.run().await;
     podman.until_seen("up").await;
-    let service = podman.allocation.seen("httpd");
+    let service = podman.launch.seen("httpd");
     let signal = format!("--signal={signal}");
     podman
         .slurm
@@ -521,7 +517,7 @@ async fn containers_are_gone_after_a_signal(by: By) {
         return;
     };
     assert_eq!(
-        podman.allocation.last().await["reason"],
+        podman.launch.last().await["reason"],
         "signal",
         "{}",
         podman.printed()

@@ -3,9 +3,9 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Instant;
 
-use gha_slurm_contract::agent::{AllocationStatus, CallPurpose, StatesAnswer};
+use gha_slurm_contract::agent::{CallPurpose, LaunchStatus, StatesAnswer};
 use gha_slurm_contract::{LaunchClaims, Problem};
-use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmState};
+use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmState};
 use gha_slurm_test_support::{PrivateSlurm, SLURM_ACCOUNT, SLURM_USERS, wait_until};
 
 use crate::DEADLINE;
@@ -41,7 +41,7 @@ by_both!(what_is_asked_for_reaches_slurm_and_its_limits_are_waited_for);
 
 /// Says who and where it is, and waits for its end.
 const SCRIPT: &str = r#"#!/bin/bash
-echo "user=$(id -un) group=$(id -gn) home=${HOME:-} token=${GHA_SLURM_LAUNCH_TOKEN:+yes} allocation=$GHA_SLURM_ALLOCATION cpus=${SLURM_CPUS_ON_NODE:-}"
+echo "user=$(id -un) group=$(id -gn) home=${HOME:-} token=${GHA_SLURM_LAUNCH_TOKEN:+yes} launch=$GHA_SLURM_LAUNCH cpus=${SLURM_CPUS_ON_NODE:-}"
 [ -z "${AGENT_ONLY:-}" ] || echo "AGENT_ONLY leaked"
 exec sleep 600
 "#;
@@ -74,8 +74,8 @@ pub(crate) async fn queue(slurm: &PrivateSlurm) -> Vec<String> {
     listing.lines().map(|l| l.trim().to_owned()).collect()
 }
 
-pub(crate) fn of_allocation(queue: &[String], allocation: AllocationId) -> Vec<&String> {
-    let comment = format!("gha-slurm:{allocation}");
+pub(crate) fn of_launch(queue: &[String], launch: LaunchId) -> Vec<&String> {
+    let comment = format!("gha-slurm:{launch}");
     queue.iter().filter(|l| l.ends_with(&comment)).collect()
 }
 
@@ -92,13 +92,13 @@ pub(crate) async fn a_lost_answer(slurm: &PrivateSlurm, site: Site) {
     let first = agent.ask(&request).await.unwrap();
     assert_eq!(first.status(), 503, "{}", first.text().await.unwrap());
     let listed = queue(slurm).await;
-    let [accepted] = of_allocation(&listed, asked.sub)[..] else {
+    let [accepted] = of_launch(&listed, asked.sub)[..] else {
         panic!("Slurm has it all the same: {listed:?}");
     };
     let id = agent.start(&request).await;
     assert!(accepted.starts_with(&format!("{id} ")), "{id}: {accepted}");
     let listed = queue(slurm).await;
-    assert_eq!(of_allocation(&listed, asked.sub).len(), 1, "{listed:?}");
+    assert_eq!(of_launch(&listed, asked.sub).len(), 1, "{listed:?}");
     agent.stop();
 }
 
@@ -127,7 +127,7 @@ pub(crate) async fn two_users_on_one_node(site: impl Fn(&PrivateSlurm) -> Site) 
         })
         .await;
         let expected = format!(
-            "user={user} group={user} home= token=yes allocation={} cpus={}\n",
+            "user={user} group={user} home= token=yes launch={} cpus={}\n",
             asked.sub,
             2 + number
         );
@@ -181,14 +181,14 @@ pub(crate) async fn what_slurm_says(site: impl Fn(&PrivateSlurm) -> Site) {
     let id = agent.start(&site.request(&asked)).await;
     let queue = queue(&slurm).await;
     assert_eq!(
-        of_allocation(&queue, asked.sub).len(),
+        of_launch(&queue, asked.sub).len(),
         1,
         "one Slurm job, {id}: {queue:?}"
     );
     agent.stop();
 }
 
-/// However many allocations there are, Slurm is asked once in each interval; `looks` counts how often it was.
+/// However many launches there are, Slurm is asked once in each interval; `looks` counts how often it was.
 pub(crate) async fn one_look(site: Site, looks: impl Fn() -> usize) {
     let site = site.with("SLURM__INTERVAL_S", "2");
     let agent = site.agent().await;
@@ -232,22 +232,18 @@ pub(crate) async fn a_killed_agent(site: impl Fn(&PrivateSlurm) -> Site) {
     let agent = site.agent().await;
     assert_eq!(agent.start(&request).await, id);
     let queue = queue(&slurm).await;
-    assert_eq!(of_allocation(&queue, asked.sub).len(), 1, "{queue:?}");
+    assert_eq!(of_launch(&queue, asked.sub).len(), 1, "{queue:?}");
     agent.stop();
 }
 
-/// What the agent says of these allocations.
-pub(crate) async fn states(
-    agent: &Agent,
-    site: &Site,
-    asked: &[AllocationId],
-) -> Vec<AllocationStatus> {
+/// What the agent says of these launches.
+pub(crate) async fn states(agent: &Agent, site: &Site, asked: &[LaunchId]) -> Vec<LaunchStatus> {
     let assertion = site.assertion(CallPurpose::States, &[]);
-    let body = serde_json::json!({ "allocations": asked });
+    let body = serde_json::json!({ "launches": asked });
     let (status, answer) = agent.call("/runner/states", &assertion, body).await;
     assert_eq!(status, 200, "{answer}");
     let answer: StatesAnswer = serde_json::from_value(answer).unwrap();
-    answer.allocations
+    answer.launches
 }
 
 /// Slurm's truth comes back, and what is not wanted is cancelled.
@@ -261,7 +257,7 @@ pub(crate) async fn states_and_cancelling(site: impl Fn(&PrivateSlurm) -> Site) 
     asked.resources.exclusive = true;
     agent.start(&site.request(&asked)).await;
     let running = asked.sub;
-    let until = async |ids: &[AllocationId], expected: &[(SlurmState, &str, &str)]| {
+    let until = async |ids: &[LaunchId], expected: &[(SlurmState, &str, &str)]| {
         wait_until(&format!("{expected:?}"), DEADLINE, || async {
             let seen = states(&agent, &site, ids).await;
             let short: Vec<(SlurmState, &str, &str)> = seen
@@ -298,7 +294,7 @@ pub(crate) async fn states_and_cancelling(site: impl Fn(&PrivateSlurm) -> Site) 
             .await;
         assert_eq!(status, 401);
     }
-    let never = AllocationId(uuid::Uuid::now_v7());
+    let never = LaunchId(uuid::Uuid::now_v7());
     let assertion = site.assertion(CallPurpose::Cancel, &[waiting.sub, never]);
     let (status, answer) = agent
         .call("/runner/cancel", &assertion, serde_json::json!({}))
@@ -326,10 +322,10 @@ pub(crate) async fn states_and_cancelling(site: impl Fn(&PrivateSlurm) -> Site) 
     // There is no accounting here, which is said once.
     let none = || async { agent.log().contains("Slurm has no accounting here") };
     wait_until("the agent says so", DEADLINE, none).await;
-    let body = serde_json::json!({ "allocations": [running] });
+    let body = serde_json::json!({ "launches": [running] });
     let assertion = site.assertion(CallPurpose::States, &[]);
     let (_, told) = agent.call("/runner/states", &assertion, body).await;
-    assert_eq!(told["allocations"][0].get("usageToCome"), None, "{told}");
+    assert_eq!(told["launches"][0].get("usageToCome"), None, "{told}");
     // It is remembered, also by the next agent.
     agent.stop();
     let agent = site.agent().await;
@@ -371,7 +367,7 @@ pub(crate) async fn policy(site: impl Fn(&PrivateSlurm) -> Site) {
     let first = of(SLURM_USERS[0], "r");
     agent.start(&site.request(&first)).await;
     let second = of(SLURM_USERS[0], "s");
-    refused(second.clone(), 429, "1 allocations").await;
+    refused(second.clone(), 429, "1 launches").await;
     // Room again.
     let assertion = site.assertion(CallPurpose::Cancel, &[first.sub]);
     agent
@@ -604,14 +600,14 @@ pub(crate) async fn usage(site: impl Fn(&PrivateSlurm) -> Site) {
     let mut twin = of(SLURM_USERS[0], "r2");
     twin.resources = asked.resources.clone();
     agent.start(&site.request(&twin)).await;
-    let body = serde_json::json!({ "allocations": [asked.sub, twin.sub] });
+    let body = serde_json::json!({ "launches": [asked.sub, twin.sub] });
     let assertion = site.assertion(CallPurpose::States, &[]);
     let seen = std::sync::Mutex::new(Vec::new());
     let status = wait_until("their usage is told", DEADLINE, || async {
         let (_, answer) = agent.call("/runner/states", &assertion, body.clone()).await;
         let answer: StatesAnswer = serde_json::from_value(answer).unwrap();
-        seen.lock().unwrap().extend(answer.allocations.clone());
-        match answer.allocations.as_slice() {
+        seen.lock().unwrap().extend(answer.launches.clone());
+        match answer.launches.as_slice() {
             [status, twin] if twin.usage.is_some() && status.usage.is_some() => Ok(status.clone()),
             _ => Err(answer),
         }
@@ -642,7 +638,7 @@ pub(crate) async fn usage(site: impl Fn(&PrivateSlurm) -> Site) {
     let agent = site.agent().await;
     let (_, again) = agent.call("/runner/states", &assertion, body).await;
     let again: StatesAnswer = serde_json::from_value(again).unwrap();
-    assert_eq!(again.allocations[0].usage.as_ref(), Some(&usage));
+    assert_eq!(again.launches[0].usage.as_ref(), Some(&usage));
     agent.stop();
 }
 
@@ -671,7 +667,7 @@ pub(crate) async fn places(site: impl Fn(&PrivateSlurm) -> Site) {
     let detail = problem.detail.unwrap();
     assert_eq!(problem.status, 429, "{detail}");
     assert!(
-        detail.contains("1 allocations and 2 Slurm jobs of their own"),
+        detail.contains("1 launches and 2 Slurm jobs of their own"),
         "{detail}"
     );
     slurm.run("scancel", &[&owns[0]]).await.unwrap();

@@ -19,7 +19,7 @@ use gha_slurm_test_support::{
 
 use crate::DEADLINE;
 use crate::agent_fixture::Site;
-use crate::real_slurm::{self, of, of_allocation, queue, refusal};
+use crate::real_slurm::{self, of, of_launch, queue, refusal};
 use crate::{doctor, original};
 
 /// Asks for lists; has no Slurm jobs of its own.
@@ -157,7 +157,7 @@ async fn a_slurmrestd_that_is_away_delays_and_a_version_it_does_not_know_is_name
     .await;
     agent.start(&request).await;
     let queue = queue(&slurm).await;
-    assert_eq!(of_allocation(&queue, asked.sub).len(), 1, "{queue:?}");
+    assert_eq!(of_launch(&queue, asked.sub).len(), 1, "{queue:?}");
     agent.stop();
 
     let ours = ApiVersion::NEWEST_FIRST.map(ApiVersion::as_str);
@@ -187,7 +187,7 @@ async fn a_token_that_slurm_no_longer_accepts_is_replaced() {
     let asked = of(SLURM_USERS[0], "r2");
     agent.start(&site.request(&asked)).await;
     let queue = queue(&slurm).await;
-    assert_eq!(of_allocation(&queue, asked.sub).len(), 1, "{queue:?}");
+    assert_eq!(of_launch(&queue, asked.sub).len(), 1, "{queue:?}");
     agent.stop();
 }
 
@@ -295,7 +295,7 @@ async fn the_signer_gives_tokens_of_those_who_opted_in_and_of_nobody_else() {
     let asked = of(SLURM_USERS[0], "r1");
     agent.start(&site.request(&asked)).await;
     let seen = queue(&slurm).await;
-    assert_eq!(of_allocation(&seen, asked.sub).len(), 1, "{seen:?}");
+    assert_eq!(of_launch(&seen, asked.sub).len(), 1, "{seen:?}");
     // One who did not opt in is refused for good, with the signer's reason.
     let problem = refusal(&agent, &site, &of(SLURM_USERS[1], "r2")).await;
     assert_eq!(problem.status, 422, "{problem:?}");
@@ -488,7 +488,7 @@ async fn a_submission_whose_answer_is_lost_is_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_look_tells_of_all_allocations() {
+async fn one_look_tells_of_all_launches() {
     let Some(slurm) = PrivateSlurm::for_test(1).await else {
         return;
     };

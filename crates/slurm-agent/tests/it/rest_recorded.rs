@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use gha_slurm_contract::LaunchClaims;
-use gha_slurm_contract::agent::{AllocationStatus, CallPurpose};
+use gha_slurm_contract::agent::{CallPurpose, LaunchStatus};
 use gha_slurm_domain::SlurmState;
 use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, slurm_api_versions, wait_until};
 use serde_json::{Value, json};
@@ -77,7 +77,7 @@ async fn each_version_takes_and_tells_what_it_should() {
         let at = |rest: &str| format!("/slurm/{version}/{rest}");
         let asked = asked();
         let submitted = recorded(version, "submitted");
-        let pending = recorded(version, "jobs").replace("ALLOCATION", &asked.sub.to_string());
+        let pending = recorded(version, "jobs").replace("LAUNCH", &asked.sub.to_string());
         let cancelled = recorded(version, "cancelled");
         answer(&slurmrestd, "POST", &at("job/submit"), 200, &submitted).await;
         // What is listed before it is submitted would be that of an agent that lost its state folder.
@@ -100,7 +100,7 @@ async fn each_version_takes_and_tells_what_it_should() {
         is_submitted.store(true, Ordering::SeqCst);
         wait_until("its state is known", DEADLINE, || async {
             let seen = states(&agent, &site, &[asked.sub]).await;
-            let right = |status: &AllocationStatus| {
+            let right = |status: &LaunchStatus| {
                 let reason = status.reason.as_deref();
                 (status.state, reason) == (SlurmState::Pending, Some("Resources"))
             };
@@ -132,7 +132,7 @@ async fn each_version_takes_and_tells_what_it_should() {
         assert_eq!(body["job"]["kill_warning_flags"], json!(["BATCH_JOB"]));
         assert_eq!(body["job"]["requeue"], json!(false));
         let environment = body["job"]["environment"].as_array().unwrap();
-        let variable = format!("GHA_SLURM_ALLOCATION={}", asked.sub);
+        let variable = format!("GHA_SLURM_LAUNCH={}", asked.sub);
         assert!(environment.contains(&json!(variable)), "{environment:?}");
         // The owner cancels; lists are the service user's.
         assert_eq!(
@@ -416,7 +416,7 @@ async fn take_the_answers_anew() {
         it.list_when(&[ended[0], ended[1], ("RUNNING", "None")])
             .await;
         let submitted = it
-            .submit(17, user, "", json!({ "comment": "gha-slurm:ALLOCATION" }))
+            .submit(17, user, "", json!({ "comment": "gha-slurm:LAUNCH" }))
             .await;
         it.submit(18, other, "", json!({})).await;
         let waiting = [

@@ -4,7 +4,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use gha_slurm_contract::agent::AllocationStatus;
+use gha_slurm_contract::agent::LaunchStatus;
 use gha_slurm_domain::SlurmState;
 use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, slurm_api_versions, wait_until};
 
@@ -140,9 +140,9 @@ async fn a_submission_whose_answer_is_lost_is_found_again() {
     real_slurm::a_lost_answer(&slurm, site).await;
 }
 
-/// Slurm is asked once in each interval, however many allocations there are and however often they are asked about.
+/// Slurm is asked once in each interval, however many launches there are and however often they are asked about.
 #[tokio::test]
-async fn one_look_tells_of_all_allocations() {
+async fn one_look_tells_of_all_launches() {
     let Some(slurm) = PrivateSlurm::for_test(1).await else {
         return;
     };
@@ -182,7 +182,7 @@ async fn a_comment_that_looks_like_lines_of_squeue_is_one_comment() {
     asked.resources.partition = Some("other".into());
     let id = agent.start(&site.request(&asked)).await;
     // As if the Slurm job of somebody else had failed.
-    let allocation = asked.sub;
+    let launch = asked.sub;
     let line = [
         &id,
         "FAILED",
@@ -190,7 +190,7 @@ async fn a_comment_that_looks_like_lines_of_squeue_is_one_comment() {
         "N/A",
         "N/A",
         "n9",
-        &format!("gha-slurm:{allocation}"),
+        &format!("gha-slurm:{launch}"),
         user,
         "0",
         "",
@@ -215,11 +215,11 @@ async fn a_comment_that_looks_like_lines_of_squeue_is_one_comment() {
     // Two lists more.
     let second = of(user, "r2");
     agent.start(&site.request(&second)).await;
-    let both = [allocation, second.sub];
+    let both = [launch, second.sub];
     wait_until("both run", DEADLINE, || async {
         let seen = states(&agent, &site, &both).await;
         assert!(seen.iter().all(|s| !s.state.is_over()), "{seen:?}");
-        let runs = |s: &AllocationStatus| {
+        let runs = |s: &LaunchStatus| {
             s.state == SlurmState::Running && s.reason.is_none() && s.nodes.as_deref() == Some("n1")
         };
         if seen.len() == both.len() && seen.iter().all(runs) {

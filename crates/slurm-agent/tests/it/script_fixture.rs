@@ -45,8 +45,8 @@ linger() { trap 'echo told >> "$SEEN/signals"; exit 0' TERM INT; while :; do sle
 cd "$(dirname "$0")/.." || exit 1
 "#;
 
-/// One allocation: what the script is given.
-pub(crate) struct Allocation {
+/// One launch: what the script is given.
+pub(crate) struct Launch {
     pub(crate) folder: TempDir,
     pub(crate) broker: MockServer,
     /// Each test's own: the script ends every process that carries it.
@@ -60,8 +60,8 @@ pub(crate) struct Outcome {
     pub(crate) output: String,
 }
 
-impl Allocation {
-    /// An allocation whose runner's program is `runner` (bash), and a broker that agrees to everything.
+impl Launch {
+    /// A launch whose runner's program is `runner` (bash), and a broker that agrees to everything.
     pub(crate) async fn new(runner: &str) -> Self {
         Self::new_in(&std::env::temp_dir(), runner).await
     }
@@ -76,19 +76,19 @@ impl Allocation {
         std::fs::write(&program, format!("{PREAMBLE}{runner}")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         let broker = MockServer::start().await;
-        let allocation = Self {
+        let launch = Self {
             folder,
             broker,
             id: uuid::Uuid::new_v4().to_string(),
             environment: Vec::new(),
         };
-        allocation.says("/gha/runner", 9, jit_answer(), None).await;
+        launch.says("/gha/runner", 9, jit_answer(), None).await;
         for route in ["/gha/runner/progress", "/gha/runner/release"] {
-            allocation
+            launch
                 .says(route, 9, ResponseTemplate::new(204), None)
                 .await;
         }
-        allocation
+        launch
     }
 
     /// The broker answers so (priority 1 goes first), for the first `times` calls.
@@ -137,7 +137,7 @@ impl Allocation {
             .env("SLURMD_NODENAME", "n1")
             .env("GHA_SLURM_LAUNCH_TOKEN", LAUNCH_TOKEN)
             .env("GHA_SLURM_TOKEN_URL", self.broker.uri())
-            .env("GHA_SLURM_ALLOCATION", &self.id)
+            .env("GHA_SLURM_LAUNCH", &self.id)
             .env("GHA_SLURM_RUNNER_DIR", text(self.path("runner")))
             .env("GHA_SLURM_WORK_ROOT", text(self.path("work")))
             .env("TRACEPARENT", TRACEPARENT)
@@ -212,7 +212,7 @@ impl Allocation {
 }
 
 /// A test that fails leaves nothing running.
-impl Drop for Allocation {
+impl Drop for Launch {
     fn drop(&mut self) {
         end_processes_with(&self.id);
     }

@@ -5,7 +5,7 @@ use gha_slurm_test_support::wait_until;
 use crate::DEADLINE;
 use crate::script_fixture::*;
 
-/// Everything a step can read about the processes above it and beside it, and every file of the allocation.
+/// Everything a step can read about the processes above it and beside it, and every file of the launch.
 const READ_EVERYTHING: &str = r#"
 {
     pid=$$
@@ -29,12 +29,12 @@ async fn neither_token_can_be_read_by_workflow_code() {
         "{ONE_WORKFLOW_JOB}\nbash -c '{}'",
         READ_EVERYTHING.replace('\'', r"'\''")
     );
-    let allocation = Allocation::new(&runner)
+    let launch = Launch::new(&runner)
         .await
         .with("STOP_AT", &std::process::id().to_string());
-    let outcome = allocation.run().await;
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(0), "{}", outcome.output);
-    let everything = allocation.seen("everything");
+    let everything = launch.seen("everything");
     assert!(
         everything.contains("gha-slurm-job.sh"),
         "the script itself was looked at:\n{everything}"
@@ -54,22 +54,22 @@ async fn neither_token_can_be_read_by_workflow_code() {
         !outcome.output.contains(JIT_CONFIG),
         "the JIT configuration is in the output"
     );
-    // Its environment: none of ours but the allocation.
+    // Its environment: none of ours but the launch.
     let step = everything.rsplit("== ").next().unwrap();
     for line in step.lines().filter(|l| l.starts_with("GHA_SLURM_")) {
-        assert!(line.starts_with("GHA_SLURM_ALLOCATION="), "{line}");
+        assert!(line.starts_with("GHA_SLURM_LAUNCH="), "{line}");
     }
 }
 
 /// While the broker keeps it waiting, the launch token is in nobody's environment or arguments.
 #[tokio::test]
 async fn the_launch_token_is_in_no_environment_or_argument_while_it_is_redeemed() {
-    let allocation = Allocation::new(ONE_WORKFLOW_JOB).await;
+    let launch = Launch::new(ONE_WORKFLOW_JOB).await;
     let slow = jit_answer().set_delay(std::time::Duration::from_secs(2));
-    allocation.says("/gha/runner", 1, slow, None).await;
-    let child = allocation.start();
+    launch.says("/gha/runner", 1, slow, None).await;
+    let child = launch.start();
     wait_until("it redeems", DEADLINE, || async {
-        (!allocation.calls("/gha/runner").await.is_empty()).then_some(())
+        (!launch.calls("/gha/runner").await.is_empty()).then_some(())
     })
     .await;
     let mut looked_at = 0;
@@ -79,7 +79,7 @@ async fn the_launch_token_is_in_no_environment_or_argument_while_it_is_redeemed(
             String::from_utf8_lossy(&bytes).into_owned()
         };
         let (environment, arguments) = (read("environ"), read("cmdline"));
-        if !environment.contains(&allocation.id) {
+        if !environment.contains(&launch.id) {
             continue;
         }
         looked_at += 1;
@@ -93,20 +93,20 @@ async fn the_launch_token_is_in_no_environment_or_argument_while_it_is_redeemed(
         looked_at >= 3,
         "the script, its redemption and curl: {looked_at}"
     );
-    assert_eq!(allocation.finish(child).await.code, Some(0));
+    assert_eq!(launch.finish(child).await.code, Some(0));
 }
 
 #[tokio::test]
 async fn processes_a_workflow_job_leaves_behind_are_ended() {
-    let allocation = Allocation::new(&format!(
+    let launch = Launch::new(&format!(
         r#"{ONE_WORKFLOW_JOB}
         setsid sleep 1000 & echo $! > "$SEEN/left"
         mkdir -p _work/read-only/module; chmod 500 _work/read-only/module _work/read-only"#
     ))
     .await;
-    let outcome = allocation.run().await;
+    let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(0), "{}", outcome.output);
-    let left = format!("/proc/{}", allocation.seen("left").trim());
+    let left = format!("/proc/{}", launch.seen("left").trim());
     wait_until("it is gone", DEADLINE, || async {
         (!std::path::Path::new(&left).exists()).then_some(())
     })

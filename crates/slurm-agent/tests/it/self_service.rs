@@ -343,7 +343,7 @@ async fn workflow_code_on_a_compute_node_cannot_use_it(by: By) {
     assert!(cancelled.ok, "{}", cancelled.err);
     wait_until("Slurm has cancelled it", DEADLINE, || async {
         let queue = crate::real_slurm::queue(&cluster.slurm).await;
-        let ended = crate::real_slurm::of_allocation(&queue, asked.sub);
+        let ended = crate::real_slurm::of_launch(&queue, asked.sub);
         if ended.iter().all(|line| line.contains("CANCELLED")) {
             Ok(())
         } else {

@@ -78,7 +78,7 @@ async fn a_launch_token_becomes_a_slurm_job() {
         "SLURM_JOB_NAME=gha-slurm-test-1".into(),
         "SLURM_RESTART_COUNT=0".into(),
         "SLURM_CLUSTER_NAME=main".into(),
-        format!("GHA_SLURM_ALLOCATION={}", claims.sub),
+        format!("GHA_SLURM_LAUNCH={}", claims.sub),
         format!("GHA_SLURM_LAUNCH_TOKEN={}", request.launcher_token),
         "GHA_SLURM_TOKEN_URL=http://127.0.0.1:1".into(),
         "GHA_SLURM_IDLE_DEADLINE_S=120".into(),
@@ -101,7 +101,7 @@ async fn a_launch_token_becomes_a_slurm_job() {
         !environment.contains("GHA_SLURM_MUNGE__"),
         "the agent's settings stay with it"
     );
-    // The next token of the same allocation, as the launcher signs one for each attempt.
+    // The next token of the same launch, as the launcher signs one for each attempt.
     assert_eq!(agent.start(&site.request(&next_claims(&claims))).await, id);
     assert_eq!(site.slurm_jobs(), 1);
     assert!(!agent.log().contains(&request.launcher_token));
@@ -138,7 +138,7 @@ async fn the_trace_goes_on_into_the_job_script() {
 
 #[tokio::test]
 async fn concurrent_duplicates_are_one_slurm_job() {
-    let site = Site::new("echo x >> \"$GHA_SLURM_RUNNER_DIR/starts/$GHA_SLURM_ALLOCATION\"");
+    let site = Site::new("echo x >> \"$GHA_SLURM_RUNNER_DIR/starts/$GHA_SLURM_LAUNCH\"");
     let agent = site.agent().await;
     let claims = claims();
     let request = site.request(&claims);
@@ -157,7 +157,10 @@ async fn concurrent_duplicates_are_one_slurm_job() {
     agent.stop();
 }
 
-async fn refusal(agent: &Agent, request: &gha_slurm_contract::launch::StartRequest) -> Problem {
+async fn refusal(
+    agent: &Agent,
+    request: &gha_slurm_contract::launch_token::StartRequest,
+) -> Problem {
     let response = agent.ask(request).await.unwrap();
     let status = response.status().as_u16();
     assert_eq!(

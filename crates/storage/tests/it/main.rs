@@ -9,11 +9,11 @@ mod tls;
 
 use chrono::{DateTime, Utc};
 use gha_slurm_domain::{
-    AllocationId, LabelSet, RepositoryId, ResourceRequest, SlurmUser, WorkflowJobId,
+    LabelSet, LaunchId, RepositoryId, ResourceRequest, SlurmUser, WorkflowJobId,
 };
-use gha_slurm_storage::allocations::NewAllocation;
+use gha_slurm_storage::launches::NewLaunch;
 use gha_slurm_storage::workflow_jobs::{ClassId, WorkflowJob};
-use gha_slurm_storage::{AsyncPgConnection, allocations, mappings, repositories, workflow_jobs};
+use gha_slurm_storage::{AsyncPgConnection, launches, mappings, repositories, workflow_jobs};
 
 /// A fixed time, so that nothing depends on the clock.
 fn now() -> DateTime<Utc> {
@@ -77,12 +77,12 @@ fn workflow_job(id: i64, class: ClassId) -> WorkflowJob {
     }
 }
 
-/// Plans one allocation for each of `causes`.
-async fn plan(conn: &mut AsyncPgConnection, class: ClassId, causes: &[i64]) -> Vec<AllocationId> {
-    let new: Vec<NewAllocation> = causes
+/// Plans one launch for each of `causes`.
+async fn plan(conn: &mut AsyncPgConnection, class: ClassId, causes: &[i64]) -> Vec<LaunchId> {
+    let new: Vec<NewLaunch> = causes
         .iter()
-        .map(|cause| NewAllocation {
-            id: AllocationId(uuid::Uuid::new_v4()),
+        .map(|cause| NewLaunch {
+            id: LaunchId(uuid::Uuid::new_v4()),
             class,
             repository: REPOSITORY,
             cause: WorkflowJobId(*cause),
@@ -91,6 +91,6 @@ async fn plan(conn: &mut AsyncPgConnection, class: ClassId, causes: &[i64]) -> V
             traceparent: None,
         })
         .collect();
-    allocations::plan(conn, &new, now()).await.unwrap();
+    launches::plan(conn, &new, now()).await.unwrap();
     new.into_iter().map(|a| a.id).collect()
 }

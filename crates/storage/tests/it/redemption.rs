@@ -1,15 +1,15 @@
-use gha_slurm_domain::AllocationId;
+use gha_slurm_domain::LaunchId;
 use gha_slurm_storage::runners::{self, Ending, Mint, Redeemer, Redemption};
 use gha_slurm_storage::{
-    AsyncConnection, AsyncPgConnection, Database, StorageError, allocations, workflow_jobs,
+    AsyncConnection, AsyncPgConnection, Database, StorageError, launches, workflow_jobs,
 };
 use gha_slurm_test_support::TestDatabase;
 
 use crate::{REPOSITORY, now, plan, scope_with_queued, workflow_job};
 
-fn redeemer(allocation: AllocationId, slurm_job_id: &str) -> Redeemer {
+fn redeemer(launch: LaunchId, slurm_job_id: &str) -> Redeemer {
     Redeemer {
-        allocation,
+        launch,
         slurm_job_id: slurm_job_id.into(),
         restart_count: 0,
         node: Some("n1".into()),
@@ -18,7 +18,7 @@ fn redeemer(allocation: AllocationId, slurm_job_id: &str) -> Redeemer {
 }
 
 async fn begin(conn: &mut AsyncPgConnection, who: Redeemer) -> Redemption {
-    let name = move |attempt: u32| format!("runner-{}-{attempt}", who.allocation);
+    let name = move |attempt: u32| format!("runner-{}-{attempt}", who.launch);
     conn.transaction::<_, StorageError, _>(async |conn| {
         runners::begin(conn, &who, &name, now()).await
     })
@@ -57,11 +57,11 @@ async fn ten_callbacks_for_one_remaining_workflow_job_mint_once() {
         workflow_jobs::save(&mut conn, &job).await.unwrap();
     }
     let mut calls = tokio::task::JoinSet::new();
-    for (n, allocation) in planned.into_iter().enumerate() {
+    for (n, launch) in planned.into_iter().enumerate() {
         let pool = pool.clone();
         calls.spawn(async move {
             let mut conn = pool.connection().await.unwrap();
-            begin(&mut conn, redeemer(allocation, &n.to_string())).await
+            begin(&mut conn, redeemer(launch, &n.to_string())).await
         });
     }
     let answers = calls.join_all().await;
@@ -84,7 +84,7 @@ async fn a_withdrawal_during_the_mint_wins() {
     let class = scope_with_queued(&mut conn, 1).await;
     let planned = plan(&mut conn, class, &[1]).await;
     let mint = mint(begin(&mut conn, redeemer(planned[0], "17")).await);
-    let gone = allocations::withdraw(&mut conn, &planned, "cancelled", now())
+    let gone = launches::withdraw(&mut conn, &planned, "cancelled", now())
         .await
         .unwrap();
     assert_eq!(gone, planned);
@@ -134,7 +134,7 @@ async fn redemption_is_bound_and_closes_when_the_runner_listens() {
     ));
 }
 
-/// Race: Slurm requeues a started allocation.
+/// Race: Slurm requeues a started launch.
 #[tokio::test]
 async fn a_restart_after_redemption_is_turned_away_and_replaced() {
     let database = TestDatabase::create().await;
@@ -148,7 +148,7 @@ async fn a_restart_after_redemption_is_turned_away_and_replaced() {
         ..redeemer(planned[0], "17")
     };
     assert!(matches!(begin(&mut conn, again).await, Redemption::Gone(_)));
-    let classes = allocations::scope_classes(&mut conn, REPOSITORY)
+    let classes = launches::scope_classes(&mut conn, REPOSITORY)
         .await
         .unwrap();
     assert_eq!(
@@ -167,7 +167,7 @@ async fn a_runner_leaves_supply_only_when_its_workflow_job_leaves_demand() {
     let planned = plan(&mut conn, class, &[1]).await;
     let mint = mint(begin(&mut conn, redeemer(planned[0], "17")).await);
     assert!(complete(&mut conn, &mint, 5).await);
-    let (runner, scope) = runners::by_allocation(&mut conn, planned[0])
+    let (runner, scope) = runners::by_launch(&mut conn, planned[0])
         .await
         .unwrap()
         .unwrap();
@@ -179,7 +179,7 @@ async fn a_runner_leaves_supply_only_when_its_workflow_job_leaves_demand() {
     })
     .await
     .unwrap();
-    let classes = allocations::scope_classes(&mut conn, REPOSITORY)
+    let classes = launches::scope_classes(&mut conn, REPOSITORY)
         .await
         .unwrap();
     assert_eq!(
@@ -192,7 +192,7 @@ async fn a_runner_leaves_supply_only_when_its_workflow_job_leaves_demand() {
     job.state = "completed".into();
     workflow_jobs::save(&mut conn, &job).await.unwrap();
     assert_eq!(
-        allocations::attribute(
+        launches::attribute(
             &mut conn,
             &mint.name,
             gha_slurm_domain::WorkflowJobId(1),
@@ -203,7 +203,7 @@ async fn a_runner_leaves_supply_only_when_its_workflow_job_leaves_demand() {
         Some(class)
     );
     assert_eq!(
-        allocations::scope_classes(&mut conn, REPOSITORY)
+        launches::scope_classes(&mut conn, REPOSITORY)
             .await
             .unwrap(),
         []
@@ -219,7 +219,7 @@ async fn an_idle_runner_is_a_failure_of_its_class() {
     let planned = plan(&mut conn, class, &[1]).await;
     let mint = mint(begin(&mut conn, redeemer(planned[0], "17")).await);
     assert!(complete(&mut conn, &mint, 5).await);
-    let (runner, scope) = runners::by_allocation(&mut conn, planned[0])
+    let (runner, scope) = runners::by_launch(&mut conn, planned[0])
         .await
         .unwrap()
         .unwrap();
@@ -231,7 +231,7 @@ async fn an_idle_runner_is_a_failure_of_its_class() {
         .await
         .unwrap();
     }
-    let classes = allocations::scope_classes(&mut conn, REPOSITORY)
+    let classes = launches::scope_classes(&mut conn, REPOSITORY)
         .await
         .unwrap();
     assert_eq!(

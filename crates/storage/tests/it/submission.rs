@@ -3,15 +3,15 @@ use std::collections::BTreeSet;
 use chrono::TimeDelta;
 use diesel::sql_types;
 use diesel_async::RunQueryDsl;
-use gha_slurm_domain::AllocationId;
-use gha_slurm_storage::allocations::{self, Due, Locked, Submitted, claim_due};
+use gha_slurm_domain::LaunchId;
+use gha_slurm_storage::launches::{self, Due, Locked, Submitted, claim_due};
 use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, StorageError};
 use gha_slurm_test_support::TestDatabase;
 
 use crate::{now, plan, scope_with_queued};
 
 #[tokio::test]
-async fn two_submitters_never_hold_the_same_allocation() {
+async fn two_submitters_never_hold_the_same_launch() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     let mut conn = pool.connection().await.unwrap();
@@ -38,11 +38,7 @@ async fn two_submitters_never_hold_the_same_allocation() {
         .map(|d| d.id)
         .collect();
     let distinct: BTreeSet<_> = claimed.iter().copied().collect();
-    assert_eq!(
-        distinct.len(),
-        claimed.len(),
-        "an allocation was leased twice"
-    );
+    assert_eq!(distinct.len(), claimed.len(), "a launch was leased twice");
     let rest = claim_due(&mut conn, now(), TimeDelta::seconds(60), 100)
         .await
         .unwrap();
@@ -85,7 +81,7 @@ async fn answers_are_stored_together_but_for_what_another_transaction_has_locked
     let lease = TimeDelta::seconds(60);
     let due = claim_due(&mut conn, now(), lease, 10).await.unwrap();
     let mut answers: Vec<_> = due.iter().map(answer).collect();
-    let without_row = AllocationId(uuid::Uuid::new_v4());
+    let without_row = LaunchId(uuid::Uuid::new_v4());
     answers.push(Submitted {
         id: without_row,
         ..answers[0].clone()
@@ -94,17 +90,17 @@ async fn answers_are_stored_together_but_for_what_another_transaction_has_locked
     // Something withdraws the second at this moment.
     let left = other
         .transaction::<_, StorageError, _>(async |other| {
-            allocations::refused(other, due[1].id, "not wanted", now()).await?;
+            launches::refused(other, due[1].id, "not wanted", now()).await?;
             conn.transaction(async |conn| {
-                allocations::submitted(conn, "main", &answers, Locked::Skip).await
+                launches::submitted(conn, "main", &answers, Locked::Skip).await
             })
             .await
         })
         .await
         .unwrap();
     assert_eq!(left, [due[1].id, without_row]);
-    let row = async |conn: &mut AsyncPgConnection, id: AllocationId| {
-        diesel::sql_query("SELECT state, slurm_job_id FROM allocations WHERE id = $1")
+    let row = async |conn: &mut AsyncPgConnection, id: LaunchId| {
+        diesel::sql_query("SELECT state, slurm_job_id FROM launches WHERE id = $1")
             .bind::<sql_types::Uuid, _>(id.0)
             .get_result::<Row>(conn)
             .await
@@ -141,7 +137,7 @@ async fn a_delay_keeps_its_reason_and_waits() {
     let lease = TimeDelta::seconds(60);
     let due = claim_due(&mut conn, now(), lease, 1).await.unwrap();
     let later = now() + TimeDelta::seconds(5);
-    allocations::submission_delayed(
+    launches::submission_delayed(
         &mut conn,
         due[0].id,
         "the cluster is down",
@@ -176,7 +172,7 @@ async fn of_a_class_that_waits_behind_a_limit_the_oldest_tries_for_all() {
     submitted(&mut conn, &[&first[0]]).await;
     let later = now() + TimeDelta::seconds(30);
     for due in &first[1..] {
-        allocations::submission_delayed(&mut conn, due.id, "full", true, later, now())
+        launches::submission_delayed(&mut conn, due.id, "full", true, later, now())
             .await
             .unwrap();
     }
@@ -187,15 +183,11 @@ async fn of_a_class_that_waits_behind_a_limit_the_oldest_tries_for_all() {
     assert_eq!(claimed(&mut conn, now()).await, [], "nobody is asked again");
     // Something has ended.
     assert_eq!(
-        allocations::try_limited(&mut conn, now(), 16)
-            .await
-            .unwrap(),
+        launches::try_limited(&mut conn, now(), 16).await.unwrap(),
         1
     );
     assert_eq!(
-        allocations::try_limited(&mut conn, now(), 16)
-            .await
-            .unwrap(),
+        launches::try_limited(&mut conn, now(), 16).await.unwrap(),
         0
     );
     assert_eq!(claimed(&mut conn, now()).await, [first[1].id]);
@@ -209,7 +201,7 @@ async fn of_a_class_that_waits_behind_a_limit_the_oldest_tries_for_all() {
 
 async fn submitted(conn: &mut AsyncPgConnection, due: &[&Due]) {
     let answers: Vec<_> = due.iter().map(|due| answer(due)).collect();
-    let left = allocations::submitted(conn, "main", &answers, Locked::Wait).await;
+    let left = launches::submitted(conn, "main", &answers, Locked::Wait).await;
     assert_eq!(left.unwrap(), []);
 }
 
@@ -228,8 +220,8 @@ async fn plan_at(
     cause: i64,
     at: chrono::DateTime<chrono::Utc>,
 ) {
-    let new = allocations::NewAllocation {
-        id: AllocationId(uuid::Uuid::new_v4()),
+    let new = launches::NewLaunch {
+        id: LaunchId(uuid::Uuid::new_v4()),
         class,
         repository: crate::REPOSITORY,
         cause: gha_slurm_domain::WorkflowJobId(cause),
@@ -237,5 +229,5 @@ async fn plan_at(
         verify_demand: false,
         traceparent: None,
     };
-    allocations::plan(conn, &[new], at).await.unwrap();
+    launches::plan(conn, &[new], at).await.unwrap();
 }

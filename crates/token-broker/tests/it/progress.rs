@@ -20,8 +20,8 @@ async fn deletion(broker: &Broker, status: u16) {
 /// One redeemed runner and its progress token.
 async fn redeemed(broker: &Broker) -> String {
     broker.github_registers().await;
-    let [allocation] = broker.submitted(1).await.try_into().unwrap();
-    let answer = broker.redeem(allocation, 77).await;
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
+    let answer = broker.redeem(launch, 77).await;
     answer.body["progressToken"].as_str().unwrap().to_owned()
 }
 
@@ -55,10 +55,7 @@ async fn a_runner_has_a_timeline() {
     assert_eq!(kinds(&broker).await, wanted);
     assert_eq!(broker.query("SELECT run_id FROM runners").await, ["101"]);
     // It has worked, so it is supply until GitHub says that its workflow job left demand.
-    assert_eq!(
-        broker.query("SELECT in_supply FROM allocations").await,
-        ["t"]
-    );
+    assert_eq!(broker.query("SELECT in_supply FROM launches").await, ["t"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,10 +65,7 @@ async fn an_idle_runner_is_released() {
     deletion(&broker, 204).await;
     assert_eq!(broker.release(&token).await.status, 204);
     assert_eq!(broker.release(&token).await.status, 204);
-    assert_eq!(
-        broker.query("SELECT in_supply FROM allocations").await,
-        ["f"]
-    );
+    assert_eq!(broker.query("SELECT in_supply FROM launches").await, ["f"]);
     let requests = broker.query("SELECT reason FROM replan_requests").await;
     assert_eq!(requests, ["a runner ended"]);
 }
@@ -85,10 +79,10 @@ async fn a_runner_that_is_over_is_still_deleted_at_github() {
     let body = json!({"phase": "finished", "reason": "runner_outdated", "exitCode": 7});
     assert_eq!(broker.progress(&token, body).await.status, 204);
     // If it cannot give it back any more, the launcher does.
-    let by_launcher = "SELECT release_at > now() FROM allocations";
+    let by_launcher = "SELECT release_at > now() FROM launches";
     assert_eq!(broker.query(by_launcher).await, ["t"]);
     assert_eq!(broker.release(&token).await.status, 204);
-    let not_any_more = "SELECT release_at IS NULL FROM allocations";
+    let not_any_more = "SELECT release_at IS NULL FROM launches";
     assert_eq!(broker.query(not_any_more).await, ["t"]);
     let reason = broker.query("SELECT end_reason FROM runners").await;
     assert_eq!(reason, ["runner_outdated (the runner's exit code was 7)"]);
@@ -104,10 +98,7 @@ async fn a_runner_that_github_calls_busy_goes_on() {
         (answer.status, &answer.body["code"]),
         (409, &json!("runner_busy"))
     );
-    assert_eq!(
-        broker.query("SELECT in_supply FROM allocations").await,
-        ["t"]
-    );
+    assert_eq!(broker.query("SELECT in_supply FROM launches").await, ["t"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,11 +136,11 @@ async fn a_launch_token_ends_only_what_never_got_a_runner() {
     let [never, redeemed] = broker.submitted(2).await.try_into().unwrap();
     assert_eq!(broker.redeem(redeemed, 78).await.status, 200);
     let finished = || json!({"phase": "finished", "reason": "the callback failed"});
-    for allocation in [never, redeemed] {
-        let answer = broker.progress(&broker.token(allocation), finished()).await;
+    for launch in [never, redeemed] {
+        let answer = broker.progress(&broker.token(launch), finished()).await;
         assert_eq!(answer.status, 204, "{}", answer.body);
     }
-    let state = |id| format!("SELECT state FROM allocations WHERE id = '{id}'");
+    let state = |id| format!("SELECT state FROM launches WHERE id = '{id}'");
     assert_eq!(broker.query(&state(never)).await, ["ended"]);
     assert_eq!(broker.query(&state(redeemed)).await, ["redeemed"]);
     let answer = broker

@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use gha_slurm_auth::KeyFolder;
-use gha_slurm_domain::AllocationId;
-use gha_slurm_storage::allocations;
+use gha_slurm_domain::LaunchId;
+use gha_slurm_storage::launches;
 use gha_slurm_test_support::wait_until;
 use serde_json::json;
 use wiremock::matchers::{body_partial_json, method, path, path_regex, query_param};
@@ -16,9 +16,9 @@ use crate::support::{Broker, JIT};
 async fn a_launch_token_becomes_a_runner_once() {
     let broker = Broker::start().await;
     broker.github_registers().await;
-    let [allocation] = broker.submitted(1).await.try_into().unwrap();
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
 
-    let first = broker.redeem(allocation, 77).await;
+    let first = broker.redeem(launch, 77).await;
     assert_eq!(first.status, 200, "{}", first.body);
     assert_eq!(first.body["mode"], "jit");
     assert_eq!(first.body["encodedJitConfig"], "jit-900");
@@ -27,7 +27,7 @@ async fn a_launch_token_becomes_a_runner_once() {
     assert!(first.body["token"].is_null());
 
     // A workflow step that has read the launch token is another Slurm job, or too late.
-    let thief = broker.redeem(allocation, 78).await;
+    let thief = broker.redeem(launch, 78).await;
     assert_eq!(
         (thief.status, &thief.body["code"]),
         (409, &json!("redeemed"))
@@ -37,7 +37,7 @@ async fn a_launch_token_becomes_a_runner_once() {
         .progress(progress, json!({"phase": "listening"}))
         .await;
     assert_eq!(listening.status, 204, "{}", listening.body);
-    let late = broker.redeem(allocation, 77).await;
+    let late = broker.redeem(launch, 77).await;
     assert_eq!(late.status, 409, "{}", late.body);
     assert_eq!(broker.github_calls("POST", "generate-jitconfig").await, 1);
 }
@@ -52,9 +52,9 @@ async fn the_same_slurm_job_may_ask_again_until_it_listens() {
         .expect(1)
         .mount(&broker.github)
         .await;
-    let [allocation] = broker.submitted(1).await.try_into().unwrap();
-    let first = broker.redeem(allocation, 77).await;
-    let again = broker.redeem(allocation, 77).await;
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
+    let first = broker.redeem(launch, 77).await;
+    let again = broker.redeem(launch, 77).await;
     assert_eq!(again.body["encodedJitConfig"], "jit-901", "{}", again.body);
     assert_ne!(first.body["name"], again.body["name"]);
     // The earlier progress token is worth nothing now.
@@ -67,12 +67,12 @@ async fn the_same_slurm_job_may_ask_again_until_it_listens() {
 async fn ten_nodes_call_back_for_one_workflow_job() {
     let broker = Broker::start().await;
     broker.github_registers().await;
-    let allocations = broker.submitted(10).await;
+    let launches = broker.submitted(10).await;
     broker.cancel(1..=9).await;
-    let calls = allocations
+    let calls = launches
         .iter()
         .enumerate()
-        .map(|(job, allocation)| broker.redeem(*allocation, 100 + job as u32));
+        .map(|(job, launch)| broker.redeem(*launch, 100 + job as u32));
     let answers = futures_util::future::join_all(calls).await;
     let mut statuses: BTreeMap<u16, usize> = BTreeMap::new();
     for answer in &answers {
@@ -81,7 +81,7 @@ async fn ten_nodes_call_back_for_one_workflow_job() {
     assert_eq!(statuses, BTreeMap::from([(200, 1), (410, 9)]));
     assert_eq!(broker.github_calls("POST", "generate-jitconfig").await, 1);
     let withdrawn = broker
-        .query("SELECT count(*) FROM allocations WHERE state = 'withdrawn' AND NOT in_supply")
+        .query("SELECT count(*) FROM launches WHERE state = 'withdrawn' AND NOT in_supply")
         .await;
     assert_eq!(withdrawn, ["9"]);
 }
@@ -97,8 +97,8 @@ async fn trouble_at_github_is_503_and_the_next_call_cleans_up() {
         .await;
     broker.github_registers().await;
     // The 502 came from a proxy: GitHub had made the runner all the same.
-    let [allocation] = broker.submitted(1).await.try_into().unwrap();
-    let name = gha_slurm_domain::naming::runner_name("gha-slurm", "test", allocation, 1);
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
+    let name = gha_slurm_domain::naming::runner_name("gha-slurm", "test", launch, 1);
     Mock::given(method("GET"))
         .and(path("/repos/acme/widgets/actions/runners"))
         .and(query_param("name", &name))
@@ -115,10 +115,10 @@ async fn trouble_at_github_is_503_and_the_next_call_cleans_up() {
         .expect(1)
         .mount(&broker.github)
         .await;
-    let first = broker.redeem(allocation, 77).await;
+    let first = broker.redeem(launch, 77).await;
     assert_eq!(first.status, 503, "{}", first.body);
     assert!(first.retry_after.is_some());
-    let second = broker.redeem(allocation, 77).await;
+    let second = broker.redeem(launch, 77).await;
     assert_eq!(second.status, 200, "{}", second.body);
     assert_eq!(second.body["name"], format!("{name}-2"));
 }
@@ -126,8 +126,8 @@ async fn trouble_at_github_is_503_and_the_next_call_cleans_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_taken_name_is_left_for_another() {
     let broker = Broker::start().await;
-    let [allocation] = broker.submitted(1).await.try_into().unwrap();
-    let name = gha_slurm_domain::naming::runner_name("gha-slurm", "test", allocation, 1);
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
+    let name = gha_slurm_domain::naming::runner_name("gha-slurm", "test", launch, 1);
     Mock::given(method("POST"))
         .and(path(JIT))
         .and(body_partial_json(json!({"name": name})))
@@ -145,7 +145,7 @@ async fn a_taken_name_is_left_for_another() {
         )
         .mount(&broker.github)
         .await;
-    let answer = broker.redeem(allocation, 77).await;
+    let answer = broker.redeem(launch, 77).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert_eq!(answer.body["name"], format!("{name}-2"));
 }
@@ -168,7 +168,7 @@ async fn withdrawn_while_registering_is_deleted_again() {
         .expect(1)
         .mount(&broker.github)
         .await;
-    let [allocation] = broker.submitted(1).await.try_into().unwrap();
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
     let withdraw = async {
         wait_until(
             "the runner is being registered",
@@ -180,11 +180,11 @@ async fn withdrawn_while_registering_is_deleted_again() {
         )
         .await;
         let mut conn = broker.database.connection().await.unwrap();
-        allocations::withdraw(&mut conn, &[allocation], "cancelled", Utc::now())
+        launches::withdraw(&mut conn, &[launch], "cancelled", Utc::now())
             .await
             .unwrap();
     };
-    let (answer, ()) = tokio::join!(broker.redeem(allocation, 77), withdraw);
+    let (answer, ()) = tokio::join!(broker.redeem(launch, 77), withdraw);
     assert_eq!(answer.status, 410, "{}", answer.body);
 }
 
@@ -199,13 +199,13 @@ async fn a_refusal_by_github_ends_the_runner_with_githubs_words() {
         )
         .mount(&broker.github)
         .await;
-    let [allocation] = broker.submitted(1).await.try_into().unwrap();
-    let answer = broker.redeem(allocation, 77).await;
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
+    let answer = broker.redeem(launch, 77).await;
     assert_eq!(answer.status, 410);
     let detail = answer.body["detail"].as_str().unwrap();
     assert!(detail.contains("Resource not accessible"), "{detail}");
     let states = broker
-        .query("SELECT state || ' ' || in_supply FROM allocations")
+        .query("SELECT state || ' ' || in_supply FROM launches")
         .await;
     assert_eq!(states, ["ended false"]);
 }
@@ -234,12 +234,12 @@ async fn an_unmapped_or_suspended_repository_gets_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_that_are_not_ours_are_401() {
     let broker = Broker::start().await;
-    let [allocation] = broker.submitted(1).await.try_into().unwrap();
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
     let body = || Some(json!({"slurmJobId": "1", "node": "n1"}));
-    let expired = Broker::claims(allocation, Utc::now() - TimeDelta::hours(2));
-    let mut elsewhere = Broker::claims(allocation, Utc::now());
+    let expired = Broker::claims(launch, Utc::now() - TimeDelta::hours(2));
+    let mut elsewhere = Broker::claims(launch, Utc::now());
     elsewhere.iss = "another-deployment".into();
-    let mut other_audience = Broker::claims(allocation, Utc::now());
+    let mut other_audience = Broker::claims(launch, Utc::now());
     other_audience.aud = vec!["gha-slurm-munge".into()];
     let strangers = tempfile::tempdir().unwrap();
     KeyFolder::new(strangers.path()).generate(1).unwrap();
@@ -263,17 +263,17 @@ async fn tokens_that_are_not_ours_are_401() {
         let answer = broker.post("/gha/runner", &authorization, body()).await;
         assert_eq!((answer.status, &answer.body["code"]), (401, &json!(code)));
     }
-    let unknown = broker.redeem(AllocationId(uuid::Uuid::now_v7()), 1).await;
+    let unknown = broker.redeem(LaunchId(uuid::Uuid::now_v7()), 1).await;
     assert_eq!(unknown.status, 410, "{}", unknown.body);
     let wrong = broker
-        .redeem_as(allocation, json!({"slurmJobId": "1; reboot", "node": "n"}))
+        .redeem_as(launch, json!({"slurmJobId": "1; reboot", "node": "n"}))
         .await;
     assert_eq!(
         (wrong.status, &wrong.body["code"]),
         (400, &json!("slurm_job_id_invalid"))
     );
     let unknown_field = broker
-        .redeem_as(allocation, json!({"slurmJobId": "1", "nodes": "n"}))
+        .redeem_as(launch, json!({"slurmJobId": "1", "nodes": "n"}))
         .await;
     assert_eq!(unknown_field.status, 400);
 }
@@ -282,7 +282,7 @@ async fn tokens_that_are_not_ours_are_401() {
 async fn a_new_key_is_known_without_a_restart() {
     let broker = Broker::start().await;
     broker.github_registers().await;
-    let [allocation] = broker.submitted(1).await.try_into().unwrap();
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
     let kid = KeyFolder::new(broker.keys.path())
         .generate(Utc::now().timestamp())
         .unwrap();
@@ -294,7 +294,7 @@ async fn a_new_key_is_known_without_a_restart() {
         .map(|key| key["kid"].as_str().unwrap())
         .collect();
     assert!(kids.contains(&kid.as_str()), "{kids:?}");
-    assert_eq!(broker.redeem(allocation, 77).await.status, 200);
+    assert_eq!(broker.redeem(launch, 77).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

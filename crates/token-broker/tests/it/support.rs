@@ -6,12 +6,12 @@ use base64::Engine;
 use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::LaunchClaims;
-use gha_slurm_contract::launch::{AUDIENCE_AGENT, AUDIENCE_BROKER};
+use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER};
 use gha_slurm_domain::{
-    AllocationId, InstallationId, LabelSet, RepositoryId, ResourceRequest, WorkflowJobId,
+    InstallationId, LabelSet, LaunchId, RepositoryId, ResourceRequest, WorkflowJobId,
 };
 use gha_slurm_service_kit::settings::load;
-use gha_slurm_storage::allocations::{self, Locked, NewAllocation, Submitted};
+use gha_slurm_storage::launches::{self, Locked, NewLaunch, Submitted};
 use gha_slurm_storage::workflow_jobs::{self, WorkflowJob};
 use gha_slurm_storage::{Database, mappings, repositories};
 use gha_slurm_test_support::TestDatabase;
@@ -92,8 +92,8 @@ impl Broker {
         }
     }
 
-    /// `queued` workflow jobs of one class, and as many submitted allocations.
-    pub(crate) async fn submitted(&self, queued: i64) -> Vec<AllocationId> {
+    /// `queued` workflow jobs of one class, and as many submitted launches.
+    pub(crate) async fn submitted(&self, queued: i64) -> Vec<LaunchId> {
         let now = Utc::now();
         let user = "alice".parse().unwrap();
         let mut conn = self.database.connection().await.unwrap();
@@ -143,9 +143,9 @@ impl Broker {
                 updated_at: now,
             };
             workflow_jobs::save(&mut conn, &waiting).await.unwrap();
-            let allocation = AllocationId(uuid::Uuid::now_v7());
-            let new = NewAllocation {
-                id: allocation,
+            let launch = LaunchId(uuid::Uuid::now_v7());
+            let new = NewLaunch {
+                id: launch,
                 class,
                 repository: REPOSITORY,
                 cause: WorkflowJobId(id),
@@ -153,17 +153,17 @@ impl Broker {
                 verify_demand: false,
                 traceparent: None,
             };
-            allocations::plan(&mut conn, &[new], now).await.unwrap();
+            launches::plan(&mut conn, &[new], now).await.unwrap();
             let answer = Submitted {
-                id: allocation,
+                id: launch,
                 slurm_job_id: None,
                 token_expires_at: now + TimeDelta::hours(25),
                 at: now,
             };
-            allocations::submitted(&mut conn, "main", &[answer], Locked::Wait)
+            launches::submitted(&mut conn, "main", &[answer], Locked::Wait)
                 .await
                 .unwrap();
-            ids.push(allocation);
+            ids.push(launch);
         }
         ids
     }
@@ -199,12 +199,12 @@ impl Broker {
             .collect()
     }
 
-    pub(crate) fn claims(allocation: AllocationId, issued: DateTime<Utc>) -> LaunchClaims {
+    pub(crate) fn claims(launch: LaunchId, issued: DateTime<Utc>) -> LaunchClaims {
         let iat = issued.timestamp();
         LaunchClaims {
             iss: "test".into(),
             aud: vec![AUDIENCE_AGENT.into(), AUDIENCE_BROKER.into()],
-            sub: allocation,
+            sub: launch,
             jti: uuid::Uuid::new_v4(),
             iat,
             nbf: iat - 120,
@@ -229,8 +229,8 @@ impl Broker {
         signer.sign(claims).unwrap().expose_secret().to_owned()
     }
 
-    pub(crate) fn token(&self, allocation: AllocationId) -> String {
-        self.sign(&Self::claims(allocation, Utc::now()))
+    pub(crate) fn token(&self, launch: LaunchId) -> String {
+        self.sign(&Self::claims(launch, Utc::now()))
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -255,16 +255,16 @@ impl Broker {
     }
 
     /// `POST /gha/runner` as Slurm job `slurm_job`.
-    pub(crate) async fn redeem(&self, allocation: AllocationId, slurm_job: u32) -> Answer {
+    pub(crate) async fn redeem(&self, launch: LaunchId, slurm_job: u32) -> Answer {
         self.redeem_as(
-            allocation,
+            launch,
             json!({"slurmJobId": slurm_job.to_string(), "node": "n1"}),
         )
         .await
     }
 
-    pub(crate) async fn redeem_as(&self, allocation: AllocationId, body: Value) -> Answer {
-        let authorization = format!("Bearer {}", self.token(allocation));
+    pub(crate) async fn redeem_as(&self, launch: LaunchId, body: Value) -> Answer {
+        let authorization = format!("Bearer {}", self.token(launch));
         self.post("/gha/runner", &authorization, Some(body)).await
     }
 

@@ -15,7 +15,7 @@ use super::stack::Stack;
 
 /// The repository, at the simulator.
 pub(super) const REPOSITORY: &str = "octo-org/demo";
-/// Whose allocation it spends: a user that every Debian has.
+/// Whose account it spends: a user that every Debian has.
 const SLURM_USER: &str = SLURM_USERS[0];
 /// A label that the launcher's default settings know.
 const LABELS: [&str; 2] = ["self-hosted", "slurm"];

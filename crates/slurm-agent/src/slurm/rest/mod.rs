@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use async_trait::async_trait;
-use gha_slurm_domain::{AllocationId, SlurmJobId, SlurmUser};
+use gha_slurm_domain::{LaunchId, SlurmJobId, SlurmUser};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, StatusCode, redirect};
 use secrecy::ExposeSecret;
@@ -254,7 +254,7 @@ impl RestSlurm {
         if reply.token_doubtful {
             self.tokens.forget(user).await;
             // slurmctld may have hung up after it, too.
-            if let Some(id) = self.search(submission.allocation).await? {
+            if let Some(id) = self.search(submission.launch).await? {
                 return Ok(id);
             }
             reply = self.ask_once(user, &call).await?;
@@ -288,12 +288,9 @@ impl RestSlurm {
         aside(move || Ok(version::queue(&jobs))).await
     }
 
-    async fn search(
-        &self,
-        allocation: AllocationId,
-    ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
+    async fn search(&self, launch: LaunchId) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
         let found = self.queue().await?.ours;
-        let found = found.into_iter().find(|job| job.allocation == allocation);
+        let found = found.into_iter().find(|job| job.launch == launch);
         Ok(found.map(|job| job.id))
     }
 
@@ -419,22 +416,22 @@ impl Slurm for RestSlurm {
         in_time(self.ask_to_submit(submission)).await
     }
 
-    async fn find(&self, allocation: AllocationId) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
-        in_time(self.search(allocation)).await
+    async fn find(&self, launch: LaunchId) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
+        in_time(self.search(launch)).await
     }
 
     async fn list(&self) -> Result<Queue, SlurmUnavailable> {
         in_time(self.queue()).await
     }
 
-    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<AllocationId>, SlurmUnavailable> {
+    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<LaunchId>, SlurmUnavailable> {
         in_time(async {
             let mut cancelled = Vec::new();
             for job in self.jobs().await? {
                 let Some(ours) = job.ours() else { continue };
                 if wanted.iter().any(|wanted| wanted.wants(&ours)) {
                     self.ask_to_cancel(&ours.id, job).await?;
-                    cancelled.push(ours.allocation);
+                    cancelled.push(ours.launch);
                 }
             }
             Ok(cancelled)

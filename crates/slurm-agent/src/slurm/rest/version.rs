@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::settings::SlurmrestdSettings;
 use crate::slurm::{
-    PATH, Queue, SlurmJob, allocation_of, comment, exit_code, output_file, reason as told_reason,
+    PATH, Queue, SlurmJob, comment, exit_code, launch_of, output_file, reason as told_reason,
 };
 use crate::submission::Submission;
 
@@ -364,10 +364,10 @@ impl Job {
 
     /// `None`: not a Slurm job of ours.
     pub(super) fn ours(&self) -> Option<SlurmJob> {
-        let allocation = allocation_of(self.comment.as_deref()?)?;
+        let launch = launch_of(self.comment.as_deref()?)?;
         let state = SlurmState::from_slurm(self.state.as_ref()?.shown());
         Some(SlurmJob {
-            allocation,
+            launch,
             id: self.id.as_ref()?.value()?.to_string().parse().ok()?,
             user: self.user_name.clone().unwrap_or_default(),
             state,
@@ -487,13 +487,13 @@ pub(super) fn recorded<A: serde::de::DeserializeOwned>(version: ApiVersion, name
 mod tests {
     use std::collections::BTreeMap;
 
-    use gha_slurm_domain::AllocationId;
+    use gha_slurm_domain::LaunchId;
 
     use super::*;
 
     fn submission() -> Submission {
         Submission {
-            allocation: AllocationId(uuid::Uuid::from_u128(1)),
+            launch: LaunchId(uuid::Uuid::from_u128(1)),
             name: "r1".into(),
             repository: "acme/widgets".into(),
             slurm_user: "alice".parse().unwrap(),
@@ -508,7 +508,7 @@ mod tests {
                 ..ResourceRequest::default()
             },
             script: "#!/bin/bash\n".into(),
-            environment: BTreeMap::from([("GHA_SLURM_ALLOCATION", "a=b\nc".to_owned())]),
+            environment: BTreeMap::from([("GHA_SLURM_LAUNCH", "a=b\nc".to_owned())]),
         }
     }
 
@@ -535,7 +535,7 @@ mod tests {
         };
         let old = with(json!({
             "environment": {
-                "PATH": PATH, "SLURM_UMASK": "0077", "GHA_SLURM_ALLOCATION": "a=b\nc",
+                "PATH": PATH, "SLURM_UMASK": "0077", "GHA_SLURM_LAUNCH": "a=b\nc",
             },
             "open_mode": "append",
             "no_requeue": true,
@@ -550,7 +550,7 @@ mod tests {
         let number = |n: u64| json!({ "set": true, "infinite": false, "number": n });
         let new = with(json!({
             "environment": [
-                "GHA_SLURM_ALLOCATION=a=b\nc", format!("PATH={PATH}"), "SLURM_UMASK=0077",
+                "GHA_SLURM_LAUNCH=a=b\nc", format!("PATH={PATH}"), "SLURM_UMASK=0077",
             ],
             "open_mode": ["APPEND"],
             "requeue": false,

@@ -1,4 +1,4 @@
-//! Supply: allocations on the way, plans carried out, and the submission loop's leases.
+//! Supply: launches on the way, plans carried out, and the submission loop's leases.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,11 +8,11 @@ use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use gha_slurm_domain::planner::{ClassView, Supply, SupplyStage};
 use gha_slurm_domain::{
-    AllocationId, LabelSet, RepositoryId, ResourceRequest, SlurmJobId, SlurmUser, WorkflowJobId,
+    LabelSet, LaunchId, RepositoryId, ResourceRequest, SlurmJobId, SlurmUser, WorkflowJobId,
 };
 
 use crate::pool::StorageError;
-use crate::schema::{allocations, repositories, runner_classes, runners, workflow_jobs};
+use crate::schema::{launches, repositories, runner_classes, runners, workflow_jobs};
 use crate::timeline::{self, Entry};
 use crate::workflow_jobs::ClassId;
 
@@ -25,7 +25,7 @@ pub struct ScopeClass {
     pub view: ClassView,
     /// Its queued workflow jobs, oldest first, each with the trace of its webhook.
     pub queued: Vec<(WorkflowJobId, Option<String>)>,
-    /// Workflow jobs that caused an allocation that still counts.
+    /// Workflow jobs that caused a launch that still counts.
     pub causes: Vec<WorkflowJobId>,
     /// Why the last runner ended without a workflow job.
     pub last_failure_reason: Option<String>,
@@ -60,17 +60,17 @@ pub async fn scope_classes(
         ))
         .load(conn)
         .await?;
-    let supply: Vec<SupplyRow> = allocations::table
+    let supply: Vec<SupplyRow> = launches::table
         .left_join(runners::table)
-        .filter(allocations::repository_id.eq(repository.0))
-        .filter(allocations::in_supply.eq(true))
+        .filter(launches::repository_id.eq(repository.0))
+        .filter(launches::in_supply.eq(true))
         .select((
-            allocations::id,
-            allocations::class_id,
-            allocations::workflow_job_id,
-            allocations::state,
-            allocations::planned_at,
-            allocations::token_expires_at,
+            launches::id,
+            launches::class_id,
+            launches::workflow_job_id,
+            launches::state,
+            launches::planned_at,
+            launches::token_expires_at,
             runners::state.nullable(),
         ))
         .load(conn)
@@ -99,7 +99,7 @@ pub async fn scope_classes(
         };
         let class = classes.entry(class).or_insert_with(|| entry(class));
         class.view.supply.push(Supply {
-            allocation: AllocationId(id),
+            launch: LaunchId(id),
             stage,
             planned_at,
             token_expires_at,
@@ -127,11 +127,11 @@ pub async fn scope_classes(
     Ok(classes.into_values().collect())
 }
 
-/// One allocation to plan.
+/// One launch to plan.
 #[derive(Debug, Clone)]
-pub struct NewAllocation {
+pub struct NewLaunch {
     /// Our id: also the idempotency key of the submission.
-    pub id: AllocationId,
+    pub id: LaunchId,
     /// Its class.
     pub class: ClassId,
     /// Its scope.
@@ -146,10 +146,10 @@ pub struct NewAllocation {
     pub traceparent: Option<String>,
 }
 
-/// Writes planned allocations.
+/// Writes planned launches.
 pub async fn plan(
     conn: &mut AsyncPgConnection,
-    new: &[NewAllocation],
+    new: &[NewLaunch],
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
     if new.is_empty() {
@@ -159,19 +159,19 @@ pub async fn plan(
         .iter()
         .map(|a| {
             (
-                allocations::id.eq(a.id.0),
-                allocations::class_id.eq(a.class.0),
-                allocations::repository_id.eq(a.repository.0),
-                allocations::workflow_job_id.eq(a.cause.0),
-                allocations::state.eq("planned"),
-                allocations::planned_at.eq(now),
-                allocations::not_before.eq(a.not_before),
-                allocations::verify_demand.eq(a.verify_demand),
-                allocations::traceparent.eq(&a.traceparent),
+                launches::id.eq(a.id.0),
+                launches::class_id.eq(a.class.0),
+                launches::repository_id.eq(a.repository.0),
+                launches::workflow_job_id.eq(a.cause.0),
+                launches::state.eq("planned"),
+                launches::planned_at.eq(now),
+                launches::not_before.eq(a.not_before),
+                launches::verify_demand.eq(a.verify_demand),
+                launches::traceparent.eq(&a.traceparent),
             )
         })
         .collect();
-    diesel::insert_into(allocations::table)
+    diesel::insert_into(launches::table)
         .values(rows)
         .execute(conn)
         .await?;
@@ -180,54 +180,54 @@ pub async fn plan(
         .map(|a| {
             let wait = (a.not_before - now).num_seconds();
             let detail = if wait > 0 {
-                format!("an allocation is planned, to be submitted in {wait} s")
+                format!("a launch is planned, to be submitted in {wait} s")
             } else {
-                "an allocation is planned".to_owned()
+                "a launch is planned".to_owned()
             };
-            Entry::allocation(now, a.id, "planned", detail)
+            Entry::launch(now, a.id, "planned", detail)
         })
         .collect();
     timeline::append(conn, &entries).await
 }
 
-/// Withdraws allocations that have no runner yet. Their launch tokens answer 410 from now on: the row decides, never
+/// Withdraws launches that have no runner yet. Their launch tokens answer 410 from now on: the row decides, never
 /// Slurm's state. Returns those that really were withdrawn.
 pub async fn withdraw(
     conn: &mut AsyncPgConnection,
-    ids: &[AllocationId],
+    ids: &[LaunchId],
     reason: &str,
     now: DateTime<Utc>,
-) -> Result<Vec<AllocationId>, StorageError> {
+) -> Result<Vec<LaunchId>, StorageError> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
     let ids: Vec<uuid::Uuid> = ids.iter().map(|a| a.0).collect();
     let redeeming: Vec<uuid::Uuid> = runners::table
-        .filter(runners::allocation_id.eq_any(&ids))
+        .filter(runners::launch_id.eq_any(&ids))
         .filter(runners::state.eq("redeeming"))
-        .select(runners::allocation_id)
+        .select(runners::launch_id)
         .load(conn)
         .await?;
     let gone: Vec<uuid::Uuid> = diesel::update(
-        allocations::table.filter(
-            allocations::id.eq_any(&ids).and(
-                allocations::state
+        launches::table.filter(
+            launches::id.eq_any(&ids).and(
+                launches::state
                     .eq_any(["planned", "submitted"])
-                    .or(allocations::id.eq_any(&redeeming)),
+                    .or(launches::id.eq_any(&redeeming)),
             ),
         ),
     )
     .set((
-        allocations::state.eq("withdrawn"),
-        allocations::in_supply.eq(false),
-        allocations::reason.eq(reason),
-        allocations::ended_at.eq(now),
+        launches::state.eq("withdrawn"),
+        launches::in_supply.eq(false),
+        launches::reason.eq(reason),
+        launches::ended_at.eq(now),
         // The lease stays: while it is held, a submission is under way, and there is no telling yet what to cancel.
     ))
-    .returning(allocations::id)
+    .returning(launches::id)
     .get_results(conn)
     .await?;
-    diesel::update(runners::table.filter(runners::allocation_id.eq_any(&gone)))
+    diesel::update(runners::table.filter(runners::launch_id.eq_any(&gone)))
         .set((
             runners::state.eq("ended"),
             runners::ended_at.eq(now),
@@ -237,49 +237,49 @@ pub async fn withdraw(
         .await?;
     let entries: Vec<Entry> = gone
         .iter()
-        .map(|id| Entry::allocation(now, AllocationId(*id), "withdrawn", reason))
+        .map(|id| Entry::launch(now, LaunchId(*id), "withdrawn", reason))
         .collect();
     timeline::append(conn, &entries).await?;
-    Ok(gone.into_iter().map(AllocationId).collect())
+    Ok(gone.into_iter().map(LaunchId).collect())
 }
 
 /// Wants the runners of `ids` deregistered, and no other one's of the class. Call it under the scope's lock.
 pub async fn want_released(
     conn: &mut AsyncPgConnection,
     class: ClassId,
-    ids: &[AllocationId],
+    ids: &[LaunchId],
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
     let ids: Vec<uuid::Uuid> = ids.iter().map(|a| a.0).collect();
-    let of_class = allocations::table.filter(allocations::class_id.eq(class.0));
+    let of_class = launches::table.filter(launches::class_id.eq(class.0));
     diesel::update(
         of_class
-            .filter(allocations::release_at.is_not_null())
+            .filter(launches::release_at.is_not_null())
             // What is over was not marked by the planner, so it does not unmark it.
-            .filter(allocations::in_supply)
-            .filter(allocations::id.ne_all(&ids)),
+            .filter(launches::in_supply)
+            .filter(launches::id.ne_all(&ids)),
     )
-    .set(allocations::release_at.eq(None::<DateTime<Utc>>))
+    .set(launches::release_at.eq(None::<DateTime<Utc>>))
     .execute(conn)
     .await?;
     if !ids.is_empty() {
         diesel::update(
-            allocations::table
-                .filter(allocations::id.eq_any(&ids))
-                .filter(allocations::release_at.is_null()),
+            launches::table
+                .filter(launches::id.eq_any(&ids))
+                .filter(launches::release_at.is_null()),
         )
-        .set(allocations::release_at.eq(now))
+        .set(launches::release_at.eq(now))
         .execute(conn)
         .await?;
     }
     Ok(())
 }
 
-/// A planned allocation the submission loop holds a lease on.
+/// A planned launch the submission loop holds a lease on.
 #[derive(Debug, Clone)]
 pub struct Due {
     /// Which.
-    pub id: AllocationId,
+    pub id: LaunchId,
     /// Its scope.
     pub repository: RepositoryId,
     /// Account of the repository.
@@ -304,9 +304,9 @@ pub struct Due {
     pub traceparent: Option<String>,
 }
 
-/// Takes a lease on planned allocations that are due, oldest first; of those of a class that wait behind a limit, on the
+/// Takes a lease on planned launches that are due, oldest first; of those of a class that wait behind a limit, on the
 /// oldest alone. A lease that runs out (the process was killed) is
-/// taken again; the Slurm agent gives the first answer for the same allocation.
+/// taken again; the Slurm agent gives the first answer for the same launch.
 pub async fn claim_due(
     conn: &mut AsyncPgConnection,
     now: DateTime<Utc>,
@@ -317,7 +317,7 @@ pub async fn claim_due(
     rows.into_iter()
         .map(|r| {
             Ok(Due {
-                id: AllocationId(r.0),
+                id: LaunchId(r.0),
                 repository: RepositoryId(r.1),
                 owner: r.2,
                 name: r.3,
@@ -361,55 +361,55 @@ async fn lease_rows(
 ) -> Result<Vec<DueRow>, StorageError> {
     use diesel_async::AsyncConnection;
     conn.transaction::<_, StorageError, _>(async move |conn| {
-        let ids: Vec<uuid::Uuid> = allocations::table
-            .filter(allocations::state.eq("planned"))
-            .filter(allocations::not_before.le(now))
+        let ids: Vec<uuid::Uuid> = launches::table
+            .filter(launches::state.eq("planned"))
+            .filter(launches::not_before.le(now))
             // What a limit refuses for one of a class, it refuses for all.
             .filter(diesel::dsl::sql::<Bool>(
-                "NOT EXISTS (SELECT FROM allocations o WHERE o.state = 'planned' AND o.limited \
-                 AND o.class_id = allocations.class_id \
-                 AND (o.planned_at, o.id) < (allocations.planned_at, allocations.id))",
+                "NOT EXISTS (SELECT FROM launches o WHERE o.state = 'planned' AND o.limited \
+                 AND o.class_id = launches.class_id \
+                 AND (o.planned_at, o.id) < (launches.planned_at, launches.id))",
             ))
             .filter(
-                allocations::lease_until
+                launches::lease_until
                     .is_null()
-                    .or(allocations::lease_until.le(now)),
+                    .or(launches::lease_until.le(now)),
             )
-            .order(allocations::planned_at)
+            .order(launches::planned_at)
             .limit(limit)
             .for_update()
             .skip_locked()
-            .select(allocations::id)
+            .select(launches::id)
             .load(conn)
             .await?;
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        diesel::update(allocations::table.filter(allocations::id.eq_any(&ids)))
+        diesel::update(launches::table.filter(launches::id.eq_any(&ids)))
             .set((
-                allocations::lease_until.eq(now + lease),
-                allocations::submit_attempts.eq(allocations::submit_attempts + 1),
+                launches::lease_until.eq(now + lease),
+                launches::submit_attempts.eq(launches::submit_attempts + 1),
             ))
             .execute(conn)
             .await?;
-        Ok(allocations::table
+        Ok(launches::table
             .inner_join(runner_classes::table)
             .inner_join(repositories::table)
-            .filter(allocations::id.eq_any(&ids))
-            .order(allocations::planned_at)
+            .filter(launches::id.eq_any(&ids))
+            .order(launches::planned_at)
             .select((
-                allocations::id,
-                allocations::repository_id,
+                launches::id,
+                launches::repository_id,
                 repositories::owner,
                 repositories::name,
-                allocations::workflow_job_id,
-                allocations::class_id,
+                launches::workflow_job_id,
+                launches::class_id,
                 runner_classes::slurm_user,
                 runner_classes::labels,
                 runner_classes::resources,
-                allocations::verify_demand,
-                allocations::submit_attempts,
-                allocations::traceparent,
+                launches::verify_demand,
+                launches::submit_attempts,
+                launches::traceparent,
             ))
             .load(conn)
             .await?)
@@ -417,28 +417,28 @@ async fn lease_rows(
     .await
 }
 
-/// The demand was confirmed at GitHub: do not ask again for this allocation.
+/// The demand was confirmed at GitHub: do not ask again for this launch.
 pub async fn demand_verified(
     conn: &mut AsyncPgConnection,
-    id: AllocationId,
+    id: LaunchId,
 ) -> Result<(), StorageError> {
-    diesel::update(allocations::table.find(id.0))
-        .set(allocations::verify_demand.eq(false))
+    diesel::update(launches::table.find(id.0))
+        .set(launches::verify_demand.eq(false))
         .execute(conn)
         .await?;
     Ok(())
 }
 
-/// The workflow job that caused a planned allocation does not wait any more. If the planner kept it, another one of its
+/// The workflow job that caused a planned launch does not wait any more. If the planner kept it, another one of its
 /// class does: that is its cause now. Gives the lease back.
 pub async fn find_other_cause(
     conn: &mut AsyncPgConnection,
-    id: AllocationId,
+    id: LaunchId,
 ) -> Result<(), StorageError> {
-    let class: Option<i64> = allocations::table
+    let class: Option<i64> = launches::table
         .find(id.0)
-        .filter(allocations::state.eq("planned"))
-        .select(allocations::class_id)
+        .filter(launches::state.eq("planned"))
+        .select(launches::class_id)
         .first(conn)
         .await
         .optional()?;
@@ -453,10 +453,10 @@ pub async fn find_other_cause(
         .await
         .optional()?;
     if let Some(waiting) = waiting {
-        diesel::update(allocations::table.find(id.0))
+        diesel::update(launches::table.find(id.0))
             .set((
-                allocations::workflow_job_id.eq(waiting),
-                allocations::lease_until.eq(None::<DateTime<Utc>>),
+                launches::workflow_job_id.eq(waiting),
+                launches::lease_until.eq(None::<DateTime<Utc>>),
             ))
             .execute(conn)
             .await?;
@@ -464,11 +464,11 @@ pub async fn find_other_cause(
     Ok(())
 }
 
-/// The Slurm side has an allocation.
+/// The Slurm side has a launch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Submitted {
     /// Which.
-    pub id: AllocationId,
+    pub id: LaunchId,
     /// Its Slurm job, if the Slurm side says which.
     pub slurm_job_id: Option<SlurmJobId>,
     /// When its launch token expires.
@@ -489,19 +489,19 @@ pub enum Locked {
 const SUBMITTED: &str = "
     WITH answers AS (
         SELECT told.* FROM unnest($1, $2, $3, $4) AS told (id, slurm_job_id, token_expires_at, at)
-        JOIN allocations USING (id) FOR NO KEY UPDATE OF allocations";
+        JOIN launches USING (id) FOR NO KEY UPDATE OF launches";
 const SUBMITTED_SET: &str = "
     )
-    UPDATE allocations SET
+    UPDATE launches SET
         cluster = $5,
-        slurm_job_id = coalesce(allocations.slurm_job_id, answers.slurm_job_id),
+        slurm_job_id = coalesce(launches.slurm_job_id, answers.slurm_job_id),
         token_expires_at = answers.token_expires_at,
         submitted_at = answers.at,
         lease_until = NULL,
         state = CASE WHEN state = 'planned' THEN 'submitted' ELSE state END,
         reason = CASE WHEN state = 'planned' THEN NULL ELSE reason END
-    FROM answers WHERE allocations.id = answers.id
-    RETURNING allocations.id, allocations.limited, allocations.class_id";
+    FROM answers WHERE launches.id = answers.id
+    RETURNING launches.id, launches.limited, launches.class_id";
 
 #[derive(QueryableByName)]
 struct SubmittedRow {
@@ -521,7 +521,7 @@ pub async fn submitted(
     cluster: &str,
     answers: &[Submitted],
     locked: Locked,
-) -> Result<Vec<AllocationId>, StorageError> {
+) -> Result<Vec<LaunchId>, StorageError> {
     let skip = match locked {
         Locked::Skip => " SKIP LOCKED",
         Locked::Wait => "",
@@ -557,7 +557,7 @@ pub async fn submitted(
             Some(job) => format!("submitted to {cluster} as Slurm job {job}"),
             None => format!("submitted to {cluster}; its agent does not say which Slurm job"),
         };
-        entries.push(Entry::allocation(*at, *id, "submitted", detail));
+        entries.push(Entry::launch(*at, *id, "submitted", detail));
     }
     timeline::append(conn, &entries).await?;
     let limited = stored.iter().filter(|row| row.limited);
@@ -575,22 +575,22 @@ async fn next_of_class(
     class: i64,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
-    let next: Option<uuid::Uuid> = allocations::table
-        .filter(allocations::class_id.eq(class))
-        .filter(allocations::state.eq("planned"))
-        .filter(allocations::limited)
-        .order((allocations::planned_at, allocations::id))
+    let next: Option<uuid::Uuid> = launches::table
+        .filter(launches::class_id.eq(class))
+        .filter(launches::state.eq("planned"))
+        .filter(launches::limited)
+        .order((launches::planned_at, launches::id))
         .limit(1)
         // Whoever has it is trying it, or withdraws it.
         .for_no_key_update()
         .skip_locked()
-        .select(allocations::id)
+        .select(launches::id)
         .get_result(conn)
         .await
         .optional()?;
     if let Some(next) = next {
-        diesel::update(allocations::table.find(next))
-            .set(allocations::not_before.eq(now))
+        diesel::update(launches::table.find(next))
+            .set(launches::not_before.eq(now))
             .execute(conn)
             .await?;
     }
@@ -605,9 +605,9 @@ pub async fn try_limited(
     most: i64,
 ) -> Result<usize, StorageError> {
     Ok(diesel::sql_query(
-        "UPDATE allocations SET not_before = $1 WHERE not_before > $1 AND id IN ( \
+        "UPDATE launches SET not_before = $1 WHERE not_before > $1 AND id IN ( \
            SELECT id FROM ( \
-             SELECT DISTINCT ON (class_id) id, planned_at FROM allocations \
+             SELECT DISTINCT ON (class_id) id, planned_at FROM launches \
              WHERE state = 'planned' AND limited ORDER BY class_id, planned_at, id \
            ) AS first ORDER BY planned_at, id LIMIT $2)",
     )
@@ -620,48 +620,48 @@ pub async fn try_limited(
 /// Those that this database has a row of.
 pub async fn known(
     conn: &mut AsyncPgConnection,
-    ids: &[AllocationId],
-) -> Result<Vec<AllocationId>, StorageError> {
+    ids: &[LaunchId],
+) -> Result<Vec<LaunchId>, StorageError> {
     let ids: Vec<uuid::Uuid> = ids.iter().map(|id| id.0).collect();
-    let known = allocations::table
-        .filter(allocations::id.eq_any(ids))
-        .select(allocations::id)
+    let known = launches::table
+        .filter(launches::id.eq_any(ids))
+        .select(launches::id)
         .load::<uuid::Uuid>(conn)
         .await?;
-    Ok(known.into_iter().map(AllocationId).collect())
+    Ok(known.into_iter().map(LaunchId).collect())
 }
 
 /// The submission failed in a way that may pass; tried again at `next`; if a limit is what failed, by the oldest of its
 /// class for all. The reason is kept and shown once per change.
 pub async fn submission_delayed(
     conn: &mut AsyncPgConnection,
-    id: AllocationId,
+    id: LaunchId,
     reason: &str,
     limited: bool,
     next: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
-    let before: Option<Option<String>> = allocations::table
+    let before: Option<Option<String>> = launches::table
         .find(id.0)
-        .select(allocations::reason)
+        .select(launches::reason)
         .first(conn)
         .await
         .optional()?;
     diesel::update(
-        allocations::table
+        launches::table
             .find(id.0)
-            .filter(allocations::state.eq("planned")),
+            .filter(launches::state.eq("planned")),
     )
     .set((
-        allocations::reason.eq(reason),
-        allocations::not_before.eq(next),
-        allocations::limited.eq(limited),
-        allocations::lease_until.eq(None::<DateTime<Utc>>),
+        launches::reason.eq(reason),
+        launches::not_before.eq(next),
+        launches::limited.eq(limited),
+        launches::lease_until.eq(None::<DateTime<Utc>>),
     ))
     .execute(conn)
     .await?;
     if before.flatten().as_deref() != Some(reason) {
-        timeline::append(conn, &[Entry::allocation(now, id, "delayed", reason)]).await?;
+        timeline::append(conn, &[Entry::launch(now, id, "delayed", reason)]).await?;
     }
     Ok(())
 }
@@ -669,25 +669,25 @@ pub async fn submission_delayed(
 /// The Slurm side refused it for good.
 pub async fn refused(
     conn: &mut AsyncPgConnection,
-    id: AllocationId,
+    id: LaunchId,
     reason: &str,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
     diesel::update(
-        allocations::table
+        launches::table
             .find(id.0)
-            .filter(allocations::state.eq("planned")),
+            .filter(launches::state.eq("planned")),
     )
     .set((
-        allocations::state.eq("refused"),
-        allocations::in_supply.eq(false),
-        allocations::reason.eq(reason),
-        allocations::ended_at.eq(now),
-        allocations::lease_until.eq(None::<DateTime<Utc>>),
+        launches::state.eq("refused"),
+        launches::in_supply.eq(false),
+        launches::reason.eq(reason),
+        launches::ended_at.eq(now),
+        launches::lease_until.eq(None::<DateTime<Utc>>),
     ))
     .execute(conn)
     .await?;
-    timeline::append(conn, &[Entry::allocation(now, id, "refused", reason)]).await
+    timeline::append(conn, &[Entry::launch(now, id, "refused", reason)]).await
 }
 
 /// Attributes a workflow job to the runner of ours that GitHub names: the runner leaves supply in the transaction in
@@ -698,22 +698,22 @@ pub async fn attribute(
     workflow_job: WorkflowJobId,
     now: DateTime<Utc>,
 ) -> Result<Option<ClassId>, StorageError> {
-    let allocation: Option<uuid::Uuid> = diesel::update(
+    let launch: Option<uuid::Uuid> = diesel::update(
         runners::table
             .filter(runners::name.eq(runner_name))
             .filter(runners::workflow_job_id.is_null()),
     )
     .set(runners::workflow_job_id.eq(workflow_job.0))
-    .returning(runners::allocation_id)
+    .returning(runners::launch_id)
     .get_result(conn)
     .await
     .optional()?;
-    let Some(allocation) = allocation else {
+    let Some(launch) = launch else {
         return Ok(None);
     };
-    let class: i64 = diesel::update(allocations::table.find(allocation))
-        .set(allocations::in_supply.eq(false))
-        .returning(allocations::class_id)
+    let class: i64 = diesel::update(launches::table.find(launch))
+        .set(launches::in_supply.eq(false))
+        .returning(launches::class_id)
         .get_result(conn)
         .await?;
     diesel::update(runner_classes::table.find(class))
@@ -722,9 +722,9 @@ pub async fn attribute(
         .await?;
     timeline::append(
         conn,
-        &[Entry::allocation(
+        &[Entry::launch(
             now,
-            AllocationId(allocation),
+            LaunchId(launch),
             "attributed",
             format!("GitHub gave workflow job {workflow_job} to runner {runner_name}"),
         )],

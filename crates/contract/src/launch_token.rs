@@ -1,7 +1,7 @@
 //! The launch token and the call that carries it to the Slurm side.
 
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{AllocationId, ResourceRequest, SlurmUser};
+use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmUser};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -21,8 +21,8 @@ pub struct LaunchClaims {
     pub iss: String,
     /// [`AUDIENCE_AGENT`] and [`AUDIENCE_BROKER`].
     pub aud: Vec<String>,
-    /// The allocation.
-    pub sub: AllocationId,
+    /// The launch.
+    pub sub: LaunchId,
     /// Unique id of this token.
     pub jti: Uuid,
     /// Issued at, seconds since the epoch.
@@ -52,9 +52,9 @@ pub struct LaunchClaims {
     pub repository_id: i64,
     /// Labels of the runner class, comma-separated.
     pub labels: String,
-    /// The workflow job that caused the allocation; nothing binds the runner to it.
+    /// The workflow job that caused the launch; nothing binds the runner to it.
     pub workflow_id: i64,
-    /// Slurm user whose allocation is spent.
+    /// Slurm user whose account is spent.
     pub slurm_user: SlurmUser,
     /// What to ask Slurm for.
     pub resources: ResourceRequest,
