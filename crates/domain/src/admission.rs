@@ -1,6 +1,8 @@
 //! May a repository spend a Slurm user's account now? Asked when a workflow job is planned and again when its node
 //! calls back, because hours lie between.
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::SlurmUser;
 use crate::resources::ResourceRequest;
 
@@ -51,7 +53,8 @@ pub struct Standing {
 }
 
 /// Why a repository may not use anything now. The text is shown to people.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum NotAdmitted {
     /// Nobody mapped it: its workflow jobs wait, and start as soon as somebody does.
     #[error("no Slurm user has mapped this repository yet")]

@@ -53,6 +53,11 @@ numeric_id! {
     InstallationId
 }
 
+numeric_id! {
+    /// Identifier of a runner class.
+    ClassId
+}
+
 macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

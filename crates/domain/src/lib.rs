@@ -5,20 +5,27 @@ pub mod admission;
 pub mod clock;
 pub mod ids;
 pub mod labels;
+pub mod launch;
 pub mod naming;
 pub mod planner;
 pub mod release;
 pub mod resources;
+pub mod runner_class;
 pub mod state;
+mod text;
+pub mod timeline;
 pub mod usage;
+pub mod workflow_job;
 
 pub use absence::Absence;
 pub use clock::Clock;
 pub use ids::{
-    InstallationId, LaunchId, RepositoryFullName, RepositoryId, RunnerId, SlurmJobId, SlurmUser,
-    WorkflowJobId,
+    ClassId, InstallationId, LaunchId, RepositoryFullName, RepositoryId, RunnerId, SlurmJobId,
+    SlurmUser, WorkflowJobId,
 };
 pub use labels::{LabelPolicy, LabelSet, LabelSettings, NotOurs};
 pub use resources::ResourceRequest;
-pub use state::{LaunchState, RunnerState, SlurmState, WorkflowJobState};
+pub use launch::{Launch, LaunchState};
+pub use state::SlurmState;
 pub use usage::Usage;
+pub use workflow_job::{WorkflowJob, WorkflowJobFacts, WorkflowJobState};

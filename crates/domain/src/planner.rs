@@ -1,53 +1,26 @@
 //! Demand and supply of runner classes → what to launch and what to withdraw.
 //!
 //! GitHub gives *any* eligible runner to *any* eligible workflow job, so nothing binds a runner to "its" workflow job:
-//! the planner only counts. For each class, supply shall equal demand. It is level-triggered: it looks at how things
+//! the planner only counts. For each class, supply must equal demand. It is level-triggered: it looks at how things
 //! stand, never at what just happened, so running it once more is harmless and running it after a crash is the cure.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::ids::LaunchId;
-
-/// What stands between a runner and a workflow job, for one launch that still counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SupplyStage {
-    /// Planned, not submitted.
-    Planned,
-    /// Submitted to Slurm, no callback yet.
-    Submitted,
-    /// Called back; the runner token is being minted.
-    Redeeming,
-    /// Has a runner token and says nothing of a workflow job. It may have one all the same: only GitHub can tell, by letting
-    /// it be deregistered or not.
-    Idle,
-    /// A workflow job started in it; which one is not known yet. Never withdrawn by us.
-    Busy,
-}
-
-/// One launch that counts as supply: it is on the way or has a runner, and no workflow job is attributed to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Supply {
-    /// Which launch.
-    pub launch: LaunchId,
-    /// How far it is.
-    pub stage: SupplyStage,
-    /// When it was planned; the newest is withdrawn first.
-    pub planned_at: DateTime<Utc>,
-    /// When its launch token expires, once signed.
-    pub token_expires_at: Option<DateTime<Utc>>,
-}
+use crate::launch::LaunchState;
+use crate::runner_class::Failures;
 
 /// How one runner class stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClassView {
-    /// Queued workflow jobs that may have a runner now (ours, mapped, allowed).
+    /// Queued workflow jobs that may have a runner now (mapped, allowed, for this cluster).
     pub demand: usize,
-    /// What is on the way to them.
-    pub supply: Vec<Supply>,
-    /// Runners of this class that ended in a row without a workflow job.
-    pub failures: u32,
-    /// When the last of them ended.
-    pub last_failure_at: Option<DateTime<Utc>>,
+    /// Launches that count as supply ([`Launch::is_supply`](crate::Launch::is_supply)).
+    pub supply: usize,
+    /// Those of them whose launch token is about to expire while they wait to start.
+    pub expiring: Vec<LaunchId>,
+    /// How often it failed.
+    pub failures: Failures,
 }
 
 /// Bounds of the planner, from the settings.
@@ -84,79 +57,44 @@ pub struct Plan {
     pub not_before: Option<DateTime<Utc>>,
     /// The class failed before: look the workflow jobs up at GitHub before submitting (it may have forgotten them).
     pub verify_demand: bool,
-    /// Launches to withdraw, newest first.
-    pub withdraw: Vec<LaunchId>,
-    /// Launches whose runner shall be deregistered, newest first, and which are withdrawn if GitHub lets that happen.
-    pub release: Vec<LaunchId>,
-    /// Pending launches whose launch token is about to expire: withdraw them too; `launch` counts their successors.
+    /// Launches to do without, in [`SURPLUS_ORDER`]: withdrawn, or released where GitHub agrees.
+    pub surplus: usize,
+    /// Pending launches whose launch token is about to expire: withdrawn, too; `launch` counts their successors.
     pub expired: Vec<LaunchId>,
-    /// Nothing is launched although there is demand: too many failures in a row.
-    pub given_up: bool,
+    /// Nothing is launched although there is demand: why, for people.
+    pub stopped: Option<String>,
 }
+
+/// Which launches a class does without first: what never reached Slurm, then what waits there, then what has no runner token yet,
+/// then idle runners, which GitHub must let go; the newest of each. Never a busy one: it is not here.
+pub const SURPLUS_ORDER: [&[LaunchState]; 4] = [
+    &[LaunchState::Planned],
+    &[LaunchState::Submitted],
+    &[LaunchState::Redeeming],
+    &[LaunchState::Registered, LaunchState::Listening],
+];
 
 /// Plans one class at the time `now`.
 pub fn plan(class: &ClassView, limits: &PlannerLimits, now: DateTime<Utc>) -> Plan {
-    let expiring = |s: &&Supply| {
-        matches!(s.stage, SupplyStage::Planned | SupplyStage::Submitted)
-            && s.token_expires_at
-                .is_some_and(|at| at <= now + limits.token_margin)
-    };
     let mut result = Plan {
-        expired: class
-            .supply
-            .iter()
-            .filter(expiring)
-            .map(|s| s.launch)
-            .collect(),
+        expired: class.expiring.clone(),
         ..Plan::default()
     };
-    let counted: Vec<&Supply> = class.supply.iter().filter(|s| !expiring(s)).collect();
-    if counted.len() < class.demand {
-        if class.failures >= limits.max_failures {
-            result.given_up = true;
-            return result;
-        }
-        result.launch = class.demand - counted.len();
-        if class.failures > 0 {
-            result.verify_demand = true;
-            let doublings = class.failures.saturating_sub(1).min(20);
-            let wait = (limits.backoff_base * (1 << doublings)).min(limits.backoff_cap);
-            result.not_before = class
-                .last_failure_at
-                .map(|at| at + wait)
-                .filter(|at| *at > now);
-        }
-    } else if counted.len() > class.demand {
-        let mut surplus: Vec<&Supply> = counted
-            .iter()
-            .copied()
-            .filter(|s| s.stage != SupplyStage::Busy)
-            .collect();
-        // Cheapest first: what never reached Slurm, then what waits there; the newest of each.
-        surplus.sort_by_key(|s| {
-            (
-                stage_order(s.stage),
-                std::cmp::Reverse((s.planned_at, s.launch)),
-            )
-        });
-        surplus.truncate(counted.len() - class.demand);
-        let (idle, pending): (Vec<&Supply>, Vec<&Supply>) = surplus
-            .into_iter()
-            .partition(|s| s.stage == SupplyStage::Idle);
-        result.withdraw = pending.iter().map(|s| s.launch).collect();
-        result.release = idle.iter().map(|s| s.launch).collect();
+    let counted = class.supply.saturating_sub(class.expiring.len());
+    result.surplus = counted.saturating_sub(class.demand);
+    let missing = class.demand.saturating_sub(counted);
+    if missing == 0 {
+        return result;
     }
+    let failures = &class.failures;
+    if failures.are_too_many(limits) {
+        result.stopped = Some(failures.explained());
+        return result;
+    }
+    result.launch = missing;
+    result.verify_demand = failures.count > 0;
+    result.not_before = failures.next_attempt_at(limits, now);
     result
-}
-
-fn stage_order(stage: SupplyStage) -> u8 {
-    match stage {
-        SupplyStage::Planned => 0,
-        SupplyStage::Submitted => 1,
-        SupplyStage::Redeeming => 2,
-        SupplyStage::Idle => 3,
-        SupplyStage::Busy => 4,
-    }
 }
 
 /// Whether the broker may give out one more runner token for a class: only while the runners that were already given
@@ -175,124 +113,59 @@ mod tests {
         DateTime::from_timestamp(1_800_000_000, 0).unwrap()
     }
 
-    fn supply(n: u128, stage: SupplyStage, age: i64) -> Supply {
-        Supply {
-            launch: LaunchId(Uuid::from_u128(n)),
-            stage,
-            planned_at: now() - TimeDelta::seconds(age),
-            token_expires_at: Some(now() + TimeDelta::hours(20)),
+    fn class(demand: usize, supply: usize) -> ClassView {
+        ClassView {
+            demand,
+            supply,
+            ..ClassView::default()
         }
     }
 
     #[test]
-    fn demand_without_supply_is_launched() {
-        let class = ClassView {
-            demand: 3,
-            ..Default::default()
-        };
-        assert_eq!(plan(&class, &PlannerLimits::default(), now()).launch, 3);
-    }
-
-    #[test]
-    fn newest_pending_is_withdrawn_first_then_idle_ones_are_released_and_busy_ones_never() {
-        let class = ClassView {
-            demand: 2,
-            supply: vec![
-                supply(1, SupplyStage::Busy, 1),
-                supply(2, SupplyStage::Submitted, 50),
-                supply(3, SupplyStage::Submitted, 10),
-                supply(4, SupplyStage::Planned, 90),
-                supply(5, SupplyStage::Idle, 30),
-                supply(6, SupplyStage::Idle, 20),
-            ],
-            ..Default::default()
-        };
-        let ids = |ids: &[LaunchId]| ids.iter().map(|a| a.0.as_u128()).collect::<Vec<_>>();
-        let p = plan(&class, &PlannerLimits::default(), now());
-        assert_eq!(ids(&p.withdraw), [4, 3, 2]);
-        assert_eq!(ids(&p.release), [6]);
-    }
-
-    #[test]
-    fn failures_back_off_and_end() {
+    fn failures_back_off_and_stop() {
         let limits = PlannerLimits::default();
-        let mut class = ClassView {
-            demand: 1,
-            failures: 2,
-            last_failure_at: Some(now()),
-            ..Default::default()
-        };
-        let p = plan(&class, &limits, now());
+        let mut view = class(1, 0);
+        view.failures.failed("x", now());
+        view.failures.failed("node failed", now());
+        let p = plan(&view, &limits, now());
         assert_eq!(
             (p.launch, p.verify_demand, p.not_before),
             (1, true, Some(now() + TimeDelta::seconds(20)))
         );
-        class.failures = limits.max_failures;
-        let p = plan(&class, &limits, now());
-        assert_eq!((p.launch, p.given_up), (0, true));
+        view.failures.count = limits.max_failures;
+        let p = plan(&view, &limits, now());
+        assert_eq!(p.launch, 0);
+        assert_eq!(
+            p.stopped.as_deref(),
+            Some("Stopped after 5 failed attempts. Last error: node failed")
+        );
     }
 
     #[test]
     fn an_expiring_launch_token_is_replaced_not_counted() {
-        let mut old = supply(1, SupplyStage::Submitted, 90_000);
-        old.token_expires_at = Some(now() + TimeDelta::seconds(30));
-        let class = ClassView {
-            demand: 1,
-            supply: vec![old],
-            ..Default::default()
-        };
-        let p = plan(&class, &PlannerLimits::default(), now());
-        assert_eq!((p.launch, p.expired.len(), p.withdraw.len()), (1, 1, 0));
+        let mut view = class(1, 1);
+        view.expiring = vec![LaunchId(Uuid::nil())];
+        let p = plan(&view, &PlannerLimits::default(), now());
+        assert_eq!((p.launch, p.expired.len(), p.surplus), (1, 1, 0));
     }
 
-    fn any_stage() -> impl Strategy<Value = SupplyStage> {
-        prop_oneof![
-            Just(SupplyStage::Planned),
-            Just(SupplyStage::Submitted),
-            Just(SupplyStage::Redeeming),
-            Just(SupplyStage::Idle),
-            Just(SupplyStage::Busy)
-        ]
+    #[test]
+    fn a_busy_runner_is_in_no_order_of_surplus() {
+        for states in SURPLUS_ORDER {
+            assert!(states.iter().all(|state| *state < LaunchState::Busy));
+        }
     }
 
     proptest! {
-        /// Rule 3: after carrying a plan out, supply equals demand wherever it lawfully can, and a second look changes
-        /// nothing.
+        /// Rule 3: after a plan is carried out, supply equals demand, and a second look changes nothing.
         #[test]
-        fn planning_converges(demand in 0usize..12, stages in proptest::collection::vec((any_stage(), 0i64..1000), 0..16)) {
+        fn planning_converges(demand in 0usize..12, supply in 0usize..16) {
             let limits = PlannerLimits::default();
-            let class = ClassView {
-                demand,
-                supply: stages.iter().enumerate().map(|(i, (s, age))| supply(i as u128 + 1, *s, *age)).collect(),
-                ..Default::default()
-            };
-            let p = plan(&class, &limits, now());
-            prop_assert!(p.launch == 0 || p.withdraw.is_empty());
-            let busy = class.supply.iter().filter(|s| s.stage == SupplyStage::Busy).count();
-            let mut after = class.clone();
-            after.supply.retain(|s| !p.withdraw.contains(&s.launch) && !p.release.contains(&s.launch));
-            for i in 0..p.launch {
-                after.supply.push(supply(1000 + i as u128, SupplyStage::Planned, 0));
-            }
-            prop_assert_eq!(after.supply.len(), demand.max(busy));
+            let p = plan(&class(demand, supply), &limits, now());
+            prop_assert!(p.launch == 0 || p.surplus == 0);
+            let after = class(demand, supply + p.launch - p.surplus);
+            prop_assert_eq!(after.supply, demand);
             prop_assert_eq!(plan(&after, &limits, now()), Plan::default());
-        }
-
-        #[test]
-        fn what_may_have_work_is_withdrawn_only_if_github_agrees(demand in 0usize..6, stages in proptest::collection::vec(any_stage(), 0..10)) {
-            let class = ClassView {
-                demand,
-                supply: stages.iter().enumerate().map(|(i, s)| supply(i as u128 + 1, *s, 5)).collect(),
-                ..Default::default()
-            };
-            let stage_of = |id| class.supply.iter().find(|s| s.launch == id).unwrap().stage;
-            let p = plan(&class, &PlannerLimits::default(), now());
-            for gone in p.withdraw {
-                prop_assert!(stage_order(stage_of(gone)) < stage_order(SupplyStage::Idle));
-            }
-            for idle in p.release {
-                prop_assert_eq!(stage_of(idle), SupplyStage::Idle);
-            }
         }
     }
 }

@@ -62,46 +62,46 @@ diesel::table! {
         failures -> Integer,
         last_failure_at -> Nullable<Timestamptz>,
         last_failure_reason -> Nullable<Text>,
+        demand -> Integer,
+        supply -> Integer,
+        refused -> Bool,
+        stopped -> Nullable<Text>,
     }
 }
 
 diesel::table! {
+    use diesel::sql_types::*;
+    use crate::stored::sql_types::*;
+
     workflow_jobs (id) {
         id -> BigInt,
         repository_id -> BigInt,
         installation_id -> Nullable<BigInt>,
-        run_id -> BigInt,
-        run_attempt -> BigInt,
-        name -> Text,
-        workflow_name -> Nullable<Text>,
-        html_url -> Nullable<Text>,
-        head_branch -> Nullable<Text>,
-        labels -> Array<Text>,
-        state -> Text,
-        conclusion -> Nullable<Text>,
-        verdict -> Text,
+        state -> WorkflowJobStateSql,
+        verdict -> VerdictSql,
         reason -> Nullable<Text>,
         class_id -> Nullable<BigInt>,
-        runner_name -> Nullable<Text>,
-        queued_at -> Nullable<Timestamptz>,
-        started_at -> Nullable<Timestamptz>,
-        completed_at -> Nullable<Timestamptz>,
         traceparent -> Nullable<Text>,
         created_at -> Timestamptz,
         updated_at -> Timestamptz,
         ask_at -> Nullable<Timestamptz>,
+        facts -> Jsonb,
+        demand -> Bool,
     }
 }
 
 diesel::table! {
+    use diesel::sql_types::*;
+    use crate::stored::sql_types::*;
+
     launches (id) {
         id -> Uuid,
         class_id -> BigInt,
         repository_id -> BigInt,
         workflow_job_id -> BigInt,
-        state -> Text,
+        state -> LaunchStateSql,
         in_supply -> Bool,
-        reason -> Nullable<Text>,
+        delay -> Nullable<Text>,
         planned_at -> Timestamptz,
         not_before -> Timestamptz,
         verify_demand -> Bool,
@@ -112,16 +112,18 @@ diesel::table! {
         token_expires_at -> Nullable<Timestamptz>,
         traceparent -> Nullable<Text>,
         submitted_at -> Nullable<Timestamptz>,
-        redeemed_at -> Nullable<Timestamptz>,
         ended_at -> Nullable<Timestamptz>,
         slurm_state -> Nullable<Text>,
         slurm_reason -> Nullable<Text>,
         slurm_starts_at -> Nullable<Timestamptz>,
         slurm_nodes -> Nullable<Text>,
         cancelled_at -> Nullable<Timestamptz>,
-        release_at -> Nullable<Timestamptz>,
+        deregister_at -> Nullable<Timestamptz>,
         usage_to_come -> Bool,
         limited -> Bool,
+        outcome -> Nullable<Jsonb>,
+        cancel_at -> Nullable<Timestamptz>,
+        watched -> Bool,
     }
 }
 
@@ -130,7 +132,6 @@ diesel::table! {
         id -> Uuid,
         launch_id -> Uuid,
         name -> Text,
-        state -> Text,
         mode -> Text,
         slurm_job_id -> Text,
         restart_count -> Integer,
@@ -144,20 +145,20 @@ diesel::table! {
         created_at -> Timestamptz,
         listening_at -> Nullable<Timestamptz>,
         busy_at -> Nullable<Timestamptz>,
-        ended_at -> Nullable<Timestamptz>,
-        end_reason -> Nullable<Text>,
+        attribution_given_up -> Bool,
     }
 }
 
 diesel::table! {
     timeline (id) {
         id -> BigInt,
-        at -> Timestamptz,
+        recorded_at -> Timestamptz,
         kind -> Text,
         detail -> Text,
         workflow_job_id -> Nullable<BigInt>,
         launch_id -> Nullable<Uuid>,
         log_tail -> Nullable<Text>,
+        happened_at -> Timestamptz,
     }
 }
 
@@ -167,6 +168,7 @@ diesel::table! {
         forgive -> Bool,
         reason -> Text,
         requested_at -> Timestamptz,
+        decided_through -> BigInt,
     }
 }
 
@@ -179,8 +181,8 @@ diesel::table! {
 }
 
 diesel::table! {
-    cluster_policies (cluster) {
-        cluster -> Text,
+    known_versions (what) {
+        what -> Text,
         version -> Text,
     }
 }
@@ -205,6 +207,21 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    usage_sums (month, repository_id, slurm_user) {
+        month -> Date,
+        repository_id -> BigInt,
+        slurm_user -> Text,
+        launches -> BigInt,
+        builds -> BigInt,
+        elapsed_s -> BigInt,
+        cpu_allocated_s -> BigInt,
+        cpu_used_s -> BigInt,
+        gpu_allocated_s -> BigInt,
+        max_rss_bytes -> Nullable<BigInt>,
+    }
+}
+
 diesel::joinable!(launches -> runner_classes (class_id));
 diesel::joinable!(launches -> repositories (repository_id));
 diesel::joinable!(runners -> launches (launch_id));
@@ -226,7 +243,8 @@ diesel::allow_tables_to_appear_in_same_query!(
     timeline,
     replan_requests,
     leases,
-    cluster_policies,
+    known_versions,
     database_identity,
     usages,
+    usage_sums,
 );

@@ -1,0 +1,136 @@
+//! Why a launch ended, and the words for it: the one place that makes them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::admission::NotAdmitted;
+
+/// Why a launch ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Its node reported the end.
+    NodeReported {
+        /// The job script's reason, such as `completed`, `idle`, `set_up_deadline` or `runner_outdated: …`.
+        reason: String,
+        /// Exit code of the runner.
+        exit_code: Option<i32>,
+    },
+    /// No workflow job came in time, so its node gave its registration back.
+    Idle,
+    /// It is not wanted any more: its launch token answers 410, and its Slurm job is cancelled.
+    Withdrawn {
+        /// Why.
+        why: Why,
+    },
+    /// The agent or Slurm refused it for good.
+    Refused {
+        /// Their words.
+        words: String,
+    },
+    /// GitHub refused to register its runner.
+    RefusedByGithub {
+        /// GitHub's words.
+        words: String,
+    },
+    /// Slurm started it again after its runner token was given out.
+    Restarted,
+    /// Slurm reported its end.
+    EndedBySlurm {
+        /// Slurm's words.
+        words: String,
+        /// Whether it was lost to something that others may be lost to at the same time.
+        is_lost: bool,
+    },
+    /// Nothing came from its node any more.
+    Silent,
+    /// It ended before outcomes were recorded by kind.
+    Recorded {
+        /// What was recorded.
+        words: String,
+    },
+}
+
+/// Why a launch is not wanted any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Why {
+    /// No queued workflow job waits for it.
+    NoDemand,
+    /// Its launch token is about to expire; another launch takes its place.
+    TokenExpiring,
+    /// Its repository may not be served.
+    NotAdmitted {
+        /// Why not.
+        reason: NotAdmitted,
+    },
+    /// Its repository is mapped to another Slurm user now.
+    MappedToAnother,
+    /// It was withdrawn before reasons were recorded by kind.
+    Recorded {
+        /// What was recorded.
+        words: String,
+    },
+}
+
+/// How much an outcome counts against its class, where the launch had no workflow job although one waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blame {
+    /// Not at all.
+    None,
+    /// A failure.
+    Failure,
+    /// A loss: one failure for all that are lost together.
+    Loss,
+}
+
+impl Outcome {
+    /// For people.
+    pub fn explained(&self) -> String {
+        match self {
+            Self::NodeReported { reason, exit_code } => match exit_code.filter(|code| *code != 0) {
+                Some(code) => format!("{reason} (the runner's exit code was {code})"),
+                None => reason.clone(),
+            },
+            Self::Idle => "idle: no workflow job came in time".to_owned(),
+            Self::Withdrawn { why } => why.explained(),
+            Self::Refused { words }
+            | Self::RefusedByGithub { words }
+            | Self::Recorded { words } => words.clone(),
+            Self::Restarted => {
+                "Slurm restarted the launch after its runner token was given out".to_owned()
+            }
+            Self::EndedBySlurm { words, .. } => format!("Slurm: {words}"),
+            Self::Silent => "its node stopped reporting".to_owned(),
+        }
+    }
+
+    pub(super) fn blame(&self) -> Blame {
+        match self {
+            Self::Withdrawn { .. } => Blame::None,
+            Self::EndedBySlurm { is_lost: true, .. } => Blame::Loss,
+            Self::NodeReported { .. }
+            | Self::Idle
+            | Self::Refused { .. }
+            | Self::RefusedByGithub { .. }
+            | Self::Restarted
+            | Self::EndedBySlurm { .. }
+            | Self::Silent
+            | Self::Recorded { .. } => Blame::Failure,
+        }
+    }
+}
+
+impl Why {
+    /// For people.
+    pub fn explained(&self) -> String {
+        match self {
+            Self::NoDemand => "no queued workflow job waits for it any more".to_owned(),
+            Self::TokenExpiring => "its launch token is about to expire".to_owned(),
+            Self::NotAdmitted { reason } => reason.to_string(),
+            Self::MappedToAnother => {
+                "the repository is mapped to another Slurm user now".to_owned()
+            }
+            Self::Recorded { words } => words.clone(),
+        }
+    }
+}
