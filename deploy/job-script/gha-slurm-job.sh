@@ -191,7 +191,7 @@ explain() {
 # progress TOKEN PHASE [JQ-ARGUMENTS…]: tells how far it is. Never fails the build; $status says what came of it.
 progress() {
     local token=$1 file=$work/progress.$BASHPID attempt
-    jq -nc --arg phase "$2" --arg at "$(date -u +%FT%TZ)" --arg node "$NODE" "${@:3}" '$ARGS.named' >"$file"
+    jq -nc --arg phase "$2" --arg at "$(date -u +%FT%T.%3NZ)" --arg node "$NODE" "${@:3}" '$ARGS.named' >"$file"
     for attempt in 0 1 2; do
         ((attempt == 0)) || nap 1
         call /gha/runner/progress "$file" "$file.answer" "$token"

@@ -9,9 +9,8 @@ use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER};
 use gha_slurm_contract::runner::{RunnerMode, RunnerRequest};
 use gha_slurm_domain::{RepositoryId, ResourceRequest};
-use gha_slurm_storage::launches::{self, Locked, Submitted};
-use gha_slurm_storage::{AsyncConnection, AsyncPgConnection};
 use gha_slurm_test_support::free_port;
+use gha_slurm_test_support::seed::Seed;
 use http::{Request, StatusCode};
 use hyper::body::Bytes;
 use secrecy::{ExposeSecret, SecretString};
@@ -132,22 +131,14 @@ impl Build {
 async fn queue(site: &mut Site, signer: &Signer, count: u32) -> Result<Vec<Build>> {
     let repositories = site.repositories(SLURM_USER).await?;
     let planned = site.plan(SLURM_USER, &repositories, count).await?;
-    let mut conn = site.database.connection().await?;
-    conn.transaction::<_, anyhow::Error, _>(async |conn| {
-        let mut builds = Vec::new();
-        for planned in planned {
-            builds.push(submitted(conn, signer, planned).await?);
-        }
-        Ok(builds)
-    })
-    .await
+    let mut builds = Vec::new();
+    for planned in planned {
+        builds.push(submitted(site, signer, planned).await?);
+    }
+    Ok(builds)
 }
 
-async fn submitted(
-    conn: &mut AsyncPgConnection,
-    signer: &Signer,
-    planned: Planned,
-) -> Result<Build> {
+async fn submitted(site: &Site, signer: &Signer, planned: Planned) -> Result<Build> {
     let Planned {
         workflow_job,
         launch,
@@ -155,13 +146,12 @@ async fn submitted(
     } = planned;
     let now = Utc::now();
     let expires = now + TimeDelta::hours(25);
-    let answer = Submitted {
-        id: launch,
-        slurm_job_id: None,
-        token_expires_at: expires,
-        at: now,
+    let seed = Seed {
+        database: &site.database,
+        repository,
+        user: SLURM_USER.parse()?,
     };
-    launches::submitted(conn, CLUSTER, &[answer], Locked::Wait).await?;
+    seed.submitted(launch, None, now).await;
     let claims = LaunchClaims {
         iss: DEPLOYMENT.into(),
         aud: vec![AUDIENCE_AGENT.into(), AUDIENCE_BROKER.into()],

@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use gha_slurm_amqp::EVENTS_EXCHANGE;
 use gha_slurm_auth::webhook;
 use gha_slurm_domain::RepositoryId;
-use gha_slurm_storage::{AsyncConnection, Database, StorageError, lock_scope, repositories};
+use diesel_async::SimpleAsyncConnection;
+use gha_slurm_storage::{AsyncPgConnection, Database, StorageError, repositories};
 use gha_slurm_test_support::{Process, free_port, try_wait_until};
 use hyper::body::Bytes;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
@@ -156,11 +157,12 @@ async fn redeem(
 }
 
 async fn write(database: &Database, repository: RepositoryId) -> Result<(), StorageError> {
-    let mut conn = database.connection().await?;
-    conn.transaction::<_, StorageError, _>(async |conn| {
-        lock_scope(conn, repository).await?;
-        let now = chrono::Utc::now();
-        repositories::upsert(conn, repository, None, "floor", "floor", None, now).await
-    })
-    .await
+    database
+        .transaction("floor", async |conn: &mut AsyncPgConnection| {
+            let lock = format!("SELECT pg_advisory_xact_lock({repository})");
+            conn.batch_execute(&lock).await?;
+            let now = chrono::Utc::now();
+            repositories::upsert(conn, repository, None, "floor", "floor", None, now).await
+        })
+        .await
 }

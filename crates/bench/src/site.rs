@@ -2,14 +2,11 @@
 
 use anyhow::Result;
 use chrono::Utc;
-use gha_slurm_domain::{
-    InstallationId, LabelSet, LaunchId, RepositoryId, ResourceRequest, WorkflowJobId,
-};
+use gha_slurm_domain::{InstallationId, LaunchId, RepositoryId};
 use gha_slurm_simulator::Handle;
 use gha_slurm_simulator::request::NewRepository;
-use gha_slurm_storage::launches::{self, NewLaunch};
-use gha_slurm_storage::workflow_jobs::{self, WorkflowJob};
-use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, Database, mappings, repositories};
+use gha_slurm_storage::{Database, mappings, repositories};
+use gha_slurm_test_support::seed::{Seed, facts};
 use secrecy::SecretString;
 
 use crate::surroundings::Surroundings;
@@ -79,71 +76,26 @@ impl Site {
         repositories: &[Repository],
         count: u32,
     ) -> Result<Vec<Planned>> {
-        let ids: Vec<i64> = (0..count).map(|_| self.next_workflow_job()).collect();
-        let installation = self.installation;
-        let mut conn = self.database.connection().await?;
-        conn.transaction::<_, anyhow::Error, _>(async |conn| {
-            let mut planned = Vec::new();
-            for (id, repository) in ids.into_iter().zip(repositories.iter().cycle()) {
-                planned.push(plan(conn, installation, user, repository, id).await?);
-            }
-            Ok(planned)
-        })
-        .await
+        let now = Utc::now();
+        let mut planned = Vec::new();
+        for repository in (0..count as usize).map(|n| n % repositories.len().max(1)) {
+            let Some(repository) = repositories.get(repository) else {
+                break;
+            };
+            let seed = Seed {
+                database: &self.database,
+                repository: repository.0,
+                user: user.parse()?,
+            };
+            self.workflow_jobs += 1;
+            let id = self.workflow_jobs;
+            let job = seed.queued(&facts(id, &LABELS, Some(now)), now).await;
+            planned.push(Planned {
+                workflow_job: id,
+                launch: seed.planned(&job, now).await,
+                repository: repository.clone(),
+            });
+        }
+        Ok(planned)
     }
-}
-
-async fn plan(
-    conn: &mut AsyncPgConnection,
-    installation: InstallationId,
-    user: &str,
-    repository: &Repository,
-    id: i64,
-) -> Result<Planned> {
-    let now = Utc::now();
-    let labels: LabelSet = LABELS.into_iter().collect();
-    let resources = ResourceRequest::default();
-    let class =
-        workflow_jobs::ensure_class(conn, repository.0, &user.parse()?, &labels, &resources)
-            .await?;
-    let waiting = WorkflowJob {
-        id,
-        repository_id: repository.0.0,
-        installation_id: Some(installation.0),
-        run_id: id,
-        run_attempt: 1,
-        name: "build".into(),
-        workflow_name: None,
-        html_url: None,
-        head_branch: None,
-        labels: LABELS.map(str::to_owned).to_vec(),
-        state: "queued".into(),
-        conclusion: None,
-        verdict: "ours".into(),
-        reason: None,
-        class_id: Some(class.0),
-        runner_name: None,
-        queued_at: Some(now),
-        started_at: None,
-        completed_at: None,
-        traceparent: None,
-        updated_at: now,
-    };
-    workflow_jobs::save(conn, &waiting).await?;
-    let launch = LaunchId(uuid::Uuid::now_v7());
-    let new = NewLaunch {
-        id: launch,
-        class,
-        repository: repository.0,
-        cause: WorkflowJobId(id),
-        not_before: now,
-        verify_demand: false,
-        traceparent: None,
-    };
-    launches::plan(conn, &[new], now).await?;
-    Ok(Planned {
-        workflow_job: id,
-        launch,
-        repository: repository.clone(),
-    })
 }

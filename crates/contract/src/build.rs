@@ -1,6 +1,9 @@
 //! Builds and their timelines, as the web page shows them.
 
 use chrono::{DateTime, Utc};
+pub use gha_slurm_domain::WorkflowJobState;
+pub use gha_slurm_domain::timeline::Kind as TimelineKind;
+pub use gha_slurm_domain::workflow_job::Verdict;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -30,13 +33,13 @@ pub struct Build {
     pub head_branch: Option<String>,
     /// The strings of `runs-on`.
     pub labels: Vec<String>,
-    /// `waiting`, `queued`, `in_progress`, `completed`.
-    pub state: String,
+    /// How far it is.
+    pub state: WorkflowJobState,
     /// GitHub's conclusion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conclusion: Option<String>,
-    /// `ours`, `not_ours`, `waiting_for_mapping`, `refused`.
-    pub verdict: String,
+    /// What is decided about it.
+    pub verdict: Verdict,
     /// Why it waits or is left alone, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -74,11 +77,12 @@ pub struct BuildDetail {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TimelineEntry {
-    /// When.
-    pub at: DateTime<Utc>,
-    /// `queued`, `planned`, `submitted`, `allocated`, `registered`, `listening`, `workflow_job_started`,
-    /// `in_progress`, `completed`, `withdrawn`, `failed`, …
-    pub kind: String,
+    /// When it happened, by the clock of who reported it; entries are in this order.
+    pub happened_at: DateTime<Utc>,
+    /// When it was recorded.
+    pub recorded_at: DateTime<Utc>,
+    /// What.
+    pub kind: TimelineKind,
     /// For people.
     pub detail: String,
     /// The launch it happened to.

@@ -1,6 +1,7 @@
 //! What webhook-ingest says to launcher: GitHub's webhook, reduced to what is needed.
 
 use chrono::{DateTime, Utc};
+use gha_slurm_domain::WorkflowJobFacts;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -70,44 +71,6 @@ pub struct WorkflowJobEvent {
     pub sender: Option<String>,
     /// The workflow job.
     pub workflow_job: WorkflowJobFacts,
-}
-
-/// The part of `workflow_job` we use; the same from webhooks and from REST.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct WorkflowJobFacts {
-    /// Numeric id.
-    pub id: i64,
-    /// Workflow run it belongs to.
-    pub run_id: i64,
-    /// Attempt of the run, from 1. Old payloads lack it.
-    pub run_attempt: Option<i64>,
-    /// Its name.
-    pub name: String,
-    /// The workflow's name.
-    pub workflow_name: Option<String>,
-    /// Branch of the head commit.
-    pub head_branch: Option<String>,
-    /// Head commit.
-    pub head_sha: Option<String>,
-    /// Its page at GitHub.
-    pub html_url: Option<String>,
-    /// The strings of `runs-on`.
-    pub labels: Vec<String>,
-    /// `queued`, `in_progress`, `completed`, `waiting`, … — may disagree with the action.
-    pub status: String,
-    /// Set when completed.
-    pub conclusion: Option<String>,
-    /// Runner that has it; null while queued.
-    pub runner_id: Option<i64>,
-    /// Name of the runner that has it.
-    pub runner_name: Option<String>,
-    /// When GitHub created it.
-    pub created_at: Option<DateTime<Utc>>,
-    /// When it started.
-    pub started_at: Option<DateTime<Utc>>,
-    /// When it ended.
-    pub completed_at: Option<DateTime<Utc>>,
 }
 
 /// An `installation` webhook.

@@ -1,29 +1,9 @@
 //! What the job script on a node says to token-broker.
 
 use chrono::{DateTime, Utc};
+pub use gha_slurm_domain::launch::RunnerMode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-
-/// Which runner token is wanted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum RunnerMode {
-    /// A just-in-time configuration: its registration is made at once, the node only starts it.
-    #[default]
-    Jit,
-    /// A registration token for `config.sh`.
-    Registration,
-}
-
-impl RunnerMode {
-    /// As stored and shown.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Jit => "jit",
-            Self::Registration => "registration",
-        }
-    }
-}
 
 /// Body of `POST /gha/runner` with `Authorization: Bearer <launch token>`. The original contract sends the raw token
 /// and no body.

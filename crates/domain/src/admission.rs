@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::SlurmUser;
+use crate::launch::Why;
 use crate::resources::ResourceRequest;
 
 /// What the launches of a repository are charged to, where the labels of a workflow job do not say.
@@ -84,6 +85,15 @@ pub fn admit(standing: &Standing) -> Result<Mapping, NotAdmitted> {
         return Err(NotAdmitted::Public);
     }
     standing.mapped_to.clone().ok_or(NotAdmitted::Unmapped)
+}
+
+/// Why a launch of a class of `user` may not have a runner now; `None`: it may.
+pub fn for_class(standing: &Standing, user: &SlurmUser) -> Option<Why> {
+    match admit(standing) {
+        Err(reason) => Some(Why::NotAdmitted { reason }),
+        Ok(mapping) if mapping.user != *user => Some(Why::MappedToAnother),
+        Ok(_) => None,
+    }
 }
 
 #[cfg(test)]

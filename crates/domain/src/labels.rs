@@ -119,7 +119,7 @@ impl LabelSettings {
 }
 
 /// What the site's settings say about labels.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LabelPolicy {
     base: LabelSet,
     profiles: BTreeMap<String, ResourceRequest>,

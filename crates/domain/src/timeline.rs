@@ -1,6 +1,6 @@
 //! What people see of a build: things that happened, each with when it happened and when it was recorded.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -114,7 +114,31 @@ impl Entry {
     }
 }
 
-/// `reported`, but never after `now`: clocks of nodes and of GitHub differ from this one.
+/// `reported`, but never after `now`: clocks of nodes and of GitHub differ from this one. GitHub writes whole seconds: such a time is
+/// taken as the end of its second, so that what happened within the second comes before.
 pub fn happened(reported: Option<DateTime<Utc>>, now: DateTime<Utc>) -> DateTime<Utc> {
-    reported.map_or(now, |at| at.min(now))
+    let Some(at) = reported else { return now };
+    let is_whole = at.timestamp_subsec_nanos() == 0;
+    let at = if is_whole {
+        at + TimeDelta::milliseconds(999)
+    } else {
+        at
+    };
+    at.min(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_happens_after_it_is_recorded() {
+        let second = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let ms = |ms| second + TimeDelta::milliseconds(ms);
+        assert_eq!(happened(None, ms(5)), ms(5));
+        assert_eq!(happened(Some(second), ms(5000)), ms(999));
+        assert_eq!(happened(Some(second), ms(500)), ms(500));
+        assert_eq!(happened(Some(ms(7)), ms(500)), ms(7));
+        assert_eq!(happened(Some(ms(90_000)), ms(500)), ms(500));
+    }
 }

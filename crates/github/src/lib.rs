@@ -13,4 +13,3 @@ pub use deliveries::Delivery;
 pub use error::GithubError;
 pub use repositories::Repository;
 pub use runners::{Deletion, JitRunner, RegistrationToken, Runner};
-pub use workflow_jobs::WorkflowJob;

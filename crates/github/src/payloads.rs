@@ -4,11 +4,10 @@
 //! What identifies something is required. What GitHub or an old Enterprise Server leaves out, or may reshape, is
 //! optional: a payload refused is a build lost.
 
-use chrono::{DateTime, Utc};
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
-use crate::workflow_jobs::WorkflowJob;
+use gha_slurm_domain::WorkflowJobFacts;
 
 /// A payload of an event that we act upon.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,7 +82,7 @@ pub struct WorkflowJobPayload {
     /// Who triggered it.
     pub sender: Option<Account>,
     /// The workflow job.
-    pub workflow_job: WorkflowJob,
+    pub workflow_job: WorkflowJobFacts,
 }
 
 /// A full `repository` object.
@@ -203,25 +202,6 @@ pub struct AuthorizationPayload {
     pub action: String,
     /// Who withdrew the App's authorisation.
     pub sender: Account,
-}
-
-/// GitHub writes one field as text here and as Unix seconds there (`installation.created_at`). A time that cannot be
-/// read is no reason to lose a build.
-pub(crate) fn time<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<DateTime<Utc>>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Time {
-        Text(DateTime<Utc>),
-        Seconds(i64),
-        Unreadable(IgnoredAny),
-    }
-    Ok(match Time::deserialize(deserializer)? {
-        Time::Text(time) => Some(time),
-        Time::Seconds(seconds) => DateTime::from_timestamp(seconds, 0),
-        Time::Unreadable(_) => None,
-    })
 }
 
 /// `null` is an empty list.

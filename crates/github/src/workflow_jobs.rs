@@ -1,86 +1,18 @@
 //! Workflow jobs, for what webhooks did not say.
 
-use chrono::{DateTime, Utc};
-use gha_slurm_contract::event::WorkflowJobFacts;
-use gha_slurm_domain::WorkflowJobId;
+use gha_slurm_domain::{WorkflowJobFacts, WorkflowJobId};
 use serde::Deserialize;
 
 use crate::client::{Call, Github, Purpose, Scope};
 use crate::error::GithubError;
-use crate::payloads::time;
 use crate::repositories::PER_PAGE;
 
 /// Runs that can hold a queued workflow job: with a matrix or `needs:`, a run in progress has some too.
 const LIVE_RUNS: [&str; 2] = ["queued", "in_progress"];
 
-/// A workflow job as GitHub describes it, in webhooks and in REST. What payloads of 2021 lack is optional.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct WorkflowJob {
-    /// GitHub's id.
-    pub id: i64,
-    /// Its run.
-    pub run_id: i64,
-    /// Attempt of the run.
-    pub run_attempt: Option<i64>,
-    /// Its name.
-    pub name: String,
-    /// Its workflow.
-    pub workflow_name: Option<String>,
-    /// Branch.
-    pub head_branch: Option<String>,
-    /// Commit.
-    pub head_sha: Option<String>,
-    /// `queued`, `in_progress`, `completed`, `waiting`, `requested` or `pending`.
-    pub status: String,
-    /// How it ended.
-    pub conclusion: Option<String>,
-    /// The strings of `runs-on`.
-    #[serde(default)]
-    pub labels: Vec<String>,
-    /// Runner that has it.
-    pub runner_id: Option<i64>,
-    /// Name of that runner.
-    pub runner_name: Option<String>,
-    /// Its page.
-    pub html_url: Option<String>,
-    /// When it was created.
-    #[serde(default, deserialize_with = "time")]
-    pub created_at: Option<DateTime<Utc>>,
-    /// When it started; while queued, when it was created.
-    #[serde(default, deserialize_with = "time")]
-    pub started_at: Option<DateTime<Utc>>,
-    /// When it ended.
-    #[serde(default, deserialize_with = "time")]
-    pub completed_at: Option<DateTime<Utc>>,
-}
-
-/// As events carry it.
-impl From<WorkflowJob> for WorkflowJobFacts {
-    fn from(job: WorkflowJob) -> Self {
-        Self {
-            id: job.id,
-            run_id: job.run_id,
-            run_attempt: job.run_attempt,
-            name: job.name,
-            workflow_name: job.workflow_name,
-            head_branch: job.head_branch,
-            head_sha: job.head_sha,
-            html_url: job.html_url,
-            labels: job.labels,
-            status: job.status,
-            conclusion: job.conclusion,
-            runner_id: job.runner_id,
-            runner_name: job.runner_name,
-            created_at: job.created_at,
-            started_at: job.started_at,
-            completed_at: job.completed_at,
-        }
-    }
-}
-
 #[derive(Deserialize)]
 struct Jobs {
-    jobs: Vec<WorkflowJob>,
+    jobs: Vec<WorkflowJobFacts>,
 }
 
 impl Github {
@@ -89,7 +21,7 @@ impl Github {
         &self,
         scope: &Scope,
         id: WorkflowJobId,
-    ) -> Result<Option<WorkflowJob>, GithubError> {
+    ) -> Result<Option<WorkflowJobFacts>, GithubError> {
         let call = Call::get(
             "read a workflow job",
             format!("/repos/{}/actions/jobs/{id}", scope.name),
@@ -107,7 +39,7 @@ impl Github {
         &self,
         scope: &Scope,
         run_id: i64,
-    ) -> Result<Vec<WorkflowJob>, GithubError> {
+    ) -> Result<Vec<WorkflowJobFacts>, GithubError> {
         let mut all = Vec::new();
         for page in 1.. {
             let call = Call::get(

@@ -25,7 +25,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 use crate::mailbox::Mailbox;
 use crate::slurm_jobs;
-use crate::submission::Submitter;
+use crate::submitter::Submitter;
 
 /// Where ten thousand Slurm jobs stand is the longest body.
 const BODY_LIMIT: usize = 16 << 20;

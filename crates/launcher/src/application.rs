@@ -12,7 +12,8 @@ use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::Event;
 use gha_slurm_github::Github;
 use gha_slurm_service_kit::{HttpService, Operations, Readiness};
-use gha_slurm_storage::{Database, StorageError, identity, replan};
+use gha_slurm_domain::Clock;
+use gha_slurm_storage::{AsyncPgConnection, Database, StorageError, identity, replan, versions};
 use gha_slurm_telemetry::Metrics;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
 use tokio::sync::{Notify, mpsc};
@@ -23,11 +24,12 @@ use crate::agents::{self, Agents};
 use crate::events::{self, EventError};
 use crate::inquiry::Inquiry;
 use crate::mailbox::Mailbox;
-use crate::planning::Policy;
+use crate::planning::{self, Policy};
 use crate::reconciler::Reconciler;
+use crate::retention::Retention;
 use crate::settings::{Settings, span};
-use crate::submission::{self, Submitter};
-use crate::{rowless, slurm_jobs};
+use crate::submitter::Submitter;
+use crate::{rowless, slurm_jobs, submission};
 
 /// Scopes are looked at again at least this often: notifications can be lost with a connection.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -44,6 +46,7 @@ pub struct Application {
     policy: Arc<Policy>,
     submitter: Arc<Submitter>,
     reconciler: Reconciler,
+    retention: Retention,
     /// Notified when something was planned.
     wake: Arc<Notify>,
     operations: Operations,
@@ -89,6 +92,7 @@ impl Application {
             labels: settings.labels.policy(&settings.cluster.name),
             limits: settings.planner.limits(),
         });
+        note_labels(&database, &policy).await.context("database.url")?;
         let inquiry = Inquiry {
             database: database.clone(),
             github: Github::new(
@@ -98,6 +102,7 @@ impl Application {
                 settings.github.ca_file.as_deref(),
             )?,
             policy: Arc::clone(&policy),
+            clock: Clock::new(Utc::now),
         };
         let reconciled = metrics.counter(
             "gha_slurm_reconciled_total",
@@ -115,10 +120,20 @@ impl Application {
             deployment: settings.deployment.clone(),
             cluster: settings.cluster.clone(),
             lifetime_s: settings.keys.lifetime_s,
-            max_failures: settings.planner.max_failures,
             launcher,
             freed: AtomicU64::default(),
         });
+        let retention = Retention {
+            database: database.clone(),
+            settings: settings.retention.clone(),
+            clock: inquiry.clock.clone(),
+            removed: metrics.counter(
+                "gha_slurm_removed_rows_total",
+                "Rows removed since they were older than retention.days",
+                &["what"],
+            )?,
+            holder: uuid::Uuid::new_v4(),
+        };
         let wake = Arc::new(Notify::new());
         let reconciler = Reconciler {
             inquiry,
@@ -151,6 +166,7 @@ impl Application {
             policy,
             submitter,
             reconciler,
+            retention,
             wake,
             operations,
             readiness,
@@ -181,6 +197,7 @@ impl Application {
             policy,
             submitter,
             reconciler,
+            retention,
             wake,
             operations,
             readiness,
@@ -190,26 +207,29 @@ impl Application {
             stopping,
             ..
         } = self;
+        let clock = submitter.inquiry.clock.clone();
         let drained = CancellationToken::new();
         let operations = tokio::spawn(operations.run_until(drained.clone()));
 
         let handler = {
-            let (database, policy, wake, stop) = (
+            let (database, policy, clock, wake, stop) = (
                 database.clone(),
                 Arc::clone(&policy),
+                clock.clone(),
                 Arc::clone(&wake),
                 stop.clone(),
             );
             move |event: Event| {
-                let (database, policy, wake, stop, events) = (
+                let (database, policy, clock, wake, stop, events) = (
                     database.clone(),
                     Arc::clone(&policy),
+                    clock.clone(),
                     Arc::clone(&wake),
                     stop.clone(),
                     events.clone(),
                 );
                 async move {
-                    let outcome = handle(&database, &policy, &event, &stop).await;
+                    let outcome = handle(&database, &policy, &clock, &event, &stop).await;
                     let label = match &outcome {
                         Outcome::Ack => "applied",
                         Outcome::Retry { .. } => "retried",
@@ -241,8 +261,9 @@ impl Application {
             span(settings.reconciler.rowless_s),
             stop.clone(),
         );
+        let retained = keep_bounded(retention, stop.clone());
         let submissions = submission::run(submitter, Arc::clone(&wake), stop.clone());
-        let replans = replan_loop(database, policy, wake, stop.clone());
+        let replans = replan_loop(database, policy, clock, wake, stop.clone());
         let not_ready = async {
             stop.cancelled().await;
             stopping.cancel();
@@ -264,6 +285,7 @@ impl Application {
             submissions,
             watch,
             rowless,
+            retained,
             replans,
             Box::pin(reconciler.run(stop.clone())),
             not_ready
@@ -274,6 +296,30 @@ impl Application {
         operations.await??;
         served
     }
+}
+
+/// Removes what is old, again and again.
+async fn keep_bounded(retention: Retention, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        if let Err(error) = retention.round().await {
+            tracing::warn!(%error, "old rows are not removed");
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(span(retention.settings.interval_s)) => {}
+        }
+    }
+}
+
+/// Where the labels that are served changed since the last start, open workflow jobs are decided again.
+async fn note_labels(database: &Database, policy: &Policy) -> anyhow::Result<()> {
+    let version = serde_json::to_string(&policy.labels)?;
+    database
+        .transaction("note the labels", async |conn: &mut AsyncPgConnection| {
+            versions::seen(conn, versions::What::Labels, &version).await
+        })
+        .await?;
+    Ok(())
 }
 
 /// The agent is called, or calls: then there is a mailbox.
@@ -313,13 +359,14 @@ fn way_to_the_agent(
 async fn handle(
     database: &Database,
     policy: &Policy,
+    clock: &Clock,
     event: &Event,
     stop: &CancellationToken,
 ) -> Outcome {
     let started = std::time::Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
-        match events::apply(database, policy, event, Utc::now()).await {
+        match events::apply(database, policy, event, clock.now()).await {
             Ok(()) => return Outcome::Ack,
             Err(EventError::Storage(error)) if error.is_transient() && started.elapsed() < HOLD => {
                 tracing::warn!(%error, "an event is held until the database is back");
@@ -345,6 +392,7 @@ async fn handle(
 async fn replan_loop(
     database: Database,
     policy: Arc<Policy>,
+    clock: Clock,
     wake: Arc<Notify>,
     stop: CancellationToken,
 ) {
@@ -365,7 +413,7 @@ async fn replan_loop(
     };
     let sweeper = async {
         while !stop.is_cancelled() {
-            match sweep(&database, &policy).await {
+            match sweep(&database, &policy, &clock).await {
                 Ok(0) => {}
                 Ok(_) => wake.notify_one(),
                 Err(error) => tracing::warn!(%error, "replan requests cannot be read"),
@@ -380,15 +428,19 @@ async fn replan_loop(
     tokio::join!(listener, sweeper);
 }
 
-async fn sweep(database: &Database, policy: &Policy) -> Result<usize, StorageError> {
+async fn sweep(
+    database: &Database,
+    policy: &Policy,
+    clock: &Clock,
+) -> Result<usize, StorageError> {
     let scopes = {
         let mut conn = database.connection().await?;
         let margin = policy.limits.token_margin;
-        replan::request_due(&mut conn, Utc::now() + margin - TimeDelta::seconds(1)).await?;
+        replan::request_due(&mut conn, clock.now() + margin - TimeDelta::seconds(1)).await?;
         replan::pending(&mut conn, 100).await?
     };
     for scope in &scopes {
-        events::take_replan_request(database, policy, *scope, Utc::now()).await?;
+        planning::take_replan_request(database, policy, *scope, clock.now()).await?;
     }
     Ok(scopes.len())
 }

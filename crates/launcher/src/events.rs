@@ -4,17 +4,21 @@ use chrono::{DateTime, Utc};
 use gha_slurm_contract::Event;
 use gha_slurm_contract::event::{
     EVENT_VERSION, EventPayload, InstallationEvent, InstallationRepositoriesEvent, RepositoryFacts,
-    WorkflowJobEvent, WorkflowJobFacts,
+    WorkflowJobEvent,
 };
-use gha_slurm_domain::{InstallationId, RepositoryId, WorkflowJobId, WorkflowJobState};
-use gha_slurm_storage::timeline::{self, Entry};
-use gha_slurm_storage::workflow_jobs::{self, WorkflowJob};
+use gha_slurm_domain::admission::Standing;
+use gha_slurm_domain::launch::Happening;
+use gha_slurm_domain::workflow_job::{Heard, Verdict};
+use gha_slurm_domain::{
+    InstallationId, RepositoryId, WorkflowJob, WorkflowJobId, WorkflowJobState,
+};
+use gha_slurm_storage::timeline::{self, About};
 use gha_slurm_storage::{
-    AsyncConnection, AsyncPgConnection, Database, StorageError, launches, lock_scope, replan,
-    repositories,
+    AsyncPgConnection, Database, ScopeLock, StorageError, launches, replan, repositories,
+    workflow_jobs,
 };
 
-use crate::planning::{self, Policy};
+use crate::planning::{self, News, Policy};
 
 /// Why an event has no effect.
 #[derive(Debug, thiserror::Error)]
@@ -37,23 +41,28 @@ pub async fn apply(
     if event.version > EVENT_VERSION {
         return Err(EventError::Newer(event.version));
     }
-    let mut conn = database.connection().await?;
     match &event.payload {
         EventPayload::WorkflowJob(e) => {
-            conn.transaction::<_, StorageError, _>(async |conn| {
-                workflow_job(conn, policy, e, now).await
-            })
-            .await?;
+            let repository = RepositoryId(e.repository.id);
+            database
+                .in_scope("apply a workflow_job event", repository, async |mut lock: ScopeLock<'_>| {
+                    workflow_job(&mut lock, policy, e, now).await
+                })
+                .await?;
         }
         EventPayload::Installation(e) => {
-            conn.transaction::<_, StorageError, _>(async |conn| installation(conn, e, now).await)
+            database
+                .transaction("apply an installation event", async |conn: &mut AsyncPgConnection| {
+                    installation(conn, e, now).await
+                })
                 .await?;
         }
         EventPayload::InstallationRepositories(e) => {
-            conn.transaction::<_, StorageError, _>(async |conn| {
-                installation_repositories(conn, e, now).await
-            })
-            .await?;
+            database
+                .transaction("apply an installation_repositories event", async |conn: &mut AsyncPgConnection| {
+                    installation_repositories(conn, e, now).await
+                })
+                .await?;
         }
         // Concerns people's tokens; the launcher holds none.
         EventPayload::GithubAppAuthorization(_) => {}
@@ -61,37 +70,52 @@ pub async fn apply(
     Ok(())
 }
 
-/// What a webhook says the state is. Action and status can disagree: one published `queued` example has the status
-/// `waiting` (environment protection) and is no demand yet.
-fn heard(action: &str, status: &str) -> WorkflowJobState {
-    match (action, WorkflowJobState::parse(status)) {
-        ("completed", _) => WorkflowJobState::Completed,
-        ("in_progress", _) => WorkflowJobState::InProgress,
-        ("waiting", _) | (_, None) => WorkflowJobState::Waiting,
-        (_, Some(state)) => state,
-    }
-}
-
 async fn workflow_job(
-    conn: &mut AsyncPgConnection,
+    lock: &mut ScopeLock<'_>,
     policy: &Policy,
     event: &WorkflowJobEvent,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
-    let scope = RepositoryId(event.repository.id);
-    lock_scope(conn, scope).await?;
-    upsert_repository(conn, &event.repository, event.installation_id, now).await?;
-    let state = heard(&event.action, &event.workflow_job.status);
-    learn(
-        conn,
-        scope,
-        event.installation_id,
-        &event.workflow_job,
-        state,
-        now,
-    )
-    .await?;
-    planning::replan(conn, scope, policy, now).await
+    let standing = keep_repository(lock, &event.repository, event.installation_id, now).await?;
+    let facts = &event.workflow_job;
+    let heard = Heard {
+        facts: facts.clone(),
+        state: WorkflowJobState::from_webhook(&event.action, &facts.status),
+        repository: lock.repository(),
+        installation: event.installation_id.map(InstallationId),
+        traceparent: gha_slurm_telemetry::current_traceparent(),
+    };
+    let mut news = News::default();
+    learn(lock, heard, &standing, policy, &mut news, now).await?;
+    planning::plan_classes(lock, &news, policy, now).await
+}
+
+/// Records what an event says of its repository, if that is news, and returns how the repository stands. What depends on it is
+/// decided again.
+async fn keep_repository(
+    lock: &mut ScopeLock<'_>,
+    facts: &RepositoryFacts,
+    installation: Option<i64>,
+    now: DateTime<Utc>,
+) -> Result<Standing, StorageError> {
+    let repository = lock.repository();
+    let before = repositories::standing(lock.conn(), repository).await?;
+    if let Some((known, standing)) = &before
+        && known.owner == facts.owner
+        && known.name == facts.name
+        && (facts.private.is_none() || known.private == facts.private)
+        && (installation.is_none() || known.installation_id == installation)
+        && standing.installed
+    {
+        return Ok(standing.clone());
+    }
+    upsert_repository(lock.conn(), facts, installation, now).await?;
+    let after = repositories::standing(lock.conn(), repository).await?;
+    let (_, after) = after.ok_or(StorageError::Unknown("repositories.id"))?;
+    if before.is_some_and(|(_, before)| before != after) {
+        replan::request(lock.conn(), repository, true, "the repository changed").await?;
+    }
+    Ok(after)
 }
 
 async fn upsert_repository(
@@ -118,103 +142,50 @@ async fn upsert_repository(
     .await
 }
 
-/// Records what GitHub says of a workflow job, by webhook or by REST. The caller holds the scope's lock and replans.
-pub async fn learn(
-    conn: &mut AsyncPgConnection,
-    scope: RepositoryId,
-    installation: Option<i64>,
-    facts: &WorkflowJobFacts,
-    heard: WorkflowJobState,
+/// Records what GitHub says of a workflow job, by webhook or by REST, and decides about it. `news` gets what must be planned.
+pub(crate) async fn learn(
+    lock: &mut ScopeLock<'_>,
+    heard: Heard,
+    standing: &Standing,
+    policy: &Policy,
+    news: &mut News,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
-    let id = WorkflowJobId(facts.id);
-    let before = workflow_jobs::find(conn, id).await?;
-    let state = match &before {
-        Some(job) => job.state()?.advance(heard),
-        None => heard,
+    let id = WorkflowJobId(heard.facts.id);
+    let before = workflow_jobs::find(lock.conn(), id).await?;
+    let learned = WorkflowJob::learn(before.as_ref(), heard, now);
+    let (job, fresh, decided) = if learned.job.is_open() {
+        planning::decide(lock, learned.job, standing, policy, now).await?
+    } else {
+        (learned.job, None, None)
     };
-    let is_news = before
-        .as_ref()
-        .is_none_or(|job| job.state != state.as_str());
-    let traceparent = match &before {
-        Some(job) => job.traceparent.clone(),
-        None => gha_slurm_telemetry::current_traceparent(),
-    };
-    let known = before.as_ref();
-    let job = WorkflowJob {
-        id: facts.id,
-        repository_id: scope.0,
-        installation_id: installation.or(known.and_then(|j| j.installation_id)),
-        run_id: facts.run_id,
-        run_attempt: facts.run_attempt.unwrap_or(1),
-        name: facts.name.clone(),
-        workflow_name: facts
-            .workflow_name
-            .clone()
-            .or_else(|| known.and_then(|j| j.workflow_name.clone())),
-        html_url: facts
-            .html_url
-            .clone()
-            .or_else(|| known.and_then(|j| j.html_url.clone())),
-        head_branch: facts
-            .head_branch
-            .clone()
-            .or_else(|| known.and_then(|j| j.head_branch.clone())),
-        labels: facts.labels.clone(),
-        state: state.as_str().to_owned(),
-        conclusion: facts
-            .conclusion
-            .clone()
-            .or_else(|| known.and_then(|j| j.conclusion.clone())),
-        verdict: known.map_or_else(|| "undecided".to_owned(), |j| j.verdict.clone()),
-        reason: known.and_then(|j| j.reason.clone()),
-        class_id: known.and_then(|j| j.class_id),
-        runner_name: facts
-            .runner_name
-            .clone()
-            .or_else(|| known.and_then(|j| j.runner_name.clone())),
-        queued_at: facts.created_at.or(known.and_then(|j| j.queued_at)),
-        started_at: facts
-            .started_at
-            .filter(|_| heard >= WorkflowJobState::InProgress)
-            .or(known.and_then(|j| j.started_at)),
-        completed_at: facts.completed_at.or(known.and_then(|j| j.completed_at)),
-        traceparent,
-        updated_at: now,
-    };
-    // An event that is not news may still bring what a late one knows: the runner's name, times.
-    if known
-        != Some(&WorkflowJob {
-            updated_at: known.map_or(now, |j| j.updated_at),
-            ..job.clone()
-        })
-    {
-        workflow_jobs::save(conn, &job).await?;
+    // What is not for this cluster is nobody's business here: it has no timeline.
+    let is_seen = job.verdict != Verdict::NotOurs;
+    let entry = learned.entry.filter(|_| is_seen);
+    if learned.is_changed || before.as_ref() != Some(&job) {
+        workflow_jobs::save(lock, before.as_ref(), &job, entry.as_ref(), now).await?;
     }
-    if heard == WorkflowJobState::Waiting && state == WorkflowJobState::Queued {
+    if let Some(entry) = decided.filter(|_| is_seen) {
+        timeline::append(lock.conn(), About::WorkflowJob(id), &[entry], now).await?;
+    }
+    if learned.is_doubtful {
         // Which of the two is newer? GitHub knows; meanwhile it is demand.
-        workflow_jobs::ask(conn, &[id], now).await?;
+        workflow_jobs::ask(lock.conn(), &[id], now).await?;
     }
-    if is_news {
-        let detail = match (state, &job.runner_name, &job.conclusion) {
-            (WorkflowJobState::InProgress, Some(runner), _) => format!("runner {runner} has it"),
-            (WorkflowJobState::Completed, _, Some(conclusion)) => {
-                format!("completed: {conclusion}")
-            }
-            _ => format!("GitHub says: {}", state.as_str()),
-        };
-        timeline::append(
-            conn,
-            &[Entry::workflow_job(now, id, state.as_str(), detail)],
-        )
-        .await?;
-    }
-    if let Some(runner) = job
-        .runner_name
-        .as_deref()
-        .filter(|_| state >= WorkflowJobState::InProgress)
+    news.classes.extend(before.as_ref().and_then(|job| job.class));
+    news.classes.extend(job.class);
+    news.fresh.extend(fresh);
+    if let Some(class) = job.class.filter(|_| job.is_demand())
+        && !before.as_ref().is_some_and(WorkflowJob::is_demand)
     {
-        launches::attribute(conn, runner, id, now).await?;
+        news.cause = Some((class, id, job.traceparent.clone()));
+    }
+    if let Some(runner) = &learned.runner
+        && let Some(launch) = launches::of_runner(lock, runner).await?
+        && let Ok(applied) = launch.apply(Happening::Attributed(id), now)
+    {
+        let _ = launches::save(lock, &launch, &applied, now).await?;
+        news.classes.insert(launch.class.id);
     }
     Ok(())
 }
@@ -266,25 +237,4 @@ async fn installation_repositories(
         replan::request(conn, scope, true, "the App was removed from it").await?;
     }
     Ok(())
-}
-
-/// Takes the request of one scope and acts on it.
-pub async fn take_replan_request(
-    database: &Database,
-    policy: &Policy,
-    scope: RepositoryId,
-    now: DateTime<Utc>,
-) -> Result<(), StorageError> {
-    let mut conn = database.connection().await?;
-    conn.transaction::<_, StorageError, _>(async |conn| {
-        lock_scope(conn, scope).await?;
-        let Some(request) = replan::take(conn, scope).await? else {
-            return Ok(());
-        };
-        if request.forgive {
-            workflow_jobs::forgive_scope(conn, scope).await?;
-        }
-        planning::replan(conn, scope, policy, now).await
-    })
-    .await
 }

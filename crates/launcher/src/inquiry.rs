@@ -1,18 +1,20 @@
 //! Asks GitHub's REST API about workflow jobs, and records what it says: what webhooks did not tell.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
+use gha_slurm_domain::launch::Runner;
+use gha_slurm_domain::workflow_job::Heard;
 use gha_slurm_domain::{
-    InstallationId, RepositoryFullName, RepositoryId, WorkflowJobId, WorkflowJobState,
+    Clock, InstallationId, RepositoryFullName, RepositoryId, WorkflowJob, WorkflowJobFacts,
+    WorkflowJobId, WorkflowJobState,
 };
-use gha_slurm_github::{Deletion, Github, GithubError, Scope, WorkflowJob as Told};
+use gha_slurm_github::{Deletion, Github, GithubError, Scope};
 use gha_slurm_storage::repositories::{self, Repository};
-use gha_slurm_storage::runners::Runner;
-use gha_slurm_storage::workflow_jobs::{self, WorkflowJob};
-use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, Database, StorageError, lock_scope};
+use gha_slurm_storage::{Database, ScopeLock, StorageError, workflow_jobs};
 
 use crate::events;
-use crate::planning::{self, Policy};
-use std::sync::Arc;
+use crate::planning::{self, News, Policy};
 
 /// Asks and records.
 #[derive(Clone)]
@@ -23,6 +25,8 @@ pub struct Inquiry {
     pub github: Github,
     /// For the planner, which acts on the answer.
     pub policy: Arc<Policy>,
+    /// The time.
+    pub clock: Clock,
 }
 
 /// Why a question has no answer.
@@ -51,35 +55,29 @@ impl Inquiry {
             .await?)
     }
 
-    /// Has GitHub forget a runner. Where the App is not installed any more there is none.
+    /// Asks GitHub to deregister a runner. Where the App is not installed any more there is none.
     pub(crate) async fn deregister(
         &self,
         runner: &Runner,
-        repository: RepositoryId,
+        repository: &Repository,
     ) -> Result<Deletion, InquiryError> {
-        let found = {
-            let mut conn = self.database.connection().await?;
-            repositories::find(&mut conn, repository).await?
-        };
-        let scope = match found {
-            Some(found) => self.scope(&found).await?,
-            None => None,
-        };
-        let Some(scope) = scope else {
+        let Some(scope) = self.scope(repository).await? else {
             return Ok(Deletion::NotFound);
         };
-        let (id, name) = (runner.github_runner_id, &runner.name);
-        Ok(self.github.deregister(&scope, id, name).await?)
+        Ok(self
+            .github
+            .deregister(&scope, runner.github_id, &runner.name)
+            .await?)
     }
 
-    /// Asks about one workflow job. Gives its state afterwards; `None`: nobody knows it.
+    /// Asks about one workflow job. Returns its state afterwards; `None`: nobody knows it.
     pub async fn ask(&self, id: WorkflowJobId) -> Result<Option<WorkflowJobState>, InquiryError> {
         let (before, repository) = {
             let mut conn = self.database.connection().await?;
             let Some(job) = workflow_jobs::find(&mut conn, id).await? else {
                 return Ok(None);
             };
-            let repository = repositories::find(&mut conn, RepositoryId(job.repository_id)).await?;
+            let repository = repositories::find(&mut conn, job.repository).await?;
             (job, repository)
         };
         let scope = match &repository {
@@ -87,61 +85,87 @@ impl Inquiry {
             None => None,
         };
         let Some(scope) = scope else {
-            // Its repository is out of our reach: admission sees to that.
+            // Its repository is out of reach: admission sees to that.
             let mut conn = self.database.connection().await?;
             workflow_jobs::answered(&mut conn, id).await?;
-            return Ok(Some(before.state()?));
+            return Ok(Some(before.state));
         };
-        let told = self.github.workflow_job(&scope, id).await?;
-        let (policy, now) = (Arc::clone(&self.policy), Utc::now());
-        let mut conn = self.database.connection().await?;
-        let state = conn
-            .transaction::<_, StorageError, _>(async |conn| {
-                lock_scope(conn, scope.repository).await?;
-                record(conn, &before, told.clone(), now).await?;
-                workflow_jobs::answered(conn, id).await?;
-                planning::replan(conn, scope.repository, &policy, now).await?;
-                workflow_jobs::find(conn, id)
-                    .await?
-                    .map(|job| job.state())
-                    .transpose()
+        let answer = self.github.workflow_job(&scope, id).await?;
+        let now = self.clock.now();
+        let state = self
+            .database
+            .in_scope("record an answer", scope.repository, async |mut lock: ScopeLock<'_>| {
+                self.record(&mut lock, &before, answer.as_ref(), now).await?;
+                workflow_jobs::answered(lock.conn(), id).await?;
+                let job = workflow_jobs::find(lock.conn(), id).await?;
+                Ok::<_, StorageError>(job.map(|job| job.state))
             })
             .await?;
         Ok(state)
     }
-}
 
-/// Records an answer about a workflow job that was `before` when the question was put. The caller holds the scope's lock
-/// and replans.
-async fn record(
-    conn: &mut AsyncPgConnection,
-    before: &WorkflowJob,
-    told: Option<Told>,
-    now: DateTime<Utc>,
-) -> Result<(), StorageError> {
-    let id = WorkflowJobId(before.id);
-    let Some(current) = workflow_jobs::find(conn, id).await? else {
-        return Ok(());
-    };
-    let Some(told) = told else {
-        if current.state()? != WorkflowJobState::Completed {
-            let reason = "GitHub does not know this workflow job any more";
-            workflow_jobs::set_state(conn, id, WorkflowJobState::Completed, reason, now).await?;
+    /// Records an answer about a workflow job that was `before` when the question was put, and plans what follows.
+    async fn record(
+        &self,
+        lock: &mut ScopeLock<'_>,
+        before: &WorkflowJob,
+        answer: Option<&WorkflowJobFacts>,
+        now: DateTime<Utc>,
+    ) -> Result<(), StorageError> {
+        let Some(current) = workflow_jobs::find(lock.conn(), before.id()).await? else {
+            return Ok(());
+        };
+        // A webhook that came after the question knows better.
+        let is_newest = current.updated_at == before.updated_at;
+        let corrected = match answer {
+            None => (current.state != WorkflowJobState::Completed).then(|| current.forgotten(now)),
+            Some(facts) => match WorkflowJobState::from_github(&facts.status) {
+                None => return Ok(()),
+                Some(WorkflowJobState::Waiting)
+                    if is_newest && current.state == WorkflowJobState::Queued =>
+                {
+                    Some(current.waits_after_all(now))
+                }
+                Some(state) => {
+                    return self
+                        .learn_all(lock, [(facts.clone(), state)], None, now)
+                        .await;
+                }
+            },
+        };
+        if let Some((job, entry)) = corrected {
+            workflow_jobs::save(lock, Some(&current), &job, Some(&entry), now).await?;
         }
-        return Ok(());
-    };
-    let Some(heard) = WorkflowJobState::parse(&told.status) else {
-        return Ok(());
-    };
-    // A webhook that came after the question knows better.
-    let is_newest = current.updated_at == before.updated_at;
-    if is_newest
-        && heard == WorkflowJobState::Waiting
-        && current.state()? == WorkflowJobState::Queued
-    {
-        let reason = "GitHub says that it waits for an approval";
-        return workflow_jobs::set_state(conn, id, heard, reason, now).await;
+        let news = News {
+            classes: current.class.into_iter().collect(),
+            ..News::default()
+        };
+        planning::plan_classes(lock, &news, &self.policy, now).await
     }
-    let scope = RepositoryId(before.repository_id);
-    events::learn(conn, scope, None, &told.into(), heard, now).await
+
+    /// Records what GitHub's REST API says of workflow jobs of the scope, and plans what follows.
+    pub(crate) async fn learn_all(
+        &self,
+        lock: &mut ScopeLock<'_>,
+        answers: impl IntoIterator<Item = (WorkflowJobFacts, WorkflowJobState)>,
+        installation: Option<InstallationId>,
+        now: DateTime<Utc>,
+    ) -> Result<(), StorageError> {
+        let repository = lock.repository();
+        let Some((_, standing)) = repositories::standing(lock.conn(), repository).await? else {
+            return Ok(());
+        };
+        let mut news = News::default();
+        for (facts, state) in answers {
+            let heard = Heard {
+                facts,
+                state,
+                repository,
+                installation,
+                traceparent: gha_slurm_telemetry::current_traceparent(),
+            };
+            events::learn(lock, heard, &standing, &self.policy, &mut news, now).await?;
+        }
+        planning::plan_classes(lock, &news, &self.policy, now).await
+    }
 }

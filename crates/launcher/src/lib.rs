@@ -8,10 +8,12 @@ pub mod inquiry;
 pub mod mailbox;
 pub mod planning;
 pub mod reconciler;
+pub mod retention;
 pub mod rowless;
 pub mod settings;
 pub mod slurm_jobs;
 pub mod submission;
+pub mod submitter;
 mod surplus;
 
 pub use agents::openapi;

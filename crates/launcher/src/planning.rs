@@ -1,165 +1,272 @@
-//! Decides about the workflow jobs of a scope, and carries the planner's plan out. Runs under the scope's lock, in the
-//! transaction that changed what is known.
+//! Decides about the workflow jobs of a scope, and carries the planner's plans out. Runs under the scope's lock, in the transaction
+//! that changed what is known.
 
-use chrono::{DateTime, Utc};
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_domain::admission::{NotAdmitted, Standing, admit};
-use gha_slurm_domain::planner::{PlannerLimits, plan};
+use gha_slurm_domain::launch::{Happening, NewLaunch, Why};
+use gha_slurm_domain::planner::{Plan, PlannerLimits, SURPLUS_ORDER, plan};
+use gha_slurm_domain::timeline::{Entry, Kind};
+use gha_slurm_domain::workflow_job::Decision;
 use gha_slurm_domain::{
-    LabelPolicy, LabelSet, LaunchId, RepositoryId, ResourceRequest, SlurmUser, WorkflowJobId,
+    ClassId, LabelPolicy, LabelSet, Launch, LaunchId, LaunchState, WorkflowJob, WorkflowJobId,
 };
-use gha_slurm_storage::launches::{self, NewLaunch, ScopeClass};
-use gha_slurm_storage::timeline::{self, Entry};
-use gha_slurm_storage::workflow_jobs::{self, ClassId, WorkflowJob};
-use gha_slurm_storage::{AsyncPgConnection, StorageError, repositories};
+use gha_slurm_storage::classes::{self, Which};
+use gha_slurm_storage::{Database, ScopeLock, StorageError, launches, replan, repositories, workflow_jobs};
+
+/// Launches planned, or done without, for one class in one transaction; the rest follows in the next, so that the scope's lock is
+/// given back in between.
+const LAUNCHES_AT_ONCE: usize = 500;
+/// Workflow jobs decided again in one transaction.
+const DECIDED_AT_ONCE: i64 = 500;
 
 /// What the site's settings say.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// Which labels are ours.
+    /// Which labels are served.
     pub labels: LabelPolicy,
     /// Bounds.
     pub limits: PlannerLimits,
 }
 
-/// What is decided about one workflow job.
-enum Decision {
-    Ours(Box<ResourceRequest>, SlurmUser),
-    NotOurs(String),
-    Waiting(String),
-    Refused(String),
-}
-
-fn decide(job: &WorkflowJob, standing: &Standing, policy: &Policy) -> Decision {
-    let resources = match policy.labels.classify(&job.labels) {
-        Ok(resources) => resources,
-        Err(reason) => return Decision::NotOurs(reason.to_string()),
+/// Decides about a workflow job and saves it, if that is news. Returns it, and the class that it newly belongs to.
+pub(crate) async fn decide(
+    lock: &mut ScopeLock<'_>,
+    job: WorkflowJob,
+    standing: &Standing,
+    policy: &Policy,
+    now: DateTime<Utc>,
+) -> Result<(WorkflowJob, Option<ClassId>, Option<Entry>), StorageError> {
+    let decision = match policy.labels.classify(&job.facts.labels) {
+        Err(reason) => Decision::NotOurs(reason.to_string()),
+        Ok(resources) => match admit(standing) {
+            Ok(mapping) => {
+                let labels: LabelSet = job.facts.labels.iter().collect();
+                let resources = mapping.complete(resources);
+                Decision::Ours(classes::ensure(lock, &mapping.user, &labels, &resources).await?)
+            }
+            Err(reason @ NotAdmitted::Unmapped) => Decision::WaitingForMapping(reason.to_string()),
+            Err(reason) => Decision::Refused(reason.to_string()),
+        },
     };
-    match admit(standing) {
-        Ok(mapping) => Decision::Ours(Box::new(mapping.complete(resources)), mapping.user),
-        Err(reason @ NotAdmitted::Unmapped) => Decision::Waiting(reason.to_string()),
-        Err(reason) => Decision::Refused(reason.to_string()),
-    }
+    Ok(match job.decided(decision, now) {
+        Some((decided, entry)) => {
+            let class = decided.class;
+            (decided, class, entry)
+        }
+        None => (job, None, None),
+    })
 }
 
-/// Looks at a scope again. The caller holds its lock. Harmless to repeat.
-pub async fn replan(
-    conn: &mut AsyncPgConnection,
-    scope: RepositoryId,
+/// What happened that a plan may be based upon.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// Classes whose demand or supply may have changed.
+    pub(crate) classes: BTreeSet<ClassId>,
+    /// Classes that a workflow job newly belongs to: one that was stopped gets one more attempt.
+    pub(crate) fresh: BTreeSet<ClassId>,
+    /// A workflow job that has caused no launch yet, with its trace.
+    pub(crate) cause: Option<(ClassId, WorkflowJobId, Option<String>)>,
+}
+
+/// Plans the classes that something happened to.
+pub(crate) async fn plan_classes(
+    lock: &mut ScopeLock<'_>,
+    news: &News,
     policy: &Policy,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
-    let Some(standing) = repositories::standing(conn, scope).await? else {
-        return Ok(());
-    };
-    let mut fresh = Vec::new();
-    for job in workflow_jobs::open_in_scope(conn, scope).await? {
-        if let Some(class) =
-            record_decision(conn, scope, &job, decide(&job, &standing, policy), now).await?
-        {
-            fresh.push(class);
+    let classes: Vec<ClassId> = news.classes.union(&news.fresh).copied().collect();
+    plan_which(lock, Which::These(&classes), news, policy, now).await
+}
+
+async fn plan_which(
+    lock: &mut ScopeLock<'_>,
+    which: Which<'_>,
+    news: &News,
+    policy: &Policy,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    let deadline = now + policy.limits.token_margin;
+    for mut class in classes::standings(lock, which, deadline).await? {
+        let failures = &mut class.view.failures;
+        if news.fresh.contains(&class.id) && failures.are_too_many(&policy.limits) {
+            failures.one_more_attempt(&policy.limits);
+            classes::set_failures(lock, class.id, failures).await?;
         }
-    }
-    for mut class in launches::scope_classes(conn, scope).await? {
-        if fresh.contains(&class.id) && class.view.failures >= policy.limits.max_failures {
-            // Something new came for a class that was given up: one more attempt.
-            class.view.failures = policy.limits.max_failures.saturating_sub(1);
-            workflow_jobs::set_failures(conn, class.id, class.view.failures as i32).await?;
-        }
-        carry_out(conn, scope, &class, policy, now).await?;
+        let plan = plan(&class.view, &policy.limits, now);
+        carry_out(lock, &class, &plan, news, now).await?;
     }
     Ok(())
 }
 
-/// Records what changed; returns the class that a workflow job newly belongs to.
-async fn record_decision(
-    conn: &mut AsyncPgConnection,
-    scope: RepositoryId,
-    job: &WorkflowJob,
-    decision: Decision,
-    now: DateTime<Utc>,
-) -> Result<Option<ClassId>, StorageError> {
-    let id = WorkflowJobId(job.id);
-    let (verdict, reason, class) = match decision {
-        Decision::Ours(resources, user) => {
-            let labels: LabelSet = job.labels.iter().collect();
-            let class =
-                workflow_jobs::ensure_class(conn, scope, &user, &labels, &resources).await?;
-            ("ours", None, Some(class))
-        }
-        Decision::NotOurs(reason) => ("not_ours", Some(reason), None),
-        Decision::Waiting(reason) => ("waiting_for_mapping", Some(reason), None),
-        Decision::Refused(reason) => ("refused", Some(reason), None),
-    };
-    let same_class = job.class_id == class.map(|c| c.0);
-    if job.verdict == verdict && same_class && (job.reason == reason || class.is_some()) {
-        return Ok(None);
-    }
-    workflow_jobs::set_verdict(conn, id, verdict, reason.as_deref(), class, now).await?;
-    if let Some(reason) = reason {
-        timeline::append(conn, &[Entry::workflow_job(now, id, verdict, reason)]).await?;
-    }
-    Ok(class)
-}
-
 async fn carry_out(
-    conn: &mut AsyncPgConnection,
-    scope: RepositoryId,
-    class: &ScopeClass,
-    policy: &Policy,
+    lock: &mut ScopeLock<'_>,
+    class: &classes::Standing,
+    plan: &Plan,
+    news: &News,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
-    let plan = plan(&class.view, &policy.limits, now);
-    launches::withdraw(
-        conn,
-        &plan.expired,
-        "its launch token is about to expire",
-        now,
-    )
-    .await?;
-    launches::withdraw(
-        conn,
-        &plan.withdraw,
-        "no queued workflow job waits for it any more",
-        now,
-    )
-    .await?;
-    launches::want_released(conn, class.id, &plan.release, now).await?;
-    if plan.given_up {
-        let last = class.last_failure_reason.as_deref().unwrap_or("unknown");
-        let reason = format!(
-            "given up after {} runners in a row ended without a workflow job; the last: {last}",
-            class.view.failures
-        );
-        for (id, _) in &class.queued {
-            workflow_jobs::set_verdict(conn, *id, "ours", Some(&reason), Some(class.id), now)
-                .await?;
+    for id in &plan.expired {
+        let why = Happening::NotWanted(Why::TokenExpiring);
+        if let Some(before) = launches::load(lock, *id).await? {
+            apply(lock, &before, why, now).await?;
         }
-        return Ok(());
     }
-    // Workflow jobs that caused nothing yet come first; which one it is matters only for display.
-    let mut causes: Vec<&(WorkflowJobId, Option<String>)> = class
-        .queued
-        .iter()
-        .filter(|(id, _)| !class.causes.contains(id))
-        .collect();
-    causes.extend(
-        class
-            .queued
-            .iter()
-            .filter(|(id, _)| class.causes.contains(id)),
-    );
-    let new: Vec<NewLaunch> = causes
+    do_without(lock, class, plan.surplus, now).await?;
+    if class.stopped != plan.stopped {
+        classes::set_stopped(lock, class.id, plan.stopped.as_deref()).await?;
+    }
+    let launched = plan.launch.min(LAUNCHES_AT_ONCE);
+    if launched > 0 {
+        launch(lock, class.id, launched, plan, news, now).await?;
+    }
+    if plan.launch.max(plan.surplus) > LAUNCHES_AT_ONCE {
+        let repository = lock.repository();
+        replan::request(lock.conn(), repository, false, "more launches to plan").await?;
+    }
+    Ok(())
+}
+
+/// Withdraws what is surplus and has no runner token, and has idle runners released: those of `surplus`, and no others.
+async fn do_without(
+    lock: &mut ScopeLock<'_>,
+    class: &classes::Standing,
+    surplus: usize,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    let mut left = surplus.min(LAUNCHES_AT_ONCE);
+    let mut releasing: Vec<LaunchId> = Vec::new();
+    for states in SURPLUS_ORDER {
+        if left == 0 {
+            break;
+        }
+        let found = launches::newest(lock, class.id, states, left).await?;
+        left = left.saturating_sub(found.len());
+        for before in found {
+            let is_idle = before.launch.state.stage() >= LaunchState::Registered;
+            let happening = if is_idle {
+                releasing.push(before.launch.id);
+                Happening::ReleaseWanted
+            } else {
+                Happening::NotWanted(Why::NoDemand)
+            };
+            apply(lock, &before, happening, now).await?;
+        }
+    }
+    for id in class.releasing.iter().filter(|id| !releasing.contains(id)) {
+        if let Some(before) = launches::load(lock, *id).await? {
+            apply(lock, &before, Happening::ReleaseNotWanted, now).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The class is being planned already, so nothing more has to be requested.
+async fn apply(
+    lock: &mut ScopeLock<'_>,
+    before: &launches::Loaded,
+    happening: Happening,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    if let Ok(applied) = before.apply(happening, now) {
+        let _ = launches::save(lock, before, &applied, now).await?;
+    }
+    Ok(())
+}
+
+async fn launch(
+    lock: &mut ScopeLock<'_>,
+    class: ClassId,
+    count: usize,
+    plan: &Plan,
+    news: &News,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    // Which workflow job is the cause matters only for display: the one that just came is known already.
+    let causes = match &news.cause {
+        Some((of, job, trace)) if *of == class && count == 1 => vec![(*job, trace.clone())],
+        _ => workflow_jobs::causes(lock, class, count as i64).await?,
+    };
+    let repository = lock.repository();
+    let not_before = plan.not_before.unwrap_or(now);
+    let new: Vec<Launch> = causes
         .into_iter()
-        .take(plan.launch)
-        .map(|(cause, traceparent)| NewLaunch {
-            id: LaunchId(uuid::Uuid::now_v7()),
-            class: class.id,
-            repository: scope,
-            cause: *cause,
-            not_before: plan.not_before.unwrap_or(now),
-            verify_demand: plan.verify_demand,
-            traceparent: traceparent.clone(),
+        .map(|(cause, traceparent)| {
+            let new = NewLaunch {
+                id: LaunchId(uuid::Uuid::now_v7()),
+                class,
+                repository,
+                cause,
+                traceparent,
+                not_before,
+                verify_demand: plan.verify_demand,
+            };
+            Launch::planned(new, now)
         })
         .collect();
-    launches::plan(conn, &new, now).await
+    let wait: TimeDelta = not_before - now;
+    let detail = if wait > TimeDelta::zero() {
+        format!("A launch is planned, to be submitted in {} s", wait.num_seconds())
+    } else {
+        "A launch is planned".to_owned()
+    };
+    let entries: Vec<Entry> = new
+        .iter()
+        .map(|_| Entry::new(Kind::Planned, now, detail.clone()))
+        .collect();
+    launches::plan(lock, &new, &entries, now).await
+}
+
+/// Takes the request to look at a scope again, and acts on it.
+pub async fn take_replan_request(
+    database: &Database,
+    policy: &Policy,
+    repository: gha_slurm_domain::RepositoryId,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    database
+        .in_scope("replan", repository, async |mut lock: ScopeLock<'_>| {
+            let Some(request) = replan::take(&mut lock).await? else {
+                return Ok(());
+            };
+            let mut news = News::default();
+            if request.forgive {
+                if request.decided_through.0 == 0 {
+                    classes::forgive(&mut lock).await?;
+                }
+                decide_again(&mut lock, request.decided_through, policy, &mut news, now).await?;
+            }
+            plan_which(&mut lock, Which::Active, &news, policy, now).await
+        })
+        .await
+}
+
+/// Decides again about the next open workflow jobs after `done`. If there are more, the request is put back.
+async fn decide_again(
+    lock: &mut ScopeLock<'_>,
+    done: WorkflowJobId,
+    policy: &Policy,
+    news: &mut News,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    let repository = lock.repository();
+    let Some((_, standing)) = repositories::standing(lock.conn(), repository).await? else {
+        return Ok(());
+    };
+    let open = workflow_jobs::open(lock, done, DECIDED_AT_ONCE).await?;
+    let last = open.last().map(WorkflowJob::id);
+    let is_last_batch = (open.len() as i64) < DECIDED_AT_ONCE;
+    for before in open {
+        let (after, fresh, entry) = decide(lock, before.clone(), &standing, policy, now).await?;
+        if after != before {
+            workflow_jobs::save(lock, Some(&before), &after, entry.as_ref(), now).await?;
+        }
+        news.fresh.extend(fresh);
+    }
+    match last {
+        Some(last) if !is_last_batch => replan::put_back(lock, last).await,
+        _ => Ok(()),
+    }
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::slurm_jobs;
-use crate::submission::Submitter;
+use crate::submitter::{ClusterError, Submitter};
 
 /// What the looks so far have found.
 pub struct Rowless {
@@ -69,7 +69,7 @@ pub async fn watch(submitter: Arc<Submitter>, patience: Duration, stop: Cancella
             && !failing
         {
             tracing::warn!(
-                error,
+                %error,
                 "Slurm jobs without a row in the database cannot be looked for"
             );
         }
@@ -85,7 +85,7 @@ async fn look(
     submitter: &Submitter,
     rowless: &mut Rowless,
     told: &mut HashSet<LaunchId>,
-) -> Result<(), String> {
+) -> Result<(), ClusterError> {
     let begun = Instant::now();
     // Before the rows: whatever is submitted has one already.
     let listed = slurm_jobs::list(submitter).await?;

@@ -48,6 +48,9 @@ pub struct Settings {
     /// Comparing what is known with GitHub.
     #[serde(default)]
     pub reconciler: ReconcilerSettings,
+    /// How long rows are kept.
+    #[serde(default)]
+    pub retention: RetentionSettings,
 }
 
 impl gha_slurm_service_kit::Settings for Settings {
@@ -202,6 +205,25 @@ impl Default for ReconcilerSettings {
             set_up_limit_s: seconds(1800),
             listening_limit_s: seconds(900),
             rowless_s: seconds(600),
+        }
+    }
+}
+
+/// `[retention]`: how long launches, workflow jobs and their timelines are kept after their end. Sums of usage stay.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionSettings {
+    /// Days.
+    pub days: NonZeroU32,
+    /// Seconds between two looks for what is old.
+    pub interval_s: NonZeroU32,
+}
+
+impl Default for RetentionSettings {
+    fn default() -> Self {
+        Self {
+            days: NonZeroU32::new(90).unwrap_or(NonZeroU32::MIN),
+            interval_s: NonZeroU32::new(3600).unwrap_or(NonZeroU32::MIN),
         }
     }
 }

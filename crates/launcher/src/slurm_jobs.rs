@@ -1,25 +1,25 @@
 //! What becomes of Slurm jobs: Slurm's truth comes back, and what is not wanted any more is cancelled.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use chrono::Utc;
 use gha_slurm_contract::agent::{
-    ASSERTION_LIFETIME_S, CallClaims, CallPurpose, CancelAnswer, LaunchStatus, ListAnswer,
-    MAX_CANCELLED_AT_ONCE, MAX_STATES_AT_ONCE, StatesAnswer, StatesRequest,
+    CallPurpose, CancelAnswer, LaunchStatus, ListAnswer, MAX_CANCELLED_AT_ONCE,
+    MAX_STATES_AT_ONCE, StatesAnswer, StatesRequest,
 };
-use gha_slurm_contract::launch_token::AUDIENCE_AGENT;
 use gha_slurm_domain::LaunchId;
-use gha_slurm_storage::slurm_jobs::{self, SlurmStatus};
-use gha_slurm_storage::{AsyncConnection, Database, StorageError, launches, usage};
-use secrecy::SecretString;
+use gha_slurm_domain::launch::{Happening, SlurmReport};
+use gha_slurm_storage::launches::{self, Loaded};
+use gha_slurm_storage::{AsyncPgConnection, ScopeLock, StorageError, versions};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::submission::{CONCURRENCY, Submitter};
+use crate::submitter::{CONCURRENCY, ClusterError, Submitter};
 
+/// Launches read at once.
+const PEEKED_AT_ONCE: usize = 1000;
 /// An agent without these calls is asked again after this; it may have been updated.
 const ORIGINAL_AGENT_PAUSE: Duration = Duration::from_secs(600);
 
@@ -48,7 +48,7 @@ pub async fn watch(
             Err(error) => {
                 // Once, not each time.
                 if !failing {
-                    tracing::warn!(error, "where Slurm jobs stand is not known");
+                    tracing::warn!(%error, "the states of Slurm jobs are not known");
                 }
                 failing = true;
             }
@@ -67,106 +67,169 @@ enum Looked {
     Original,
 }
 
-async fn look(submitter: &Submitter) -> Result<Looked, String> {
-    let text = |error: StorageError| error.to_string();
+async fn look(submitter: &Submitter) -> Result<Looked, ClusterError> {
     let launches = {
-        let mut conn = submitter.database.connection().await.map_err(text)?;
-        slurm_jobs::to_watch(&mut conn, Utc::now(), MAX_STATES_AT_ONCE as i64)
-            .await
-            .map_err(text)?
+        let mut conn = submitter.database.connection().await?;
+        let now = submitter.inquiry.clock.now();
+        launches::watched(&mut conn, now, MAX_STATES_AT_ONCE as i64).await?
     };
-    let assertion = assertion(submitter, &claims(submitter, CallPurpose::States))?;
+    let assertion = submitter.assertion(CallPurpose::States, Vec::new(), false)?;
     let request = StatesRequest { launches };
     let answer: Option<StatesAnswer> = submitter
         .agent
         .call("/runner/states", &assertion, &request)
-        .await?;
+        .await
+        .map_err(ClusterError::Agent)?;
     match answer {
         Some(answer) => take_in(submitter, answer).await.map(Looked::Changed),
         None => Ok(Looked::Original),
     }
 }
 
-/// Records what the agent says, asked or of its own accord. Gives how many rows changed.
-pub(crate) async fn take_in(submitter: &Submitter, answer: StatesAnswer) -> Result<usize, String> {
-    let text = |error: StorageError| error.to_string();
+/// Records what the agent reports, asked or of its own accord. Returns how many rows changed.
+pub(crate) async fn take_in(
+    submitter: &Submitter,
+    answer: StatesAnswer,
+) -> Result<usize, ClusterError> {
+    let StatesAnswer {
+        launches: reported,
+        policy,
+        freed,
+    } = answer;
     let mut changed = 0;
-    for status in answer.launches {
-        changed += usize::from(record(&submitter.database, status).await.map_err(text)?);
+    let ids: Vec<LaunchId> = reported.iter().map(|status| status.launch).collect();
+    let mut known: HashMap<LaunchId, Loaded> = HashMap::new();
+    for some in ids.chunks(PEEKED_AT_ONCE) {
+        let mut conn = submitter.database.connection().await?;
+        let loaded = launches::peek_all(&mut conn, some).await?;
+        known.extend(loaded.into_iter().map(|l| (l.launch.id, l)));
     }
-    let mut conn = submitter.database.connection().await.map_err(text)?;
+    for status in reported {
+        // Most report nothing new: those need no lock.
+        if let Some(known) = known.remove(&status.launch) {
+            changed += usize::from(record(submitter, &known, status).await?);
+        }
+    }
     let cluster = &submitter.cluster.name;
-    let forgiven = conn
-        .transaction::<_, StorageError, _>(async |conn| {
-            slurm_jobs::policy_is(conn, cluster, &answer.policy).await
+    let forgiven = submitter
+        .database
+        .transaction("note a policy", async |conn: &mut AsyncPgConnection| {
+            versions::seen(conn, versions::What::Policy(cluster), &policy).await
         })
-        .await
-        .map_err(text)?;
+        .await?;
     if forgiven > 0 {
         tracing::info!(repositories = forgiven, "the cluster's policy changed");
     }
-    if submitter.freed.swap(answer.freed, Ordering::Relaxed) != answer.freed {
-        changed += launches::try_limited(&mut conn, Utc::now(), CONCURRENCY as i64)
-            .await
-            .map_err(text)?;
+    if submitter.freed.swap(freed, Ordering::Relaxed) != freed {
+        changed += try_limited(submitter).await?;
     }
     Ok(changed)
 }
 
-async fn record(database: &Database, told: LaunchStatus) -> Result<bool, StorageError> {
-    let status = SlurmStatus {
-        launch: told.launch,
-        slurm_job_id: Some(told.slurm_job_id).filter(|id| !id.is_empty()),
-        state: told.state,
-        reason: told.reason,
-        starts_at: told.starts_at,
-        nodes: told.nodes,
-        exit_code: told.exit_code,
+/// Something has ended at the cluster: of each class that waits behind a limit the oldest tries at once. Returns how many.
+async fn try_limited(submitter: &Submitter) -> Result<usize, StorageError> {
+    let now = submitter.inquiry.clock.now();
+    let waiting = {
+        let mut conn = submitter.database.connection().await?;
+        launches::limited(&mut conn, now, CONCURRENCY).await?
     };
-    let mut conn = database.connection().await?;
-    conn.transaction::<_, StorageError, _>(async |conn| {
-        let now = Utc::now();
-        let changed = slurm_jobs::record(conn, &status, now).await?;
-        if let Some(used) = &told.usage {
-            // One that slurmctld forgot before its end was seen has none: it counts in the month it is known in.
-            let ended_at = told.ended_at.unwrap_or(now);
-            usage::record(conn, told.launch, ended_at, used).await?;
-        }
-        if told.state.is_over() {
-            usage::to_come(conn, told.launch, told.usage_to_come).await?;
-        }
-        Ok(changed)
-    })
-    .await
+    let mut tried = 0;
+    for (id, repository) in waiting {
+        let happening = Happening::MayTryAgain;
+        let name = "try behind a limit";
+        let tries = submitter
+            .database
+            .happen(name, repository, id, &happening, now)
+            .await?;
+        tried += usize::from(tries.is_ok());
+    }
+    Ok(tried)
 }
 
-/// Has the Slurm side cancel what was withdrawn after it was submitted. The token broker gives such a launch nothing,
-/// so no workflow job can be in it.
-pub(crate) async fn cancel_withdrawn(submitter: &Submitter) -> Result<(), String> {
-    let text = |error: StorageError| error.to_string();
-    let launches = {
-        let mut conn = submitter.database.connection().await.map_err(text)?;
-        slurm_jobs::to_cancel(&mut conn, Utc::now(), MAX_CANCELLED_AT_ONCE as i64)
-            .await
-            .map_err(text)?
+async fn record(
+    submitter: &Submitter,
+    known: &Loaded,
+    status: LaunchStatus,
+) -> Result<bool, StorageError> {
+    let LaunchStatus {
+        launch,
+        slurm_job_id,
+        state,
+        reason,
+        starts_at,
+        ended_at,
+        nodes,
+        exit_code,
+        usage,
+        usage_to_come,
+    } = status;
+    let now = submitter.inquiry.clock.now();
+    let happening = Happening::SlurmReported {
+        report: SlurmReport {
+            state,
+            reason,
+            starts_at,
+            nodes,
+            usage_to_come: usage_to_come && state.is_over(),
+        },
+        slurm_job: slurm_job_id.parse().ok(),
+        exit_code,
+        ended_at,
     };
-    if launches.is_empty() {
+    let is_news = known.apply(happening.clone(), now).is_ok();
+    if !is_news && usage.is_none() {
+        return Ok(false);
+    }
+    let repository = known.launch.repository;
+    let name = "record a Slurm job";
+    submitter
+        .database
+        .in_scope(name, repository, async |mut lock: ScopeLock<'_>| {
+            let applied = launches::happen(&mut lock, launch, happening.clone(), now).await?;
+            if let Some(used) = &usage {
+                // One that slurmctld forgot before its end was seen has none: it counts in the month it is known in.
+                let ended_at = ended_at.unwrap_or(now);
+                gha_slurm_storage::usage::record(lock.conn(), launch, ended_at, used).await?;
+            }
+            Ok::<_, StorageError>(applied.is_ok())
+        })
+        .await
+}
+
+/// Asks the agent to cancel what was withdrawn after it was submitted. The token broker turns such a launch away, so no workflow job
+/// can be in it.
+pub(crate) async fn cancel_withdrawn(submitter: &Submitter) -> Result<(), ClusterError> {
+    let now = submitter.inquiry.clock.now();
+    let due = {
+        let mut conn = submitter.database.connection().await?;
+        launches::to_cancel(&mut conn, now, MAX_CANCELLED_AT_ONCE as i64).await?
+    };
+    if due.is_empty() {
         return Ok(());
     }
-    let cancelled = cancel(submitter, launches.clone(), false).await?;
-    let mut conn = submitter.database.connection().await.map_err(text)?;
-    slurm_jobs::cancelled(&mut conn, &launches, &cancelled, Utc::now())
-        .await
-        .map_err(text)
+    let ids = due.iter().map(|(id, _)| *id).collect();
+    let cancelled = cancel(submitter, ids, false).await?;
+    let now = submitter.inquiry.clock.now();
+    for (id, repository) in due {
+        let happening = Happening::CancelAsked {
+            is_cancelled: cancelled.contains(&id),
+        };
+        let _ = submitter
+            .database
+            .happen("note a cancellation", repository, id, &happening, now)
+            .await?;
+    }
+    Ok(())
 }
 
 /// The Slurm jobs that are not over and that this launcher had submitted, as the agent remembers. An original agent does not.
-pub(crate) async fn list(submitter: &Submitter) -> Result<Vec<LaunchStatus>, String> {
-    let assertion = assertion(submitter, &claims(submitter, CallPurpose::List))?;
+pub(crate) async fn list(submitter: &Submitter) -> Result<Vec<LaunchStatus>, ClusterError> {
+    let assertion = submitter.assertion(CallPurpose::List, Vec::new(), false)?;
     let answer: Option<ListAnswer> = submitter
         .agent
         .call("/runner/list", &assertion, &serde_json::json!({}))
-        .await?;
+        .await
+        .map_err(ClusterError::Agent)?;
     Ok(answer.map(|answer| answer.launches).unwrap_or_default())
 }
 
@@ -174,65 +237,36 @@ pub(crate) async fn list(submitter: &Submitter) -> Result<Vec<LaunchStatus>, Str
 pub(crate) async fn rows(
     submitter: &Submitter,
     listed: &[LaunchStatus],
-) -> Result<HashSet<LaunchId>, String> {
-    let text = |error: StorageError| error.to_string();
+) -> Result<HashSet<LaunchId>, ClusterError> {
     let ids: Vec<LaunchId> = listed.iter().map(|status| status.launch).collect();
-    let mut conn = submitter.database.connection().await.map_err(text)?;
-    let rows = launches::known(&mut conn, &ids).await.map_err(text)?;
+    let mut conn = submitter.database.connection().await?;
+    let rows = launches::known(&mut conn, &ids).await?;
     Ok(rows.into_iter().collect())
 }
 
-/// Has the Slurm side cancel those of these that are pending.
+/// Asks the agent to cancel those of these that are pending.
 pub(crate) async fn cancel_pending(
     submitter: &Submitter,
     launches: Vec<LaunchId>,
-) -> Result<(), String> {
+) -> Result<(), ClusterError> {
     for some in launches.chunks(MAX_CANCELLED_AT_ONCE) {
         cancel(submitter, some.to_vec(), true).await?;
     }
     Ok(())
 }
 
-/// Has the Slurm side cancel these; with `only_pending` none that is not. Gives those that it told to end.
+/// Asks the agent to cancel these; with `only_pending` none that has started. Returns those that it cancelled.
 async fn cancel(
     submitter: &Submitter,
     launches: Vec<LaunchId>,
     only_pending: bool,
-) -> Result<Vec<LaunchId>, String> {
-    let claims = CallClaims {
-        launches,
-        only_pending,
-        ..claims(submitter, CallPurpose::Cancel)
-    };
-    let assertion = assertion(submitter, &claims)?;
+) -> Result<Vec<LaunchId>, ClusterError> {
+    let assertion = submitter.assertion(CallPurpose::Cancel, launches, only_pending)?;
     let answer: Option<CancelAnswer> = submitter
         .agent
         .call("/runner/cancel", &assertion, &serde_json::json!({}))
-        .await?;
+        .await
+        .map_err(ClusterError::Agent)?;
     // An original agent cannot cancel: the Slurm job ends by itself when its launch token is turned away.
     Ok(answer.map(|answer| answer.cancelled).unwrap_or_default())
-}
-
-fn claims(submitter: &Submitter, purpose: CallPurpose) -> CallClaims {
-    let iat = Utc::now().timestamp();
-    CallClaims {
-        iss: submitter.deployment.name.clone(),
-        aud: vec![AUDIENCE_AGENT.into()],
-        sub: purpose,
-        jti: uuid::Uuid::new_v4(),
-        iat,
-        nbf: iat - ASSERTION_LIFETIME_S,
-        exp: iat + ASSERTION_LIFETIME_S,
-        cluster: submitter.cluster.name.clone(),
-        launcher: Some(submitter.launcher),
-        launches: Vec::new(),
-        only_pending: false,
-    }
-}
-
-fn assertion(submitter: &Submitter, claims: &CallClaims) -> Result<SecretString, String> {
-    submitter
-        .signer
-        .sign(claims)
-        .map_err(|error| format!("the assertion cannot be signed: {error}"))
 }

@@ -2,67 +2,39 @@
 //! was withdrawn cancelled.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use gha_slurm_auth::{Signer, token};
+use gha_slurm_auth::token;
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER, StartRequest};
-use gha_slurm_domain::WorkflowJobState;
+use gha_slurm_domain::launch::Happening;
 use gha_slurm_domain::naming::runner_name;
-use gha_slurm_storage::launches::{self, Due, Locked, Submitted};
-use gha_slurm_storage::{
-    AsyncConnection, Database, StorageError, lock_scope, replan, workflow_jobs,
-};
+use gha_slurm_domain::{Launch, LaunchId, RepositoryId, SlurmJobId, WorkflowJobId, WorkflowJobState};
+use gha_slurm_storage::launches::{self, Loaded};
+use gha_slurm_storage::{AsyncPgConnection, ScopeLock, ScopeLocks, StorageError, workflow_jobs};
 use secrecy::ExposeSecret;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
-use uuid::Uuid;
 
-use crate::agent::{Agent, Submission};
-use crate::inquiry::{Inquiry, InquiryError};
-use crate::settings::{ClusterSettings, DeploymentSettings};
+use crate::agent::Submission;
+use crate::inquiry::InquiryError;
+use crate::settings::DeploymentSettings;
+use crate::submitter::{CONCURRENCY, Submitter};
 use crate::{slurm_jobs, surplus};
 
 /// Longer than the agent's call may take; after it, another process may try.
 const LEASE: TimeDelta = TimeDelta::seconds(60);
-/// Calls to the agent at once.
-pub(crate) const CONCURRENCY: usize = 16;
 /// Planned rows of other processes, and leases that ran out, are looked for this often.
 const SWEEP: Duration = Duration::from_secs(2);
 /// While one planned launch follows the other, what is not wanted any more is looked for this often.
 const TIDY: Duration = Duration::from_millis(250);
+/// Somebody has the scope of planned launches locked: they are looked at again after this.
+const CROWDED: Duration = Duration::from_millis(50);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
-
-/// What a submission needs.
-pub struct Submitter {
-    /// Where planned rows are.
-    pub database: Database,
-    /// Asks GitHub whether a workflow job still waits.
-    pub inquiry: Inquiry,
-    /// GitHub's web pages, `https://github.com`.
-    pub web_url: String,
-    /// Where they go.
-    pub agent: Agent,
-    /// Signs launch tokens.
-    pub signer: Signer,
-    /// Names.
-    pub deployment: DeploymentSettings,
-    /// The cluster.
-    pub cluster: ClusterSettings,
-    /// Seconds a launch token is valid.
-    pub lifetime_s: i64,
-    /// The id of the database, in launch tokens and assertions.
-    pub launcher: Uuid,
-    /// How often something has ended on the Slurm side, as its agent said last.
-    pub freed: AtomicU64,
-    /// Failures after which a class is given up: a refusal gives it up at once.
-    pub max_failures: u32,
-}
 
 /// Submits planned launches until `stop`, then finishes the calls in hand. `wake` is notified when something was
 /// planned.
@@ -80,16 +52,19 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
         }
         let room = CONCURRENCY.saturating_sub(calls.len());
         let mut claimed = Vec::new();
+        let mut is_crowded = false;
         match exchange(&submitter, &answers, room).await {
-            Ok(Exchanged { left, due }) => {
+            Ok(Exchanged {
+                left,
+                due,
+                is_crowded: crowded,
+            }) => {
                 answers.clear();
                 for answer in left {
                     calls.spawn(store_alone(Arc::clone(&submitter), answer));
                 }
-                claimed = due.unwrap_or_else(|error| {
-                    tracing::warn!(%error, "planned launches cannot be read");
-                    Vec::new()
-                });
+                claimed = due;
+                is_crowded = crowded;
             }
             Err(error) if error.is_transient() => {
                 tracing::warn!(%error, answers = answers.len(), "submissions cannot be stored yet");
@@ -103,8 +78,8 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
         let more_may_wait = room > 0 && claimed.len() == room;
         for due in claimed {
             let submitter = Arc::clone(&submitter);
-            let span = tracing::info_span!("submit", launch.id = %due.id);
-            if let Some(parent) = &due.traceparent {
+            let span = tracing::info_span!("submit", launch.id = %due.launch.id);
+            if let Some(parent) = &due.launch.traceparent {
                 gha_slurm_telemetry::set_parent(&span, parent);
             }
             calls.spawn(
@@ -144,7 +119,7 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
                 is_untidy = true;
             }
             Some(ended) = tidying.join_next() => cancelling_fails = ended.unwrap_or(false),
-            () = tokio::time::sleep(SWEEP) => is_untidy = true,
+            () = tokio::time::sleep(if is_crowded { CROWDED } else { SWEEP }) => is_untidy = !is_crowded,
         }
     }
     while let Some(ended) = calls.join_next().await {
@@ -160,109 +135,179 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
     }
 }
 
-/// Has what is not wanted any more deregistered and cancelled. Whether it could be; said once, not each time.
+/// Deregisters surplus runners and cancels withdrawn Slurm jobs. Returns `false` on failure and logs only the first one.
 async fn tidy(submitter: &Submitter, has_failed: bool) -> bool {
     if let Err(error) = surplus::release(&submitter.inquiry).await {
-        tracing::warn!(%error, "runners that shall be deregistered cannot be looked up");
+        tracing::warn!(%error, "runners to be deregistered cannot be looked up");
     }
     let cancelled = slurm_jobs::cancel_withdrawn(submitter).await;
     if let Err(error) = &cancelled
         && !has_failed
     {
-        tracing::warn!(error, "what is not wanted any more is not cancelled yet");
+        tracing::warn!(%error, "withdrawn launches are not cancelled yet");
     }
     cancelled.is_ok()
 }
 
-/// What came of one transaction.
-struct Exchanged {
-    /// Answers that are not stored, since another transaction has their rows locked.
-    left: Vec<Submitted>,
-    /// What is leased.
-    due: Result<Vec<Due>, StorageError>,
+/// The agent has a launch.
+#[derive(Debug, Clone)]
+struct Submitted {
+    launch: LaunchId,
+    repository: RepositoryId,
+    slurm_job: Option<SlurmJobId>,
+    token_expires_at: DateTime<Utc>,
+    at: DateTime<Utc>,
 }
 
-/// Stores answers, and leases as many planned launches as there is room for: one transaction for all. That planned ones
-/// cannot be read does not keep answers from being stored.
+impl Submitted {
+    fn happening(&self, cluster: &str) -> Happening {
+        Happening::Accepted {
+            cluster: cluster.to_owned(),
+            slurm_job: self.slurm_job.clone(),
+            token_expires_at: self.token_expires_at,
+        }
+    }
+}
+
+/// What came of one transaction.
+struct Exchanged {
+    /// Answers that are not stored, since another transaction has their scopes locked.
+    left: Vec<Submitted>,
+    /// What is leased.
+    due: Vec<Loaded>,
+    /// Whether some are due whose scopes another transaction has locked.
+    is_crowded: bool,
+}
+
+/// Stores answers, and leases as many planned launches as there is room for: one transaction for all.
 async fn exchange(
     submitter: &Submitter,
     answers: &[Submitted],
     room: usize,
 ) -> Result<Exchanged, StorageError> {
-    let cluster = &submitter.cluster.name;
-    let mut conn = submitter.database.connection().await?;
-    conn.transaction::<_, StorageError, _>(async |conn| {
-        let left = match answers {
-            [] => Vec::new(),
-            answers => launches::submitted(conn, cluster, answers, Locked::Skip).await?,
-        };
-        let due = match room as i64 {
-            0 => Ok(Vec::new()),
-            room => launches::claim_due(conn, Utc::now(), LEASE, room).await,
-        };
-        let left = answers.iter().filter(|a| left.contains(&a.id)).cloned();
-        Ok(Exchanged {
-            left: left.collect(),
-            due,
-        })
-    })
-    .await
-}
-
-/// Stores an answer when nobody else works on its row any more.
-async fn store_alone(submitter: Arc<Submitter>, answer: Submitted) -> Option<Submitted> {
-    let stored = async {
-        let cluster = &submitter.cluster.name;
-        let mut conn = submitter.database.connection().await?;
-        conn.transaction::<_, StorageError, _>(async |conn| {
-            let answer = std::slice::from_ref(&answer);
-            launches::submitted(conn, cluster, answer, Locked::Wait).await
+    let now = submitter.inquiry.clock.now();
+    submitter
+        .database
+        .transaction("exchange submissions", async |conn: &mut AsyncPgConnection| {
+            let candidates = match room as i64 {
+                0 => Vec::new(),
+                room => launches::due(conn, now, room).await?,
+            };
+            let scopes = answers.iter().map(|answer| answer.repository);
+            let scopes = scopes.chain(candidates.iter().map(|(_, repository)| *repository));
+            let mut locks = ScopeLocks::try_take(conn, scopes.collect()).await?;
+            let (stored, left): (Vec<_>, Vec<_>) = answers
+                .iter()
+                .cloned()
+                .partition(|answer| locks.holds(answer.repository));
+            let leased: Vec<LaunchId> = candidates
+                .iter()
+                .filter(|(_, repository)| locks.holds(*repository))
+                .map(|(id, _)| *id)
+                .collect();
+            let is_crowded = leased.len() < candidates.len();
+            let ids: Vec<LaunchId> = stored.iter().map(|answer| answer.launch).collect();
+            let all: Vec<LaunchId> = ids.iter().chain(&leased).copied().collect();
+            let loaded = match all.as_slice() {
+                [] => Vec::new(),
+                all => launches::peek_all(locks.conn(), all).await?,
+            };
+            let mut due = Vec::new();
+            for before in loaded {
+                let Some(mut lock) = locks.one(before.launch.repository) else {
+                    continue;
+                };
+                let answer = stored.iter().find(|answer| answer.launch == before.launch.id);
+                if let Some(answer) = answer {
+                    let happening = answer.happening(&submitter.cluster.name);
+                    let _ = launches::happen_to(&mut lock, &before, happening, answer.at).await?;
+                } else if is_due(&before, now) {
+                    let until = now + LEASE;
+                    let happening = Happening::Leased { until };
+                    if let Ok(applied) = launches::happen_to(&mut lock, &before, happening, now).await? {
+                        due.push(Loaded {
+                            launch: applied.launch,
+                            ..before
+                        });
+                    }
+                }
+            }
+            Ok(Exchanged {
+                left,
+                due,
+                is_crowded,
+            })
         })
         .await
-    };
-    match stored.await {
-        Ok(left) if left.is_empty() => None,
-        Ok(_) => {
-            tracing::warn!(launch.id = %answer.id, "a launch that was submitted has no row any more");
+}
+
+/// Whether it is still so under the lock: another launcher may have leased it meanwhile.
+fn is_due(loaded: &Loaded, now: DateTime<Utc>) -> bool {
+    let submission = &loaded.launch.submission;
+    submission.not_before <= now && submission.lease_until.is_none_or(|until| until <= now)
+}
+
+/// Stores an answer when nobody else has its scope locked any more.
+async fn store_alone(submitter: Arc<Submitter>, answer: Submitted) -> Option<Submitted> {
+    let happening = answer.happening(&submitter.cluster.name);
+    let stored = submitter
+        .database
+        .happen(
+            "store a submission",
+            answer.repository,
+            answer.launch,
+            &happening,
+            answer.at,
+        )
+        .await;
+    match stored {
+        Ok(Ok(_)) => None,
+        Ok(Err(_)) => {
+            tracing::warn!(launch.id = %answer.launch, "a launch that was submitted has no row any more");
             None
         }
         Err(error) if error.is_transient() => Some(answer),
         Err(error) => {
-            tracing::error!(%error, launch.id = %answer.id, "a submission cannot be stored");
+            tracing::error!(%error, launch.id = %answer.launch, "a submission cannot be stored");
             None
         }
     }
 }
 
 /// The claims of a launch's launch token, issued at `now`.
-pub fn claims(submitter: &Submitter, due: &Due, now: DateTime<Utc>) -> LaunchClaims {
+pub fn claims(submitter: &Submitter, due: &Loaded, now: DateTime<Utc>) -> LaunchClaims {
+    let Loaded {
+        launch,
+        class,
+        repository,
+    } = due;
     let iat = now.timestamp();
     let DeploymentSettings { name, prefix } = &submitter.deployment;
     LaunchClaims {
         iss: name.clone(),
         aud: vec![AUDIENCE_AGENT.into(), AUDIENCE_BROKER.into()],
-        sub: due.id,
-        jti: Uuid::new_v4(),
+        sub: launch.id,
+        jti: uuid::Uuid::new_v4(),
         iat,
         nbf: iat - token::NOT_BEFORE_S,
         exp: iat + submitter.lifetime_s,
-        runner_name: runner_name(prefix, name, due.id, 1),
+        runner_name: runner_name(prefix, name, launch.id, 1),
         cluster: submitter.cluster.name.clone(),
         launcher: Some(submitter.launcher),
         token_url: submitter.cluster.token_url.clone(),
-        owner: due.owner.clone(),
-        repository_name: due.name.clone(),
+        owner: repository.owner.clone(),
+        repository_name: repository.name.clone(),
         repository_url: format!(
             "{}/{}/{}",
             submitter.web_url.trim_end_matches('/'),
-            due.owner,
-            due.name
+            repository.owner,
+            repository.name
         ),
-        repository_id: due.repository.0,
-        labels: due.labels.to_string(),
-        workflow_id: due.cause.0,
-        slurm_user: due.slurm_user.clone(),
-        resources: due.resources.clone(),
+        repository_id: repository.id,
+        labels: class.labels.to_string(),
+        workflow_id: launch.cause.0,
+        slurm_user: class.slurm_user.clone(),
+        resources: class.resources.clone(),
     }
 }
 
@@ -278,8 +323,8 @@ enum Demand {
 
 /// Runners of the class ended without a workflow job. Perhaps GitHub forgot the one that they were for, or it is over and
 /// no webhook said so: launching for it would go on for ever.
-async fn demand(submitter: &Submitter, due: &Due) -> Result<Demand, StorageError> {
-    match submitter.inquiry.ask(due.cause).await {
+async fn demand(submitter: &Submitter, cause: WorkflowJobId) -> Result<Demand, StorageError> {
+    match submitter.inquiry.ask(cause).await {
         Ok(Some(WorkflowJobState::Queued)) => Ok(Demand::Stands),
         Ok(_) => Ok(Demand::Over),
         Err(InquiryError::Storage(error)) => Err(error),
@@ -287,34 +332,35 @@ async fn demand(submitter: &Submitter, due: &Due) -> Result<Demand, StorageError
             Ok(Demand::Unknown(error.to_string()))
         }
         Err(InquiryError::Github(error)) => {
-            tracing::warn!(%error, workflow_job.id = %due.cause, "a workflow job cannot be looked up before another attempt");
+            tracing::warn!(%error, workflow_job.id = %cause, "a workflow job cannot be looked up before another attempt");
             Ok(Demand::Stands)
         }
     }
 }
 
-/// Calls the agent. Gives what it has; whatever else came of it is stored already.
-async fn submit(submitter: &Submitter, due: &Due) -> Result<Option<Submitted>, StorageError> {
-    if due.verify_demand {
-        let demand = demand(submitter, due).await?;
-        let now = Utc::now();
-        let mut conn = submitter.database.connection().await?;
-        match demand {
-            Demand::Stands => launches::demand_verified(&mut conn, due.id).await?,
-            Demand::Over => {
-                launches::find_other_cause(&mut conn, due.id).await?;
-                return Ok(None);
-            }
+/// Calls the agent. Returns what it has; whatever else came of it is stored already.
+async fn submit(submitter: &Submitter, due: &Loaded) -> Result<Option<Submitted>, StorageError> {
+    let launch = &due.launch;
+    let attempt = launch.submission.attempts;
+    let clock = &submitter.inquiry.clock;
+    if launch.submission.verify_demand {
+        let happening = match demand(submitter, launch.cause).await? {
+            Demand::Stands => Happening::DemandConfirmed,
+            Demand::Over => return find_other_cause(submitter, due).await.map(|()| None),
             Demand::Unknown(reason) => {
-                let next =
-                    now + TimeDelta::from_std(retry_delay(due.attempt, None)).unwrap_or(LEASE);
-                launches::submission_delayed(&mut conn, due.id, &reason, false, next, now).await?;
+                let next = clock.now() + pause(attempt, None);
+                let delayed = Happening::Delayed {
+                    reason,
+                    is_limit: false,
+                    next,
+                };
+                record(submitter, launch, delayed).await?;
                 return Ok(None);
             }
-        }
+        };
+        record(submitter, launch, happening).await?;
     }
-    let issued = Utc::now();
-    let claims = claims(submitter, due, issued);
+    let claims = claims(submitter, due, clock.now());
     let outcome = match submitter.signer.sign(&claims) {
         Ok(token) => {
             let request = StartRequest {
@@ -336,12 +382,13 @@ async fn submit(submitter: &Submitter, due: &Due) -> Result<Option<Submitted>, S
             is_limit: false,
         },
     };
-    let now = Utc::now();
-    match outcome {
-        Submission::Accepted(slurm_job_id) => {
+    let now = clock.now();
+    let happening = match outcome {
+        Submission::Accepted(slurm_job) => {
             return Ok(Some(Submitted {
-                id: due.id,
-                slurm_job_id,
+                launch: launch.id,
+                repository: launch.repository,
+                slurm_job,
                 token_expires_at: claims.expires_at().unwrap_or(now),
                 at: now,
             }));
@@ -354,29 +401,57 @@ async fn submit(submitter: &Submitter, due: &Due) -> Result<Option<Submitted>, S
             if is_limit {
                 tracing::info!(reason, "a submission waits until something has ended");
             } else {
-                tracing::warn!(reason, attempt = due.attempt, "a submission is delayed");
+                tracing::warn!(reason, attempt, "a submission is delayed");
             }
-            let next =
-                now + TimeDelta::from_std(retry_delay(due.attempt, retry_after)).unwrap_or(LEASE);
-            let mut conn = submitter.database.connection().await?;
-            launches::submission_delayed(&mut conn, due.id, &reason, is_limit, next, now).await?;
+            Happening::Delayed {
+                reason,
+                is_limit,
+                next: now + pause(attempt, retry_after),
+            }
         }
-        Submission::Refused(reason) => {
-            tracing::warn!(reason, "the Slurm side refused a launch");
-            let given_up = submitter.max_failures as i32;
-            let mut conn = submitter.database.connection().await?;
-            conn.transaction::<_, StorageError, _>(async |conn| {
-                lock_scope(conn, due.repository).await?;
-                launches::refused(conn, due.id, &reason, now).await?;
-                workflow_jobs::count_failure(conn, due.class, &reason, now).await?;
-                // Final until policy or mapping changes: a change forgives.
-                workflow_jobs::set_failures(conn, due.class, given_up).await?;
-                replan::request(conn, due.repository, false, "the Slurm side refused").await
-            })
-            .await?;
+        Submission::Refused(words) => {
+            tracing::warn!(reason = words, "the agent refused a launch");
+            Happening::Refused { words }
         }
-    }
+    };
+    record(submitter, launch, happening).await?;
     Ok(None)
+}
+
+/// Unless the launch changed meanwhile: then that stands.
+async fn record(
+    submitter: &Submitter,
+    launch: &Launch,
+    happening: Happening,
+) -> Result<(), StorageError> {
+    let now = submitter.inquiry.clock.now();
+    let name = "record a submission";
+    let _ = submitter
+        .database
+        .happen(name, launch.repository, launch.id, &happening, now)
+        .await?;
+    Ok(())
+}
+
+/// The workflow job that caused a launch does not wait any more. If the planner kept the launch, another one of its class does: that is
+/// its cause now.
+async fn find_other_cause(submitter: &Submitter, due: &Loaded) -> Result<(), StorageError> {
+    let now = submitter.inquiry.clock.now();
+    let launch = &due.launch;
+    submitter
+        .database
+        .in_scope("find another cause", launch.repository, async |mut lock: ScopeLock<'_>| {
+            let causes = workflow_jobs::causes(&mut lock, launch.class, 1).await?;
+            if let Some((cause, _)) = causes.into_iter().next() {
+                let _ = launches::happen(&mut lock, launch.id, Happening::CausedBy(cause), now).await?;
+            }
+            Ok::<_, StorageError>(())
+        })
+        .await
+}
+
+fn pause(attempt: u32, wished: Option<Duration>) -> TimeDelta {
+    TimeDelta::from_std(retry_delay(attempt, wished)).unwrap_or(LEASE)
 }
 
 fn retry_delay(attempt: u32, wished: Option<Duration>) -> Duration {

@@ -4,7 +4,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use gha_slurm_contract::build::{Build, BuildDetail, TimelineEntry};
 use gha_slurm_contract::problem::Problem;
-use gha_slurm_domain::{SlurmUser, WorkflowJobId};
+use gha_slurm_domain::{SlurmUser, WorkflowJob, WorkflowJobFacts, WorkflowJobId};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_service_kit::problem::{query, query_invalid};
 use gha_slurm_storage::builds::{self, BuildRow};
@@ -28,26 +28,63 @@ pub(crate) struct BuildsQuery {
     limit: Option<i64>,
 }
 
+/// A build as people see it. Each fact is taken apart by name, so that a new one demands a decision.
 fn shown(state: &State, row: BuildRow) -> Build {
-    let job = row.workflow_job;
+    let BuildRow {
+        workflow_job,
+        owner,
+        name: repository,
+        slurm_user,
+        stopped,
+    } = row;
+    let is_demand = workflow_job.is_demand();
+    let WorkflowJob {
+        facts,
+        repository: _,
+        installation: _,
+        state: how_far,
+        verdict,
+        reason,
+        class: _,
+        traceparent: _,
+        updated_at,
+    } = workflow_job;
+    let WorkflowJobFacts {
+        id,
+        run_id: _,
+        run_attempt: _,
+        name,
+        workflow_name,
+        head_branch,
+        head_sha: _,
+        html_url,
+        labels,
+        status: _,
+        conclusion,
+        runner_id: _,
+        runner_name,
+        created_at,
+        started_at,
+        completed_at,
+    } = facts;
     Build {
-        workflow_job_id: job.id,
-        repository_url: state.repository_url(&row.owner, &row.name),
-        slurm_user: row.slurm_user,
-        name: job.name,
-        workflow_name: job.workflow_name,
-        html_url: job.html_url,
-        head_branch: job.head_branch,
-        labels: job.labels,
-        state: job.state,
-        conclusion: job.conclusion,
-        verdict: job.verdict,
-        reason: job.reason,
-        runner_name: job.runner_name,
-        queued_at: job.queued_at,
-        started_at: job.started_at,
-        completed_at: job.completed_at,
-        updated_at: job.updated_at,
+        workflow_job_id: id,
+        repository_url: state.repository_url(&owner, &repository),
+        slurm_user,
+        name,
+        workflow_name,
+        html_url,
+        head_branch,
+        labels,
+        state: how_far,
+        conclusion,
+        verdict,
+        reason: stopped.filter(|_| is_demand).or(reason),
+        runner_name,
+        queued_at: created_at,
+        started_at,
+        completed_at,
+        updated_at,
     }
 }
 
@@ -120,7 +157,8 @@ pub(crate) async fn get(
         .map_err(|e| storage_error(&e))?
         .into_iter()
         .map(|entry| TimelineEntry {
-            at: entry.at,
+            happened_at: entry.happened_at,
+            recorded_at: entry.recorded_at,
             kind: entry.kind,
             detail: entry.detail,
             launch_id: entry.launch_id,

@@ -3,13 +3,14 @@
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use gha_slurm_domain::{SlurmUser, WorkflowJobId};
+use gha_slurm_domain::timeline::Kind;
+use gha_slurm_domain::{SlurmUser, WorkflowJob, WorkflowJobId};
 
 use crate::pool::StorageError;
 use crate::schema::{
-    launches, repositories, repository_mappings, runners, timeline, workflow_jobs,
+    launches, repositories, repository_mappings, runner_classes, runners, timeline, workflow_jobs,
 };
-use crate::workflow_jobs::WorkflowJob;
+use crate::workflow_jobs::WorkflowJobRow;
 
 /// A workflow job with its repository.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,7 +23,17 @@ pub struct BuildRow {
     pub name: String,
     /// Slurm user it is mapped to.
     pub slurm_user: Option<String>,
+    /// Why nothing is launched for its runner class, while that is so.
+    pub stopped: Option<String>,
 }
+
+type Row = (
+    WorkflowJobRow,
+    String,
+    String,
+    Option<String>,
+    Option<String>,
+);
 
 /// Newest builds first, of one Slurm user or of all.
 pub async fn list(
@@ -32,20 +43,22 @@ pub async fn list(
 ) -> Result<Vec<BuildRow>, StorageError> {
     let mut query = workflow_jobs::table
         .inner_join(repositories::table.left_join(repository_mappings::table))
+        .left_join(runner_classes::table)
         .order((workflow_jobs::updated_at.desc(), workflow_jobs::id.desc()))
         .limit(limit)
         .select((
-            WorkflowJob::as_select(),
+            WorkflowJobRow::as_select(),
             repositories::owner,
             repositories::name,
             repository_mappings::slurm_user.nullable(),
+            runner_classes::stopped.nullable(),
         ))
         .into_boxed();
     if let Some(user) = user {
         query = query.filter(repository_mappings::slurm_user.eq(user.as_str()));
     }
-    let rows: Vec<(WorkflowJob, String, String, Option<String>)> = query.load(conn).await?;
-    Ok(rows.into_iter().map(row).collect())
+    let rows: Vec<Row> = query.load(conn).await?;
+    rows.into_iter().map(row).collect()
 }
 
 /// One build.
@@ -53,41 +66,44 @@ pub async fn find(
     conn: &mut AsyncPgConnection,
     id: WorkflowJobId,
 ) -> Result<Option<BuildRow>, StorageError> {
-    let found: Option<(WorkflowJob, String, String, Option<String>)> = workflow_jobs::table
+    let found: Option<Row> = workflow_jobs::table
         .inner_join(repositories::table.left_join(repository_mappings::table))
+        .left_join(runner_classes::table)
         .filter(workflow_jobs::id.eq(id.0))
         .select((
-            WorkflowJob::as_select(),
+            WorkflowJobRow::as_select(),
             repositories::owner,
             repositories::name,
             repository_mappings::slurm_user.nullable(),
+            runner_classes::stopped.nullable(),
         ))
         .first(conn)
         .await
         .optional()?;
-    Ok(found.map(row))
+    found.map(row).transpose()
 }
 
 fn row(
-    (workflow_job, owner, name, slurm_user): (WorkflowJob, String, String, Option<String>),
-) -> BuildRow {
-    BuildRow {
-        workflow_job,
+    (workflow_job, owner, name, slurm_user, stopped): Row,
+) -> Result<BuildRow, StorageError> {
+    Ok(BuildRow {
+        workflow_job: workflow_job.read()?,
         owner,
         name,
         slurm_user,
-    }
+        stopped,
+    })
 }
 
 /// One timeline entry.
-#[derive(Debug, Clone, PartialEq, Eq, Queryable)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimelineRow {
-    /// Position, for a stable order.
-    pub id: i64,
-    /// When.
-    pub at: DateTime<Utc>,
+    /// When it happened.
+    pub happened_at: DateTime<Utc>,
+    /// When it was recorded.
+    pub recorded_at: DateTime<Utc>,
     /// What.
-    pub kind: String,
+    pub kind: Kind,
     /// For people.
     pub detail: String,
     /// The launch it happened to.
@@ -101,7 +117,7 @@ pub struct TimelineRow {
 }
 
 /// What happened to a workflow job, and to the launches it caused (unless another workflow job took their runner)
-/// or whose runner it was given. Oldest first.
+/// or whose runner it was given. In the order in which it happened.
 pub async fn timeline(
     conn: &mut AsyncPgConnection,
     id: WorkflowJobId,
@@ -118,7 +134,17 @@ pub async fn timeline(
         .select(launches::id)
         .load(conn)
         .await?;
-    Ok(timeline::table
+    type Entry = (
+        DateTime<Utc>,
+        DateTime<Utc>,
+        String,
+        String,
+        Option<uuid::Uuid>,
+        Option<String>,
+        Option<String>,
+        Option<String>,
+    );
+    let entries: Vec<Entry> = timeline::table
         .left_join(launches::table.on(launches::id.nullable().eq(timeline::launch_id)))
         .left_join(runners::table.on(runners::launch_id.nullable().eq(timeline::launch_id)))
         .filter(
@@ -126,11 +152,11 @@ pub async fn timeline(
                 .eq(id.0)
                 .or(timeline::launch_id.eq_any(launches_of)),
         )
-        .order((timeline::at, timeline::id))
+        .order((timeline::happened_at, timeline::id))
         .limit(1000)
         .select((
-            timeline::id,
-            timeline::at,
+            timeline::happened_at,
+            timeline::recorded_at,
             timeline::kind,
             timeline::detail,
             timeline::launch_id,
@@ -139,5 +165,22 @@ pub async fn timeline(
             runners::name.nullable(),
         ))
         .load(conn)
-        .await?)
+        .await?;
+    entries
+        .into_iter()
+        .map(
+            |(happened_at, recorded_at, kind, detail, launch_id, log_tail, slurm_job_id, runner)| {
+                Ok(TimelineRow {
+                    happened_at,
+                    recorded_at,
+                    kind: Kind::parse(&kind).ok_or(StorageError::Unknown("timeline.kind"))?,
+                    detail,
+                    launch_id,
+                    log_tail,
+                    slurm_job_id,
+                    runner_name: runner,
+                })
+            },
+        )
+        .collect()
 }

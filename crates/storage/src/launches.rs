@@ -1,375 +1,737 @@
-//! Supply: launches on the way, plans carried out, and the submission loop's leases.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! Launches and their runners: loaded, changed by the one function of the domain that decides, and saved with what follows.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use gha_slurm_domain::planner::{ClassView, Supply, SupplyStage};
+use gha_slurm_domain::launch::{
+    Applied, Attribution, Caller, Context, Effect, GITHUB_FORGETS, Happening, Over, Rejected, Run,
+    Runner, RunnerMode, SlurmJob, SlurmReport, State, Submission, Work,
+};
+use gha_slurm_domain::timeline::Entry;
 use gha_slurm_domain::{
-    LabelSet, LaunchId, RepositoryId, ResourceRequest, SlurmJobId, SlurmUser, WorkflowJobId,
+    ClassId, Launch, LaunchId, LaunchState, RepositoryId, RunnerId, SlurmJobId, SlurmState,
+    WorkflowJobId,
 };
 
-use crate::pool::StorageError;
-use crate::schema::{launches, repositories, runner_classes, runners, workflow_jobs};
-use crate::timeline::{self, Entry};
-use crate::workflow_jobs::ClassId;
+use crate::classes::{self, Class, ClassRow};
+use crate::pool::{Database, StorageError};
+use crate::repositories::{self, Repository, StandingRow};
+use crate::schema::{
+    installations, launches, repositories as repositories_table, repository_mappings,
+    runner_classes, runners,
+};
+use crate::scope::ScopeLock;
+use crate::stored::{StoredLaunchState, launch_states};
+use crate::timeline::{About, Row as TimelineRow, append_rows};
+use crate::replan;
 
-/// A runner class of a scope and how it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScopeClass {
-    /// Which class.
-    pub id: ClassId,
-    /// For the planner.
-    pub view: ClassView,
-    /// Its queued workflow jobs, oldest first, each with the trace of its webhook.
-    pub queued: Vec<(WorkflowJobId, Option<String>)>,
-    /// Workflow jobs that caused a launch that still counts.
-    pub causes: Vec<WorkflowJobId>,
-    /// Why the last runner ended without a workflow job.
-    pub last_failure_reason: Option<String>,
+/// A launch token lives a day and an hour, a workflow job five days: Slurm is not asked about what is older.
+const OLDEST_WATCHED: TimeDelta = TimeDelta::days(8);
+/// Rows of one INSERT: Postgres takes 65,535 parameters.
+const INSERTED_AT_ONCE: usize = 1000;
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, AsChangeset)]
+#[diesel(table_name = launches, treat_none_as_null = true)]
+struct LaunchRow {
+    id: uuid::Uuid,
+    class_id: i64,
+    repository_id: i64,
+    workflow_job_id: i64,
+    state: StoredLaunchState,
+    in_supply: bool,
+    delay: Option<String>,
+    planned_at: DateTime<Utc>,
+    not_before: DateTime<Utc>,
+    verify_demand: bool,
+    submit_attempts: i32,
+    lease_until: Option<DateTime<Utc>>,
+    cluster: Option<String>,
+    slurm_job_id: Option<String>,
+    token_expires_at: Option<DateTime<Utc>>,
+    traceparent: Option<String>,
+    submitted_at: Option<DateTime<Utc>>,
+    ended_at: Option<DateTime<Utc>>,
+    slurm_state: Option<String>,
+    slurm_reason: Option<String>,
+    slurm_starts_at: Option<DateTime<Utc>>,
+    slurm_nodes: Option<String>,
+    cancelled_at: Option<DateTime<Utc>>,
+    deregister_at: Option<DateTime<Utc>>,
+    usage_to_come: bool,
+    limited: bool,
+    outcome: Option<serde_json::Value>,
+    cancel_at: Option<DateTime<Utc>>,
+    watched: bool,
 }
 
-type SupplyRow = (
-    uuid::Uuid,
-    i64,
-    i64,
-    String,
-    DateTime<Utc>,
-    Option<DateTime<Utc>>,
-    Option<String>,
-);
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, AsChangeset)]
+#[diesel(table_name = runners, treat_none_as_null = true)]
+struct RunnerRow {
+    id: uuid::Uuid,
+    launch_id: uuid::Uuid,
+    name: String,
+    mode: String,
+    slurm_job_id: String,
+    restart_count: i32,
+    node: Option<String>,
+    mint_attempt: i32,
+    github_runner_id: Option<i64>,
+    progress_token_hash: Option<Vec<u8>>,
+    workflow_job_id: Option<i64>,
+    run_id: Option<i64>,
+    run_attempt: Option<i64>,
+    created_at: DateTime<Utc>,
+    listening_at: Option<DateTime<Utc>>,
+    busy_at: Option<DateTime<Utc>>,
+    attribution_given_up: bool,
+}
 
-type FailureRow = (i64, i32, Option<DateTime<Utc>>, Option<String>);
-
-/// Every class of a scope that has demand or supply.
-pub async fn scope_classes(
-    conn: &mut AsyncPgConnection,
-    repository: RepositoryId,
-) -> Result<Vec<ScopeClass>, StorageError> {
-    let demand: Vec<(i64, Option<i64>, Option<String>)> = workflow_jobs::table
-        .filter(workflow_jobs::repository_id.eq(repository.0))
-        .filter(workflow_jobs::state.eq("queued"))
-        .filter(workflow_jobs::verdict.eq("ours"))
-        .order((workflow_jobs::created_at, workflow_jobs::id))
-        .select((
-            workflow_jobs::id,
-            workflow_jobs::class_id,
-            workflow_jobs::traceparent,
-        ))
-        .load(conn)
-        .await?;
-    let supply: Vec<SupplyRow> = launches::table
-        .left_join(runners::table)
-        .filter(launches::repository_id.eq(repository.0))
-        .filter(launches::in_supply.eq(true))
-        .select((
-            launches::id,
-            launches::class_id,
-            launches::workflow_job_id,
-            launches::state,
-            launches::planned_at,
-            launches::token_expires_at,
-            runners::state.nullable(),
-        ))
-        .load(conn)
-        .await?;
-    let mut classes: BTreeMap<i64, ScopeClass> = BTreeMap::new();
-    let entry = |id: i64| ScopeClass {
-        id: ClassId(id),
-        view: ClassView::default(),
-        queued: Vec::new(),
-        causes: Vec::new(),
-        last_failure_reason: None,
+fn rows(launch: &Launch) -> Result<(LaunchRow, Option<RunnerRow>), StorageError> {
+    let Launch {
+        id,
+        class,
+        repository,
+        cause,
+        traceparent,
+        planned_at,
+        submission,
+        slurm,
+        state,
+    } = launch;
+    let Submission {
+        not_before,
+        verify_demand,
+        attempts,
+        lease_until,
+        is_limited,
+        delay,
+    } = submission;
+    let SlurmJob {
+        cluster,
+        id: slurm_job_id,
+        submitted_at,
+        token_expires_at,
+        report,
+        cancel_at,
+        cancelled_at,
+    } = slurm;
+    let report = report.as_ref();
+    let outcome = launch
+        .over()
+        .map(|over| serde_json::to_value(&over.outcome))
+        .transpose()
+        .map_err(|_| StorageError::Unknown("launches.outcome"))?;
+    let row = LaunchRow {
+        id: id.0,
+        class_id: class.0,
+        repository_id: repository.0,
+        workflow_job_id: cause.0,
+        state: StoredLaunchState(state.stage()),
+        in_supply: launch.is_supply(),
+        delay: delay.clone(),
+        planned_at: *planned_at,
+        not_before: *not_before,
+        verify_demand: *verify_demand,
+        submit_attempts: i32::try_from(*attempts).unwrap_or(i32::MAX),
+        lease_until: *lease_until,
+        cluster: cluster.clone(),
+        slurm_job_id: slurm_job_id.as_ref().map(SlurmJobId::to_string),
+        token_expires_at: *token_expires_at,
+        traceparent: traceparent.clone(),
+        submitted_at: *submitted_at,
+        ended_at: launch.over().map(|over| over.at),
+        slurm_state: report.map(|r| r.state.as_str().to_owned()),
+        slurm_reason: report.and_then(|r| r.reason.clone()),
+        slurm_starts_at: report.and_then(|r| r.starts_at),
+        slurm_nodes: report.and_then(|r| r.nodes.clone()),
+        cancelled_at: *cancelled_at,
+        deregister_at: launch.runner().and_then(|r| r.deregister_at),
+        usage_to_come: report.is_some_and(|r| r.usage_to_come),
+        limited: *is_limited,
+        outcome,
+        cancel_at: *cancel_at,
+        watched: launch.is_watched(),
     };
-    for (job, class, traceparent) in demand {
-        let Some(class) = class else { continue };
-        let class = classes.entry(class).or_insert_with(|| entry(class));
-        class.view.demand += 1;
-        class.queued.push((WorkflowJobId(job), traceparent));
-    }
-    for (id, class, cause, state, planned_at, token_expires_at, runner) in supply {
-        let stage = match (state.as_str(), runner.as_deref()) {
-            ("planned", _) => SupplyStage::Planned,
-            ("submitted", _) => SupplyStage::Submitted,
-            (_, Some("redeeming")) => SupplyStage::Redeeming,
-            (_, Some("registered" | "listening")) => SupplyStage::Idle,
-            _ => SupplyStage::Busy,
-        };
-        let class = classes.entry(class).or_insert_with(|| entry(class));
-        class.view.supply.push(Supply {
-            launch: LaunchId(id),
-            stage,
-            planned_at,
-            token_expires_at,
-        });
-        class.causes.push(WorkflowJobId(cause));
-    }
-    let ids: Vec<i64> = classes.keys().copied().collect();
-    let failures: Vec<FailureRow> = runner_classes::table
-        .filter(runner_classes::id.eq_any(ids))
-        .select((
-            runner_classes::id,
-            runner_classes::failures,
-            runner_classes::last_failure_at,
-            runner_classes::last_failure_reason,
-        ))
-        .load(conn)
-        .await?;
-    for (id, count, at, reason) in failures {
-        if let Some(class) = classes.get_mut(&id) {
-            class.view.failures = count.max(0) as u32;
-            class.view.last_failure_at = at;
-            class.last_failure_reason = reason;
+    let runner = launch.runner().map(|runner| {
+        let Runner {
+            id: runner_id,
+            name,
+            mode,
+            bound_to,
+            mint_attempt,
+            github_id,
+            progress_token_hash,
+            created_at,
+            listening_at,
+            deregister_at: _,
+        } = runner;
+        let work = launch.work();
+        RunnerRow {
+            id: runner_id.0,
+            launch_id: id.0,
+            name: name.clone(),
+            mode: mode.as_str().to_owned(),
+            // The original contract does not say.
+            slurm_job_id: bound_to
+                .slurm_job
+                .as_ref()
+                .map(SlurmJobId::to_string)
+                .unwrap_or_default(),
+            restart_count: bound_to.restart_count,
+            node: bound_to.node.clone(),
+            mint_attempt: i32::try_from(*mint_attempt).unwrap_or(i32::MAX),
+            github_runner_id: *github_id,
+            progress_token_hash: progress_token_hash.clone(),
+            workflow_job_id: work.and_then(|w| match w.attribution {
+                Attribution::Job(id) => Some(id.0),
+                Attribution::Unknown | Attribution::GivenUp => None,
+            }),
+            run_id: work.and_then(|w| w.run).map(|run| run.id),
+            run_attempt: work.and_then(|w| w.run).map(|run| run.attempt),
+            created_at: *created_at,
+            listening_at: *listening_at,
+            busy_at: work.and_then(|w| w.started_at),
+            attribution_given_up: work.is_some_and(|w| w.attribution == Attribution::GivenUp),
+        }
+    });
+    Ok((row, runner))
+}
+
+fn read(row: LaunchRow, runner: Option<RunnerRow>) -> Result<Launch, StorageError> {
+    let work = runner.as_ref().and_then(|runner| {
+        let has_worked = runner.busy_at.is_some() || runner.workflow_job_id.is_some();
+        (has_worked || row.state.0 == LaunchState::Busy).then(|| Work {
+            started_at: runner.busy_at,
+            run: runner.run_id.map(|id| Run {
+                id,
+                attempt: runner.run_attempt.unwrap_or(1),
+            }),
+            attribution: match runner.workflow_job_id {
+                Some(id) => Attribution::Job(WorkflowJobId(id)),
+                None if runner.attribution_given_up => Attribution::GivenUp,
+                None => Attribution::Unknown,
+            },
+        })
+    });
+    let runner = runner
+        .map(|runner| read_runner(runner, row.deregister_at))
+        .transpose()?;
+    let missing = || StorageError::Unknown("launches.state: a runner is missing");
+    let state = match row.state.0 {
+        LaunchState::Planned => State::Planned,
+        LaunchState::Submitted => State::Submitted,
+        LaunchState::Redeeming => State::Redeeming(runner.ok_or_else(missing)?),
+        LaunchState::Registered => State::Registered(runner.ok_or_else(missing)?),
+        LaunchState::Listening => State::Listening(runner.ok_or_else(missing)?),
+        LaunchState::Busy => State::Busy(runner.ok_or_else(missing)?, work.unwrap_or_default()),
+        LaunchState::Over => State::Over(Over {
+            outcome: row
+                .outcome
+                .map(serde_json::from_value)
+                .transpose()
+                .ok()
+                .flatten()
+                .ok_or(StorageError::Unknown("launches.outcome"))?,
+            at: row.ended_at.unwrap_or(row.planned_at),
+            runner,
+            work,
+        }),
+    };
+    let report = match row.slurm_state {
+        Some(state) => Some(SlurmReport {
+            state: SlurmState::parse(&state)
+                .ok_or(StorageError::Unknown("launches.slurm_state"))?,
+            reason: row.slurm_reason,
+            starts_at: row.slurm_starts_at,
+            nodes: row.slurm_nodes,
+            usage_to_come: row.usage_to_come,
+        }),
+        None => None,
+    };
+    Ok(Launch {
+        id: LaunchId(row.id),
+        class: ClassId(row.class_id),
+        repository: RepositoryId(row.repository_id),
+        cause: WorkflowJobId(row.workflow_job_id),
+        traceparent: row.traceparent,
+        planned_at: row.planned_at,
+        submission: Submission {
+            not_before: row.not_before,
+            verify_demand: row.verify_demand,
+            attempts: row.submit_attempts.try_into().unwrap_or_default(),
+            lease_until: row.lease_until,
+            is_limited: row.limited,
+            delay: row.delay,
+        },
+        slurm: SlurmJob {
+            cluster: row.cluster,
+            id: slurm_job(row.slurm_job_id.as_deref()),
+            submitted_at: row.submitted_at,
+            token_expires_at: row.token_expires_at,
+            report,
+            cancel_at: row.cancel_at,
+            cancelled_at: row.cancelled_at,
+        },
+        state,
+    })
+}
+
+fn read_runner(
+    row: RunnerRow,
+    deregister_at: Option<DateTime<Utc>>,
+) -> Result<Runner, StorageError> {
+    Ok(Runner {
+        id: RunnerId(row.id),
+        name: row.name,
+        mode: RunnerMode::parse(&row.mode).ok_or(StorageError::Unknown("runners.mode"))?,
+        bound_to: Caller {
+            slurm_job: slurm_job(Some(&row.slurm_job_id)),
+            restart_count: row.restart_count,
+            node: row.node,
+        },
+        mint_attempt: row.mint_attempt.try_into().unwrap_or_default(),
+        github_id: row.github_runner_id,
+        progress_token_hash: row.progress_token_hash,
+        created_at: row.created_at,
+        listening_at: row.listening_at,
+        deregister_at,
+    })
+}
+
+fn slurm_job(text: Option<&str>) -> Option<SlurmJobId> {
+    text.and_then(|text| text.parse().ok())
+}
+
+/// A launch with what decisions about it need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// The launch.
+    pub launch: Launch,
+    /// Its class.
+    pub class: Class,
+    /// Its repository.
+    pub repository: Repository,
+}
+
+impl Loaded {
+    /// What the domain must know beside the launch itself.
+    fn context(&self) -> Context {
+        Context {
+            demand: self.class.demand,
         }
     }
-    Ok(classes.into_values().collect())
-}
 
-/// One launch to plan.
-#[derive(Debug, Clone)]
-pub struct NewLaunch {
-    /// Our id: also the idempotency key of the submission.
-    pub id: LaunchId,
-    /// Its class.
-    pub class: ClassId,
-    /// Its scope.
-    pub repository: RepositoryId,
-    /// The workflow job that caused it.
-    pub cause: WorkflowJobId,
-    /// Not to be submitted before.
-    pub not_before: DateTime<Utc>,
-    /// Look the demand up at GitHub first.
-    pub verify_demand: bool,
-    /// Trace to continue.
-    pub traceparent: Option<String>,
-}
-
-/// Writes planned launches.
-pub async fn plan(
-    conn: &mut AsyncPgConnection,
-    new: &[NewLaunch],
-    now: DateTime<Utc>,
-) -> Result<(), StorageError> {
-    if new.is_empty() {
-        return Ok(());
+    /// What becomes of it, without saving: see [`happen`].
+    pub fn apply(&self, happening: Happening, now: DateTime<Utc>) -> Result<Applied, Rejected> {
+        self.launch.apply(happening, self.context(), now)
     }
-    let rows: Vec<_> = new
-        .iter()
-        .map(|a| {
-            (
-                launches::id.eq(a.id.0),
-                launches::class_id.eq(a.class.0),
-                launches::repository_id.eq(a.repository.0),
-                launches::workflow_job_id.eq(a.cause.0),
-                launches::state.eq("planned"),
-                launches::planned_at.eq(now),
-                launches::not_before.eq(a.not_before),
-                launches::verify_demand.eq(a.verify_demand),
-                launches::traceparent.eq(&a.traceparent),
-            )
-        })
-        .collect();
-    diesel::insert_into(launches::table)
-        .values(rows)
-        .execute(conn)
-        .await?;
-    let entries: Vec<Entry> = new
-        .iter()
-        .map(|a| {
-            let wait = (a.not_before - now).num_seconds();
-            let detail = if wait > 0 {
-                format!("a launch is planned, to be submitted in {wait} s")
-            } else {
-                "a launch is planned".to_owned()
-            };
-            Entry::launch(now, a.id, "planned", detail)
-        })
-        .collect();
-    timeline::append(conn, &entries).await
 }
 
-/// Withdraws launches that have no runner yet. Their launch tokens answer 410 from now on: the row decides, never
-/// Slurm's state. Returns those that really were withdrawn.
-pub async fn withdraw(
+type LoadedRow = (LaunchRow, Option<RunnerRow>, ClassRow, Repository);
+
+fn loaded((launch, runner, class, repository): LoadedRow) -> Result<Loaded, StorageError> {
+    Ok(Loaded {
+        launch: read(launch, runner)?,
+        class: class.read()?,
+        repository,
+    })
+}
+
+/// `launches` with everything that [`Loaded`] holds.
+macro_rules! with_all {
+    ($source:expr) => {
+        $source
+            .inner_join(runner_classes::table)
+            .inner_join(repositories_table::table)
+            .left_join(runners::table)
+            .select((
+                LaunchRow::as_select(),
+                Option::<RunnerRow>::as_select(),
+                ClassRow::as_select(),
+                Repository::as_select(),
+            ))
+    };
+}
+
+/// One launch of the scope.
+pub async fn load(
+    lock: &mut ScopeLock<'_>,
+    id: LaunchId,
+) -> Result<Option<Loaded>, StorageError> {
+    let repository = lock.repository().0;
+    let row: Option<LoadedRow> = with_all!(launches::table)
+        .filter(launches::id.eq(id.0))
+        .filter(launches::repository_id.eq(repository))
+        .first(lock.conn())
+        .await
+        .optional()?;
+    row.map(loaded).transpose()
+}
+
+/// One launch as it is now, for a look: nothing may be decided upon it.
+pub async fn peek(
+    conn: &mut AsyncPgConnection,
+    id: LaunchId,
+) -> Result<Option<Loaded>, StorageError> {
+    Ok(peek_all(conn, &[id]).await?.pop())
+}
+
+/// Launches as they are now, for a look; or under the locks of their scopes.
+pub async fn peek_all(
     conn: &mut AsyncPgConnection,
     ids: &[LaunchId],
-    reason: &str,
-    now: DateTime<Utc>,
-) -> Result<Vec<LaunchId>, StorageError> {
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    let ids: Vec<uuid::Uuid> = ids.iter().map(|a| a.0).collect();
-    let redeeming: Vec<uuid::Uuid> = runners::table
-        .filter(runners::launch_id.eq_any(&ids))
-        .filter(runners::state.eq("redeeming"))
-        .select(runners::launch_id)
+) -> Result<Vec<Loaded>, StorageError> {
+    let ids: Vec<uuid::Uuid> = ids.iter().map(|id| id.0).collect();
+    let rows: Vec<LoadedRow> = with_all!(launches::table)
+        .filter(launches::id.eq_any(ids))
+        .order(launches::planned_at)
         .load(conn)
         .await?;
-    let gone: Vec<uuid::Uuid> = diesel::update(
-        launches::table.filter(
-            launches::id.eq_any(&ids).and(
-                launches::state
-                    .eq_any(["planned", "submitted"])
-                    .or(launches::id.eq_any(&redeeming)),
-            ),
-        ),
-    )
-    .set((
-        launches::state.eq("withdrawn"),
-        launches::in_supply.eq(false),
-        launches::reason.eq(reason),
-        launches::ended_at.eq(now),
-        // The lease stays: while it is held, a submission is under way, and there is no telling yet what to cancel.
-    ))
-    .returning(launches::id)
-    .get_results(conn)
-    .await?;
-    diesel::update(runners::table.filter(runners::launch_id.eq_any(&gone)))
-        .set((
-            runners::state.eq("ended"),
-            runners::ended_at.eq(now),
-            runners::end_reason.eq(reason),
-        ))
-        .execute(conn)
-        .await?;
-    let entries: Vec<Entry> = gone
-        .iter()
-        .map(|id| Entry::launch(now, LaunchId(*id), "withdrawn", reason))
-        .collect();
-    timeline::append(conn, &entries).await?;
-    Ok(gone.into_iter().map(LaunchId).collect())
+    rows.into_iter().map(loaded).collect()
 }
 
-/// Wants the runners of `ids` deregistered, and no other one's of the class. Call it under the scope's lock.
-pub async fn want_released(
-    conn: &mut AsyncPgConnection,
-    class: ClassId,
-    ids: &[LaunchId],
+/// The launch of the scope whose runner has this name at GitHub.
+pub async fn of_runner(
+    lock: &mut ScopeLock<'_>,
+    name: &str,
+) -> Result<Option<Loaded>, StorageError> {
+    let repository = lock.repository().0;
+    let row: Option<LoadedRow> = with_all!(launches::table)
+        .filter(runners::name.eq(name))
+        .filter(launches::repository_id.eq(repository))
+        .first(lock.conn())
+        .await
+        .optional()?;
+    row.map(loaded).transpose()
+}
+
+/// A launch whose node calls back, with what decides whether it may have a runner token.
+#[derive(Debug, Clone)]
+pub struct Callback {
+    /// The launch.
+    pub loaded: Loaded,
+    /// What is known of its repository.
+    pub standing: gha_slurm_domain::admission::Standing,
+    /// Launches of its class that were given a runner token and count as supply.
+    pub redeemed: usize,
+}
+
+/// Other launches of the same class.
+mod alias {
+    diesel::alias!(crate::schema::launches as siblings: Siblings);
+}
+use alias::siblings;
+
+pub(crate) async fn load_callback<C>(
+    conn: &mut C,
+    id: LaunchId,
+) -> Result<Option<Callback>, StorageError>
+where
+    C: diesel_async::AsyncConnectionCore<Backend = diesel::pg::Pg>,
+{
+    let redeemed = siblings
+        .filter(
+            siblings
+                .field(launches::class_id)
+                .eq(launches::class_id),
+        )
+        .filter(siblings.field(launches::in_supply))
+        .filter(
+            siblings
+                .field(launches::state)
+                .eq_any(launch_states(&LaunchState::REDEEMED)),
+        )
+        .select(diesel::dsl::count_star())
+        .single_value();
+    type CallbackRow = (
+        LaunchRow,
+        Option<RunnerRow>,
+        ClassRow,
+        Repository,
+        StandingRow,
+        Option<i64>,
+    );
+    let row: Option<CallbackRow> = launches::table
+        .inner_join(runner_classes::table)
+        .inner_join(
+            repositories_table::table
+                .left_join(installations::table)
+                .left_join(repository_mappings::table),
+        )
+        .left_join(runners::table)
+        .filter(launches::id.eq(id.0))
+        .select((
+            LaunchRow::as_select(),
+            Option::<RunnerRow>::as_select(),
+            ClassRow::as_select(),
+            Repository::as_select(),
+            repositories::standing_columns!(),
+            redeemed,
+        ))
+        .first(conn)
+        .await
+        .optional()?;
+    let Some((launch, runner, class, repository, standing, redeemed)) = row else {
+        return Ok(None);
+    };
+    Ok(Some(Callback {
+        loaded: loaded((launch, runner, class, repository))?,
+        standing: repositories::read_standing(standing)?,
+        redeemed: redeemed
+            .and_then(|count| usize::try_from(count).ok())
+            .unwrap_or_default(),
+    }))
+}
+
+/// What saving leaves to the caller.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Saved {
+    /// The class must be planned again: at once by the caller, or by [`replan::request`].
+    pub replan: bool,
+}
+
+/// Saves what became of a launch that was `before`, with everything that follows and is a row.
+pub async fn save(
+    lock: &mut ScopeLock<'_>,
+    before: &Loaded,
+    applied: &Applied,
+    now: DateTime<Utc>,
+) -> Result<Saved, StorageError> {
+    let Applied { launch, effects } = applied;
+    let mut saved = Saved::default();
+    let mut entries = Vec::new();
+    let mut failures = before.class.failures.clone();
+    let mut tries_next = false;
+    for effect in effects {
+        match effect {
+            Effect::Timeline(entry) => entries.push(entry),
+            Effect::Replan => saved.replan = true,
+            Effect::ClassFailed(words) => failures.failed(words, now),
+            Effect::ClassLost(words) => failures.lost(launch.planned_at, words, now),
+            Effect::ClassRefused(words) => failures.refused(words, now),
+            Effect::ClassWorks => failures.forgive(),
+            Effect::TryNextOfClass => tries_next = true,
+        }
+    }
+    write(lock, &before.launch, launch, &entries, now).await?;
+    if failures != before.class.failures {
+        classes::set_failures(lock, launch.class, &failures).await?;
+    }
+    let supply = i32::from(launch.is_supply()) - i32::from(before.launch.is_supply());
+    classes::changed(lock, launch.class, 0, supply).await?;
+    if tries_next {
+        try_next_of_class(lock, launch.class, now).await?;
+    }
+    Ok(saved)
+}
+
+/// The rows of a launch and its timeline, in one round trip.
+async fn write(
+    lock: &mut ScopeLock<'_>,
+    before: &Launch,
+    after: &Launch,
+    entries: &[&Entry],
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
-    let ids: Vec<uuid::Uuid> = ids.iter().map(|a| a.0).collect();
-    let of_class = launches::table.filter(launches::class_id.eq(class.0));
-    diesel::update(
-        of_class
-            .filter(launches::release_at.is_not_null())
-            // What is over was not marked by the planner, so it does not unmark it.
-            .filter(launches::in_supply)
-            .filter(launches::id.ne_all(&ids)),
-    )
-    .set(launches::release_at.eq(None::<DateTime<Utc>>))
-    .execute(conn)
-    .await?;
-    if !ids.is_empty() {
-        diesel::update(
-            launches::table
-                .filter(launches::id.eq_any(&ids))
-                .filter(launches::release_at.is_null()),
-        )
-        .set(launches::release_at.eq(now))
-        .execute(conn)
-        .await?;
-    }
+    let (old, old_runner) = rows(before)?;
+    let (row, runner) = rows(after)?;
+    let timeline: Vec<TimelineRow> = entries
+        .iter()
+        .map(|entry| TimelineRow::new(About::Launch(after.id), entry, now))
+        .collect();
+    let conn = &*lock.conn();
+    let launch = async {
+        if row != old {
+            let mut conn = conn;
+            diesel::update(launches::table.find(row.id))
+                .set(&row)
+                .execute(&mut conn)
+                .await?;
+        }
+        Ok::<_, StorageError>(())
+    };
+    let runner = async {
+        if let Some(runner) = runner.filter(|_| true).filter(|r| Some(r) != old_runner.as_ref()) {
+            let mut conn = conn;
+            diesel::insert_into(runners::table)
+                .values(&runner)
+                .on_conflict(runners::id)
+                .do_update()
+                .set(&runner)
+                .execute(&mut conn)
+                .await?;
+        }
+        Ok(())
+    };
+    let timeline = async {
+        let mut conn = conn;
+        append_rows(&mut conn, &timeline).await
+    };
+    futures_util::try_join!(launch, runner, timeline)?;
     Ok(())
 }
 
-/// A planned launch the submission loop holds a lease on.
-#[derive(Debug, Clone)]
-pub struct Due {
-    /// Which.
-    pub id: LaunchId,
-    /// Its scope.
-    pub repository: RepositoryId,
-    /// Account of the repository.
-    pub owner: String,
-    /// Name of the repository.
-    pub name: String,
-    /// The workflow job that caused it.
-    pub cause: WorkflowJobId,
-    /// Its class.
-    pub class: ClassId,
-    /// Slurm user.
-    pub slurm_user: SlurmUser,
-    /// Labels of the class.
-    pub labels: LabelSet,
-    /// What to ask Slurm for.
-    pub resources: ResourceRequest,
-    /// Look the demand up first.
-    pub verify_demand: bool,
-    /// From 1.
-    pub attempt: u32,
-    /// Trace to continue.
-    pub traceparent: Option<String>,
+/// Something happens to a launch of the scope: it is loaded, the domain decides, and what follows is saved. What must be planned again
+/// is requested. `Err(None)`: no such launch.
+pub async fn happen(
+    lock: &mut ScopeLock<'_>,
+    id: LaunchId,
+    happening: Happening,
+    now: DateTime<Utc>,
+) -> Result<Result<Applied, Rejected>, StorageError> {
+    match load(lock, id).await? {
+        Some(before) => happen_to(lock, &before, happening, now).await,
+        None => Ok(Err(Rejected::Late)),
+    }
 }
 
-/// Takes a lease on planned launches that are due, oldest first; of those of a class that wait behind a limit, on the
-/// oldest alone. A lease that runs out (the process was killed) is
-/// taken again; the Slurm agent gives the first answer for the same launch.
-pub async fn claim_due(
-    conn: &mut AsyncPgConnection,
+/// [`happen`] to a launch that was loaded under this lock.
+pub async fn happen_to(
+    lock: &mut ScopeLock<'_>,
+    before: &Loaded,
+    happening: Happening,
     now: DateTime<Utc>,
-    lease: TimeDelta,
-    limit: i64,
-) -> Result<Vec<Due>, StorageError> {
-    let rows = lease_rows(conn, now, lease, limit).await?;
-    rows.into_iter()
-        .map(|r| {
-            Ok(Due {
-                id: LaunchId(r.0),
-                repository: RepositoryId(r.1),
-                owner: r.2,
-                name: r.3,
-                cause: WorkflowJobId(r.4),
-                class: ClassId(r.5),
-                slurm_user: r
-                    .6
-                    .parse()
-                    .map_err(|_| StorageError::Unknown("runner_classes.slurm_user"))?,
-                labels: r.7.split(',').collect(),
-                resources: serde_json::from_value(r.8)
-                    .map_err(|_| StorageError::Unknown("runner_classes.resources"))?,
-                verify_demand: r.9,
-                attempt: r.10.max(1) as u32,
-                traceparent: r.11,
-            })
+) -> Result<Result<Applied, Rejected>, StorageError> {
+    let applied = match before.apply(happening, now) {
+        Ok(applied) => applied,
+        Err(rejected) => return Ok(Err(rejected)),
+    };
+    if save(lock, before, &applied, now).await?.replan {
+        let repository = lock.repository();
+        replan::request(lock.conn(), repository, false, "a launch changed").await?;
+    }
+    Ok(Ok(applied))
+}
+
+impl Database {
+    /// Something happens to a launch, in a transaction of its own.
+    pub async fn happen(
+        &self,
+        name: &'static str,
+        repository: RepositoryId,
+        launch: LaunchId,
+        happening: &Happening,
+        now: DateTime<Utc>,
+    ) -> Result<Result<Applied, Rejected>, StorageError> {
+        self.in_scope(name, repository, async |mut lock: ScopeLock<'_>| {
+            happen(&mut lock, launch, happening.clone(), now).await
         })
+        .await
+    }
+}
+
+/// Writes planned launches of the scope, of one class.
+pub async fn plan(
+    lock: &mut ScopeLock<'_>,
+    new: &[Launch],
+    entries: &[Entry],
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    let Some(class) = new.first().map(|launch| launch.class) else {
+        return Ok(());
+    };
+    let mut written = Vec::with_capacity(new.len());
+    for launch in new {
+        written.push(rows(launch)?.0);
+    }
+    for chunk in written.chunks(INSERTED_AT_ONCE) {
+        diesel::insert_into(launches::table)
+            .values(chunk)
+            .execute(lock.conn())
+            .await?;
+    }
+    let timeline: Vec<TimelineRow> = new
+        .iter()
+        .zip(entries)
+        .map(|(launch, entry)| TimelineRow::new(About::Launch(launch.id), entry, now))
+        .collect();
+    for chunk in timeline.chunks(INSERTED_AT_ONCE) {
+        append_rows(lock.conn(), chunk).await?;
+    }
+    let supply = new.iter().filter(|launch| launch.is_supply()).count();
+    classes::changed(lock, class, 0, i32::try_from(supply).unwrap_or(i32::MAX)).await
+}
+
+/// The newest launches of a class that are in one of these states and count as supply.
+pub async fn newest(
+    lock: &mut ScopeLock<'_>,
+    class: ClassId,
+    states: &[LaunchState],
+    limit: usize,
+) -> Result<Vec<Loaded>, StorageError> {
+    let rows: Vec<LoadedRow> = with_all!(launches::table)
+        .filter(launches::class_id.eq(class.0))
+        .filter(launches::in_supply)
+        .filter(launches::state.eq_any(launch_states(states)))
+        .order((launches::planned_at.desc(), launches::id.desc()))
+        .limit(limit as i64)
+        .load(lock.conn())
+        .await?;
+    rows.into_iter().map(loaded).collect()
+}
+
+/// There was room for one of the class: perhaps there is for the next one that waits behind the limit.
+async fn try_next_of_class(
+    lock: &mut ScopeLock<'_>,
+    class: ClassId,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    let row: Option<LoadedRow> = with_all!(launches::table)
+        .filter(launches::class_id.eq(class.0))
+        .filter(launches::limited)
+        .order((launches::planned_at, launches::id))
+        .first(lock.conn())
+        .await
+        .optional()?;
+    let Some(next) = row.map(loaded).transpose()? else {
+        return Ok(());
+    };
+    match next.apply(Happening::MayTryAgain, now) {
+        Ok(applied) => write(lock, &next.launch, &applied.launch, &[], now).await,
+        Err(_) => Ok(()),
+    }
+}
+
+/// A launch and its scope.
+pub type Located = (LaunchId, RepositoryId);
+
+fn located(rows: Vec<(uuid::Uuid, i64)>) -> Vec<Located> {
+    rows.into_iter()
+        .map(|(id, scope)| (LaunchId(id), RepositoryId(scope)))
         .collect()
 }
 
-type DueRow = (
-    uuid::Uuid,
-    i64,
-    String,
-    String,
-    i64,
-    i64,
-    String,
-    String,
-    serde_json::Value,
-    bool,
-    i32,
-    Option<String>,
-);
-
-async fn lease_rows(
+/// Planned launches that are due and that nobody submits, oldest first; of those of a class that wait behind a limit, the oldest
+/// alone. A lease that ran out (the process was killed) is taken again: the agent gives the first answer for the same launch.
+pub async fn due(
     conn: &mut AsyncPgConnection,
     now: DateTime<Utc>,
-    lease: TimeDelta,
     limit: i64,
-) -> Result<Vec<DueRow>, StorageError> {
-    use diesel_async::AsyncConnection;
-    conn.transaction::<_, StorageError, _>(async move |conn| {
-        let ids: Vec<uuid::Uuid> = launches::table
-            .filter(launches::state.eq("planned"))
+) -> Result<Vec<Located>, StorageError> {
+    let older = siblings
+        .filter(siblings.field(launches::limited))
+        .filter(
+            siblings
+                .field(launches::class_id)
+                .eq(launches::class_id),
+        )
+        .filter(
+            siblings
+                .field(launches::planned_at)
+                .lt(launches::planned_at)
+                .or(siblings
+                    .field(launches::planned_at)
+                    .eq(launches::planned_at)
+                    .and(siblings.field(launches::id).lt(launches::id))),
+        );
+    Ok(located(
+        launches::table
+            .filter(launches::in_supply)
+            .filter(launches::state.eq(StoredLaunchState(LaunchState::Planned)))
             .filter(launches::not_before.le(now))
             // What a limit refuses for one of a class, it refuses for all.
-            .filter(diesel::dsl::sql::<Bool>(
-                "NOT EXISTS (SELECT FROM launches o WHERE o.state = 'planned' AND o.limited \
-                 AND o.class_id = launches.class_id \
-                 AND (o.planned_at, o.id) < (launches.planned_at, launches.id))",
-            ))
+            .filter(diesel::dsl::not(diesel::dsl::exists(older)))
             .filter(
                 launches::lease_until
                     .is_null()
@@ -377,244 +739,152 @@ async fn lease_rows(
             )
             .order(launches::planned_at)
             .limit(limit)
-            .for_update()
-            .skip_locked()
-            .select(launches::id)
+            .select((launches::id, launches::repository_id))
             .load(conn)
-            .await?;
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        diesel::update(launches::table.filter(launches::id.eq_any(&ids)))
-            .set((
-                launches::lease_until.eq(now + lease),
-                launches::submit_attempts.eq(launches::submit_attempts + 1),
-            ))
-            .execute(conn)
-            .await?;
-        Ok(launches::table
-            .inner_join(runner_classes::table)
-            .inner_join(repositories::table)
-            .filter(launches::id.eq_any(&ids))
-            .order(launches::planned_at)
-            .select((
-                launches::id,
-                launches::repository_id,
-                repositories::owner,
-                repositories::name,
-                launches::workflow_job_id,
-                launches::class_id,
-                runner_classes::slurm_user,
-                runner_classes::labels,
-                runner_classes::resources,
-                launches::verify_demand,
-                launches::submit_attempts,
-                launches::traceparent,
-            ))
-            .load(conn)
-            .await?)
-    })
-    .await
+            .await?,
+    ))
 }
 
-/// The demand was confirmed at GitHub: do not ask again for this launch.
-pub async fn demand_verified(
+/// Of each class that waits behind a limit the oldest launch, where its next attempt is still to come: of `most` classes, those that
+/// wait longest.
+pub async fn limited(
     conn: &mut AsyncPgConnection,
-    id: LaunchId,
-) -> Result<(), StorageError> {
-    diesel::update(launches::table.find(id.0))
-        .set(launches::verify_demand.eq(false))
-        .execute(conn)
-        .await?;
-    Ok(())
-}
-
-/// The workflow job that caused a planned launch does not wait any more. If the planner kept it, another one of its
-/// class does: that is its cause now. Gives the lease back.
-pub async fn find_other_cause(
-    conn: &mut AsyncPgConnection,
-    id: LaunchId,
-) -> Result<(), StorageError> {
-    let class: Option<i64> = launches::table
-        .find(id.0)
-        .filter(launches::state.eq("planned"))
-        .select(launches::class_id)
-        .first(conn)
-        .await
-        .optional()?;
-    let Some(class) = class else { return Ok(()) };
-    let waiting: Option<i64> = workflow_jobs::table
-        .filter(workflow_jobs::class_id.eq(class))
-        .filter(workflow_jobs::state.eq("queued"))
-        .filter(workflow_jobs::verdict.eq("ours"))
-        .order((workflow_jobs::created_at, workflow_jobs::id))
-        .select(workflow_jobs::id)
-        .first(conn)
-        .await
-        .optional()?;
-    if let Some(waiting) = waiting {
-        diesel::update(launches::table.find(id.0))
-            .set((
-                launches::workflow_job_id.eq(waiting),
-                launches::lease_until.eq(None::<DateTime<Utc>>),
-            ))
-            .execute(conn)
-            .await?;
-    }
-    Ok(())
-}
-
-/// The Slurm side has a launch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Submitted {
-    /// Which.
-    pub id: LaunchId,
-    /// Its Slurm job, if the Slurm side says which.
-    pub slurm_job_id: Option<SlurmJobId>,
-    /// When its launch token expires.
-    pub token_expires_at: DateTime<Utc>,
-    /// When the answer came.
-    pub at: DateTime<Utc>,
-}
-
-/// What becomes of rows that another transaction has locked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Locked {
-    /// They stay as they are.
-    Skip,
-    /// They are waited for.
-    Wait,
-}
-
-const SUBMITTED: &str = "
-    WITH answers AS (
-        SELECT told.* FROM unnest($1, $2, $3, $4) AS told (id, slurm_job_id, token_expires_at, at)
-        JOIN launches USING (id) FOR NO KEY UPDATE OF launches";
-const SUBMITTED_SET: &str = "
-    )
-    UPDATE launches SET
-        cluster = $5,
-        slurm_job_id = coalesce(launches.slurm_job_id, answers.slurm_job_id),
-        token_expires_at = answers.token_expires_at,
-        submitted_at = answers.at,
-        lease_until = NULL,
-        state = CASE WHEN state = 'planned' THEN 'submitted' ELSE state END,
-        reason = CASE WHEN state = 'planned' THEN NULL ELSE reason END
-    FROM answers WHERE launches.id = answers.id
-    RETURNING launches.id, launches.limited, launches.class_id";
-
-#[derive(QueryableByName)]
-struct SubmittedRow {
-    #[diesel(sql_type = diesel::sql_types::Uuid)]
-    id: uuid::Uuid,
-    #[diesel(sql_type = Bool)]
-    limited: bool,
-    #[diesel(sql_type = BigInt)]
-    class_id: i64,
-}
-
-/// The Slurm side of `cluster` has these. A row that was withdrawn or redeemed meanwhile keeps that state and learns its Slurm
-/// job. Run it in a transaction; several at once must skip what is locked, or two transactions could wait for each other. Gives
-/// those that were skipped, or have no row.
-pub async fn submitted(
-    conn: &mut AsyncPgConnection,
-    cluster: &str,
-    answers: &[Submitted],
-    locked: Locked,
-) -> Result<Vec<LaunchId>, StorageError> {
-    let skip = match locked {
-        Locked::Skip => " SKIP LOCKED",
-        Locked::Wait => "",
-    };
-    let ids: Vec<uuid::Uuid> = answers.iter().map(|a| a.id.0).collect();
-    let jobs: Vec<Option<&str>> = answers
-        .iter()
-        .map(|a| a.slurm_job_id.as_ref().map(SlurmJobId::as_str))
-        .collect();
-    let expiries: Vec<DateTime<Utc>> = answers.iter().map(|a| a.token_expires_at).collect();
-    let times: Vec<DateTime<Utc>> = answers.iter().map(|a| a.at).collect();
-    let stored: Vec<SubmittedRow> = diesel::sql_query(format!("{SUBMITTED}{skip}{SUBMITTED_SET}"))
-        .bind::<Array<diesel::sql_types::Uuid>, _>(ids)
-        .bind::<Array<Nullable<Text>>, _>(jobs)
-        .bind::<Array<Timestamptz>, _>(expiries)
-        .bind::<Array<Timestamptz>, _>(&times)
-        .bind::<Text, _>(cluster)
+    now: DateTime<Utc>,
+    most: usize,
+) -> Result<Vec<Located>, StorageError> {
+    let mut first: Vec<(i64, uuid::Uuid, i64, DateTime<Utc>, DateTime<Utc>)> = launches::table
+        .filter(launches::limited)
+        .distinct_on(launches::class_id)
+        .order((launches::class_id, launches::planned_at, launches::id))
+        .select((
+            launches::class_id,
+            launches::id,
+            launches::repository_id,
+            launches::planned_at,
+            launches::not_before,
+        ))
         .load(conn)
         .await?;
-    let (mut entries, mut left) = (Vec::new(), Vec::new());
-    for Submitted {
-        id,
-        slurm_job_id,
-        at,
-        ..
-    } in answers
-    {
-        if !stored.iter().any(|row| row.id == id.0) {
-            left.push(*id);
-            continue;
-        }
-        let detail = match slurm_job_id {
-            Some(job) => format!("submitted to {cluster} as Slurm job {job}"),
-            None => format!("submitted to {cluster}; its agent does not say which Slurm job"),
-        };
-        entries.push(Entry::launch(*at, *id, "submitted", detail));
-    }
-    timeline::append(conn, &entries).await?;
-    let limited = stored.iter().filter(|row| row.limited);
-    let classes: BTreeSet<i64> = limited.map(|row| row.class_id).collect();
-    let now = times.iter().max().copied().unwrap_or_default();
-    for class in classes {
-        next_of_class(conn, class, now).await?;
-    }
-    Ok(left)
+    first.sort_by_key(|(_, id, _, planned_at, _)| (*planned_at, *id));
+    Ok(located(
+        first
+            .into_iter()
+            .take(most)
+            .filter(|(.., not_before)| *not_before > now)
+            .map(|(_, id, repository, ..)| (id, repository))
+            .collect(),
+    ))
 }
 
-/// There was room for one of the class: perhaps there is for the next one that waits behind the limit.
-async fn next_of_class(
+/// Launches that Slurm had when it was asked last, and those whose usage is still to come, with what Slurm reported last.
+pub async fn watched(
     conn: &mut AsyncPgConnection,
-    class: i64,
     now: DateTime<Utc>,
-) -> Result<(), StorageError> {
-    let next: Option<uuid::Uuid> = launches::table
-        .filter(launches::class_id.eq(class))
-        .filter(launches::state.eq("planned"))
-        .filter(launches::limited)
-        .order((launches::planned_at, launches::id))
-        .limit(1)
-        // Whoever has it is trying it, or withdraws it.
-        .for_no_key_update()
-        .skip_locked()
+    limit: i64,
+) -> Result<Vec<LaunchId>, StorageError> {
+    Ok(launches::table
+        .filter(launches::watched)
+        .filter(launches::submitted_at.ge(now - OLDEST_WATCHED))
+        .order(launches::submitted_at.desc())
+        .limit(limit)
         .select(launches::id)
-        .get_result(conn)
+        .load::<uuid::Uuid>(conn)
+        .await?
+        .into_iter()
+        .map(LaunchId)
+        .collect())
+}
+
+/// Withdrawn launches whose Slurm jobs the agent must be asked to cancel now.
+pub async fn to_cancel(
+    conn: &mut AsyncPgConnection,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<Located>, StorageError> {
+    Ok(located(
+        launches::table
+            .filter(launches::cancel_at.le(now))
+            .order(launches::cancel_at)
+            .limit(limit)
+            .select((launches::id, launches::repository_id))
+            .load(conn)
+            .await?,
+    ))
+}
+
+/// Launches whose runner GitHub must be asked to deregister now: idle ones that no queued workflow job waits for, and those that ended
+/// without giving their registration back.
+pub async fn to_deregister(
+    conn: &mut AsyncPgConnection,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<Loaded>, StorageError> {
+    let rows: Vec<LoadedRow> = with_all!(launches::table)
+        .filter(launches::deregister_at.le(now))
+        .filter(
+            launches::ended_at
+                .is_null()
+                .or(launches::ended_at.gt(now - GITHUB_FORGETS)),
+        )
+        .order(launches::deregister_at)
+        .limit(limit)
+        .load(conn)
+        .await?;
+    rows.into_iter().map(loaded).collect()
+}
+
+/// Launches in which a workflow job started before `before`, but GitHub has not said which.
+pub async fn unattributed(
+    conn: &mut AsyncPgConnection,
+    before: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<Loaded>, StorageError> {
+    let rows: Vec<LoadedRow> = with_all!(launches::table)
+        .filter(runners::workflow_job_id.is_null())
+        .filter(runners::busy_at.le(before))
+        .filter(launches::in_supply)
+        .order(runners::busy_at)
+        .limit(limit)
+        .load(conn)
+        .await?;
+    rows.into_iter().map(loaded).collect()
+}
+
+/// Launches whose runner has been on the same step since before the given times: their node is probably dead.
+pub async fn overdue(
+    conn: &mut AsyncPgConnection,
+    created_before: DateTime<Utc>,
+    listening_before: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<Loaded>, StorageError> {
+    let set_up = launch_states(&[LaunchState::Redeeming, LaunchState::Registered]);
+    let rows: Vec<LoadedRow> = with_all!(launches::table)
+        .filter(launches::in_supply)
+        .filter(
+            launches::state
+                .eq_any(set_up)
+                .and(runners::created_at.le(created_before))
+                .or(launches::state
+                    .eq(StoredLaunchState(LaunchState::Listening))
+                    .and(runners::listening_at.le(listening_before))),
+        )
+        .limit(limit)
+        .load(conn)
+        .await?;
+    rows.into_iter().map(loaded).collect()
+}
+
+/// The launch whose runner has a progress token with this hash.
+pub async fn by_progress_token(
+    conn: &mut AsyncPgConnection,
+    hash: &[u8],
+) -> Result<Option<Loaded>, StorageError> {
+    let row: Option<LoadedRow> = with_all!(launches::table)
+        .filter(runners::progress_token_hash.eq(hash))
+        .first(conn)
         .await
         .optional()?;
-    if let Some(next) = next {
-        diesel::update(launches::table.find(next))
-            .set(launches::not_before.eq(now))
-            .execute(conn)
-            .await?;
-    }
-    Ok(())
-}
-
-/// Something has ended on the Slurm side: of each class that waits behind a limit the oldest tries at once, of `most` classes,
-/// those that wait longest. Gives how many.
-pub async fn try_limited(
-    conn: &mut AsyncPgConnection,
-    now: DateTime<Utc>,
-    most: i64,
-) -> Result<usize, StorageError> {
-    Ok(diesel::sql_query(
-        "UPDATE launches SET not_before = $1 WHERE not_before > $1 AND id IN ( \
-           SELECT id FROM ( \
-             SELECT DISTINCT ON (class_id) id, planned_at FROM launches \
-             WHERE state = 'planned' AND limited ORDER BY class_id, planned_at, id \
-           ) AS first ORDER BY planned_at, id LIMIT $2)",
-    )
-    .bind::<Timestamptz, _>(now)
-    .bind::<BigInt, _>(most)
-    .execute(conn)
-    .await?)
+    row.map(loaded).transpose()
 }
 
 /// Those that this database has a row of.
@@ -629,106 +899,4 @@ pub async fn known(
         .load::<uuid::Uuid>(conn)
         .await?;
     Ok(known.into_iter().map(LaunchId).collect())
-}
-
-/// The submission failed in a way that may pass; tried again at `next`; if a limit is what failed, by the oldest of its
-/// class for all. The reason is kept and shown once per change.
-pub async fn submission_delayed(
-    conn: &mut AsyncPgConnection,
-    id: LaunchId,
-    reason: &str,
-    limited: bool,
-    next: DateTime<Utc>,
-    now: DateTime<Utc>,
-) -> Result<(), StorageError> {
-    let before: Option<Option<String>> = launches::table
-        .find(id.0)
-        .select(launches::reason)
-        .first(conn)
-        .await
-        .optional()?;
-    diesel::update(
-        launches::table
-            .find(id.0)
-            .filter(launches::state.eq("planned")),
-    )
-    .set((
-        launches::reason.eq(reason),
-        launches::not_before.eq(next),
-        launches::limited.eq(limited),
-        launches::lease_until.eq(None::<DateTime<Utc>>),
-    ))
-    .execute(conn)
-    .await?;
-    if before.flatten().as_deref() != Some(reason) {
-        timeline::append(conn, &[Entry::launch(now, id, "delayed", reason)]).await?;
-    }
-    Ok(())
-}
-
-/// The Slurm side refused it for good.
-pub async fn refused(
-    conn: &mut AsyncPgConnection,
-    id: LaunchId,
-    reason: &str,
-    now: DateTime<Utc>,
-) -> Result<(), StorageError> {
-    diesel::update(
-        launches::table
-            .find(id.0)
-            .filter(launches::state.eq("planned")),
-    )
-    .set((
-        launches::state.eq("refused"),
-        launches::in_supply.eq(false),
-        launches::reason.eq(reason),
-        launches::ended_at.eq(now),
-        launches::lease_until.eq(None::<DateTime<Utc>>),
-    ))
-    .execute(conn)
-    .await?;
-    timeline::append(conn, &[Entry::launch(now, id, "refused", reason)]).await
-}
-
-/// Attributes a workflow job to the runner of ours that GitHub names: the runner leaves supply in the transaction in
-/// which the workflow job leaves demand. Returns the class of the runner, whose failures are over.
-pub async fn attribute(
-    conn: &mut AsyncPgConnection,
-    runner_name: &str,
-    workflow_job: WorkflowJobId,
-    now: DateTime<Utc>,
-) -> Result<Option<ClassId>, StorageError> {
-    let launch: Option<uuid::Uuid> = diesel::update(
-        runners::table
-            .filter(runners::name.eq(runner_name))
-            .filter(runners::workflow_job_id.is_null()),
-    )
-    .set(runners::workflow_job_id.eq(workflow_job.0))
-    .returning(runners::launch_id)
-    .get_result(conn)
-    .await
-    .optional()?;
-    let Some(launch) = launch else {
-        return Ok(None);
-    };
-    let class: i64 = diesel::update(launches::table.find(launch))
-        .set(launches::in_supply.eq(false))
-        .returning(launches::class_id)
-        .get_result(conn)
-        .await?;
-    diesel::update(runner_classes::table.find(class))
-        .set(runner_classes::failures.eq(0))
-        .execute(conn)
-        .await?;
-    timeline::append(
-        conn,
-        &[Entry::launch(
-            now,
-            LaunchId(launch),
-            "attributed",
-            format!("GitHub gave workflow job {workflow_job} to runner {runner_name}"),
-        )],
-    )
-    .await?;
-    Ok(Some(ClassId(class)))
 }

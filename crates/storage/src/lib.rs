@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod builds;
+pub mod classes;
 pub mod identity;
 pub mod launches;
 pub mod leases;
@@ -8,13 +9,17 @@ pub mod mappings;
 pub mod pool;
 pub mod replan;
 pub mod repositories;
-pub mod runners;
+pub mod retention;
 mod schema;
+pub mod scope;
 mod server;
-pub mod slurm_jobs;
+mod stored;
 pub mod timeline;
+pub mod transaction;
 pub mod usage;
+pub mod versions;
 pub mod workflow_jobs;
 
 pub use diesel_async::{AsyncConnection, AsyncPgConnection};
-pub use pool::{Database, StorageError, lock_scope, run_migrations};
+pub use pool::{Database, StorageError, run_migrations};
+pub use scope::{ScopeLock, ScopeLocks};

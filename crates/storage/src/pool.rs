@@ -1,18 +1,16 @@
-//! Connections, migrations and the scope lock.
+//! Connections, transactions and migrations.
 
 use std::path::Path;
 use std::time::Duration;
 
 use diesel::ConnectionError;
-use diesel::sql_types::BigInt;
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
 };
-use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use futures_util::FutureExt;
-use gha_slurm_domain::RepositoryId;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::server::Server;
@@ -174,17 +172,4 @@ async fn migrate(server: Server) -> Result<(), StorageError> {
     receiver
         .await
         .map_err(|_| StorageError::Migration("the migration thread died".into()))?
-}
-
-/// Serialises everything that reads a scope in order to change it, until the transaction ends. Its own statement: what
-/// is read afterwards is what the previous holder committed.
-pub async fn lock_scope(
-    conn: &mut AsyncPgConnection,
-    repository: RepositoryId,
-) -> Result<(), StorageError> {
-    diesel::sql_query("SELECT pg_advisory_xact_lock($1)")
-        .bind::<BigInt, _>(repository.0)
-        .execute(conn)
-        .await?;
-    Ok(())
 }

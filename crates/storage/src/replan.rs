@@ -5,11 +5,13 @@ use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use gha_slurm_domain::RepositoryId;
+use gha_slurm_domain::{LaunchState, RepositoryId, WorkflowJobId};
 use tokio::sync::mpsc;
 
 use crate::pool::{Database, StorageError};
 use crate::schema::replan_requests;
+use crate::scope::ScopeLock;
+use crate::stored::launch_states;
 
 const CHANNEL: &str = "replan";
 
@@ -33,6 +35,12 @@ pub async fn request(
         .set((
             replan_requests::forgive
                 .eq(replan_requests::forgive.or(excluded(replan_requests::forgive))),
+            // A fresh chance is one for all: it begins anew.
+            replan_requests::decided_through.eq(diesel::dsl::case_when(
+                excluded(replan_requests::forgive),
+                0_i64.into_sql::<BigInt>(),
+            )
+            .otherwise(replan_requests::decided_through)),
             replan_requests::reason.eq(excluded(replan_requests::reason)),
             replan_requests::requested_at.eq(diesel::dsl::now),
         ))
@@ -48,10 +56,10 @@ pub async fn request(
 /// A request taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Which scope.
-    pub repository: RepositoryId,
-    /// Whether refusals get a fresh chance.
+    /// Whether refusals get a fresh chance, and all open workflow jobs are decided again.
     pub forgive: bool,
+    /// Up to this one they are.
+    pub decided_through: WorkflowJobId,
 }
 
 /// Scopes with a request, oldest first. They stay until [`take`] is committed.
@@ -70,20 +78,35 @@ pub async fn pending(
         .collect())
 }
 
-/// Takes the request of one scope, in the transaction that acts on it.
-pub async fn take(
-    conn: &mut AsyncPgConnection,
-    repository: RepositoryId,
-) -> Result<Option<Request>, StorageError> {
-    let forgive = diesel::delete(replan_requests::table.find(repository.0))
-        .returning(replan_requests::forgive)
-        .get_result::<bool>(conn)
+/// Takes the request of the scope, in the transaction that acts on it.
+pub async fn take(lock: &mut ScopeLock<'_>) -> Result<Option<Request>, StorageError> {
+    let repository = lock.repository();
+    let taken = diesel::delete(replan_requests::table.find(repository.0))
+        .returning((
+            replan_requests::forgive,
+            replan_requests::decided_through,
+        ))
+        .get_result::<(bool, i64)>(lock.conn())
         .await
         .optional()?;
-    Ok(forgive.map(|forgive| Request {
-        repository,
+    Ok(taken.map(|(forgive, decided_through)| Request {
         forgive,
+        decided_through: WorkflowJobId(decided_through),
     }))
+}
+
+/// Puts a request back that was taken: workflow jobs up to `decided_through` are decided again, the others are to come.
+pub async fn put_back(
+    lock: &mut ScopeLock<'_>,
+    decided_through: WorkflowJobId,
+) -> Result<(), StorageError> {
+    let repository = lock.repository();
+    request(lock.conn(), repository, true, "more workflow jobs to decide again").await?;
+    diesel::update(replan_requests::table.find(repository.0))
+        .set(replan_requests::decided_through.eq(decided_through.0))
+        .execute(lock.conn())
+        .await?;
+    Ok(())
 }
 
 /// Writes a request for every scope with open workflow jobs whose launch tokens expire before `deadline`, or whose
@@ -94,8 +117,8 @@ pub async fn request_due(
 ) -> Result<usize, StorageError> {
     use crate::schema::launches as a;
     let scopes: Vec<i64> = a::table
-        .filter(a::in_supply.eq(true))
-        .filter(a::state.eq_any(["planned", "submitted"]))
+        .filter(a::in_supply)
+        .filter(a::state.eq_any(launch_states(&LaunchState::PENDING)))
         .filter(a::token_expires_at.le(deadline))
         .select(a::repository_id)
         .distinct()

@@ -89,42 +89,37 @@ pub async fn find(
         .optional()?)
 }
 
-/// What the admission rules need to know of a repository. `None`: never heard of.
-pub async fn standing(
-    conn: &mut AsyncPgConnection,
-    id: RepositoryId,
-) -> Result<Option<Standing>, StorageError> {
-    type Row = (
-        Option<bool>,
-        bool,
-        Option<String>,
-        Option<bool>,
-        Option<bool>,
-        Option<(String, Option<String>, Option<String>)>,
-    );
-    let row: Option<Row> = repositories::table
-        .left_join(installations::table)
-        .left_join(repository_mappings::table)
-        .filter(repositories::id.eq(id.0))
-        .select((
-            repositories::private,
-            repositories::reachable,
-            repositories::public_allowed_reason,
-            installations::suspended.nullable(),
-            installations::deleted.nullable(),
+pub(crate) type StandingRow = (
+    Option<bool>,
+    bool,
+    Option<String>,
+    Option<bool>,
+    Option<bool>,
+    Option<(String, Option<String>, Option<String>)>,
+);
+
+/// The columns of a [`StandingRow`], where `repositories` is joined with `installations` and `repository_mappings`.
+macro_rules! standing_columns {
+    () => {
+        (
+            crate::schema::repositories::private,
+            crate::schema::repositories::reachable,
+            crate::schema::repositories::public_allowed_reason,
+            crate::schema::installations::suspended.nullable(),
+            crate::schema::installations::deleted.nullable(),
             (
-                repository_mappings::slurm_user,
-                repository_mappings::account,
-                repository_mappings::qos,
+                crate::schema::repository_mappings::slurm_user,
+                crate::schema::repository_mappings::account,
+                crate::schema::repository_mappings::qos,
             )
                 .nullable(),
-        ))
-        .first(conn)
-        .await
-        .optional()?;
-    let Some((private, reachable, allowed, suspended, deleted, mapping)) = row else {
-        return Ok(None);
+        )
     };
+}
+pub(crate) use standing_columns;
+
+pub(crate) fn read_standing(row: StandingRow) -> Result<Standing, StorageError> {
+    let (private, reachable, allowed, suspended, deleted, mapping) = row;
     let mapped_to = mapping
         .map(|(user, account, qos)| {
             user.parse().map(|user| Mapping {
@@ -134,13 +129,30 @@ pub async fn standing(
         })
         .transpose()
         .map_err(|_| StorageError::Unknown("repository_mappings.slurm_user"))?;
-    Ok(Some(Standing {
+    Ok(Standing {
         mapped_to,
         public: private != Some(true),
         public_allowed: allowed.is_some(),
         suspended: suspended.unwrap_or(false),
         installed: reachable && !deleted.unwrap_or(false),
-    }))
+    })
+}
+
+/// A repository and what the admission rules need to know of it. `None`: never reported.
+pub async fn standing(
+    conn: &mut AsyncPgConnection,
+    id: RepositoryId,
+) -> Result<Option<(Repository, Standing)>, StorageError> {
+    let row: Option<(Repository, StandingRow)> = repositories::table
+        .left_join(installations::table)
+        .left_join(repository_mappings::table)
+        .filter(repositories::id.eq(id.0))
+        .select((Repository::as_select(), standing_columns!()))
+        .first(conn)
+        .await
+        .optional()?;
+    row.map(|(repository, row)| Ok((repository, read_standing(row)?)))
+        .transpose()
 }
 
 /// Records an installation's state.

@@ -1,5 +1,7 @@
 //! The lock of a scope: a value without which nothing in the scope can be changed.
 
+use std::future::Future;
+
 use diesel::sql_types::BigInt;
 use diesel_async::pooled_connection::deadpool::Object;
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
@@ -7,6 +9,7 @@ use gha_slurm_domain::{LaunchId, RepositoryId};
 
 use crate::launches::{self, Callback};
 use crate::pool::{Database, StorageError};
+use crate::transaction::{self, Work};
 
 /// The scope's lock, held until the transaction ends. Whoever changes rows of a scope (workflow jobs, launches, runners, classes) has
 /// one: what is read through it is what the previous holder committed, and nobody else changes it meanwhile. Never held across a call
@@ -22,20 +25,7 @@ pub struct ScopeLocks<'t> {
     repositories: Vec<RepositoryId>,
 }
 
-impl<'t> ScopeLock<'t> {
-    /// Waits for the lock of `repository`, in a transaction. A statement of its own: what is read afterwards is what the previous
-    /// holder committed.
-    pub async fn take(
-        conn: &'t mut AsyncPgConnection,
-        repository: RepositoryId,
-    ) -> Result<ScopeLock<'t>, StorageError> {
-        diesel::sql_query("SELECT pg_advisory_xact_lock($1)")
-            .bind::<BigInt, _>(repository.0)
-            .execute(conn)
-            .await?;
-        Ok(Self { conn, repository })
-    }
-
+impl ScopeLock<'_> {
     /// The scope.
     pub fn repository(&self) -> RepositoryId {
         self.repository
@@ -99,60 +89,80 @@ impl<'t> ScopeLocks<'t> {
 }
 
 impl Database {
-    /// Runs `work` in a transaction under the scope's lock.
-    pub async fn in_scope<T, E, F>(
-        &self,
+    /// Runs `work` in a transaction under the scope's lock. The lock is taken in a statement of its own: what is read afterwards is
+    /// what the previous holder committed.
+    pub fn in_scope<'a, T, E, F>(
+        &'a self,
         name: &'static str,
         repository: RepositoryId,
         work: F,
-    ) -> Result<T, E>
+    ) -> impl Future<Output = Result<T, E>> + Send + 'a
     where
-        F: AsyncFn(&mut ScopeLock<'_>) -> Result<T, E>,
-        E: From<StorageError> + From<diesel::result::Error> + Send,
-        T: Send,
+        for<'r> F: AsyncFn(ScopeLock<'r>) -> Result<T, E>
+            + Work<ScopeLock<'r>, Result<T, E>, Fut: Send>
+            + Send
+            + Sync
+            + 'a,
+        T: Send + 'a,
+        E: From<StorageError> + Send + 'a,
     {
-        self.transaction(name, async |conn| {
-            let mut lock = ScopeLock::take(conn, repository).await?;
-            work(&mut lock).await
-        })
-        .await
+        let _ = name;
+        async move {
+            let mut conn = self.connection().await?;
+            let sql = format!("BEGIN; SELECT pg_advisory_xact_lock({})", repository.0);
+            transaction::begin(&mut conn, &sql).await?;
+            let conn: &mut AsyncPgConnection = &mut conn;
+            let result = work(ScopeLock { conn: &mut *conn, repository }).await;
+            transaction::finish(conn, result).await
+        }
     }
 
     /// Runs `work` in a transaction under the lock of the scope of `launch`, with what is known of the launch. `None`: no such launch.
     ///
     /// Nodes call back in herds, so this asks Postgres as seldom as it can: the transaction begins, takes the lock and reads in one
     /// round trip. If anything fails, the connection is closed, which ends the transaction.
-    pub(crate) async fn for_callback<T, E, F>(&self, launch: LaunchId, work: F) -> Result<Option<T>, E>
+    pub fn for_callback<'a, T, E, F>(
+        &'a self,
+        launch: LaunchId,
+        work: F,
+    ) -> impl Future<Output = Result<Option<T>, E>> + Send + 'a
     where
-        F: AsyncFnOnce(&mut ScopeLock<'_>, Callback) -> Result<T, E>,
-        E: From<StorageError>,
+        for<'r> F: AsyncFn((ScopeLock<'r>, Callback)) -> Result<T, E>
+            + Work<(ScopeLock<'r>, Callback), Result<T, E>, Fut: Send>
+            + Send
+            + Sync
+            + 'a,
+        T: Send + 'a,
+        E: From<StorageError> + Send + 'a,
     {
-        let mut open = OpenTransaction(Some(self.connection().await?));
-        let begin = format!(
-            "BEGIN; SELECT pg_advisory_xact_lock(repository_id) FROM launches WHERE id = '{}'",
-            launch.0
-        );
-        let conn = open.conn()?;
-        let found = {
-            let shared = &*conn;
-            let (mut first, mut second) = (shared, shared);
-            let (begun, found) = futures_util::join!(
-                first.batch_execute(&begin),
-                launches::load_callback(&mut second, launch)
+        async move {
+            let mut open = OpenTransaction(Some(self.connection().await?));
+            let begin = format!(
+                "BEGIN; SELECT pg_advisory_xact_lock(repository_id) FROM launches WHERE id = '{}'",
+                launch.0
             );
-            begun.map_err(StorageError::from)?;
-            found?
-        };
-        let done = match found {
-            Some(callback) => {
-                let repository = callback.loaded.launch.repository;
-                let mut lock = ScopeLock { conn, repository };
-                Some(work(&mut lock, callback).await?)
-            }
-            None => None,
-        };
-        open.commit().await?;
-        Ok(done)
+            let conn = open.conn()?;
+            let found = {
+                let shared = &*conn;
+                let (mut first, mut second) = (shared, shared);
+                let (begun, found) = futures_util::join!(
+                    first.batch_execute(&begin),
+                    launches::load_callback(&mut second, launch)
+                );
+                begun.map_err(StorageError::from)?;
+                found?
+            };
+            let done = match found {
+                Some(callback) => {
+                    let repository = callback.loaded.launch.repository;
+                    let lock = ScopeLock { conn, repository };
+                    Some(work((lock, callback)).await?)
+                }
+                None => None,
+            };
+            open.commit().await?;
+            Ok(done)
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use gha_slurm_domain::{LaunchId, RepositoryFullName, SlurmUser, Usage, WorkflowJobId};
 
 use crate::pool::StorageError;
-use crate::schema::{launches, runners, usages};
+use crate::schema::{runners, usages};
 
 /// Records what the Slurm job of a launch used; what is known stays.
 pub async fn record(
@@ -36,23 +36,6 @@ pub async fn record(
         .on_conflict_do_nothing()
         .execute(conn)
         .await?;
-    Ok(())
-}
-
-/// Whether the agent shall be asked again what a launch used.
-pub async fn to_come(
-    conn: &mut AsyncPgConnection,
-    launch: LaunchId,
-    to_come: bool,
-) -> Result<(), StorageError> {
-    diesel::update(
-        launches::table
-            .find(launch.0)
-            .filter(launches::usage_to_come.ne(to_come)),
-    )
-    .set(launches::usage_to_come.eq(to_come))
-    .execute(conn)
-    .await?;
     Ok(())
 }
 
@@ -124,26 +107,36 @@ pub struct UsageSum {
 }
 
 const SUMS: &str = "\
-SELECT repositories.owner, repositories.name, runner_classes.slurm_user,
-    count(*) AS launches,
-    count(*) FILTER (WHERE EXISTS (
-        SELECT FROM runners
-        WHERE runners.launch_id = usages.launch_id AND runners.workflow_job_id IS NOT NULL
-    )) AS builds,
-    sum(elapsed_s)::BIGINT AS elapsed_s,
-    sum(cpu_allocated_s)::BIGINT AS cpu_allocated_s,
-    sum(cpu_used_s)::BIGINT AS cpu_used_s,
-    sum(gpu_allocated_s)::BIGINT AS gpu_allocated_s,
-    max(max_rss_bytes) AS max_rss_bytes
-FROM usages
-JOIN launches ON launches.id = usages.launch_id
-JOIN runner_classes ON runner_classes.id = launches.class_id
-JOIN repositories ON repositories.id = launches.repository_id
-WHERE usages.ended_at >= $1 AND usages.ended_at < $2
-    AND ($3 IS NULL OR runner_classes.slurm_user = $3)
+SELECT repositories.owner, repositories.name, used.slurm_user,
+    sum(used.launches)::BIGINT AS launches,
+    sum(used.builds)::BIGINT AS builds,
+    sum(used.elapsed_s)::BIGINT AS elapsed_s,
+    sum(used.cpu_allocated_s)::BIGINT AS cpu_allocated_s,
+    sum(used.cpu_used_s)::BIGINT AS cpu_used_s,
+    sum(used.gpu_allocated_s)::BIGINT AS gpu_allocated_s,
+    max(used.max_rss_bytes) AS max_rss_bytes
+FROM (
+    SELECT launches.repository_id, runner_classes.slurm_user, 1 AS launches,
+        CASE WHEN EXISTS (
+            SELECT FROM runners
+            WHERE runners.launch_id = usages.launch_id AND runners.workflow_job_id IS NOT NULL
+        ) THEN 1 ELSE 0 END AS builds,
+        elapsed_s, cpu_allocated_s, cpu_used_s, gpu_allocated_s, max_rss_bytes
+    FROM usages
+    JOIN launches ON launches.id = usages.launch_id
+    JOIN runner_classes ON runner_classes.id = launches.class_id
+    WHERE usages.ended_at >= $1 AND usages.ended_at < $2
+    UNION ALL
+    SELECT repository_id, slurm_user, launches, builds,
+        elapsed_s, cpu_allocated_s, cpu_used_s, gpu_allocated_s, max_rss_bytes
+    FROM usage_sums
+    WHERE month >= ($1 AT TIME ZONE 'UTC')::date AND month < ($2 AT TIME ZONE 'UTC')::date
+) AS used
+JOIN repositories ON repositories.id = used.repository_id
+WHERE ($3 IS NULL OR used.slurm_user = $3)
     AND ($4 IS NULL OR (lower(repositories.owner) = lower($4) AND lower(repositories.name) = lower($5)))
-GROUP BY repositories.id, runner_classes.slurm_user
-ORDER BY cpu_allocated_s DESC, repositories.owner, repositories.name, runner_classes.slurm_user";
+GROUP BY repositories.id, used.slurm_user
+ORDER BY cpu_allocated_s DESC, repositories.owner, repositories.name, used.slurm_user";
 
 /// Sums of what ended from `from` and before `until`, for each repository and Slurm user, the largest first.
 pub async fn sums(

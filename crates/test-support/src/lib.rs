@@ -12,6 +12,7 @@ mod postgres;
 mod process;
 mod rabbitmq;
 mod samples;
+pub mod seed;
 mod server;
 mod service;
 mod slurm;

@@ -1,6 +1,8 @@
 //! The service, built and bound.
 
 use anyhow::Context;
+use chrono::Utc;
+use gha_slurm_domain::Clock;
 use gha_slurm_github::Github;
 use gha_slurm_service_kit::{HttpService, Operations, Readiness};
 use gha_slurm_storage::Database;
@@ -55,6 +57,7 @@ impl Application {
                 github,
                 deployment: Arc::new(settings.deployment.clone()),
                 web_url: settings.github.web_url.as_str().into(),
+                clock: Clock::new(Utc::now),
             },
             keys,
             original_contract: settings.runners.original_contract,

@@ -1,45 +1,29 @@
 //! What a node says of its runner, and whether it may give up waiting.
 
 use actix_web::http::StatusCode;
-use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::runner::{MAX_LOG_TAIL_BYTES, ProgressPhase, ProgressRequest};
-use gha_slurm_domain::{LaunchId, RepositoryId, RunnerState};
+use gha_slurm_domain::Launch;
+use gha_slurm_domain::launch::{Happening, Outcome, Phase, Run, State};
 use gha_slurm_github::Deletion;
 use gha_slurm_service_kit::ApiError;
-use gha_slurm_storage::runners::{self, Ending, Runner};
-use gha_slurm_storage::timeline::{self, Entry};
-use gha_slurm_storage::{AsyncConnection, StorageError, repositories};
+use gha_slurm_storage::launches::{self, Loaded};
 
 use crate::redemption::{Broker, github_trouble, gone, progress_hash, storage_error};
 
 /// Most characters of a node's reason that are kept.
 const MAX_REASON: usize = 500;
-/// A node that says that its runner has ended gives an unused registration back next; otherwise the launcher does, after this.
-const GIVES_BACK_WITHIN: TimeDelta = TimeDelta::minutes(1);
-
-/// A time-line entry for the phases that have no state of their own.
-fn set_up_entry(runner: &Runner, node: Option<&str>, now: DateTime<Utc>) -> Entry {
-    let place = node.map(|n| format!(" on {n}")).unwrap_or_default();
-    Entry::launch(
-        now,
-        LaunchId(runner.launch_id),
-        "set_up",
-        format!("runner {} is being set up{place}", runner.name),
-    )
-}
-
-fn reason_of(request: &ProgressRequest) -> String {
+/// The end as its node reports it: the reason is one short line.
+fn outcome_of(request: &ProgressRequest) -> Outcome {
     let reason = request.reason.as_deref().unwrap_or("no reason given");
-    let mut text: String = reason
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(MAX_REASON)
-        .collect();
-    if let Some(code) = request.exit_code.filter(|code| *code != 0) {
-        text = format!("{text} (the runner's exit code was {code})");
+    Outcome::NodeReported {
+        reason: reason
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(MAX_REASON)
+            .collect(),
+        exit_code: request.exit_code,
     }
-    text
 }
 
 /// The last [`MAX_LOG_TAIL_BYTES`], from a whole character on.
@@ -70,13 +54,10 @@ fn busy() -> ApiError {
 }
 
 impl Broker {
-    /// The runner a progress token belongs to.
-    pub(crate) async fn runner_of(
-        &self,
-        progress_token: &str,
-    ) -> Result<(Runner, RepositoryId), ApiError> {
+    /// The launch whose runner a progress token belongs to.
+    pub(crate) async fn launch_of(&self, progress_token: &str) -> Result<Loaded, ApiError> {
         let mut conn = self.connection().await?;
-        runners::by_progress_token(&mut conn, &progress_hash(progress_token))
+        launches::by_progress_token(&mut conn, &progress_hash(progress_token))
             .await
             .map_err(|e| storage_error(&e))?
             .ok_or_else(unknown_token)
@@ -85,52 +66,44 @@ impl Broker {
     /// `POST /gha/runner/progress` with a progress token.
     pub(crate) async fn progress(
         &self,
-        runner: &Runner,
-        scope: RepositoryId,
+        launch: &Launch,
         request: &ProgressRequest,
     ) -> Result<(), ApiError> {
-        let now = Utc::now();
-        let mut conn = self.connection().await?;
-        let stored = match request.phase {
+        let phase = match request.phase {
             // The redemption itself has said so.
-            ProgressPhase::Allocated => Ok(()),
-            ProgressPhase::SetUp => {
-                timeline::append(
-                    &mut conn,
-                    &[set_up_entry(runner, request.node.as_deref(), now)],
-                )
-                .await
-            }
+            ProgressPhase::Allocated => return Ok(()),
             ProgressPhase::Registered => {
-                return match runner.state() {
-                    Ok(RunnerState::Ended) => Err(gone("it was withdrawn meanwhile")),
-                    Ok(_) => Ok(()),
-                    Err(error) => Err(storage_error(&error)),
+                return match launch.state {
+                    State::Over(_) => Err(gone("it was withdrawn meanwhile")),
+                    _ => Ok(()),
                 };
             }
-            ProgressPhase::Listening => runners::listening(&mut conn, runner, now).await,
-            ProgressPhase::WorkflowJobStarted => {
-                let run = request.run_id.zip(request.run_attempt.or(Some(1)));
-                runners::busy(&mut conn, runner, run, now).await
-            }
-            ProgressPhase::Finished => {
-                let reason = reason_of(request);
-                let ending = Ending {
-                    log_tail: log_tail_of(request),
-                    release_at: Some(now + GIVES_BACK_WITHIN),
-                    ..Ending::because(&reason)
-                };
-                conn.transaction::<_, StorageError, _>(async |conn| {
-                    runners::end(conn, scope, runner, &ending, now).await
-                })
-                .await
-            }
+            ProgressPhase::SetUp => Phase::SetUp {
+                node: request.node.clone(),
+            },
+            ProgressPhase::Listening => Phase::Listening,
+            ProgressPhase::WorkflowJobStarted => Phase::WorkflowJobStarted {
+                run: request.run_id.map(|id| Run {
+                    id,
+                    attempt: request.run_attempt.unwrap_or(1),
+                }),
+            },
+            ProgressPhase::Finished => Phase::Finished {
+                outcome: outcome_of(request),
+                log_tail: log_tail_of(request),
+            },
         };
-        stored.map_err(|e| storage_error(&e))
+        let happening = Happening::Progressed {
+            phase,
+            at: request.at,
+        };
+        // A report that comes late, or twice, changes nothing and is no error of the node.
+        let _ = self.happen(launch.id, &happening).await?;
+        Ok(())
     }
 
-    /// `POST /gha/runner/progress` with the launch token: before the redemption, or when it failed. It can end only what
-    /// never got a runner token.
+    /// `POST /gha/runner/progress` with the launch token: before the redemption, or when it failed. It can end only a launch
+    /// that never got a runner token.
     pub(crate) async fn progress_before_redemption(
         &self,
         claims: &LaunchClaims,
@@ -147,65 +120,45 @@ impl Broker {
                 "progress_token_needed",
                 "This needs the progress token",
             )
-            .detail("The launch token may only say allocated, set_up and finished."));
+            .detail("The launch token may only report allocated, set_up and finished."));
         }
         if request.phase != ProgressPhase::Finished {
             return Ok(());
         }
-        let reason = reason_of(request);
-        let ending = Ending {
+        let happening = Happening::EndedBeforeRunner {
+            outcome: outcome_of(request),
             log_tail: log_tail_of(request),
-            ..Ending::because(&reason)
+            at: request.at,
         };
-        let (launch, now) = (claims.sub, Utc::now());
-        let mut conn = self.connection().await?;
-        conn.transaction::<_, StorageError, _>(async |conn| {
-            match runners::by_launch(conn, launch).await? {
-                None => runners::launch_ended(conn, launch, &ending, now).await,
-                Some((runner, scope)) if runner.state()? == RunnerState::Redeeming => {
-                    runners::end(conn, scope, &runner, &ending, now).await
-                }
-                Some(_) => Ok(()),
-            }
-        })
-        .await
-        .map_err(|e| storage_error(&e))
+        let _ = self.happen(claims.sub, &happening).await?;
+        Ok(())
     }
 
     /// `POST /gha/runner/release`: no workflow job came in time. `Ok`: the runner is deleted at GitHub and may stop.
     pub(crate) async fn release(&self, progress_token: &str) -> Result<(), ApiError> {
-        let (runner, scope_id) = self.runner_of(progress_token).await?;
-        if runner.busy_at.is_some() || runner.workflow_job_id.is_some() {
-            return match runner.state() {
+        let loaded = self.launch_of(progress_token).await?;
+        let launch = &loaded.launch;
+        if launch.work().is_some() {
+            return match launch.state {
                 // It has done its one workflow job.
-                Ok(RunnerState::Ended) => Ok(()),
-                Ok(_) => Err(busy()),
-                Err(error) => Err(storage_error(&error)),
+                State::Over(_) => Ok(()),
+                _ => Err(busy()),
             };
         }
-        // Also when it has ended: a node says so before it gives back a registration that was not used up.
-        let repository = {
-            let mut conn = self.connection().await?;
-            repositories::find(&mut conn, scope_id)
-                .await
-                .map_err(|e| storage_error(&e))?
-                .ok_or_else(unknown_token)?
-        };
-        let scope = self.scope(&repository).await?;
-        let (id, name) = (runner.github_runner_id, &runner.name);
-        match self.github.deregister(&scope, id, name).await {
+        // Also when it has ended: a node reports that before it gives back a registration that was not used up.
+        let runner = launch.runner().ok_or_else(unknown_token)?;
+        let scope = self.scope(&loaded.repository).await?;
+        match self
+            .github
+            .deregister(&scope, runner.github_id, &runner.name)
+            .await
+        {
             Ok(Deletion::Busy) => Err(busy()),
             // Not found: it has finished its one workflow job, or GitHub removed it. Either way none will come, and a
             // node that saw none start loses nothing.
             Ok(Deletion::Deleted | Deletion::NotFound) => {
-                let ending = Ending::because("idle: no workflow job came in time");
-                let mut conn = self.connection().await?;
-                conn.transaction::<_, StorageError, _>(async |conn| {
-                    runners::end(conn, scope_id, &runner, &ending, Utc::now()).await?;
-                    runners::release_again(conn, &runner, None).await
-                })
-                .await
-                .map_err(|e| storage_error(&e))
+                let _ = self.happen(launch.id, &Happening::GaveUpIdle).await?;
+                Ok(())
             }
             Err(error) => Err(github_trouble(&error).unwrap_or_else(|| ApiError::internal(&error))),
         }
@@ -239,7 +192,7 @@ mod tests {
 
     #[test]
     fn reasons_are_one_short_line() {
-        let reason = reason_of(&finished(&format!("a\nb{}", "c".repeat(9999)), ""));
+        let reason = outcome_of(&finished(&format!("a\nb{}", "c".repeat(9999)), "")).explained();
         assert!(reason.starts_with("abc") && reason.contains("exit code was 2"));
         assert!(reason.len() < MAX_REASON + 100);
     }

@@ -8,13 +8,17 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use gha_slurm_contract::runner::RunnerMode;
+use gha_slurm_domain::admission::for_class;
+use gha_slurm_domain::launch::{Admission, Applied, Caller, Happening, Rejected};
 use gha_slurm_domain::naming::runner_name;
-use gha_slurm_domain::{InstallationId, LaunchId, RepositoryFullName, RepositoryId};
+use gha_slurm_domain::{
+    Clock, InstallationId, LabelSet, LaunchId, RepositoryFullName, RepositoryId, RunnerId,
+};
 use gha_slurm_github::{Deletion, Github, GithubError, Scope};
 use gha_slurm_service_kit::ApiError;
+use gha_slurm_storage::launches::{self, Callback};
 use gha_slurm_storage::repositories::{self, Repository};
-use gha_slurm_storage::runners::{self, Ending, Mint, Redeemer, Redemption};
-use gha_slurm_storage::{AsyncConnection, Database, StorageError};
+use gha_slurm_storage::{Database, ScopeLock, StorageError};
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
@@ -32,6 +36,22 @@ pub(crate) struct Broker {
     pub(crate) github: Github,
     pub(crate) deployment: Arc<DeploymentSettings>,
     pub(crate) web_url: Arc<str>,
+    pub(crate) clock: Clock,
+}
+
+/// What to register at GitHub.
+struct Mint {
+    launch: LaunchId,
+    /// Which attempt this is; only the newest may complete.
+    attempt: u32,
+    /// Name to register.
+    name: String,
+    /// Registration of an earlier attempt, to be deleted.
+    superseded: Option<i64>,
+    /// Where.
+    repository: Repository,
+    /// Exactly the class's labels.
+    labels: LabelSet,
 }
 
 /// A runner token and what belongs to it.
@@ -69,6 +89,15 @@ fn conflict(reason: impl Into<String>) -> ApiError {
         "The launch token is used up",
     )
     .detail(reason)
+}
+
+/// The domain's refusal as an answer.
+fn rejection(rejected: &Rejected) -> ApiError {
+    match rejected {
+        Rejected::Gone(reason) => gone(reason),
+        Rejected::Conflict(reason) => conflict(reason),
+        Rejected::Late => gone(rejected.to_string()),
+    }
 }
 
 /// An error of Postgres as an answer.
@@ -121,7 +150,7 @@ impl Broker {
             let (owner, name) = (scope.name.owner(), scope.name.name());
             let found = Some(scope.installation);
             let mut conn = self.connection().await?;
-            repositories::upsert(&mut conn, id, found, owner, name, None, Utc::now())
+            repositories::upsert(&mut conn, id, found, owner, name, None, self.clock.now())
                 .await
                 .map_err(|e| storage_error(&e))?;
         }
@@ -144,11 +173,12 @@ impl Broker {
     /// at GitHub.
     pub(crate) async fn redeem(
         self,
-        who: Redeemer,
+        launch: LaunchId,
+        caller: Caller,
         mode: RunnerMode,
     ) -> Result<Redeemed, ApiError> {
         use tracing::Instrument;
-        let work = async move { self.redeem_to_the_end(&who, mode).await };
+        let work = async move { self.redeem_to_the_end(launch, &caller, mode).await };
         tokio::spawn(work.in_current_span())
             .await
             .map_err(|e| ApiError::internal(&e))?
@@ -156,15 +186,12 @@ impl Broker {
 
     async fn redeem_to_the_end(
         &self,
-        who: &Redeemer,
+        launch: LaunchId,
+        caller: &Caller,
         mode: RunnerMode,
     ) -> Result<Redeemed, ApiError> {
         for _ in 0..MAX_NAME_CLASHES {
-            let mint = match self.begin(who).await? {
-                Redemption::Mint(mint) => mint,
-                Redemption::Gone(reason) => return Err(gone(reason)),
-                Redemption::Conflict(reason) => return Err(conflict(reason)),
-            };
+            let mint = self.begin(launch, caller, mode).await?;
             let scope = self.scope(&mint.repository).await?;
             self.clear_earlier_attempt(&scope, &mint).await?;
             let (secret, id, expires_at) = match self.register(&scope, &mint, mode).await {
@@ -176,7 +203,7 @@ impl Broker {
                     if let Some(answer) = github_trouble(&error) {
                         return Err(answer);
                     }
-                    return Err(self.give_up(who.launch, &error).await);
+                    return Err(self.give_up(&mint, &error).await);
                 }
             };
             let progress_token = new_progress_token()?;
@@ -210,32 +237,98 @@ impl Broker {
         ))
     }
 
-    async fn begin(&self, who: &Redeemer) -> Result<Redemption, ApiError> {
-        let DeploymentSettings { name, prefix } = self.deployment.as_ref();
-        let (name, prefix, launch) = (name.clone(), prefix.clone(), who.launch);
-        let naming = move |attempt| runner_name(&prefix, &name, launch, attempt);
-        let who = who.clone();
-        let mut conn = self.connection().await?;
-        conn.transaction::<_, StorageError, _>(async |conn| {
-            runners::begin(conn, &who, &naming, Utc::now()).await
+    /// Decides under the scope's lock whether the launch still has demand, and binds it to the Slurm job that asks.
+    async fn begin(
+        &self,
+        launch: LaunchId,
+        caller: &Caller,
+        mode: RunnerMode,
+    ) -> Result<Mint, ApiError> {
+        let now = self.clock.now();
+        let decided = self
+            .database
+            .for_callback(launch, async |(mut lock, callback): (ScopeLock<'_>, Callback)| {
+                let happening = self.called_back(&callback, caller, mode);
+                let before = &callback.loaded;
+                let applied = launches::happen_to(&mut lock, before, happening, now).await?;
+                let superseded = before.launch.runner().and_then(|runner| runner.github_id);
+                Ok::<_, StorageError>((applied, superseded, callback.loaded))
+            })
+            .await
+            .map_err(|e| storage_error(&e))?;
+        let Some((applied, superseded, before)) = decided else {
+            return Err(gone("this deployment knows no such launch"));
+        };
+        let applied = applied.map_err(|rejected| rejection(&rejected))?;
+        if let Some(reason) = applied.turned_away() {
+            return Err(gone(reason));
+        }
+        let runner = applied
+            .launch
+            .runner()
+            .ok_or_else(|| ApiError::internal(&"a redeemed launch has no runner"))?;
+        Ok(Mint {
+            launch,
+            attempt: runner.mint_attempt,
+            name: runner.name.clone(),
+            superseded,
+            repository: before.repository,
+            labels: before.class.labels,
         })
-        .await
-        .map_err(|e| storage_error(&e))
     }
 
+    fn called_back(&self, callback: &Callback, caller: &Caller, mode: RunnerMode) -> Happening {
+        let Callback {
+            loaded,
+            standing,
+            redeemed,
+        } = callback;
+        let attempt = loaded.launch.runner().map_or(0, |r| r.mint_attempt);
+        let DeploymentSettings { name, prefix } = self.deployment.as_ref();
+        Happening::CalledBack {
+            caller: caller.clone(),
+            mode,
+            admission: Admission {
+                refusal: for_class(standing, &loaded.class.slurm_user),
+                demand: loaded.class.demand,
+                redeemed: *redeemed,
+            },
+            runner: RunnerId(uuid::Uuid::now_v7()),
+            name: runner_name(prefix, name, loaded.launch.id, attempt.saturating_add(1)),
+        }
+    }
+
+    /// Stores what was registered. `false`: the launch was withdrawn, or a newer attempt runs.
     async fn complete(
         &self,
         mint: &Mint,
         id: Option<i64>,
         progress_token: &str,
     ) -> Result<bool, ApiError> {
-        let hash = progress_hash(progress_token);
-        let mut conn = self.connection().await?;
-        conn.transaction::<_, StorageError, _>(async |conn| {
-            runners::complete(conn, mint, id, &hash, Utc::now()).await
-        })
-        .await
-        .map_err(|e| storage_error(&e))
+        let happening = Happening::Minted {
+            attempt: mint.attempt,
+            github_id: id,
+            progress_token_hash: progress_hash(progress_token),
+        };
+        let applied = self.happen(mint.launch, &happening).await?;
+        Ok(applied.is_ok())
+    }
+
+    /// Something happens to a launch: the scope's lock, the domain's decision, what follows.
+    pub(crate) async fn happen(
+        &self,
+        launch: LaunchId,
+        happening: &Happening,
+    ) -> Result<Result<Applied, Rejected>, ApiError> {
+        let now = self.clock.now();
+        let done = self
+            .database
+            .for_callback(launch, async |(mut lock, callback): (ScopeLock<'_>, Callback)| {
+                launches::happen_to(&mut lock, &callback.loaded, happening.clone(), now).await
+            })
+            .await
+            .map_err(|e| storage_error(&e))?;
+        Ok(done.unwrap_or(Err(Rejected::Late)))
     }
 
     /// Deletes what an earlier attempt registered: by its id where we know it, else by the name it would have.
@@ -244,7 +337,7 @@ impl Broker {
             return Ok(());
         }
         let DeploymentSettings { name, prefix } = self.deployment.as_ref();
-        let earlier = runner_name(prefix, name, mint.launch, (mint.attempt - 1) as u32);
+        let earlier = runner_name(prefix, name, mint.launch, mint.attempt.saturating_sub(1));
         let cleared = async {
             let id = match mint.superseded {
                 Some(id) => Some(id),
@@ -264,7 +357,7 @@ impl Broker {
             Ok(_) => Ok(()),
             Err(error) => match github_trouble(&error) {
                 Some(answer) => Err(answer),
-                None => Err(self.give_up(mint.launch, &error).await),
+                None => Err(self.give_up(mint, &error).await),
             },
         }
     }
@@ -292,24 +385,16 @@ impl Broker {
         }
     }
 
-    /// GitHub says no: the runner ends with GitHub's words, and the planner tries another one later, or gives up.
-    async fn give_up(&self, launch: LaunchId, error: &GithubError) -> ApiError {
-        let reason = error.to_string();
-        tracing::error!(%error, %launch, "GitHub refuses a runner");
-        let ended = async {
-            let mut conn = self.database.connection().await?;
-            conn.transaction::<_, StorageError, _>(async |conn| {
-                if let Some((runner, scope)) = runners::by_launch(conn, launch).await? {
-                    let ending = Ending::because(&reason);
-                    runners::end(conn, scope, &runner, &ending, Utc::now()).await?;
-                }
-                Ok(())
-            })
-            .await
+    /// GitHub says no: the launch ends with GitHub's words, and the planner tries another one later, or stops.
+    async fn give_up(&self, mint: &Mint, error: &GithubError) -> ApiError {
+        let words = error.to_string();
+        tracing::error!(%error, launch = %mint.launch, "GitHub refuses a runner");
+        let happening = Happening::MintFailed {
+            words: words.clone(),
         };
-        match ended.await {
-            Ok(()) => gone(reason),
-            Err(error) => storage_error(&error),
+        match self.happen(mint.launch, &happening).await {
+            Ok(_) => gone(words),
+            Err(error) => error,
         }
     }
 }

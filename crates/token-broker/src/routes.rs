@@ -8,10 +8,10 @@ use gha_slurm_contract::problem::Problem;
 use gha_slurm_contract::runner::{
     OriginalRunnerAnswer, ProgressPhase, ProgressRequest, RunnerAnswer, RunnerMode, RunnerRequest,
 };
-use gha_slurm_domain::RepositoryFullName;
+use gha_slurm_domain::launch::Caller;
+use gha_slurm_domain::{RepositoryFullName, SlurmJobId};
 use gha_slurm_service_kit::authentication::bearer;
 use gha_slurm_service_kit::{ApiError, problem};
-use gha_slurm_storage::runners::Redeemer;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
@@ -141,26 +141,21 @@ async fn redeem_either(
     if let Some(token) = bearer(request) {
         let claims = verified(state, token).await?;
         let wanted: RunnerRequest = parse(body)?;
-        if wanted
-            .slurm_job_id
-            .parse::<gha_slurm_domain::SlurmJobId>()
-            .is_err()
-        {
+        let Ok(slurm_job) = wanted.slurm_job_id.parse::<SlurmJobId>() else {
             return Err(ApiError::new(
                 StatusCode::BAD_REQUEST,
                 "slurm_job_id_invalid",
                 "The body is wrong",
             )
             .detail("slurmJobId: write the value of SLURM_JOB_ID, digits only."));
-        }
-        let who = Redeemer {
-            launch: claims.sub,
-            slurm_job_id: wanted.slurm_job_id,
+        };
+        let caller = Caller {
+            slurm_job: Some(slurm_job),
             restart_count: i32::try_from(wanted.restart_count).unwrap_or(i32::MAX),
             node: Some(wanted.node.chars().take(255).collect()),
-            mode: wanted.mode.as_str(),
         };
-        let redeemed = state.broker.clone().redeem(who, wanted.mode).await?;
+        let broker = state.broker.clone();
+        let redeemed = broker.redeem(claims.sub, caller, wanted.mode).await?;
         return Ok(HttpResponse::Ok().json(answer(redeemed)));
     }
     let raw = request
@@ -182,17 +177,14 @@ async fn redeem_either(
         ));
     }
     // The original contract names no Slurm job, so the token is good for one answer only.
-    let who = Redeemer {
-        launch: claims.sub,
-        slurm_job_id: String::new(),
+    let caller = Caller {
+        slurm_job: None,
         restart_count: 0,
         node: None,
-        mode: RunnerMode::Registration.as_str(),
     };
-    let redeemed = state
-        .broker
-        .clone()
-        .redeem(who, RunnerMode::Registration)
+    let broker = state.broker.clone();
+    let redeemed = broker
+        .redeem(claims.sub, caller, RunnerMode::Registration)
         .await?;
     let (RunnerToken::Jit(token) | RunnerToken::Registration(token)) = redeemed.secret;
     Ok(HttpResponse::Ok().json(OriginalRunnerAnswer {
@@ -266,9 +258,9 @@ async fn progress(
             .progress_before_redemption(&claims, &said)
             .await?;
     } else {
-        let (runner, scope) = state.broker.runner_of(token).await?;
+        let loaded = state.broker.launch_of(token).await?;
         let said: ProgressRequest = parse(&body)?;
-        state.broker.progress(&runner, scope, &said).await?;
+        state.broker.progress(&loaded.launch, &said).await?;
         if said.phase == ProgressPhase::Finished {
             tracing::info!(
                 reason = said.reason,

@@ -58,7 +58,7 @@ fn workflow_job(payload: WorkflowJobPayload) -> WorkflowJobEvent {
             private: payload.repository.private,
         },
         sender: payload.sender.map(|s| s.login),
-        workflow_job: payload.workflow_job.into(),
+        workflow_job: payload.workflow_job,
     }
 }
 

@@ -7,7 +7,6 @@ use super::{
     Attribution, Caller, Launch, Outcome, Over, Run, Runner, RunnerMode, SlurmReport, State, Why,
     Work,
 };
-use crate::admission::NotAdmitted;
 use crate::ids::{RunnerId, SlurmJobId, WorkflowJobId};
 use crate::planner::may_issue;
 use crate::timeline::{Entry, Kind, happened};
@@ -171,13 +170,6 @@ pub struct Admission {
     pub demand: usize,
     /// Launches of the class that were given a runner token and have no workflow job yet.
     pub redeemed: usize,
-}
-
-impl Admission {
-    /// The refusal that admission rules give.
-    pub fn refused(reason: NotAdmitted) -> Option<Why> {
-        Some(Why::NotAdmitted { reason })
-    }
 }
 
 /// What must be known beside the launch itself.

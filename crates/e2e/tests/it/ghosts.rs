@@ -119,7 +119,14 @@ async fn an_older_database_is_restored(by: Option<By>) {
     let mut stack = builder.start().await;
     let (running, pending, ghost) = one_runs_and_one_is_pending(&stack, by).await;
     stack.kill9(Service::Launcher);
-    for table in ["usages", "runners", "launches", "workflow_jobs", "timeline"] {
+    for table in [
+        "usages",
+        "runners",
+        "launches",
+        "workflow_jobs",
+        "runner_classes",
+        "timeline",
+    ] {
         stack.execute(&format!("DELETE FROM {table}")).await;
     }
     stack.restart(Service::Launcher).await;

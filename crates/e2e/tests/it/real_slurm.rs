@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gha_slurm_contract::build::TimelineEntry;
+use gha_slurm_contract::build::{TimelineEntry, TimelineKind};
 use gha_slurm_simulator::model::{State, Status};
 use gha_slurm_simulator::request::NewWorkflowJob;
 use gha_slurm_test_support::wait_until;
@@ -35,7 +35,7 @@ async fn fifty_builds_arrive_while_slurmctld_is_away(by: By) {
     let builds: Vec<i64> = (0..BUILDS).map(|_| stack.queue("true")).collect();
     wait_until("Slurm was missed", DEADLINE, || async {
         let reason =
-            "SELECT count(*) FROM launches WHERE submit_attempts > 0 AND reason IS NOT NULL";
+            "SELECT count(*) FROM launches WHERE submit_attempts > 0 AND delay IS NOT NULL";
         stack.sql::<i64>(reason, &[]).await > 0
     })
     .await;
@@ -121,7 +121,7 @@ async fn idle_nodes_are_given_back_and_downloads_are_waited_for(by: By) {
     let reason = shown
         .timeline
         .iter()
-        .find(|entry| entry.kind == "ended_without_workflow_job");
+        .find(|entry| entry.kind == TimelineKind::EndedWithoutWorkflowJob);
     assert!(
         reason.is_some_and(|entry| entry.detail.contains("idle")),
         "{:#?}",
@@ -230,7 +230,7 @@ async fn what_slurm_takes_away_is_replaced_once(by: By) {
     assert_ne!(detail.build.conclusion.as_deref(), Some("success"));
     stack.until_launches(failed, 2).await;
     let detail = stack.build_detail(build).await.unwrap();
-    let why = |entry: &TimelineEntry| entry.kind == "slurm" && entry.detail.contains("node failed");
+    let why = |entry: &TimelineEntry| entry.kind == TimelineKind::Slurm && entry.detail.contains("node failed");
     assert!(detail.timeline.iter().any(why), "{:#?}", detail.timeline);
     assert_eq!(stack.launches("true").await, 7, "nothing replaces it");
     stack.finish().await;

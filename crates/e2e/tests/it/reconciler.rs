@@ -129,7 +129,7 @@ async fn a_node_that_falls_silent_is_replaced() {
     stack.until_kind(id, "listening").await;
     stack.cut_power(&stack.slurm_jobs()[0]);
     wait_until("the silent runner is given up", DEADLINE, || async {
-        stack.launches("state = 'ended'").await == 1
+        stack.launches("state = 'over'").await == 1
     })
     .await;
     stack.github.pause_assignment(false);

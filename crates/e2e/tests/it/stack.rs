@@ -12,7 +12,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use gha_slurm_auth::KeyFolder;
-use gha_slurm_contract::build::BuildDetail;
+use gha_slurm_contract::build::{BuildDetail, WorkflowJobState};
 use gha_slurm_simulator::model::{Conclusion, Delivery, Runner, State, Status, WorkflowJob};
 use gha_slurm_simulator::request::{NewRepository, NewWorkflowJob};
 use gha_slurm_simulator::{AppKey, Handle, Simulator};
@@ -408,7 +408,7 @@ impl Stack {
         wait_until(&format!("build {id} is completed"), DEADLINE, || async {
             let detail = self.build_detail(id).await;
             match detail {
-                Some(detail) if detail.build.state == "completed" => Ok(detail),
+                Some(detail) if detail.build.state == WorkflowJobState::Completed => Ok(detail),
                 other => Err(other.map(|d| (d.build.state, d.build.verdict, d.build.reason))),
             }
         })
@@ -515,7 +515,7 @@ impl Stack {
     pub(crate) async fn verdict(&self, id: i64) -> Option<(String, String)> {
         let detail = self.build_detail(id).await?;
         Some((
-            detail.build.verdict,
+            detail.build.verdict.as_str().to_owned(),
             detail.build.reason.unwrap_or_default(),
         ))
     }
@@ -1087,8 +1087,8 @@ async fn connect(url: &str) -> (tokio_postgres::Client, tokio::task::JoinHandle<
 async fn timeline(url: &str) -> anyhow::Result<String> {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await?;
     let driver = tokio::spawn(connection);
-    let query = "SELECT concat_ws('  ', to_char(at, 'HH24:MI:SS.MS'), kind, detail, workflow_job_id, left(launch_id::text, 18)) \
-         FROM timeline ORDER BY at, id";
+    let query = "SELECT concat_ws('  ', to_char(recorded_at, 'HH24:MI:SS.MS'), kind, detail, workflow_job_id, left(launch_id::text, 18)) \
+         FROM timeline ORDER BY recorded_at, id";
     let rows = client.query(query, &[]).await?;
     drop(driver);
     Ok(rows.iter().fold(String::new(), |text, row| {

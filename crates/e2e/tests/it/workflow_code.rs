@@ -81,7 +81,7 @@ async fn replaying_everything_that_can_be_read_gains_nothing() {
         post(&stack, "/gha/runner/release", launch_token, &json!({})).await,
         401
     );
-    let state = "SELECT r.state FROM runners r WHERE r.slurm_job_id = '2'";
+    let state = "SELECT state::text FROM launches WHERE slurm_job_id = '2'";
     assert_eq!(stack.sql::<String>(state, &[]).await, "busy");
 
     std::fs::write(stack.folder().join("go.on"), "").unwrap();
@@ -106,7 +106,7 @@ async fn replaying_everything_that_can_be_read_gains_nothing() {
     assert!(!output.contains(launch_token), "{output}");
     stack.until_completed(second).await;
     wait_until("the runner is over as it should", DEADLINE, || async {
-        let reason = "SELECT coalesce(end_reason, '') FROM runners WHERE slurm_job_id = '2'";
+        let reason = "SELECT coalesce(outcome->>'reason', '') FROM launches WHERE slurm_job_id = '2'";
         match stack.sql::<String>(reason, &[]).await {
             reason if reason == "completed" => Ok(()),
             other => Err(other),

@@ -52,7 +52,7 @@ impl Deliveries {
 
     /// Lists what is new, and asks for another attempt of what failed. Gives how many were asked for.
     pub(super) async fn look(&mut self, reconciler: &Reconciler) -> Result<usize, InquiryError> {
-        let begin = Utc::now();
+        let begin = reconciler.inquiry.clock.now();
         let github = &reconciler.inquiry.github;
         self.take_in(github.deliveries(self.since).await?, Instant::now());
         self.since = begin - OVERLAP;

@@ -6,7 +6,7 @@ mod runners;
 
 use std::sync::Arc;
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use gha_slurm_github::GithubError;
 use gha_slurm_storage::{StorageError, leases, workflow_jobs};
 use gha_slurm_telemetry::prometheus::IntCounterVec;
@@ -47,7 +47,7 @@ impl Reconciler {
     /// Reconciles until `stop`, while no other launcher does.
     pub async fn run(self, stop: CancellationToken) {
         let holder = Uuid::new_v4();
-        let mut deliveries = Deliveries::new(Utc::now());
+        let mut deliveries = Deliveries::new(self.inquiry.clock.now());
         let mut repositories = Repositories::default();
         let mut runners = Runners::default();
         let interval = span(self.settings.interval_s);
@@ -88,7 +88,7 @@ impl Reconciler {
         let hold = async {
             let mut conn = self.inquiry.database.connection().await?;
             let lifetime = LEASE_LIFETIME + delta(self.settings.interval_s);
-            leases::hold(&mut conn, LEASE, holder, lifetime, Utc::now()).await
+            leases::hold(&mut conn, LEASE, holder, lifetime, self.inquiry.clock.now()).await
         };
         match hold.await {
             Ok(held) => held,
@@ -115,7 +115,7 @@ impl Reconciler {
     async fn put_questions(&self) -> Result<usize, InquiryError> {
         let due = {
             let mut conn = self.inquiry.database.connection().await?;
-            workflow_jobs::to_ask(&mut conn, Utc::now(), QUESTIONS).await?
+            workflow_jobs::to_ask(&mut conn, self.inquiry.clock.now(), QUESTIONS).await?
         };
         let mut answered = 0;
         for id in due {
@@ -123,7 +123,7 @@ impl Reconciler {
                 Ok(_) => answered += 1,
                 Err(error) => {
                     let mut conn = self.inquiry.database.connection().await?;
-                    workflow_jobs::ask(&mut conn, &[id], Utc::now() + ASK_AGAIN).await?;
+                    workflow_jobs::ask(&mut conn, &[id], self.inquiry.clock.now() + ASK_AGAIN).await?;
                     if is_for_all(&error) {
                         return Err(error);
                     }

@@ -2,16 +2,17 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use chrono::Utc;
-use gha_slurm_domain::{RepositoryId, WorkflowJobId, WorkflowJobState};
-use gha_slurm_github::WorkflowJob as Told;
+use chrono::{DateTime, Utc};
+use gha_slurm_domain::{RepositoryId, WorkflowJobFacts, WorkflowJobId, WorkflowJobState};
+use gha_slurm_github::Scope;
 use gha_slurm_storage::repositories::{self, Repository};
-use gha_slurm_storage::{AsyncConnection, StorageError, lock_scope, workflow_jobs};
+use gha_slurm_storage::{ScopeLock, StorageError, workflow_jobs};
 
 use super::{Reconciler, is_for_all};
 use crate::inquiry::InquiryError;
-use crate::{events, planning};
 
+/// Workflow jobs recorded in one transaction.
+const LEARNED_AT_ONCE: usize = 100;
 /// Repositories compared at one look, so that other work is not kept waiting.
 const AT_ONCE: usize = 4;
 /// Runs of one repository whose workflow jobs are listed.
@@ -63,9 +64,9 @@ async fn compare(reconciler: &Reconciler, repository: &Repository) -> Result<usi
     // Before the list is made: what becomes known meanwhile is not missing in it.
     let unfinished = {
         let mut conn = inquiry.database.connection().await?;
-        workflow_jobs::unfinished_in_scope(&mut conn, id).await?
+        workflow_jobs::unfinished(&mut conn, id).await?
     };
-    let mut listed: Vec<Told> = Vec::new();
+    let mut listed: Vec<WorkflowJobFacts> = Vec::new();
     let runs = inquiry.github.live_runs(&scope).await?;
     if runs.len() > MOST_RUNS {
         tracing::warn!(
@@ -82,37 +83,49 @@ async fn compare(reconciler: &Reconciler, repository: &Repository) -> Result<usi
         .into_iter()
         .filter(|job| !seen.contains(&job.0))
         .collect();
-    let now = Utc::now();
+    let now = inquiry.clock.now();
+    let mut found = 0;
+    // In batches, so that the scope's lock is given back in between.
+    for some in listed.chunks(LEARNED_AT_ONCE) {
+        found += inquiry
+            .database
+            .in_scope("compare a repository", id, async |mut lock: ScopeLock<'_>| {
+                learn_new(reconciler, &mut lock, &scope, some, now).await
+            })
+            .await?;
+    }
     let mut conn = inquiry.database.connection().await?;
-    let found = conn
-        .transaction::<_, StorageError, _>(async |conn| {
-            lock_scope(conn, id).await?;
-            let mut found = 0;
-            for job in &listed {
-                let Some(heard) = WorkflowJobState::parse(&job.status) else {
-                    continue;
-                };
-                let known = workflow_jobs::find(conn, WorkflowJobId(job.id)).await?;
-                if known.is_none() {
-                    if heard == WorkflowJobState::Completed {
-                        continue;
-                    }
-                    found += 1;
-                }
-                events::learn(
-                    conn,
-                    id,
-                    Some(scope.installation.0),
-                    &job.clone().into(),
-                    heard,
-                    now,
-                )
-                .await?;
+    workflow_jobs::ask(&mut conn, &missing, now).await?;
+    Ok(found)
+}
+
+/// Records what GitHub lists. Returns how many workflow jobs nobody had reported.
+async fn learn_new(
+    reconciler: &Reconciler,
+    lock: &mut ScopeLock<'_>,
+    scope: &Scope,
+    listed: &[WorkflowJobFacts],
+    now: DateTime<Utc>,
+) -> Result<usize, StorageError> {
+    let mut found = 0;
+    let mut answers = Vec::new();
+    for job in listed {
+        let Some(state) = WorkflowJobState::from_github(&job.status) else {
+            continue;
+        };
+        let known = workflow_jobs::find(lock.conn(), WorkflowJobId(job.id)).await?;
+        if known.is_none() {
+            if state == WorkflowJobState::Completed {
+                continue;
             }
-            workflow_jobs::ask(conn, &missing, now).await?;
-            planning::replan(conn, id, &inquiry.policy, now).await?;
-            Ok(found)
-        })
+            found += 1;
+        }
+        answers.push((job.clone(), state));
+    }
+    let installation = Some(scope.installation);
+    reconciler
+        .inquiry
+        .learn_all(lock, answers, installation, now)
         .await?;
     Ok(found)
 }

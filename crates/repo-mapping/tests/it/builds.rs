@@ -1,8 +1,8 @@
 use chrono::Utc;
-use gha_slurm_domain::{RepositoryId, WorkflowJobId};
-use gha_slurm_storage::repositories;
-use gha_slurm_storage::timeline::{self, Entry};
-use gha_slurm_storage::workflow_jobs::{self, WorkflowJob};
+use gha_slurm_domain::workflow_job::{Decision, Heard};
+use gha_slurm_domain::{RepositoryId, WorkflowJob, WorkflowJobState};
+use gha_slurm_storage::{ScopeLock, repositories, workflow_jobs};
+use gha_slurm_test_support::seed::facts;
 use serde_json::json;
 
 use crate::support::Service;
@@ -14,37 +14,26 @@ async fn build(service: &Service, id: i64) {
     repositories::upsert(&mut conn, scope, None, "acme", "widgets", Some(true), now)
         .await
         .unwrap();
-    workflow_jobs::save(&mut conn, &waiting(id)).await.unwrap();
-    let entry = Entry::workflow_job(now, WorkflowJobId(id), "queued", "GitHub queued it");
-    timeline::append(&mut conn, &[entry]).await.unwrap();
-}
-
-/// In a repository that nobody has mapped.
-pub(crate) fn waiting(id: i64) -> WorkflowJob {
-    let now = Utc::now();
-    WorkflowJob {
-        id,
-        repository_id: 1,
-        installation_id: None,
-        run_id: 100 + id,
-        run_attempt: 1,
-        name: "test".into(),
-        workflow_name: Some("CI".into()),
-        html_url: None,
-        head_branch: None,
-        labels: vec!["self-hosted".into(), "slurm".into()],
-        state: "queued".into(),
-        conclusion: None,
-        verdict: "waiting_for_mapping".into(),
-        reason: Some("no Slurm user has mapped this repository yet".into()),
-        class_id: None,
-        runner_name: None,
-        queued_at: Some(now),
-        started_at: None,
-        completed_at: None,
-        traceparent: None,
-        updated_at: now,
-    }
+    drop(conn);
+    let facts = facts(id, &["self-hosted", "slurm"], Some(now));
+    service
+        .database
+        .in_scope("seed", scope, async |mut lock: ScopeLock<'_>| {
+            let heard = Heard {
+                facts: facts.clone(),
+                state: WorkflowJobState::Queued,
+                repository: scope,
+                installation: None,
+                traceparent: None,
+            };
+            let learned = WorkflowJob::learn(None, heard, now);
+            let waiting = "no Slurm user has mapped this repository yet".to_owned();
+            let decided = learned.job.decided(Decision::WaitingForMapping(waiting), now);
+            let (job, _) = decided.unwrap();
+            workflow_jobs::save(&mut lock, None, &job, learned.entry.as_ref(), now).await
+        })
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

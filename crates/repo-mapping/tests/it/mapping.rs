@@ -203,7 +203,7 @@ async fn a_rename_keeps_the_mapping_and_a_new_repository_of_the_name_inherits_no
     let standing = repositories::standing(&mut conn, RepositoryId(9))
         .await
         .unwrap();
-    assert_eq!(standing.unwrap().mapped_to, None);
+    assert_eq!(standing.unwrap().1.mapped_to, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,7 +268,7 @@ async fn an_administrator_allows_a_public_repository_with_a_reason() {
         let standing = repositories::standing(&mut conn, RepositoryId(1)).await;
         standing
             .unwrap()
-            .is_some_and(|s| s.public && s.public_allowed)
+            .is_some_and(|(_, s)| s.public && s.public_allowed)
     };
     assert_eq!(
         service.put(path, json!({"reason": "ours"})).await.status,

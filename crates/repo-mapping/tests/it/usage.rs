@@ -1,25 +1,22 @@
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{LabelSet, LaunchId, RepositoryId, ResourceRequest, Usage, WorkflowJobId};
-use gha_slurm_storage::launches::{self, NewLaunch};
-use gha_slurm_storage::runners::{self, Redeemer};
-use gha_slurm_storage::workflow_jobs::{self, WorkflowJob};
-use gha_slurm_storage::{
-    AsyncConnection, AsyncPgConnection, StorageError, mappings, repositories, usage,
-};
+use gha_slurm_domain::{RepositoryId, Usage};
+use gha_slurm_storage::{Database, mappings, repositories, usage};
+use gha_slurm_test_support::seed::{Seed, facts};
 use serde_json::json;
 
-use crate::builds::waiting;
 use crate::support::Service;
 
 /// A launch that ended at `ended` after `elapsed_s` seconds with 2 CPUs and a GPU. With a workflow job of this id.
 async fn used(
-    conn: &mut AsyncPgConnection,
+    database: &Database,
     (repository, name): (i64, &str),
     user: &str,
     (id, has_workflow_job): (i64, bool),
     (ended, elapsed_s): (&str, u64),
 ) {
     let now = Utc::now();
+    let mut conn = database.connection().await.unwrap();
+    let conn = &mut *conn;
     let scope = RepositoryId(repository);
     repositories::upsert(conn, scope, None, "acme", name, Some(true), now)
         .await
@@ -35,45 +32,18 @@ async fn used(
             .await
             .unwrap();
     }
-    let labels: LabelSet = ["slurm"].into_iter().collect();
-    let resources = ResourceRequest::default();
-    let class =
-        workflow_jobs::ensure_class(conn, scope, &user.parse().unwrap(), &labels, &resources)
-            .await
-            .unwrap();
-    let workflow_job = WorkflowJob {
-        repository_id: repository,
-        verdict: "ours".into(),
-        class_id: Some(class.0),
-        ..waiting(id)
-    };
-    workflow_jobs::save(conn, &workflow_job).await.unwrap();
-    let launch = NewLaunch {
-        id: LaunchId(uuid::Uuid::new_v4()),
-        class,
+    let seed = Seed {
+        database,
         repository: scope,
-        cause: WorkflowJobId(id),
-        not_before: now,
-        verify_demand: false,
-        traceparent: None,
+        user: user.parse().unwrap(),
     };
-    let launch_id = launch.id;
-    launches::plan(conn, &[launch], now).await.unwrap();
+    let job = seed.queued(&facts(id, &["slurm"], Some(now)), now).await;
+    let launch_id = seed.planned(&job, now).await;
     if has_workflow_job {
-        let who = Redeemer {
-            launch: launch_id,
-            slurm_job_id: id.to_string(),
-            restart_count: 0,
-            node: None,
-            mode: "jit",
-        };
-        let name = |_| format!("r{id}");
-        conn.transaction::<_, StorageError, _>(async |conn| {
-            runners::begin(conn, &who, &name, now).await?;
-            launches::attribute(conn, &name(1), WorkflowJobId(id), now).await
-        })
-        .await
-        .unwrap();
+        let (number, name) = (id.to_string(), format!("r{id}"));
+        seed.registered(launch_id, &number, &name, (None, name.as_bytes()), now)
+            .await;
+        seed.attributed(launch_id, id, now).await;
     }
     let used = Usage {
         elapsed_s,
@@ -98,8 +68,7 @@ async fn used(
 async fn usage_is_summed_per_repository_user_and_month() {
     let service = Service::start().await;
     {
-        let mut conn = service.database.connection().await.unwrap();
-        let conn = &mut *conn;
+        let conn = &service.database;
         let widgets = (1, "widgets");
         used(
             conn,

@@ -19,6 +19,7 @@ ALTER TABLE runner_classes
     DROP COLUMN stopped;
 
 DROP INDEX workflow_jobs_demand;
+DROP INDEX workflow_jobs_old;
 DROP INDEX workflow_jobs_unfinished;
 ALTER TABLE workflow_jobs
     ALTER COLUMN state TYPE TEXT USING state::TEXT,

@@ -109,6 +109,7 @@ ALTER TABLE workflow_jobs
     DROP COLUMN started_at,
     DROP COLUMN completed_at;
 CREATE INDEX workflow_jobs_demand ON workflow_jobs (class_id, created_at, id) WHERE demand;
+CREATE INDEX workflow_jobs_old ON workflow_jobs (verdict, updated_at);
 CREATE INDEX workflow_jobs_unfinished ON workflow_jobs (repository_id, id) WHERE state <> 'completed';
 
 -- Counted as rows change, so that an event costs the same however many wait.

@@ -67,7 +67,7 @@ async fn an_idle_runner_is_released() {
     assert_eq!(broker.release(&token).await.status, 204);
     assert_eq!(broker.query("SELECT in_supply FROM launches").await, ["f"]);
     let requests = broker.query("SELECT reason FROM replan_requests").await;
-    assert_eq!(requests, ["a runner ended"]);
+    assert_eq!(requests, ["a launch changed"]);
 }
 
 /// A node tells why its runner failed, and then gives the registration back.
@@ -79,13 +79,13 @@ async fn a_runner_that_is_over_is_still_deleted_at_github() {
     let body = json!({"phase": "finished", "reason": "runner_outdated", "exitCode": 7});
     assert_eq!(broker.progress(&token, body).await.status, 204);
     // If it cannot give it back any more, the launcher does.
-    let by_launcher = "SELECT release_at > now() FROM launches";
+    let by_launcher = "SELECT deregister_at > now() FROM launches";
     assert_eq!(broker.query(by_launcher).await, ["t"]);
     assert_eq!(broker.release(&token).await.status, 204);
-    let not_any_more = "SELECT release_at IS NULL FROM launches";
+    let not_any_more = "SELECT deregister_at IS NULL FROM launches";
     assert_eq!(broker.query(not_any_more).await, ["t"]);
-    let reason = broker.query("SELECT end_reason FROM runners").await;
-    assert_eq!(reason, ["runner_outdated (the runner's exit code was 7)"]);
+    let reason = broker.query("SELECT outcome->>'reason' || ' ' || (outcome->>'exit_code') FROM launches").await;
+    assert_eq!(reason, ["runner_outdated 7"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,8 +141,8 @@ async fn a_launch_token_ends_only_what_never_got_a_runner() {
         assert_eq!(answer.status, 204, "{}", answer.body);
     }
     let state = |id| format!("SELECT state FROM launches WHERE id = '{id}'");
-    assert_eq!(broker.query(&state(never)).await, ["ended"]);
-    assert_eq!(broker.query(&state(redeemed)).await, ["redeemed"]);
+    assert_eq!(broker.query(&state(never)).await, ["over"]);
+    assert_eq!(broker.query(&state(redeemed)).await, ["registered"]);
     let answer = broker
         .progress(&broker.token(redeemed), json!({"phase": "listening"}))
         .await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 use chrono::{TimeDelta, Utc};
 use gha_slurm_auth::KeyFolder;
 use gha_slurm_domain::LaunchId;
-use gha_slurm_storage::launches;
+use gha_slurm_domain::launch::{Happening, Why};
 use gha_slurm_test_support::wait_until;
 use serde_json::json;
 use wiremock::matchers::{body_partial_json, method, path, path_regex, query_param};
@@ -81,7 +81,7 @@ async fn ten_nodes_call_back_for_one_workflow_job() {
     assert_eq!(statuses, BTreeMap::from([(200, 1), (410, 9)]));
     assert_eq!(broker.github_calls("POST", "generate-jitconfig").await, 1);
     let withdrawn = broker
-        .query("SELECT count(*) FROM launches WHERE state = 'withdrawn' AND NOT in_supply")
+        .query("SELECT count(*) FROM launches WHERE outcome->>'kind' = 'withdrawn' AND NOT in_supply")
         .await;
     assert_eq!(withdrawn, ["9"]);
 }
@@ -179,10 +179,8 @@ async fn withdrawn_while_registering_is_deleted_again() {
             },
         )
         .await;
-        let mut conn = broker.database.connection().await.unwrap();
-        launches::withdraw(&mut conn, &[launch], "cancelled", Utc::now())
-            .await
-            .unwrap();
+        let not_wanted = Happening::NotWanted(Why::NoDemand);
+        broker.seed().happen(launch, not_wanted, Utc::now()).await;
     };
     let (answer, ()) = tokio::join!(broker.redeem(launch, 77), withdraw);
     assert_eq!(answer.status, 410, "{}", answer.body);
@@ -205,9 +203,9 @@ async fn a_refusal_by_github_ends_the_runner_with_githubs_words() {
     let detail = answer.body["detail"].as_str().unwrap();
     assert!(detail.contains("Resource not accessible"), "{detail}");
     let states = broker
-        .query("SELECT state || ' ' || in_supply FROM launches")
+        .query("SELECT state || ' ' || in_supply || ' ' || (outcome->>'kind') FROM launches")
         .await;
-    assert_eq!(states, ["ended false"]);
+    assert_eq!(states, ["over false refused_by_github"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,12 +8,11 @@ use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER};
 use gha_slurm_domain::{
-    InstallationId, LabelSet, LaunchId, RepositoryId, ResourceRequest, WorkflowJobId,
+    InstallationId, LaunchId, RepositoryId, ResourceRequest,
 };
 use gha_slurm_service_kit::settings::load;
-use gha_slurm_storage::launches::{self, Locked, NewLaunch, Submitted};
-use gha_slurm_storage::workflow_jobs::{self, WorkflowJob};
 use gha_slurm_storage::{Database, mappings, repositories};
+use gha_slurm_test_support::seed::{Seed, facts};
 use gha_slurm_test_support::TestDatabase;
 use gha_slurm_token_broker::{Application, Settings};
 use secrecy::ExposeSecret;
@@ -112,69 +111,33 @@ impl Broker {
         mappings::replace(&mut conn, &user, &[REPOSITORY.into()], None, now)
             .await
             .unwrap();
-        let labels: LabelSet = ["self-hosted", "slurm"].into_iter().collect();
-        let resources = ResourceRequest::default();
-        let class = workflow_jobs::ensure_class(&mut conn, REPOSITORY, &user, &labels, &resources)
-            .await
-            .unwrap();
+        drop(conn);
+        let seed = self.seed();
         let mut ids = Vec::new();
         for id in 1..=queued {
-            let waiting = WorkflowJob {
-                id,
-                repository_id: REPOSITORY.0,
-                installation_id: Some(11),
-                run_id: 100 + id,
-                run_attempt: 1,
-                name: "test".into(),
-                workflow_name: None,
-                html_url: None,
-                head_branch: None,
-                labels: vec!["self-hosted".into(), "slurm".into()],
-                state: "queued".into(),
-                conclusion: None,
-                verdict: "ours".into(),
-                reason: None,
-                class_id: Some(class.0),
-                runner_name: None,
-                queued_at: None,
-                started_at: None,
-                completed_at: None,
-                traceparent: None,
-                updated_at: now,
-            };
-            workflow_jobs::save(&mut conn, &waiting).await.unwrap();
-            let launch = LaunchId(uuid::Uuid::now_v7());
-            let new = NewLaunch {
-                id: launch,
-                class,
-                repository: REPOSITORY,
-                cause: WorkflowJobId(id),
-                not_before: now,
-                verify_demand: false,
-                traceparent: None,
-            };
-            launches::plan(&mut conn, &[new], now).await.unwrap();
-            let answer = Submitted {
-                id: launch,
-                slurm_job_id: None,
-                token_expires_at: now + TimeDelta::hours(25),
-                at: now,
-            };
-            launches::submitted(&mut conn, "main", &[answer], Locked::Wait)
-                .await
-                .unwrap();
+            let facts = facts(id, &["self-hosted", "slurm"], None);
+            let job = seed.queued(&facts, now).await;
+            let launch = seed.planned(&job, now).await;
+            seed.submitted(launch, None, now).await;
             ids.push(launch);
         }
         ids
     }
 
+    pub(crate) fn seed(&self) -> Seed<'_> {
+        Seed {
+            database: &self.database,
+            repository: REPOSITORY,
+            user: "alice".parse().unwrap(),
+        }
+    }
+
     /// GitHub says that these workflow jobs are over.
     pub(crate) async fn cancel(&self, ids: std::ops::RangeInclusive<i64>) {
-        let list = ids.map(|id| id.to_string()).collect::<Vec<_>>().join(",");
-        self.execute(&format!(
-            "UPDATE workflow_jobs SET state = 'completed' WHERE id IN ({list})"
-        ))
-        .await;
+        let seed = self.seed();
+        for id in ids {
+            seed.completed(id, Utc::now()).await;
+        }
     }
 
     pub(crate) async fn execute(&self, statement: &str) {

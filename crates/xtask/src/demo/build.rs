@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
-use gha_slurm_contract::build::BuildDetail;
+use gha_slurm_contract::build::{BuildDetail, TimelineKind, WorkflowJobState};
 use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS};
 use serde_json::json;
 
@@ -79,24 +79,24 @@ impl Build {
             let seen = self.look().await?;
             if let Some(detail) = &seen {
                 for entry in &detail.timeline {
-                    if !printed.insert((entry.at, entry.kind.clone(), entry.detail.clone())) {
+                    if !printed.insert((entry.recorded_at, entry.kind, entry.detail.clone())) {
                         continue;
                     }
-                    let zero: DateTime<Utc> = *zero.get_or_insert(entry.at);
-                    let after = (entry.at - zero).as_seconds_f64();
+                    let zero: DateTime<Utc> = *zero.get_or_insert(entry.happened_at);
+                    let after = (entry.happened_at - zero).as_seconds_f64();
                     let clock = entry
-                        .at
+                        .happened_at
                         .with_timezone(&chrono::Local)
                         .format("%H:%M:%S%.3f");
                     println!(
                         "{clock}  {after:+7.3} s  {:<22} {}",
-                        entry.kind, entry.detail
+                        entry.kind.as_str(), entry.detail
                     );
-                    if let Some(slurm) = slurm.filter(|_| entry.kind == "allocated") {
+                    if let Some(slurm) = slurm.filter(|_| entry.kind == TimelineKind::Allocated) {
                         println!("{}", queue(slurm).await?);
                     }
                 }
-                if detail.build.state == "completed" {
+                if detail.build.state == WorkflowJobState::Completed {
                     let conclusion = detail.build.conclusion.clone().unwrap_or_default();
                     if conclusion != "success" {
                         bail!(
@@ -142,8 +142,8 @@ fn not_completed(seen: Option<&BuildDetail>) -> String {
         None => "no webhook of the workflow job came through".to_owned(),
         Some(BuildDetail { build, .. }) => format!(
             "the workflow job is {}, {}{}",
-            build.state,
-            build.verdict,
+            build.state.as_str(),
+            build.verdict.as_str(),
             build
                 .reason
                 .as_ref()
