@@ -225,10 +225,3 @@ fn tail(output: &mut File) -> Result<String> {
     output.read_to_end(&mut kept)?;
     Ok(String::from_utf8_lossy(&kept).into_owned())
 }
-
-/// A folder that exists from now on.
-pub(crate) fn made(folder: PathBuf) -> Result<PathBuf> {
-    std::fs::create_dir_all(&folder)
-        .with_context(|| format!("cannot make {}", folder.display()))?;
-    Ok(folder)
-}
