@@ -15,11 +15,10 @@ use http::{Request, StatusCode};
 use hyper::body::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::Effort;
 use crate::floor::FloorProcess;
 use crate::load::{Call, Target, closed_loop};
 use crate::report::Table;
-use crate::rounds::{COLUMNS, Round, rows};
+use crate::rounds::{COLUMNS, Effort, Round, rows};
 use crate::site::{LABELS, OWNER, Planned, Site};
 use crate::surroundings::{CLUSTER, DEPLOYMENT, Surroundings, loopback};
 

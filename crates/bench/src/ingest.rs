@@ -14,11 +14,10 @@ use lapin::{Channel, Connection, ConnectionProperties};
 use secrecy::SecretString;
 use std::time::{Duration, Instant};
 
-use crate::Effort;
 use crate::floor::FloorProcess;
 use crate::load::{Call, Measured, Target, closed_loop, open_loop};
 use crate::report::Table;
-use crate::rounds::{COLUMNS, Round, rows};
+use crate::rounds::{COLUMNS, Effort, Round, rows};
 use crate::site::{LABELS, OWNER, Repository};
 use crate::surroundings::{SECRET, Surroundings, loopback, resident_kib};
 

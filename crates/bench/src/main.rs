@@ -16,11 +16,11 @@ mod surroundings;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use report::{Report, Table};
+use rounds::Effort;
 use surroundings::Surroundings;
 
 /// Threads for load. The services and the servers need the cores.
@@ -36,26 +36,6 @@ struct Cli {
     json: bool,
     #[command(subcommand)]
     what: Option<What>,
-}
-
-/// How long is measured.
-#[derive(Debug, Clone, clap::Args)]
-struct Effort {
-    /// Seconds of each stretch of load on webhook-ingest.
-    #[arg(long, default_value_t = 3)]
-    seconds: u32,
-    /// Callbacks of each stretch of load on token-broker.
-    #[arg(long, default_value_t = 800)]
-    callbacks: u32,
-    /// How often each stretch is repeated, the floor and the service in turn; the middle one is shown.
-    #[arg(long, default_value_t = 3)]
-    rounds: u32,
-}
-
-impl Effort {
-    fn duration(&self) -> Duration {
-        Duration::from_secs(self.seconds.into())
-    }
 }
 
 /// What else there is, beside webhook-ingest, token-broker and memory.

@@ -1,4 +1,6 @@
-//! The floor and the service in turn.
+//! Measures the floor and the service in turn.
+
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -15,6 +17,26 @@ pub(crate) const COLUMNS: [&str; 6] = [
     "p99 ms",
     "CPU µs/request",
 ];
+
+/// Length and number of the measurements.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Effort {
+    /// Seconds of each stretch of load on webhook-ingest.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) seconds: u32,
+    /// Callbacks of each stretch of load on token-broker.
+    #[arg(long, default_value_t = 800)]
+    pub(crate) callbacks: u32,
+    /// How often each stretch is repeated, the floor and the service in turn; the middle one is shown.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) rounds: u32,
+}
+
+impl Effort {
+    pub(crate) fn duration(&self) -> Duration {
+        Duration::from_secs(self.seconds.into())
+    }
+}
 
 /// One stretch of load on one process.
 pub(crate) struct Round {

@@ -10,7 +10,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::naming::slurm_name;
+use crate::naming::{InvalidSlurmName, slurm_name};
 use crate::resources::ResourceRequest;
 
 /// Longest label GitHub accepts.
@@ -145,7 +145,7 @@ pub enum NotOurs {
         /// The label as written, lower case.
         label: String,
         /// What is wrong and what is allowed.
-        problem: String,
+        problem: InvalidValue,
     },
     /// Two labels ask for different things.
     #[error("labels `{0}` and `{1}` contradict each other")]
@@ -221,8 +221,39 @@ impl LabelPolicy {
     }
 }
 
+/// Why the value of a parameter label is wrong. The text is shown to people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidValue {
+    /// Not a name that Slurm can have.
+    #[error(transparent)]
+    Name(#[from] InvalidSlurmName),
+    /// Not a whole number, or out of range.
+    #[error("the value must be a whole number from {low} to {high}")]
+    Number {
+        /// Least allowed value.
+        low: u64,
+        /// Greatest allowed value.
+        high: u64,
+    },
+    /// No known unit at the end.
+    #[error("write a number and {}, as in {example}", one_of(.units))]
+    Unit {
+        /// The known units.
+        units: [&'static str; 3],
+        /// A label that is right.
+        example: &'static str,
+    },
+    /// `slurm-cluster-…` names another cluster.
+    #[error("the cluster is called {0}")]
+    OtherCluster(String),
+}
+
+fn one_of([a, b, c]: &[&str; 3]) -> String {
+    format!("{a}, {b} or {c}")
+}
+
 /// What a parameter label asks for, or what is wrong with its value.
-type Asks = Result<ResourceRequest, String>;
+type Asks = Result<ResourceRequest, InvalidValue>;
 
 /// A label that carries a value, `slurm-<name>-<value>`: the name and what it asks for. `None`: not such a label.
 fn parameter(label: &str, cluster: &str) -> Option<(&'static str, Asks)> {
@@ -301,7 +332,7 @@ fn parameter(label: &str, cluster: &str) -> Option<(&'static str, Asks)> {
         let asks = if named == cluster {
             Ok(ResourceRequest::default())
         } else {
-            Err(format!("the cluster is called {cluster}"))
+            Err(InvalidValue::OtherCluster(cluster.to_owned()))
         };
         return Some(("cluster", asks));
     }
@@ -314,30 +345,26 @@ fn parameter(label: &str, cluster: &str) -> Option<(&'static str, Asks)> {
 /// A number with a unit, in units of 1.
 fn quantity(
     value: &str,
-    units: &[(&str, u64); 3],
+    units: &[(&'static str, u64); 3],
     high: u64,
-    example: &str,
-) -> Result<u64, String> {
+    example: &'static str,
+) -> Result<u64, InvalidValue> {
     let found = units
         .iter()
         .find_map(|(unit, factor)| Some((value.strip_suffix(unit)?, factor)));
     let Some((digits, factor)) = found else {
-        let [a, b, c] = units.map(|(unit, _)| unit);
-        return Err(format!(
-            "write a number and {a}, {b} or {c}, as in {example}"
-        ));
+        let units = units.map(|(unit, _)| unit);
+        return Err(InvalidValue::Unit { units, example });
     };
     Ok(whole(digits, 1, high)? * factor)
 }
 
-fn whole(digits: &str, low: u64, high: u64) -> Result<u64, String> {
+fn whole(digits: &str, low: u64, high: u64) -> Result<u64, InvalidValue> {
     let canonical =
         !digits.is_empty() && digits.len() <= 9 && digits.bytes().all(|b| b.is_ascii_digit());
     match digits.parse::<u64>() {
         Ok(n) if canonical && (low..=high).contains(&n) => Ok(n),
-        _ => Err(format!(
-            "the value must be a whole number from {low} to {high}"
-        )),
+        _ => Err(InvalidValue::Number { low, high }),
     }
 }
 

@@ -26,8 +26,7 @@ pub fn is_valid_runner_name(name: &str) -> bool {
 }
 
 /// A name of Slurm's (partition, account, QOS, feature): nothing in it means something to a shell or to Slurm's own syntax.
-/// The error says what is allowed.
-pub fn slurm_name(value: &str) -> Result<String, String> {
+pub fn slurm_name(value: &str) -> Result<String, InvalidSlurmName> {
     let fine = (1..=64).contains(&value.len())
         && value.starts_with(|c: char| c.is_ascii_alphanumeric())
         && value
@@ -36,9 +35,16 @@ pub fn slurm_name(value: &str) -> Result<String, String> {
     if fine {
         Ok(value.to_owned())
     } else {
-        Err("the value must be 1 to 64 letters, digits, hyphens, underscores and dots, and start with a letter or digit".into())
+        Err(InvalidSlurmName)
     }
 }
+
+/// A text that cannot be a name of Slurm's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the value must be 1 to 64 letters, digits, hyphens, underscores and dots, and start with a letter or digit"
+)]
+pub struct InvalidSlurmName;
 
 /// The unique name of a launch's runner: prefix, deployment, short id and, from the second registration attempt
 /// on, the attempt (a name GitHub may still hold is never used twice).

@@ -178,14 +178,16 @@ struct RawRepositoryName {
     private: Option<bool>,
 }
 
+/// The `full_name` of a repository in a payload is not of the form `owner/name`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("full_name is not owner/name")]
+struct InvalidFullName;
+
 impl TryFrom<RawRepositoryName> for RepositoryName {
-    type Error = &'static str;
+    type Error = InvalidFullName;
 
     fn try_from(raw: RawRepositoryName) -> Result<Self, Self::Error> {
-        let (owner, name) = raw
-            .full_name
-            .split_once('/')
-            .ok_or("full_name is not owner/name")?;
+        let (owner, name) = raw.full_name.split_once('/').ok_or(InvalidFullName)?;
         Ok(Self {
             id: raw.id,
             owner: owner.to_owned(),

@@ -43,8 +43,6 @@ pub struct Runner {
     pub id: i64,
     /// Its name.
     pub name: String,
-    /// Whether it runs a workflow job.
-    pub busy: bool,
     /// `online` or `offline`.
     pub status: String,
 }

@@ -10,8 +10,9 @@ use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
-use crate::routes::{self, State};
+use crate::routes;
 use crate::settings::Settings;
+use crate::state::State;
 use crate::web_application::WebApplication;
 
 /// repo-mapping, built and bound.
@@ -59,17 +60,12 @@ impl Application {
         })
     }
 
-    /// The port people and programs call.
+    /// The port that people and programs call.
     pub fn port(&self) -> u16 {
         self.http.port()
     }
 
-    /// The operations port.
-    pub fn ops_port(&self) -> u16 {
-        self.operations.port()
-    }
-
-    /// Answers until `stop`, then finishes what is in hand.
+    /// Answers until `stop`, then finishes the requests in flight.
     pub async fn run_until_stopped(self, stop: CancellationToken) -> anyhow::Result<()> {
         let Self {
             http,

@@ -11,7 +11,7 @@ use gha_slurm_storage::builds::{self, BuildRow};
 use gha_slurm_storage::usage;
 use serde::Deserialize;
 
-use crate::routes::{State, storage_error};
+use crate::state::{State, storage_error};
 use crate::usage::of_build;
 
 const DEFAULT_LIMIT: i64 = 50;

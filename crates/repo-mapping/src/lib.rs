@@ -8,6 +8,7 @@ mod public_repositories;
 mod resolve;
 mod routes;
 pub mod settings;
+mod state;
 mod usage;
 mod users;
 mod web_application;

@@ -3,18 +3,16 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ETAG, IF_MATCH};
 use actix_web::{HttpRequest, HttpResponse, web};
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use gha_slurm_contract::mapping::{ListEntry, MAX_REPOSITORIES, RepositoryEntry};
 use gha_slurm_contract::problem::{Problem, ProblemPart};
-use gha_slurm_domain::admission::Charge;
-use gha_slurm_domain::naming::slurm_name;
 use gha_slurm_domain::{RepositoryId, SlurmUser};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::mappings::{self, Entry, Mapped, Replaced};
-use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, StorageError, replan, repositories};
+use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, StorageError, replan};
 
-use crate::resolve::{Resolved, Unresolved, part, resolve_list};
-use crate::routes::{State, github_error, storage_error};
+use crate::resolve::{Resolved, Unresolved, Wanted, part, resolve_list};
+use crate::state::{State, github_error, storage_error};
 
 pub(crate) fn user_of(text: &str) -> Result<SlurmUser, ApiError> {
     text.parse()
@@ -105,32 +103,6 @@ pub(crate) fn wrong_entries(errors: Vec<ProblemPart>) -> ApiError {
     .errors(errors)
 }
 
-/// What a caller wrote: which repository, and what it shall be charged to (`None`: as before).
-pub(crate) struct Wanted {
-    pub(crate) repository: String,
-    pub(crate) charge: Option<Charge>,
-}
-
-impl Wanted {
-    /// Refuses an account or QOS that is none; the error names the key.
-    pub(crate) fn new(entry: RepositoryEntry) -> Result<Self, String> {
-        let checked = |key: &str, value: Option<String>| {
-            let value = value.filter(|value| !value.is_empty());
-            value
-                .map(|value| slurm_name(&value).map_err(|problem| format!("{key}: {problem}")))
-                .transpose()
-        };
-        let charge = Charge {
-            account: checked("account", entry.account)?,
-            qos: checked("qos", entry.qos)?,
-        };
-        Ok(Self {
-            repository: entry.repository,
-            charge: Some(charge),
-        })
-    }
-}
-
 fn entries(body: &[u8]) -> Result<Vec<Wanted>, ApiError> {
     const EXAMPLE: &str = "[\"https://github.com/owner/name\", {\"repository\": \"owner/name\", \"account\": \"chemistry\"}]";
     let invalid = |detail: String| {
@@ -166,7 +138,9 @@ fn entries(body: &[u8]) -> Result<Vec<Wanted>, ApiError> {
                     .map_err(|error| invalid(format!("Entry {index}: {error}")))?;
                 match Wanted::new(entry) {
                     Ok(entry) => wanted.push(entry),
-                    Err(problem) => wrong.push(part(index, &shown, "charge_invalid", problem)),
+                    Err(problem) => {
+                        wrong.push(part(index, &shown, "charge_invalid", problem.to_string()))
+                    }
                 }
             }
             _ => {
@@ -245,26 +219,7 @@ pub(crate) async fn resolved(
         })
 }
 
-/// Writes down what GitHub says about a repository.
-pub(crate) async fn remember(
-    conn: &mut AsyncPgConnection,
-    resolved: &Resolved,
-    now: DateTime<Utc>,
-) -> Result<(), StorageError> {
-    let repository = &resolved.repository;
-    repositories::upsert(
-        conn,
-        repository.id,
-        Some(resolved.installation),
-        repository.name.owner(),
-        repository.name.name(),
-        Some(repository.private),
-        now,
-    )
-    .await
-}
-
-/// Has the launcher look at every scope that changed.
+/// Requests a new plan for every scope whose mapping changed.
 pub(crate) async fn replan_changed(
     conn: &mut AsyncPgConnection,
     replaced: &Replaced,
@@ -285,7 +240,7 @@ async fn store(
 ) -> Result<(Replaced, Vec<Mapped>), StorageError> {
     let now = Utc::now();
     for one in resolved {
-        remember(conn, one, now).await?;
+        one.store(conn, now).await?;
     }
     let entries: Vec<Entry> = resolved.iter().map(Resolved::entry).collect();
     let replaced = mappings::replace(conn, user, &entries, expected, now).await?;

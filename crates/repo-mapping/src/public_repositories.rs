@@ -9,9 +9,8 @@ use gha_slurm_domain::RepositoryFullName;
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::{AsyncConnection, StorageError, replan, repositories};
 
-use crate::mapping::remember;
 use crate::resolve::{resolve, unreachable};
-use crate::routes::{State, github_error, storage_error};
+use crate::state::{State, github_error, storage_error};
 
 const MAX_REASON: usize = 500;
 
@@ -103,7 +102,7 @@ async fn set(
     let mut conn = state.connection().await?;
     conn.transaction::<_, StorageError, _>(async |conn| {
         let repository = &found.repository;
-        remember(conn, &found, Utc::now()).await?;
+        found.store(conn, Utc::now()).await?;
         repositories::allow_public(conn, repository.id, reason).await?;
         replan::request(
             conn,

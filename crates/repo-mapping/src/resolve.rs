@@ -1,25 +1,62 @@
-//! What people write becomes repository ids, at GitHub.
+//! Resolves what people write to repository ids, by asking GitHub.
 
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
+use gha_slurm_contract::mapping::RepositoryEntry;
 use gha_slurm_contract::problem::ProblemPart;
 use gha_slurm_domain::admission::Charge;
+use gha_slurm_domain::naming::{InvalidSlurmName, slurm_name};
 use gha_slurm_domain::{InstallationId, RepositoryFullName, RepositoryId};
 use gha_slurm_github::{Github, GithubError, Repository};
-use gha_slurm_storage::mappings;
+use gha_slurm_storage::{AsyncPgConnection, StorageError, mappings, repositories};
 
-use crate::mapping::Wanted;
-
-/// GitHub is asked about this many entries at once.
+/// Most calls to GitHub at a time.
 const CONCURRENCY: usize = 8;
-/// Most characters of a wrong entry that are repeated in the answer.
+/// Most characters of a wrong entry that an answer repeats.
 const MAX_SHOWN: usize = 200;
+
+/// An entry as a caller wrote it.
+pub(crate) struct Wanted {
+    /// `owner/name` or the repository's URL; not yet checked.
+    pub(crate) repository: String,
+    /// What its launches must be charged to; `None`: as before.
+    pub(crate) charge: Option<Charge>,
+}
+
+impl Wanted {
+    /// Fails with the key of an account or QOS that is not a name of Slurm's.
+    pub(crate) fn new(entry: RepositoryEntry) -> Result<Self, InvalidCharge> {
+        let checked = |key: &'static str, value: Option<String>| {
+            let value = value.filter(|value| !value.is_empty());
+            value
+                .map(|value| slurm_name(&value).map_err(|source| InvalidCharge { key, source }))
+                .transpose()
+        };
+        let charge = Charge {
+            account: checked("account", entry.account)?,
+            qos: checked("qos", entry.qos)?,
+        };
+        Ok(Self {
+            repository: entry.repository,
+            charge: Some(charge),
+        })
+    }
+}
+
+/// The account or QOS of an entry is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {source}")]
+pub(crate) struct InvalidCharge {
+    key: &'static str,
+    source: InvalidSlurmName,
+}
 
 /// A repository that the App can see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Resolved {
     pub(crate) repository: Repository,
     pub(crate) installation: InstallationId,
-    /// What its launches shall be charged to; `None`: as before.
+    /// What its launches must be charged to; `None`: as before.
     pub(crate) charge: Option<Charge>,
 }
 
@@ -30,13 +67,31 @@ impl Resolved {
             charge: self.charge.clone(),
         }
     }
+
+    /// Records what GitHub says about the repository.
+    pub(crate) async fn store(
+        &self,
+        conn: &mut AsyncPgConnection,
+        now: DateTime<Utc>,
+    ) -> Result<(), StorageError> {
+        repositories::upsert(
+            conn,
+            self.repository.id,
+            Some(self.installation),
+            self.repository.name.owner(),
+            self.repository.name.name(),
+            Some(self.repository.private),
+            now,
+        )
+        .await
+    }
 }
 
 /// Why a list was not resolved.
 pub(crate) enum Unresolved {
     /// These entries are wrong.
     Wrong(Vec<ProblemPart>),
-    /// GitHub did not say.
+    /// GitHub failed to answer.
     Github(GithubError),
 }
 
@@ -45,7 +100,7 @@ enum Entry {
     Wrong(ProblemPart),
 }
 
-/// One entry as an error shows it.
+/// The error of one entry.
 pub(crate) fn part(index: usize, value: &str, code: &str, detail: String) -> ProblemPart {
     ProblemPart {
         index: Some(index),
@@ -122,7 +177,7 @@ pub(crate) async fn resolve(
     }))
 }
 
-/// The entry with the link that mends it.
+/// The error of an entry that the App cannot see, with a link to install the App.
 pub(crate) async fn unreachable(
     github: &Github,
     index: usize,

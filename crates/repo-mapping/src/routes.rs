@@ -1,81 +1,20 @@
-//! Which request goes where, and what handlers share.
+//! The service's routes and its OpenAPI document.
 
-use std::sync::Arc;
-
-use actix_web::{HttpRequest, web};
+use actix_web::web;
 use gha_slurm_contract::build::{Build, BuildDetail, TimelineEntry};
 use gha_slurm_contract::mapping::{ListEntry, RepositoryEntry, UserRepository};
 use gha_slurm_contract::problem::{Problem, ProblemPart};
 use gha_slurm_contract::usage::{BuildUsage, MonthlyUsage, UsageSum};
-use gha_slurm_domain::SlurmUser;
-use gha_slurm_github::{Github, GithubError};
-use gha_slurm_service_kit::{ApiError, problem};
-use gha_slurm_storage::{AsyncPgConnection, Database, StorageError};
+use gha_slurm_service_kit::problem;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 
-use crate::access::{Access, Caller};
+use crate::state::State;
 use crate::web_application::WebApplication;
 use crate::{builds, mapping, public_repositories, usage, users};
 
 /// A list of 1,000 repositories with the longest names GitHub has.
 const BODY_LIMIT: usize = 256 * 1024;
-const RETRY_S: u64 = 2;
-/// What handlers share.
-#[derive(Clone)]
-pub(crate) struct State {
-    pub(crate) database: Database,
-    pub(crate) github: Github,
-    pub(crate) web_url: Arc<str>,
-    pub(crate) access: Arc<Access>,
-}
-
-impl State {
-    /// Requires an administrator.
-    pub(crate) fn authorize(&self, request: &HttpRequest) -> Result<(), ApiError> {
-        self.access.administrator(request)
-    }
-
-    /// Requires an administrator, or the word of an agent about this user.
-    pub(crate) fn authorize_for(
-        &self,
-        request: &HttpRequest,
-        user: &SlurmUser,
-    ) -> Result<Caller, ApiError> {
-        self.access.of_user(request, user)
-    }
-
-    pub(crate) async fn connection(
-        &self,
-    ) -> Result<impl std::ops::DerefMut<Target = AsyncPgConnection> + use<>, ApiError> {
-        self.database
-            .connection()
-            .await
-            .map_err(|e| storage_error(&e))
-    }
-
-    /// `https://github.com/owner/name`.
-    pub(crate) fn repository_url(&self, owner: &str, name: &str) -> String {
-        format!("{}/{owner}/{name}", self.web_url.trim_end_matches('/'))
-    }
-}
-
-/// An error of Postgres as an answer.
-pub(crate) fn storage_error(error: &StorageError) -> ApiError {
-    if error.is_transient() {
-        ApiError::unavailable("The database", error, RETRY_S)
-    } else {
-        ApiError::internal(error)
-    }
-}
-
-/// An error of GitHub as an answer.
-pub(crate) fn github_error(error: &GithubError) -> ApiError {
-    match error.retry_after() {
-        Some(after) => ApiError::unavailable("GitHub", error, after.as_secs().clamp(1, 3600)),
-        None => ApiError::internal(error),
-    }
-}
 
 pub(crate) fn configure(
     config: &mut web::ServiceConfig,

@@ -10,7 +10,7 @@ use gha_slurm_service_kit::problem::{query, query_invalid};
 use gha_slurm_storage::usage;
 use serde::Deserialize;
 
-use crate::routes::{State, storage_error};
+use crate::state::{State, storage_error};
 
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]

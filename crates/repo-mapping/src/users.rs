@@ -18,11 +18,9 @@ use gha_slurm_storage::{AsyncConnection, StorageError, replan};
 use serde::Deserialize;
 
 use crate::access::Caller;
-use crate::mapping::{
-    Wanted, remember, replan_changed, resolved, taken_error, user_of, wrong_entries,
-};
-use crate::resolve::{Resolved, part};
-use crate::routes::{State, storage_error};
+use crate::mapping::{replan_changed, resolved, taken_error, user_of, wrong_entries};
+use crate::resolve::{Resolved, Wanted, part};
+use crate::state::{State, storage_error};
 
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -141,8 +139,14 @@ pub(crate) async fn add(
         ))
     })?;
     let written = entry.repository.clone();
-    let wanted = Wanted::new(entry)
-        .map_err(|problem| wrong_entries(vec![part(0, &written, "charge_invalid", problem)]))?;
+    let wanted = Wanted::new(entry).map_err(|problem| {
+        wrong_entries(vec![part(
+            0,
+            &written,
+            "charge_invalid",
+            problem.to_string(),
+        )])
+    })?;
     let found = resolved(&state, vec![wanted]).await?;
     let Some(found) = found.first() else {
         return Err(ApiError::internal(&"one entry was resolved to nothing"));
@@ -192,7 +196,7 @@ async fn grant(
     let granted = conn
         .transaction::<_, StorageError, _>(async |conn| {
             let now = Utc::now();
-            remember(conn, found, now).await?;
+            found.store(conn, now).await?;
             mappings::lock_list(conn, user).await?;
             let mut entry = found.entry();
             let waits = mappings::requests(conn, Some(user)).await?;
@@ -236,7 +240,7 @@ async fn ask(
     let (requested, mapped, waiting) = conn
         .transaction::<_, StorageError, _>(async |conn| {
             let now = Utc::now();
-            remember(conn, found, now).await?;
+            found.store(conn, now).await?;
             let requested = mappings::request(conn, user, id, &charge, cluster, now).await?;
             let (_, mapped) = mappings::list(conn, user).await?;
             let waiting = mappings::requests(conn, Some(user)).await?;

@@ -192,15 +192,6 @@ impl WebhookFault {
             effect,
         }
     }
-
-    /// Only for this workflow job.
-    #[must_use]
-    pub fn for_workflow_job(self, id: i64) -> Self {
-        Self {
-            workflow_job_id: Some(id),
-            ..self
-        }
-    }
 }
 
 /// In which order held deliveries are sent.

@@ -25,5 +25,7 @@ pub use rabbitmq::{PrivateRabbitMq, SHARED_RABBITMQ, TestBroker};
 pub use samples::uncommented;
 pub use server::{Folder, free_port};
 pub use service::ServiceProcess;
-pub use slurm::{LOGIN_NODE, PrivateSlurm, SLURM_ACCOUNT, SLURM_USERS, slurm_api_versions};
-pub use wait::{Condition, try_wait_until, wait_until};
+pub use slurm::{
+    LOGIN_NODE, PrivateSlurm, SLURM_ACCOUNT, SLURM_USERS, SlurmMissing, slurm_api_versions,
+};
+pub use wait::{Condition, NotYet, try_wait_until, wait_until};

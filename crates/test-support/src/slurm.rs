@@ -67,8 +67,8 @@ struct Start<'a> {
 }
 
 impl PrivateSlurm {
-    /// Whether one can be started here; otherwise what is missing, in one line.
-    pub fn check() -> Result<(), String> {
+    /// Whether one can be started here.
+    pub fn check() -> Result<(), SlurmMissing> {
         check(&PROGRAMS)
     }
 
@@ -469,19 +469,30 @@ fn plugins(prefix: &str) -> Vec<String> {
     names
 }
 
-/// Whether these programs are there, and we are root.
-fn check(programs: &[(&str, &str)]) -> Result<(), String> {
-    let mut missing: Vec<&str> = programs
+/// What a private Slurm needs and this machine lacks; the text says what to do, in one line.
+#[derive(Debug, thiserror::Error)]
+pub enum SlurmMissing {
+    /// Debian packages.
+    #[error("apt-get install {}", .0.join(" "))]
+    Packages(Vec<&'static str>),
+    /// Root.
+    #[error("Slurm starts Slurm jobs as their users, which takes root")]
+    Root,
+}
+
+/// Whether these programs are installed, and the process runs as root.
+fn check(programs: &[(&str, &'static str)]) -> Result<(), SlurmMissing> {
+    let mut missing: Vec<&'static str> = programs
         .iter()
         .filter(|(program, _)| !Path::new(program).is_file())
         .map(|(_, package)| *package)
         .collect();
     missing.dedup();
     if !missing.is_empty() {
-        return Err(format!("apt-get install {}", missing.join(" ")));
+        return Err(SlurmMissing::Packages(missing));
     }
     if !we_are_root() {
-        return Err("Slurm starts Slurm jobs as their users, which takes root".into());
+        return Err(SlurmMissing::Root);
     }
     Ok(())
 }

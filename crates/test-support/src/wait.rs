@@ -4,32 +4,42 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-/// What a condition answers: `Some`, `true` and `Ok` end the waiting; the rest is shown when the deadline passes.
+/// What a condition returns: `Some`, `true` and `Ok` end the waiting; the rest is shown when the deadline passes.
 pub trait Condition {
-    /// What the waiting gives.
+    /// What the waiting returns.
     type Value;
-    /// The value, or what is seen instead.
-    fn value(self) -> Result<Self::Value, String>;
+    /// The value, or what the condition saw instead.
+    fn value(self) -> Result<Self::Value, NotYet>;
+}
+
+/// The condition does not hold yet.
+#[derive(Debug, Default, thiserror::Error)]
+#[error("{}", .seen.as_ref().map(|seen| format!("; seen last: {seen}")).unwrap_or_default())]
+pub struct NotYet {
+    /// The condition's error, for the report when the deadline passes.
+    seen: Option<String>,
 }
 
 impl<T> Condition for Option<T> {
     type Value = T;
-    fn value(self) -> Result<T, String> {
-        self.ok_or_else(String::new)
+    fn value(self) -> Result<T, NotYet> {
+        self.ok_or_else(NotYet::default)
     }
 }
 
 impl Condition for bool {
     type Value = ();
-    fn value(self) -> Result<(), String> {
-        self.then_some(()).ok_or_else(String::new)
+    fn value(self) -> Result<(), NotYet> {
+        self.then_some(()).ok_or_else(NotYet::default)
     }
 }
 
 impl<T, E: Debug> Condition for Result<T, E> {
     type Value = T;
-    fn value(self) -> Result<T, String> {
-        self.map_err(|seen| format!("; seen last: {seen:?}"))
+    fn value(self) -> Result<T, NotYet> {
+        self.map_err(|error| NotYet {
+            seen: Some(format!("{error:?}")),
+        })
     }
 }
 

@@ -30,7 +30,7 @@ impl Application {
         let drained = CancellationToken::new();
         let broker_state = {
             let readiness = readiness.clone();
-            move |state: Result<(), String>| match state {
+            move |state| match state {
                 Ok(()) => readiness.ready("rabbitmq"),
                 Err(reason) => readiness.not_ready("rabbitmq", reason),
             }

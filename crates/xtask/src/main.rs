@@ -1,10 +1,13 @@
 #![doc = include_str!("../README.md")]
 #![expect(clippy::print_stdout, reason = "commands answer on the terminal")]
 
+mod circles;
+mod crates;
 mod demo;
-mod rooms;
 mod schemas;
 mod servers;
+mod source;
+mod string_errors;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,8 +31,12 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// Check the table of rooms in docs/architecture.md.
-    Rooms,
+    /// Check the table of crates in docs/architecture.md.
+    Crates,
+    /// Check that no more than two files of a crate use one another in a circle.
+    Circles,
+    /// Check that no error is a string.
+    StringErrors,
     /// Show one build from a signed webhook to a finished workflow job, on this machine.
     Demo(demo::Options),
     /// Ends what the demo leaves behind; started by it.
@@ -58,9 +65,17 @@ fn run() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Schemas { check: false } => schemas::write(&root)?,
         Command::Schemas { check: true } => schemas::check(&root)?,
-        Command::Rooms => {
-            rooms::check(&root)?;
-            println!("the rooms are kept");
+        Command::Crates => {
+            crates::check(&root)?;
+            println!("every crate depends on what the table allows");
+        }
+        Command::Circles => {
+            circles::check(&root)?;
+            println!("no circle of modules is larger than two files");
+        }
+        Command::StringErrors => {
+            string_errors::check(&root)?;
+            println!("no error is a string");
         }
         Command::Demo(options) => return demo::run(&root, &options),
         Command::DemoGuard { folder } => demo::watch(&folder)?,

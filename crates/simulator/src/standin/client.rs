@@ -11,7 +11,7 @@ use crate::runner_protocol::configuration::Files;
 use crate::runner_protocol::messages::{
     Finished, NewSession, Offer, Refusal, Registration, Removal, RenewedLock, Session, Work,
 };
-use crate::standin::VERSION;
+use crate::standin::console::VERSION;
 
 /// One long poll.
 const POLL: Duration = Duration::from_secs(50);

@@ -6,8 +6,8 @@ use url::Url;
 use crate::runner_protocol::messages::{Registration, Removal};
 use crate::standin::arguments::{ConfigureOptions, RemoveOptions};
 use crate::standin::client::Client;
+use crate::standin::console::{Exit, say};
 use crate::standin::root::Root;
-use crate::standin::{Exit, say};
 
 pub(crate) async fn configure(root: &Root, options: ConfigureOptions) -> Result<Exit> {
     if root.is_configured() {

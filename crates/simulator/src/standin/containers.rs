@@ -9,7 +9,8 @@ use chrono::Utc;
 use serde_json::{Value, json};
 
 use crate::runner_protocol::messages::Work;
-use crate::standin::worker::{Job, made};
+use crate::standin::job_environment::made;
+use crate::standin::worker::Job;
 
 /// What a workflow job says about containers.
 pub(super) struct Containers {

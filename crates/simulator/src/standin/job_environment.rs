@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::runner_protocol::messages::{Session, Work};
-use crate::standin::worker::made;
 
 /// Options for the runner itself: never passed on.
 const INPUTS: &str = "ACTIONS_RUNNER_INPUT_";
@@ -84,4 +83,11 @@ pub(crate) fn prepare(
         tracking_id,
         variables,
     })
+}
+
+/// Creates the folder and those above it, and returns its path.
+pub(crate) fn made(folder: PathBuf) -> Result<PathBuf> {
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
 }

@@ -10,8 +10,9 @@ use crate::runner_protocol::configuration;
 use crate::runner_protocol::messages::{Finished, Session, Work};
 use crate::standin::arguments::RunOptions;
 use crate::standin::client::{Client, ClientError};
+use crate::standin::console::{Exit, VERSION, say, say_with_time};
 use crate::standin::root::Root;
-use crate::standin::{Exit, VERSION, say, say_with_time, switched_on, worker};
+use crate::standin::worker;
 
 /// Another listener's session is waited for so long (MessageListener.cs: four minutes).
 const CONFLICT: Duration = Duration::from_secs(240);
@@ -259,4 +260,13 @@ fn result_code(conclusion: Conclusion) -> u8 {
         Conclusion::Cancelled => 3,
         Conclusion::Skipped => 4,
     }
+}
+
+/// Whether the environment variable is `1` or `true`.
+fn switched_on(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| {
+        value
+            .to_str()
+            .is_some_and(|text| text == "1" || text.eq_ignore_ascii_case("true"))
+    })
 }

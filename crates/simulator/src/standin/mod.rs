@@ -4,6 +4,7 @@
 mod arguments;
 mod client;
 mod configure;
+mod console;
 mod containers;
 mod install;
 mod job_environment;
@@ -12,50 +13,15 @@ mod orphans;
 mod root;
 mod worker;
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
-use chrono::Utc;
 use clap::Parser as _;
 use tokio_util::sync::CancellationToken;
 
 pub use install::install;
 
 use arguments::{Arguments, Command};
-
-/// The version it says it is.
-pub(crate) const VERSION: &str = "2.336.0";
-
-/// Exit codes of `bin/Runner.Listener` (Constants.cs). 2 (try again), 3, 4 (self-update) and 6 (configuration refreshed)
-/// are only there on request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Exit {
-    /// The workflow job is done, or it was told to stop.
-    Success,
-    /// No use in trying again.
-    Terminated,
-    /// Another listener has the runner's session.
-    SessionConflict,
-    /// Its version is too old, where the environment asks for this code.
-    VersionDeprecated,
-    /// 100 and the result, where the environment asks for it.
-    JobResult(u8),
-    /// What `STANDIN_RUNNER_EXIT_WITH` says.
-    Asked(u8),
-}
-
-impl Exit {
-    fn code(self) -> u8 {
-        match self {
-            Self::Success => 0,
-            Self::Terminated => 1,
-            Self::SessionConflict => 5,
-            Self::VersionDeprecated => 7,
-            Self::JobResult(result) => 100 + result,
-            Self::Asked(code) => code,
-        }
-    }
-}
+use console::{Exit, VERSION, say};
 
 /// Runs it with the command line and environment of this process.
 pub fn main() -> ExitCode {
@@ -127,28 +93,4 @@ async fn cancel_when_told(stop: CancellationToken) {
     }
     say("Exiting...");
     stop.cancel();
-}
-
-/// A line on standard output. Whether anybody reads it is not our business.
-fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{line}");
-    let _ = out.flush();
-}
-
-/// A line with the time, as the real runner writes it.
-fn say_with_time(line: &str) {
-    say(&format!(
-        "{}: {line}",
-        Utc::now().format("%Y-%m-%d %H:%M:%SZ")
-    ));
-}
-
-/// Whether an environment variable switches something on.
-fn switched_on(variable: &str) -> bool {
-    std::env::var_os(variable).is_some_and(|value| {
-        value
-            .to_str()
-            .is_some_and(|text| text == "1" || text.eq_ignore_ascii_case("true"))
-    })
 }

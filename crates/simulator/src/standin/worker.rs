@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -224,11 +224,4 @@ fn tail(output: &mut File) -> Result<String> {
     let mut kept = Vec::new();
     output.read_to_end(&mut kept)?;
     Ok(String::from_utf8_lossy(&kept).into_owned())
-}
-
-/// A folder that exists from now on.
-pub(crate) fn made(folder: PathBuf) -> Result<PathBuf> {
-    std::fs::create_dir_all(&folder)
-        .with_context(|| format!("cannot make {}", folder.display()))?;
-    Ok(folder)
 }

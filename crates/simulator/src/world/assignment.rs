@@ -1,24 +1,11 @@
 //! Which runner gets which workflow job. GitHub ties none to the runner that was started for it: any idle runner with all
 //! of its labels may get it (actions/runner#2147).
 
-use std::collections::BTreeMap;
-
 use chrono::TimeDelta;
 
 use super::{Now, World};
 use crate::model::{Status, WorkflowJob};
 use crate::request::ControlError;
-
-#[derive(Debug, Default)]
-pub(crate) struct Assignment {
-    pub(crate) paused: bool,
-    /// Workflow job to the name of the one runner that may get it.
-    pins: BTreeMap<i64, String>,
-    /// Workflow jobs whose next offer is lost.
-    lose: Vec<i64>,
-    /// When an offer was made.
-    offered_at: BTreeMap<i64, Now>,
-}
 
 /// Why a runner does not get the workflow job it was offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
-use crate::model::{Account, Installation, Repository, State, WorkflowJob, WorkflowRun};
+use crate::model::{Account, Installation, Repository, Runner, State, WorkflowJob, WorkflowRun};
 use crate::settings::{AppFacts, Timing};
 
 pub(crate) type Now = DateTime<Utc>;
@@ -37,7 +37,7 @@ pub(crate) struct World {
     pub(crate) repositories: BTreeMap<i64, Repository>,
     /// Lower-case `owner/name` that a repository had once.
     former_names: BTreeMap<String, i64>,
-    runners: BTreeMap<i64, runners::Registration>,
+    runners: BTreeMap<i64, Registration>,
     /// One id per spelling of a label.
     label_ids: BTreeMap<String, i64>,
     pub(crate) runs: BTreeMap<i64, WorkflowRun>,
@@ -45,13 +45,46 @@ pub(crate) struct World {
     pub(crate) tokens: tokens::Tokens,
     pub(crate) deliveries: deliveries::Deliveries,
     pub(crate) faults: faults::Faults,
-    assignment: assignment::Assignment,
+    assignment: Assignment,
     /// REST calls by route.
     pub(crate) calls: BTreeMap<String, u64>,
     /// REST calls by installation (or the App itself), for the rate limit.
     pub(crate) used: BTreeMap<String, u64>,
     /// Whether runners are told that their version is too old.
     pub(crate) runners_deprecated: bool,
+}
+
+/// A runner with what only it and the service know.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    pub(crate) facts: Runner,
+    /// Proves that a session is this runner's.
+    pub(crate) credential: String,
+    pub(crate) session: Option<Session>,
+    /// Its registration is gone, but it is still let to listen (actions/runner#4617).
+    pub(crate) ghost: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: String,
+    /// Long polls that are open now.
+    pub(crate) polls: u32,
+    pub(crate) heard_at: Now,
+    /// Since when it listens without work; the longest wait is served first.
+    pub(crate) idle_since: Now,
+}
+
+/// Which workflow job is offered to which runner.
+#[derive(Debug, Default)]
+pub(crate) struct Assignment {
+    pub(crate) paused: bool,
+    /// Workflow job to the name of the one runner that may get it.
+    pins: BTreeMap<i64, String>,
+    /// Workflow jobs whose next offer is lost.
+    lose: Vec<i64>,
+    /// When an offer was made.
+    offered_at: BTreeMap<i64, Now>,
 }
 
 impl World {
@@ -72,7 +105,7 @@ impl World {
             tokens: tokens::Tokens::default(),
             deliveries: deliveries::Deliveries::default(),
             faults: faults::Faults::default(),
-            assignment: assignment::Assignment::default(),
+            assignment: Assignment::default(),
             calls: BTreeMap::new(),
             used: BTreeMap::new(),
             runners_deprecated: false,

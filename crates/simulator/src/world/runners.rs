@@ -3,32 +3,11 @@
 use chrono::TimeDelta;
 use uuid::Uuid;
 
-use super::{Ids, Now, World, tokens};
+use super::{Ids, Now, Registration, Session, World, tokens};
 use crate::model::{Runner, RunnerLabel};
 
 /// A runner is seen as online for so long after it was last heard of while it neither listens nor works.
 const HEARD_RECENTLY: TimeDelta = TimeDelta::seconds(30);
-
-/// A runner with what only it and the service know.
-#[derive(Debug)]
-pub(crate) struct Registration {
-    pub(crate) facts: Runner,
-    /// Proves that a session is this runner's.
-    pub(crate) credential: String,
-    pub(crate) session: Option<Session>,
-    /// Its registration is gone, but it is still let to listen (actions/runner#4617).
-    pub(crate) ghost: bool,
-}
-
-#[derive(Debug)]
-pub(crate) struct Session {
-    pub(crate) id: String,
-    /// Long polls that are open now.
-    pub(crate) polls: u32,
-    pub(crate) heard_at: Now,
-    /// Since when it listens without work; the longest wait is served first.
-    pub(crate) idle_since: Now,
-}
 
 /// How a runner is to be registered.
 #[derive(Debug)]

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::Now;
 use crate::model::{Access, Permissions};
 use crate::request::TokenKind;
 
@@ -15,7 +15,7 @@ pub(crate) struct Grant {
     /// `None`: whatever the installation sees.
     pub(crate) repository_ids: Option<BTreeSet<i64>>,
     pub(crate) permissions: Permissions,
-    pub(crate) expires_at: Now,
+    pub(crate) expires_at: DateTime<Utc>,
 }
 
 impl Grant {
@@ -39,7 +39,7 @@ pub(crate) enum RunnerTokenUse {
 struct RunnerToken {
     repository_id: i64,
     usage: RunnerTokenUse,
-    expires_at: Now,
+    expires_at: DateTime<Utc>,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +58,7 @@ impl Tokens {
     }
 
     /// What a token allows, unless it is over.
-    pub(crate) fn grant(&self, token: &str, now: Now) -> Option<&Grant> {
+    pub(crate) fn grant(&self, token: &str, now: DateTime<Utc>) -> Option<&Grant> {
         self.grants
             .get(token)
             .filter(|grant| grant.expires_at > now)
@@ -68,7 +68,7 @@ impl Tokens {
         &mut self,
         repository_id: i64,
         usage: RunnerTokenUse,
-        expires_at: Now,
+        expires_at: DateTime<Utc>,
     ) -> String {
         // 29 capitals and digits.
         let token = format!("A{}", noise(28)).to_ascii_uppercase();
@@ -88,7 +88,7 @@ impl Tokens {
         &self,
         token: &str,
         usage: RunnerTokenUse,
-        now: Now,
+        now: DateTime<Utc>,
     ) -> Option<i64> {
         self.runner_tokens
             .get(token)

@@ -1,4 +1,4 @@
-//! octocrab, the client of the github room, reads our answers.
+//! octocrab, the client of the `github` crate, reads the simulator's answers.
 
 use octocrab::models::{InstallationId, RunnerGroupId};
 

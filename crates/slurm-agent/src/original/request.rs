@@ -82,7 +82,8 @@ impl OriginalRequest {
         let runner_name = given(body.runner_name);
         let runner_name = runner_name.map(|name| checked("runnerName", word(&name, 64)));
         let partition = given(body.partition);
-        let partition = partition.map(|name| checked("partition", slurm_name(&name)));
+        let partition = partition
+            .map(|name| checked("partition", slurm_name(&name).map_err(|e| e.to_string())));
         let cpus = number(given(body.cpus), whole).map_err(|e| wrong("cpus", e));
         let time = number(given(body.duration), minutes).map_err(|e| wrong("duration", e));
         let memory = number(given(body.memory), mebibytes).map_err(|e| wrong("memory", e));

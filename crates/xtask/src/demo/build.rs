@@ -11,10 +11,8 @@ use serde_json::json;
 
 use super::ports::Ports;
 use super::secrets::Secrets;
-use super::stack::Stack;
+use super::stack::{REPOSITORY, Stack};
 
-/// The repository, at the simulator.
-pub(super) const REPOSITORY: &str = "octo-org/demo";
 /// Whose account it spends: a user that every Debian has.
 const SLURM_USER: &str = SLURM_USERS[0];
 /// A label that the launcher's default settings know.

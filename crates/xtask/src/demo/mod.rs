@@ -1,13 +1,13 @@
 //! `demo`: one build from a signed webhook to a finished workflow job, on this machine, as it happens.
 
 mod build;
+mod folder;
 mod guard;
 mod ports;
 mod secrets;
 mod servers;
 mod stack;
 
-use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -87,14 +87,14 @@ struct Demo {
     servers: servers::Servers,
     ports: ports::Ports,
     secrets: secrets::Secrets,
-    _folder: Folder,
+    _folder: folder::Folder,
 }
 
 impl Demo {
     async fn start(root: &Path, options: &Options) -> Result<Self> {
         let begin = Instant::now();
         let folder = options.folder.clone().unwrap_or(root.join(".demo"));
-        let folder = Folder::open(&folder)?;
+        let folder = folder::Folder::open(&folder)?;
         let ports = ports::Ports::from(options.ports_from);
         ports.check().await?;
         let secrets = secrets::Secrets::open(&folder.path("secrets"))?;
@@ -146,32 +146,4 @@ async fn told_to_stop() -> Result<()> {
     })
     .await;
     Ok(())
-}
-
-/// The git-ignored folder with everything the demo keeps, for one demo at a time.
-struct Folder {
-    path: PathBuf,
-    _lock: File,
-}
-
-impl Folder {
-    fn open(path: &Path) -> Result<Self> {
-        fs::create_dir_all(path.join("logs")).with_context(|| path.display().to_string())?;
-        let path = path.canonicalize()?;
-        let lock = File::create(path.join("lock"))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path, _lock: lock }),
-            Err(TryLockError::WouldBlock) => {
-                bail!(
-                    "another demo is running with the data in {}",
-                    path.display()
-                )
-            }
-            Err(TryLockError::Error(error)) => Err(error.into()),
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.path.join(name)
-    }
 }

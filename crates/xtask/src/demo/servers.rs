@@ -4,6 +4,7 @@
 use anyhow::{Context, Result};
 use gha_slurm_test_support::{Folder, PrivatePostgres, PrivateRabbitMq, PrivateSlurm};
 
+use super::folder::Folder as DemoFolder;
 use super::ports::Ports;
 
 /// Virtual nodes of the private Slurm.
@@ -23,7 +24,7 @@ pub(super) struct Servers {
 
 impl Servers {
     /// All at once; they take a few seconds.
-    pub(super) async fn start(folder: &super::Folder, ports: &Ports) -> Result<Self> {
+    pub(super) async fn start(folder: &DemoFolder, ports: &Ports) -> Result<Self> {
         let postgres = async {
             if let Some(url) = given("DATABASE_URL")? {
                 println!("PostgreSQL: yours, of DATABASE_URL");

@@ -9,12 +9,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use gha_slurm_test_support::{Process, ServiceProcess, binary, try_wait_until};
 
-use super::Folder;
-use super::build::REPOSITORY;
+use super::folder::Folder;
 use super::ports::Ports;
 use super::secrets::Secrets;
 use super::servers::Servers;
 
+/// The simulator's repository.
+pub(super) const REPOSITORY: &str = "octo-org/demo";
 /// The App's number at the simulator.
 const APP_ID: &str = "1";
 const DEPLOYMENT: &str = "demo";

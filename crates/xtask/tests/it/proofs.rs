@@ -29,9 +29,9 @@ fn functions(folder: &Path, found: &mut BTreeSet<String>) {
 fn every_test_that_a_table_names_is_there() {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut there = BTreeSet::new();
-    for room in fs::read_dir(&crates).unwrap().flatten() {
+    for member in fs::read_dir(&crates).unwrap().flatten() {
         for part in ["src", "tests"] {
-            let folder = room.path().join(part);
+            let folder = member.path().join(part);
             if folder.is_dir() {
                 functions(&folder, &mut there);
             }

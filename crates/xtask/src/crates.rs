@@ -1,4 +1,4 @@
-//! The table of rooms in `docs/architecture.md`, checked against what cargo says.
+//! Checks the table of crates in `docs/architecture.md` against `cargo metadata`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
-/// Package names carry it, rooms do not.
-const PREFIX: &str = "gha-slurm-";
+use crate::source::PREFIX;
+
 const SERVICES: [&str; 5] = [
     "webhook-ingest",
     "launcher",
@@ -15,23 +15,23 @@ const SERVICES: [&str; 5] = [
     "repo-mapping",
     "slurm-agent",
 ];
-/// Rooms that are neither services nor libraries: nothing that is shipped may depend on them.
+/// Crates that are neither services nor libraries: nothing that is shipped may depend on them.
 const FOR_DEVELOPMENT: [&str; 5] = ["simulator", "test-support", "e2e", "bench", "xtask"];
 
 /// One row of the table.
 #[derive(Debug)]
-struct Room {
-    /// Rooms it may depend on; `None`: any.
+struct Row {
+    /// Crates it may depend on; `None`: any.
     allowed: Option<BTreeSet<String>>,
-    /// Rooms and packages that it must not reach, directly or through others.
+    /// Crates and packages that it must not reach, directly or through others.
     forbidden: BTreeSet<String>,
 }
 
-/// What the workspace looks like to the check.
-struct Houses {
-    /// Direct dependencies of each room on rooms.
+/// The dependencies of the workspace's crates, which are named without the prefix.
+struct Dependencies {
+    /// The workspace's crates that each crate depends on directly.
     direct: BTreeMap<String, BTreeSet<String>>,
-    /// Everything each room reaches: rooms by room name, packages by package name.
+    /// Every crate and package that each crate depends on, directly or through others.
     reached: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -40,13 +40,13 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     let document = root.join("docs/architecture.md");
     let text = std::fs::read_to_string(&document)
         .with_context(|| format!("cannot read {}", document.display()))?;
-    let houses = houses(&metadata(root)?);
-    let breaches = breaches(&table(&text, &houses)?, &houses);
+    let dependencies = dependencies(&metadata(root)?);
+    let breaches = breaches(&table(&text, &dependencies)?, &dependencies);
     if breaches.is_empty() {
         return Ok(());
     }
     bail!(
-        "the rooms of docs/architecture.md are not kept:\n{}",
+        "crates break the table of docs/architecture.md:\n{}",
         breaches.join("\n")
     )
 }
@@ -72,16 +72,16 @@ fn host_triple() -> Result<String> {
         .context("rustc -vV names no host")
 }
 
-fn houses(metadata: &Metadata) -> Houses {
+fn dependencies(metadata: &Metadata) -> Dependencies {
     let members: BTreeSet<&PackageId> = metadata.workspace_members.iter().collect();
     let name_of: BTreeMap<&PackageId, &str> = metadata
         .packages
         .iter()
         .map(|package| {
             let name = package.name.as_str();
-            let ours = members.contains(&package.id);
-            let room = name.strip_prefix(PREFIX).filter(|_| ours);
-            (&package.id, room.unwrap_or(name))
+            let in_workspace = members.contains(&package.id);
+            let short = name.strip_prefix(PREFIX).filter(|_| in_workspace);
+            (&package.id, short.unwrap_or(name))
         })
         .collect();
     let graph: BTreeMap<&PackageId, Vec<&PackageId>> = metadata
@@ -105,13 +105,13 @@ fn houses(metadata: &Metadata) -> Houses {
     };
     let edges = |id: &PackageId| graph.get(id).cloned().unwrap_or_default();
 
-    let mut houses = Houses {
+    let mut dependencies = Dependencies {
         direct: BTreeMap::new(),
         reached: BTreeMap::new(),
     };
     for member in &members {
         let direct = edges(member).into_iter().filter(|id| members.contains(id));
-        houses
+        dependencies
             .direct
             .insert(name(member), direct.map(name).collect());
         let mut seen = BTreeSet::new();
@@ -121,71 +121,77 @@ fn houses(metadata: &Metadata) -> Houses {
                 open.extend(edges(id));
             }
         }
-        houses
+        dependencies
             .reached
             .insert(name(member), seen.into_iter().map(name).collect());
     }
-    houses
+    dependencies
 }
 
-/// Reads the table under "## Rooms".
-fn table(text: &str, houses: &Houses) -> Result<BTreeMap<String, Room>> {
-    let rooms = text
-        .split_once("\n## Rooms\n")
-        .context("docs/architecture.md has no section \"## Rooms\"")?
+/// Reads the table under "## Crates".
+fn table(text: &str, dependencies: &Dependencies) -> Result<BTreeMap<String, Row>> {
+    let section = text
+        .split_once("\n## Crates\n")
+        .context("docs/architecture.md has no section \"## Crates\"")?
         .1;
     let mut table = BTreeMap::new();
-    for line in rooms.lines().take_while(|line| !line.starts_with("## ")) {
-        let Some(row) = line.strip_prefix("| `") else {
+    for line in section.lines().take_while(|line| !line.starts_with("## ")) {
+        let Some(cells) = line.strip_prefix("| `") else {
             continue;
         };
-        let cells: Vec<&str> = row.trim_end_matches('|').split(" | ").collect();
+        let cells: Vec<&str> = cells.trim_end_matches('|').split(" | ").collect();
         let [name, _, allowed, forbidden] = cells.as_slice() else {
-            bail!("docs/architecture.md: this row of the rooms has not four columns: {line}");
+            bail!(
+                "docs/architecture.md: this row of the table of crates does not have four columns: {line}"
+            );
         };
         let name = name.trim_end_matches('`').to_owned();
-        let room = Room {
-            allowed: allowed_rooms(&name, allowed, houses)?,
+        let row = Row {
+            allowed: allowed_crates(&name, allowed, dependencies)?,
             forbidden: forbidden_names(&name, forbidden),
         };
-        table.insert(name, room);
+        table.insert(name, row);
     }
     Ok(table)
 }
 
-fn libraries(houses: &Houses) -> BTreeSet<String> {
+fn libraries(dependencies: &Dependencies) -> BTreeSet<String> {
     let not = |name: &&String| {
         !SERVICES.contains(&name.as_str())
             && !FOR_DEVELOPMENT.contains(&name.as_str())
             && name.as_str() != "cli"
     };
-    houses.direct.keys().filter(not).cloned().collect()
+    dependencies.direct.keys().filter(not).cloned().collect()
 }
 
-fn allowed_rooms(name: &str, cell: &str, houses: &Houses) -> Result<Option<BTreeSet<String>>> {
-    let mut rooms = match cell.trim() {
+fn allowed_crates(
+    name: &str,
+    cell: &str,
+    dependencies: &Dependencies,
+) -> Result<Option<BTreeSet<String>>> {
+    let mut crates = match cell.trim() {
         "any" => return Ok(None),
         "–" => BTreeSet::new(),
-        "any library" => libraries(houses),
+        "any library" => libraries(dependencies),
         list => {
-            let mut rooms = BTreeSet::new();
+            let mut crates = BTreeSet::new();
             for word in list.split(',') {
                 // "auth (public half)" is about people, not about cargo.
-                let room = word.split('(').next().unwrap_or(word).trim();
-                if !houses.direct.contains_key(room) {
+                let allowed = word.split('(').next().unwrap_or(word).trim();
+                if !dependencies.direct.contains_key(allowed) {
                     bail!(
-                        "docs/architecture.md: `{name}` may depend on {room:?}, which is no room"
+                        "docs/architecture.md: `{name}` may depend on {allowed:?}, which is not a crate"
                     );
                 }
-                rooms.insert(room.to_owned());
+                crates.insert(allowed.to_owned());
             }
-            rooms
+            crates
         }
     };
     if name == "e2e" {
-        rooms.extend(["simulator".to_owned(), "test-support".to_owned()]);
+        crates.extend(["simulator".to_owned(), "test-support".to_owned()]);
     }
-    Ok(Some(rooms))
+    Ok(Some(crates))
 }
 
 fn forbidden_names(name: &str, cell: &str) -> BTreeSet<String> {
@@ -203,28 +209,30 @@ fn forbidden_names(name: &str, cell: &str) -> BTreeSet<String> {
     names
 }
 
-fn breaches(table: &BTreeMap<String, Room>, houses: &Houses) -> Vec<String> {
+fn breaches(table: &BTreeMap<String, Row>, dependencies: &Dependencies) -> Vec<String> {
     let mut breaches = Vec::new();
-    for (name, direct) in &houses.direct {
-        let Some(room) = table.get(name) else {
+    for (name, direct) in &dependencies.direct {
+        let Some(row) = table.get(name) else {
             breaches.push(format!("- `{name}` is not in the table"));
             continue;
         };
-        if let Some(allowed) = &room.allowed {
+        if let Some(allowed) = &row.allowed {
             for other in direct.difference(allowed) {
-                breaches.push(format!("- `{name}` may not depend on `{other}`"));
+                breaches.push(format!("- `{name}` must not depend on `{other}`"));
             }
         }
-        let reached = houses.reached.get(name).cloned().unwrap_or_default();
-        for other in reached.intersection(&room.forbidden) {
-            breaches.push(format!("- `{name}` must not see `{other}`, but reaches it"));
+        let reached = dependencies.reached.get(name).cloned().unwrap_or_default();
+        for other in reached.intersection(&row.forbidden) {
+            breaches.push(format!(
+                "- `{name}` must not reach `{other}`, directly or through others"
+            ));
         }
     }
     for name in table
         .keys()
-        .filter(|name| !houses.direct.contains_key(*name))
+        .filter(|name| !dependencies.direct.contains_key(*name))
     {
-        breaches.push(format!("- `{name}` is in the table, but is no crate"));
+        breaches.push(format!("- `{name}` is in the table, but is not a crate"));
     }
     breaches
 }
@@ -234,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rooms_are_kept() {
+    fn every_crate_depends_on_what_the_table_allows() {
         check(&crate::root()).unwrap();
     }
 
@@ -244,7 +252,7 @@ mod tests {
 
     #[test]
     fn breaches_are_named() {
-        let mut houses = Houses {
+        let mut dependencies = Dependencies {
             direct: BTreeMap::new(),
             reached: BTreeMap::new(),
         };
@@ -263,10 +271,10 @@ mod tests {
             ),
             ("attic", set(&[]), set(&[])),
         ] {
-            houses.direct.insert(name.to_owned(), direct);
-            houses.reached.insert(name.to_owned(), reached);
+            dependencies.direct.insert(name.to_owned(), direct);
+            dependencies.reached.insert(name.to_owned(), reached);
         }
-        let text = "\n## Rooms\n\
+        let text = "\n## Crates\n\
             | crate | owns | may depend on (ours) | must not see |\n\
             |---|---|---|---|\n\
             | `domain` | words | – | async: `tokio` |\n\
@@ -275,16 +283,16 @@ mod tests {
             | `launcher` | service | any | other services |\n\
             | `cellar` | nothing | any | – |\n\
             ## Next\n";
-        let found = breaches(&table(text, &houses).unwrap(), &houses);
+        let found = breaches(&table(text, &dependencies).unwrap(), &dependencies);
         assert_eq!(
             found,
             [
                 "- `attic` is not in the table",
-                "- `domain` must not see `tokio`, but reaches it",
-                "- `launcher` must not see `webhook-ingest`, but reaches it",
-                "- `webhook-ingest` may not depend on `storage`",
-                "- `webhook-ingest` must not see `storage`, but reaches it",
-                "- `cellar` is in the table, but is no crate",
+                "- `domain` must not reach `tokio`, directly or through others",
+                "- `launcher` must not reach `webhook-ingest`, directly or through others",
+                "- `webhook-ingest` must not depend on `storage`",
+                "- `webhook-ingest` must not reach `storage`, directly or through others",
+                "- `cellar` is in the table, but is not a crate",
             ]
         );
     }
