@@ -11,7 +11,7 @@ use gha_slurm_contract::runner::{RunnerMode, RunnerRequest};
 use gha_slurm_domain::{RepositoryId, ResourceRequest};
 use gha_slurm_storage::launches::{self, Locked, Submitted};
 use gha_slurm_storage::{AsyncConnection, AsyncPgConnection};
-use gha_slurm_test_support::free_port;
+use gha_slurm_test_support::{CLUSTER, Service};
 use http::{Request, StatusCode};
 use hyper::body::Bytes;
 use secrecy::{ExposeSecret, SecretString};
@@ -22,18 +22,19 @@ use crate::load::{Call, Target, closed_loop};
 use crate::report::Table;
 use crate::rounds::{COLUMNS, Round, rows};
 use crate::site::{LABELS, OWNER, Planned, Site};
-use crate::surroundings::{CLUSTER, DEPLOYMENT, Surroundings, loopback};
+use crate::surroundings::{DEPLOYMENT, Surroundings};
 
 const SLURM_USER: &str = "alice";
 
 pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Table> {
-    let port = free_port();
-    let mut service = around.token_broker(port);
+    let mut deployment = around.deployment()?;
+    let address: SocketAddr = deployment.address(Service::TokenBroker).parse()?;
+    let service = deployment.service_mut(Service::TokenBroker);
     service.start().await?;
     let service_id = service.id().context("token-broker runs")?;
     let floor = FloorProcess::start(around, "floor-callbacks", &[]).await?;
-    let mut site = Site::new(around, around.database_url())?;
-    let signer = Signer::load(&KeyFolder::new(around.keys()))?;
+    let mut site = Site::new(around, around.backing().database_url)?;
+    let signer = Signer::load(&KeyFolder::new(&around.credentials.launch_keys))?;
     let mut table = Table {
         title: "token-broker",
         columns: [COLUMNS.as_slice(), &["GitHub calls/request"]].concat(),
@@ -57,7 +58,6 @@ pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Ta
             let floor =
                 Round::of(floor.process.id(), run(floor.address, Build::floor_call)?).await?;
             around.github.reset_calls();
-            let address = loopback(port).parse()?;
             let service = Round::of(service_id, run(address, Build::call)?).await?;
             github_calls += around.github.state().calls.values().sum::<u64>();
             rounds.push((floor, service));
@@ -73,7 +73,7 @@ pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Ta
         service.push(format!("{:.3}", github_calls as f64 / requests as f64));
         table.rows.extend([floor, service]);
     }
-    service.stop();
+    deployment.stop()?;
     Ok(table)
 }
 
