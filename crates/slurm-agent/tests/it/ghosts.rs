@@ -185,7 +185,7 @@ async fn accounting_tells_how_it_ended(site: fn(&PrivateSlurm) -> Site) {
     agent.kill();
     std::fs::write(go, "").unwrap();
     let job = format!("--jobs={id}");
-    let words = ["--noheader", "--launches", "--format=State", &job];
+    let words = ["--noheader", "--allocations", "--format=State", &job];
     wait_until("accounting knows its end", DEADLINE, || async {
         let said = slurm.run("sacct", &words).await.unwrap();
         if said.trim() == "FAILED" {

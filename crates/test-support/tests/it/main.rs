@@ -167,7 +167,7 @@ async fn a_private_slurm_accounts_for_slurm_jobs() {
     let words = [
         "--noheader",
         "--parsable2",
-        "--launches",
+        "--allocations",
         "--format=State,Account,AllocTRES",
         "--jobs",
         id.trim(),
