@@ -9,8 +9,8 @@ use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER};
 use gha_slurm_contract::runner::{RunnerMode, RunnerRequest};
 use gha_slurm_domain::{RepositoryId, ResourceRequest};
-use gha_slurm_test_support::free_port;
 use gha_slurm_test_support::seed::Seed;
+use gha_slurm_test_support::{CLUSTER, Service};
 use http::{Request, StatusCode};
 use hyper::body::Bytes;
 use secrecy::{ExposeSecret, SecretString};
@@ -20,18 +20,19 @@ use crate::load::{Call, Target, closed_loop};
 use crate::report::Table;
 use crate::rounds::{COLUMNS, Effort, Round, rows};
 use crate::site::{LABELS, OWNER, Planned, Site};
-use crate::surroundings::{CLUSTER, DEPLOYMENT, Surroundings, loopback};
+use crate::surroundings::{DEPLOYMENT, Surroundings};
 
 const SLURM_USER: &str = "alice";
 
 pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Table> {
-    let port = free_port();
-    let mut service = around.token_broker(port);
+    let mut deployment = around.deployment()?;
+    let address: SocketAddr = deployment.address(Service::TokenBroker).parse()?;
+    let service = deployment.service_mut(Service::TokenBroker);
     service.start().await?;
     let service_id = service.id().context("token-broker runs")?;
     let floor = FloorProcess::start(around, "floor-callbacks", &[]).await?;
-    let mut site = Site::new(around, around.database_url())?;
-    let signer = Signer::load(&KeyFolder::new(around.keys()))?;
+    let mut site = Site::new(around, around.backing().database_url)?;
+    let signer = Signer::load(&KeyFolder::new(&around.credentials.launch_keys))?;
     let mut table = Table {
         title: "token-broker",
         columns: [COLUMNS.as_slice(), &["GitHub calls/request"]].concat(),
@@ -55,7 +56,6 @@ pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Ta
             let floor =
                 Round::of(floor.process.id(), run(floor.address, Build::floor_call)?).await?;
             around.github.reset_calls();
-            let address = loopback(port).parse()?;
             let service = Round::of(service_id, run(address, Build::call)?).await?;
             github_calls += around.github.state().calls.values().sum::<u64>();
             rounds.push((floor, service));
@@ -71,7 +71,7 @@ pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Ta
         service.push(format!("{:.3}", github_calls as f64 / requests as f64));
         table.rows.extend([floor, service]);
     }
-    service.stop();
+    deployment.stop()?;
     Ok(table)
 }
 

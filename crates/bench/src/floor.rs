@@ -1,6 +1,6 @@
 //! What the services are compared with: the least that answers the same question safely.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use secrecy::SecretString;
 
-use crate::surroundings::{SECRET, Surroundings, loopback};
+use crate::surroundings::Surroundings;
 
 /// As many as the services have.
 pub(crate) const WORKERS: usize = 2;
@@ -29,6 +29,7 @@ const PERSISTENT: u8 = 2;
 const ROUTING_KEY: &str = "workflow_job.queued";
 pub(crate) const AMQP_URL: &str = "GHA_SLURM_BENCH_AMQP_URL";
 pub(crate) const DATABASE_URL: &str = "GHA_SLURM_BENCH_DATABASE_URL";
+pub(crate) const WEBHOOK_SECRET: &str = "GHA_SLURM_BENCH_WEBHOOK_SECRET";
 
 /// A floor that runs.
 pub(crate) struct FloorProcess {
@@ -43,14 +44,16 @@ impl FloorProcess {
         name: &str,
         arguments: &[&Path],
     ) -> Result<Self> {
-        let address: SocketAddr = loopback(free_port()).parse()?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let backing = around.backing();
         let mut command = std::process::Command::new(std::env::current_exe()?);
         command
             .arg(name)
             .arg(address.to_string())
             .args(arguments)
-            .env(AMQP_URL, around.amqp_url())
-            .env(DATABASE_URL, around.database_url());
+            .env(AMQP_URL, backing.amqp_url)
+            .env(DATABASE_URL, backing.database_url)
+            .env(WEBHOOK_SECRET, around.credentials.webhook_secret()?);
         let log = around.folder().join(format!("{name}.log"));
         let process = Process::start(name, &command, &log)?;
         try_wait_until(&format!("{name} listens"), Duration::from_secs(10), || {
@@ -64,9 +67,14 @@ impl FloorProcess {
 
 /// webhook-ingest's: reads the body, compares its HMAC, publishes `message`, persistent and mandatory, and answers 202
 /// after the broker's confirm. The exchange and its queue are there.
-pub(crate) async fn ingest(listen: SocketAddr, amqp_url: &str, message: &Path) -> Result<()> {
+pub(crate) async fn ingest(
+    listen: SocketAddr,
+    amqp_url: &str,
+    secret: &str,
+    message: &Path,
+) -> Result<()> {
     let message = web::Data::new(std::fs::read(message)?);
-    let secrets = web::Data::new(vec![SecretString::from(SECRET)]);
+    let secrets = web::Data::new(vec![SecretString::from(secret)]);
     let connection = Connection::connect(amqp_url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     channel

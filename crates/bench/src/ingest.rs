@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 use gha_slurm_amqp::LAUNCHER_QUEUE;
 use gha_slurm_auth::webhook;
-use gha_slurm_test_support::free_port;
+use gha_slurm_test_support::Service;
 use http::{Request, StatusCode};
 use hyper::body::Bytes;
 use lapin::options::{BasicGetOptions, QueuePurgeOptions};
@@ -19,7 +19,7 @@ use crate::load::{Call, Measured, Target, closed_loop, open_loop};
 use crate::report::Table;
 use crate::rounds::{COLUMNS, Effort, Round, rows};
 use crate::site::{LABELS, OWNER, Repository};
-use crate::surroundings::{SECRET, Surroundings, loopback, resident_kib};
+use crate::surroundings::{Surroundings, resident_kib};
 
 /// GitHub's own example of a workflow job that is queued.
 const PAYLOAD: &str = include_str!("../../simulator/payloads/webhooks/workflow_job.queued.json");
@@ -49,14 +49,15 @@ impl Load {
 }
 
 pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Table> {
-    let port = free_port();
-    let mut service = around.webhook_ingest(port);
+    let mut deployment = around.deployment()?;
+    let service_address: SocketAddr = deployment.address(Service::WebhookIngest).parse()?;
+    let service = deployment.service_mut(Service::WebhookIngest);
     service.start().await?;
     let service_id = service.id().context("webhook-ingest runs")?;
-    let service_address: SocketAddr = loopback(port).parse()?;
-    let deliveries = Deliveries::new()?;
-    let connection =
-        Connection::connect(&around.amqp_url(), ConnectionProperties::default()).await?;
+    let secret = around.credentials.webhook_secret()?.into();
+    let deliveries = Deliveries::new(&secret)?;
+    let amqp_url = around.backing().amqp_url;
+    let connection = Connection::connect(amqp_url, ConnectionProperties::default()).await?;
     let queue = Queue(connection.create_channel().await?);
 
     // The floor publishes what the service makes of the payload.
@@ -104,7 +105,7 @@ pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Ta
         resident_kib(service_id)? as f64 / 1024.0
     ));
     connection.close(200, "done".into()).await?;
-    service.stop();
+    deployment.stop()?;
     Ok(table)
 }
 
@@ -143,14 +144,18 @@ pub(crate) struct Deliveries {
 }
 
 impl Deliveries {
-    fn new() -> Result<Self> {
+    fn new(secret: &SecretString) -> Result<Self> {
         // GitHub sends no spaces.
         let payload: serde_json::Value = serde_json::from_str(PAYLOAD)?;
-        Self::of(&payload)
+        Self::of(&payload, secret)
     }
 
     /// Of a workflow job for Slurm that is queued in this repository.
-    pub(crate) fn queued((repository, name): &Repository, workflow_job: i64) -> Result<Self> {
+    pub(crate) fn queued(
+        (repository, name): &Repository,
+        workflow_job: i64,
+        secret: &SecretString,
+    ) -> Result<Self> {
         let mut payload: serde_json::Value = serde_json::from_str(PAYLOAD)?;
         for (field, value) in [
             ("/workflow_job/id", workflow_job.into()),
@@ -163,12 +168,12 @@ impl Deliveries {
         ] {
             *payload.pointer_mut(field).context(field)? = value;
         }
-        Self::of(&payload)
+        Self::of(&payload, secret)
     }
 
-    fn of(payload: &serde_json::Value) -> Result<Self> {
+    fn of(payload: &serde_json::Value, secret: &SecretString) -> Result<Self> {
         let body = Bytes::from(payload.to_string());
-        let signature = webhook::sign(&SecretString::from(SECRET), &body).parse()?;
+        let signature = webhook::sign(secret, &body).parse()?;
         Ok(Self { body, signature })
     }
 

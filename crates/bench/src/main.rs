@@ -49,6 +49,8 @@ enum What {
         listen: SocketAddr,
         #[arg(long, env = floor::AMQP_URL, hide_env_values = true)]
         amqp_url: String,
+        #[arg(long, env = floor::WEBHOOK_SECRET, hide_env_values = true)]
+        webhook_secret: String,
         /// What is published for each request.
         message: PathBuf,
     },
@@ -73,8 +75,12 @@ fn main() -> Result<()> {
         Some(What::FloorIngest {
             listen,
             amqp_url,
+            webhook_secret,
             message,
-        }) => runtime(floor::WORKERS)?.block_on(floor::ingest(listen, &amqp_url, &message)),
+        }) => {
+            let floor = floor::ingest(listen, &amqp_url, &webhook_secret, &message);
+            runtime(floor::WORKERS)?.block_on(floor)
+        }
         Some(What::FloorCallbacks {
             listen,
             database_url,

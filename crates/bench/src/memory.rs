@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use gha_slurm_test_support::free_port;
+use gha_slurm_test_support::Service;
 
 use crate::report::Table;
 use crate::surroundings::{Surroundings, resident_kib};
@@ -12,37 +12,21 @@ use crate::surroundings::{Surroundings, resident_kib};
 const SETTLE: Duration = Duration::from_secs(3);
 
 pub(crate) async fn measure(around: &Surroundings) -> Result<Table> {
-    let mut services = [
-        around.webhook_ingest(free_port()),
-        around.launcher(),
-        around.token_broker(free_port()),
-        around.repo_mapping(free_port()),
-        around.agent(free_port())?,
-    ];
-    for service in &mut services {
-        service.spawn()?;
-    }
-    for service in &mut services {
-        service.ready().await?;
-    }
+    let mut deployment = around.deployment()?;
+    deployment.start().await?;
     tokio::time::sleep(SETTLE).await;
     let mut rows = Vec::new();
     let mut sum = 0;
-    for service in &services {
+    for service in deployment.services() {
         let kib = resident_kib(service.id().with_context(|| service.name().to_owned())?)?;
-        if service.name() == "gha-slurm-munge" {
+        if service.name() == Service::Agent.program() {
             rows.push(row("the four together (aim: under 80 MB)", sum));
         } else {
             sum += kib;
         }
         rows.push(row(service.name(), kib));
     }
-    for service in &mut services {
-        service.ask_to_stop();
-    }
-    for service in &mut services {
-        service.stop();
-    }
+    deployment.stop()?;
     Ok(Table {
         title: "Resident memory, idle",
         columns: vec!["service", "MB"],

@@ -1,12 +1,11 @@
 //! Submissions through launcher and agent beside bare ones, to one private Slurm in the same run.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
 use gha_slurm_test_support::{
-    PrivateSlurm, SLURM_USERS, ServiceProcess, free_port, try_wait_until,
+    BackingServices, Deployment, PrivateSlurm, SLURM_USERS, Service, SlurmBackend, try_wait_until,
 };
 use tokio_postgres::NoTls;
 
@@ -15,7 +14,7 @@ use crate::ingest::Deliveries;
 use crate::load::{Target, closed_loop};
 use crate::report::{Table, median};
 use crate::site::Site;
-use crate::surroundings::{Surroundings, loopback};
+use crate::surroundings::{DEPLOYMENT, Surroundings};
 
 /// As many calls as the launcher has under way at once.
 const SUBMITTERS: usize = 16;
@@ -71,11 +70,12 @@ pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Ve
         rows: Vec::new(),
         notes: Vec::new(),
     };
-    for backend in ["sbatch", "slurmrestd"] {
+    for slurm_backend in [SlurmBackend::Sbatch, SlurmBackend::Slurmrestd] {
+        let backend = slurm_backend.as_str();
         let mut rounds = Vec::new();
         for number in 0..effort.rounds {
             let name = format!("{backend}_{number}");
-            rounds.push(round(around, &slurm, backend, &name, effort).await?);
+            rounds.push(round(around, &slurm, slurm_backend, &name, effort).await?);
         }
         let of = |key: fn(&Round) -> f64| -> Result<f64> {
             median(rounds.iter().map(key).collect(), |v| *v).context("no round")
@@ -124,7 +124,7 @@ pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Ve
 async fn round(
     around: &Surroundings,
     slurm: &PrivateSlurm,
-    backend: &str,
+    backend: SlurmBackend,
     name: &str,
     effort: &Effort,
 ) -> Result<Round> {
@@ -132,34 +132,31 @@ async fn round(
     let database_url = around.new_database(name).await?;
     let folder = around.folder().join(name);
     std::fs::create_dir(&folder)?;
-    let output = folder.display().to_string();
-    let bare = match backend {
-        "sbatch" => Bare::sbatch(slurm, &output),
-        _ => Bare::slurmrestd(slurm, &output).await?,
+    let backing = BackingServices {
+        database_url: &database_url,
+        ..around.backing()
     };
-    let agent_port = free_port();
-    let mut agent = agent(around, slurm, backend, &folder, agent_port)?;
-    let mut launcher = around
-        .launcher()
-        .setting("DATABASE__URL", &database_url)
-        .setting(
-            "CLUSTER__AGENT_URL",
-            format!("http://{}", loopback(agent_port)),
-        );
-    let ingest_port = free_port();
-    let mut ingest = around.webhook_ingest(ingest_port);
-    agent.start().await?;
-    launcher.start().await?;
-    ingest.start().await?;
+    let mut deployment = Deployment::builder(DEPLOYMENT)
+        .slurm(slurm, backend)
+        .build(&folder, &around.credentials, &backing)?;
+    let output = deployment.output_folder().display().to_string();
+    let bare = match backend {
+        SlurmBackend::Sbatch => Bare::sbatch(slurm, &output),
+        SlurmBackend::Slurmrestd => Bare::slurmrestd(slurm, &output).await?,
+    };
+    for service in [Service::Agent, Service::Launcher, Service::WebhookIngest] {
+        deployment.service_mut(service).start().await?;
+    }
 
     let mut site = Site::new(around, &database_url)?;
     let user = SLURM_USERS[0];
     let repositories = site.repositories(user).await?;
     let stored = Stored::open(&database_url).await?;
     let target = Target {
-        address: loopback(ingest_port).parse()?,
+        address: deployment.address(Service::WebhookIngest).parse()?,
         expected: http::StatusCode::ACCEPTED,
     };
+    let secret = around.credentials.webhook_secret()?.into();
     let (mut bare_ms, mut ms) = (Vec::new(), Vec::new());
     // The first of each opens connections, and fetches tokens.
     for number in 0..=effort.webhooks {
@@ -167,7 +164,7 @@ async fn round(
             .get(number as usize % repositories.len())
             .context("a repository")?;
         let id = site.next_workflow_job();
-        let queued = Deliveries::queued(repository, id)?;
+        let queued = Deliveries::queued(repository, id, &secret)?;
         let sent = Utc::now();
         closed_loop(&target, 1, queued.first(1)).await?;
         let submitted = stored.submitted_at(id).await?;
@@ -178,8 +175,8 @@ async fn round(
             bare_ms.push(single.millis(0.5));
         }
     }
-    ingest.stop();
-    launcher.stop();
+    deployment.service_mut(Service::WebhookIngest).stop();
+    deployment.service_mut(Service::Launcher).stop();
 
     let count = effort.submissions;
     clear(slurm, user).await?;
@@ -191,11 +188,11 @@ async fn round(
     clear(slurm, user).await?;
     let planned = site.plan(user, &repositories, count).await?;
     let ids: Vec<i64> = planned.iter().map(|p| p.workflow_job).collect();
-    launcher.start().await?;
+    deployment.service_mut(Service::Launcher).start().await?;
     let rate = stored.rate(&ids).await?;
-    launcher.stop();
+    deployment.service_mut(Service::Launcher).stop();
     expect(slurm, count).await?;
-    agent.stop();
+    deployment.stop()?;
     clear(slurm, user).await?;
 
     ms.sort_by(f64::total_cmp);
@@ -207,34 +204,6 @@ async fn round(
         bare_p50_ms: median(bare_ms, |v| *v).context("no webhook")?,
         p50_ms: median(ms, |v| *v).context("no webhook")?,
         p90_ms,
-    })
-}
-
-fn agent(
-    around: &Surroundings,
-    slurm: &PrivateSlurm,
-    backend: &str,
-    folder: &Path,
-    port: u16,
-) -> Result<ServiceProcess> {
-    let conf = slurm.conf();
-    let service = around
-        .agent(port)?
-        .setting("STATE__FOLDER", folder.join("state"))
-        .setting("POLICY__MIN_UID", "1")
-        .setting("SLURM__BACKEND", backend);
-    Ok(if backend == "sbatch" {
-        service
-            .setting("SBATCH__RUN_AS", "root")
-            .setting("SBATCH__CONF", conf)
-            .setting("SBATCH__OUTPUT_FOLDER", folder)
-    } else {
-        service
-            .setting("SLURMRESTD__URL", slurm.rest_url())
-            .setting("SLURMRESTD__SERVICE_USER", SLURM_USERS[1])
-            .setting("SLURMRESTD__TOKENS", "scontrol")
-            .setting("SLURMRESTD__CONF", conf)
-            .setting("SLURMRESTD__OUTPUT_FOLDER", folder)
     })
 }
 

@@ -1,26 +1,23 @@
-//! What the services need: PostgreSQL, RabbitMQ, GitHub, keys; and the services.
+//! What a deployment needs: PostgreSQL, RabbitMQ, GitHub, keys.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
-use gha_slurm_auth::KeyFolder;
 use gha_slurm_domain::InstallationId;
 use gha_slurm_simulator::request::NewInstallation;
 use gha_slurm_simulator::{AppKey, Handle, Settings, Simulator};
-use gha_slurm_test_support::{Folder, PrivatePostgres, PrivateRabbitMq, ServiceProcess, free_port};
+use gha_slurm_test_support::{
+    APP_ID, BackingServices, Credentials, Deployment, Folder, PrivatePostgres, PrivateRabbitMq,
+    free_port,
+};
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::site::OWNER;
 
-/// The App's number at the simulator.
-const APP_ID: u64 = 4242;
 /// Issuer of launch tokens.
 pub(crate) const DEPLOYMENT: &str = "bench";
-pub(crate) const CLUSTER: &str = "main";
-/// The webhook secret.
-pub(crate) const SECRET: &str = "It's a Secret to Everybody";
 
 /// Everything that is measured runs in these.
 pub(crate) struct Surroundings {
@@ -28,6 +25,9 @@ pub(crate) struct Surroundings {
     postgres: PrivatePostgres,
     rabbitmq: PrivateRabbitMq,
     database_url: String,
+    amqp_url: String,
+    github_url: String,
+    pub(crate) credentials: Credentials,
     pub(crate) github: Handle,
     /// Of the App, on [`OWNER`].
     pub(crate) installation: InstallationId,
@@ -37,9 +37,8 @@ pub(crate) struct Surroundings {
 impl Surroundings {
     pub(crate) async fn start() -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        KeyFolder::new(folder.path().join("keys")).generate(chrono::Utc::now().timestamp())?;
         let pem = AppKey::generate_private_pem()?;
-        fs::write(folder.path().join("app.pem"), &pem)?;
+        let credentials = Credentials::open(folder.path(), || Ok(pem.clone()))?;
         let mut settings = Settings::new(APP_ID, AppKey::from_pem(pem.as_bytes())?);
         // Not what is measured.
         settings.timing.rate_limit = 1_000_000_000;
@@ -59,7 +58,10 @@ impl Surroundings {
         gha_slurm_storage::run_migrations(&database_url).await?;
         Ok(Self {
             folder,
+            credentials,
             database_url,
+            amqp_url: rabbitmq.amqp_url(),
+            github_url: github.api_url(),
             postgres,
             rabbitmq,
             github,
@@ -77,23 +79,11 @@ impl Surroundings {
         self.folder.path()
     }
 
-    pub(crate) fn database_url(&self) -> &str {
-        &self.database_url
-    }
-
     /// Another database, empty and migrated.
     pub(crate) async fn new_database(&self, name: &str) -> Result<String> {
         let url = self.postgres.database(name).await?;
         gha_slurm_storage::run_migrations(&url).await?;
         Ok(url)
-    }
-
-    pub(crate) fn amqp_url(&self) -> String {
-        self.rabbitmq.amqp_url()
-    }
-
-    pub(crate) fn keys(&self) -> PathBuf {
-        self.folder().join("keys")
     }
 
     /// Where this is measured, and with what.
@@ -125,71 +115,20 @@ impl Surroundings {
         Ok(row.try_get(0)?)
     }
 
-    fn service(&self, program: &str) -> ServiceProcess {
-        ServiceProcess::new(program, self.folder()).env("NO_PROXY", "127.0.0.1")
+    /// The services, with everything of theirs in the folder of the surroundings.
+    pub(crate) fn deployment(&self) -> Result<Deployment> {
+        let builder = Deployment::builder(DEPLOYMENT);
+        builder.build(self.folder(), &self.credentials, &self.backing())
     }
 
-    fn with_github(&self, service: ServiceProcess) -> ServiceProcess {
-        service
-            .setting("GITHUB__API_URL", self.github.api_url())
-            .setting("GITHUB__WEB_URL", self.github.web_url())
-            .setting("GITHUB__APP_ID", APP_ID.to_string())
-            .setting("GITHUB__PRIVATE_KEY_FILE", self.folder().join("app.pem"))
+    /// What a deployment uses here.
+    pub(crate) fn backing(&self) -> BackingServices<'_> {
+        BackingServices {
+            database_url: &self.database_url,
+            amqp_url: &self.amqp_url,
+            github_url: &self.github_url,
+        }
     }
-
-    pub(crate) fn webhook_ingest(&self, port: u16) -> ServiceProcess {
-        self.service("webhook-ingest")
-            .setting("HTTP__LISTEN", loopback(port))
-            .setting("AMQP__URL", self.amqp_url())
-            .setting("WEBHOOK__SECRET", SECRET)
-    }
-
-    pub(crate) fn launcher(&self) -> ServiceProcess {
-        self.with_github(self.service("launcher"))
-            .setting("DATABASE__URL", self.database_url())
-            .setting("AMQP__URL", self.amqp_url())
-            .setting("DEPLOYMENT__NAME", DEPLOYMENT)
-            .setting("KEYS__FOLDER", self.keys())
-            .setting("CLUSTER__NAME", CLUSTER)
-            // Nothing is submitted.
-            .setting("CLUSTER__AGENT_URL", "http://127.0.0.1:1")
-            .setting("CLUSTER__TOKEN_URL", "http://127.0.0.1:1")
-    }
-
-    pub(crate) fn token_broker(&self, port: u16) -> ServiceProcess {
-        self.with_github(self.service("token-broker"))
-            .setting("HTTP__LISTEN", loopback(port))
-            .setting("DATABASE__URL", self.database_url())
-            .setting("DEPLOYMENT__NAME", DEPLOYMENT)
-            .setting("KEYS__FOLDER", self.keys())
-    }
-
-    pub(crate) fn repo_mapping(&self, port: u16) -> ServiceProcess {
-        self.with_github(self.service("repo-mapping"))
-            .setting("HTTP__LISTEN", loopback(port))
-            .setting("DATABASE__URL", self.database_url())
-            .setting("ACCESS__TOKENS", SECRET)
-    }
-
-    pub(crate) fn agent(&self, port: u16) -> Result<ServiceProcess> {
-        let runner = self.folder().join("runner");
-        fs::create_dir_all(runner.join("bin"))?;
-        // Never started: nothing is submitted.
-        fs::write(runner.join("bin/Runner.Listener"), "")?;
-        Ok(self
-            .service("gha-slurm-munge")
-            .setting("HTTP__LISTEN", loopback(port))
-            .setting("DEPLOYMENT__NAME", DEPLOYMENT)
-            .setting("CLUSTER__NAME", CLUSTER)
-            .setting("KEYS__PUBLIC_KEYS", self.keys())
-            .setting("STATE__FOLDER", self.folder().join("agent"))
-            .setting("RUNNER__FOLDER", runner)
-            .setting("SLURM__BACKEND", "local"))
-    }
-}
-
-pub(crate) fn loopback(port: u16) -> String {
-    format!("127.0.0.1:{port}")
 }
 
 /// Resident memory of a process, KiB.

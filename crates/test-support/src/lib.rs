@@ -8,6 +8,7 @@
 
 mod accounting;
 mod certificates;
+mod deployment;
 mod postgres;
 mod process;
 mod rabbitmq;
@@ -19,6 +20,10 @@ mod slurm;
 mod wait;
 
 pub use certificates::{TestCa, TestCertificate};
+pub use deployment::{
+    APP_ID, BackingServices, CLUSTER, Credentials, Deployment, DeploymentBuilder, Service,
+    SlurmBackend,
+};
 pub use postgres::{PrivatePostgres, TestDatabase};
 pub use process::{Process, binary, end_processes_in, end_processes_marked, processes_marked};
 pub use rabbitmq::{PrivateRabbitMq, SHARED_RABBITMQ, TestBroker};

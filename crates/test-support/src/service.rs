@@ -49,9 +49,9 @@ impl ServiceProcess {
         if let Some((program, arguments)) = words.split_first() {
             let mut command = Command::new(program);
             command.args(arguments).arg(self.command.get_program());
-            for (key, value) in self.command.get_envs() {
-                command.env(key, value.unwrap_or_default());
-            }
+            command.args(self.command.get_args());
+            let variables = self.command.get_envs();
+            command.envs(variables.filter_map(|(key, value)| Some((key, value?))));
             self.command = command;
         }
         self
@@ -79,20 +79,12 @@ impl ServiceProcess {
         self
     }
 
-    /// Has another program start it, such as `nsenter --net=…`, and ask it whether it is ready: it may have a loopback of its
-    /// own.
+    /// As [`ServiceProcess::through`], such as `nsenter --net=…`, which is also used to ask the service whether it is ready:
+    /// it may have a loopback of its own.
     #[must_use]
     pub fn within(mut self, starter: &[String]) -> Self {
-        let [program, words @ ..] = starter else {
-            return self;
-        };
-        let mut command = Command::new(program);
-        command.args(words).arg(self.command.get_program());
-        let variables = self.command.get_envs();
-        command.envs(variables.filter_map(|(key, value)| Some((key, value?))));
-        self.command = command;
-        self.within = true;
-        self
+        self.within = !starter.is_empty();
+        self.through(starter)
     }
 
     /// Starts it and waits until it says that it is ready.
@@ -183,6 +175,11 @@ impl ServiceProcess {
             // Dropping it would end its process group too.
             process.forget();
         }
+    }
+
+    /// Kills it with its process group.
+    pub fn kill(&mut self) {
+        self.process = None;
     }
 
     /// Asks it to stop, without waiting.

@@ -8,7 +8,7 @@ use gha_slurm_simulator::model::Delivery;
 use gha_slurm_test_support::wait_until;
 use serde_json::Value;
 
-use crate::stack::{DEADLINE, REPOSITORY, Service, Stack, WEBHOOK_SECRET};
+use crate::stack::{DEADLINE, REPOSITORY, Service, Stack};
 
 const TIMES: usize = 20;
 const TIMES_EACH: usize = 3;
@@ -103,7 +103,7 @@ fn of_another(original: &Delivery, n: i64) -> String {
 }
 
 async fn post(stack: &Stack, original: &Delivery, body: &str) -> u16 {
-    let signature = webhook::sign(&WEBHOOK_SECRET.into(), body.as_bytes());
+    let signature = webhook::sign(&stack.webhook_secret(), body.as_bytes());
     let request = stack
         .http()
         .post(stack.webhook_url())

@@ -8,7 +8,7 @@ use gha_slurm_auth::webhook;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::stack::{REPOSITORY, Service, Stack, WEBHOOK_SECRET};
+use crate::stack::{REPOSITORY, Service, Stack};
 
 const MIB: usize = 1 << 20;
 /// Larger than GitHub sends.
@@ -38,8 +38,9 @@ async fn memory_is_bounded_whatever_is_sent() {
         .collect()
         .await;
     let address = stack.webhook_url().split('/').nth(2).unwrap().to_owned();
+    let signature = webhook::sign(&stack.webhook_secret(), b"");
     let broken: Vec<Option<u16>> = stream::iter(0..BROKEN_BODIES)
-        .map(|n| broken(&address, n.is_multiple_of(2)))
+        .map(|n| broken(&address, &signature, n.is_multiple_of(2)))
         .buffer_unordered(BROKEN_BODIES / 2)
         .collect()
         .await;
@@ -103,7 +104,7 @@ async fn large(stack: &Stack, length_is_told: bool) -> Option<u16> {
         .header("X-GitHub-Delivery", "72d3162e-cc78-11e3-81ab-4c9367dc0958")
         .header(
             "X-Hub-Signature-256",
-            webhook::sign(&WEBHOOK_SECRET.into(), b""),
+            webhook::sign(&stack.webhook_secret(), b""),
         );
     if length_is_told {
         request = request.header("Content-Length", LARGE);
@@ -116,9 +117,8 @@ async fn large(stack: &Stack, length_is_told: bool) -> Option<u16> {
 }
 
 /// Half a body, and then silence, or the end of the connection.
-async fn broken(address: &str, slow: bool) -> Option<u16> {
+async fn broken(address: &str, signature: &str, slow: bool) -> Option<u16> {
     let mut connection = TcpStream::connect(address).await.unwrap();
-    let signature = webhook::sign(&WEBHOOK_SECRET.into(), b"");
     let head = format!(
         "POST /api/github/webhooks HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
          X-GitHub-Event: workflow_job\r\nX-GitHub-Delivery: 72d3162e\r\nX-Hub-Signature-256: {signature}\r\n\

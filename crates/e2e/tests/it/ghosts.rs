@@ -3,7 +3,7 @@
 
 use gha_slurm_test_support::wait_until;
 
-use crate::stack::{Builder, By, DEADLINE, REPOSITORY, Service, Stack};
+use crate::stack::{Builder, DEADLINE, REPOSITORY, Service, SlurmBackend, Stack};
 
 /// More than the failures after which a class is given up.
 const LOST: i64 = 8;
@@ -11,8 +11,8 @@ const LOST: i64 = 8;
 /// Each test, on a real Slurm by both ways.
 macro_rules! both_ways {
     ($($test:ident),* $(,)?) => {
-        mod by_programs { $(#[tokio::test] async fn $test() { super::$test(Some(super::By::Programs)).await; })* }
-        mod by_rest { $(#[tokio::test] async fn $test() { super::$test(Some(super::By::Rest)).await; })* }
+        mod by_programs { $(#[tokio::test] async fn $test() { super::$test(Some(super::SlurmBackend::Sbatch)).await; })* }
+        mod by_rest { $(#[tokio::test] async fn $test() { super::$test(Some(super::SlurmBackend::Slurmrestd)).await; })* }
     };
 }
 
@@ -31,7 +31,7 @@ both_ways!(
 local!(an_older_database_is_restored, the_agent_loses_its_ledger);
 
 /// One Slurm job runs at a time. `None`: that takes root.
-async fn builder(by: Option<By>) -> Option<Builder> {
+async fn builder(by: Option<SlurmBackend>) -> Option<Builder> {
     let builder = Stack::builder()
         .setting(Service::Launcher, "CLUSTER__STATES_INTERVAL_S", "1")
         .setting(Service::Launcher, "PLANNER__BACKOFF_BASE_S", "1")
@@ -44,14 +44,14 @@ async fn builder(by: Option<By>) -> Option<Builder> {
 }
 
 /// From now on nothing starts on the real Slurm; the local backend has one place.
-async fn drain(stack: &Stack, by: Option<By>) {
+async fn drain(stack: &Stack, by: Option<SlurmBackend>) {
     if by.is_some() {
         let words = ["update", "nodename=n[1-2]", "state=drain", "reason=test"];
         stack.slurm().run("scontrol", &words).await.unwrap();
     }
 }
 
-async fn resume(stack: &Stack, by: Option<By>) {
+async fn resume(stack: &Stack, by: Option<SlurmBackend>) {
     if by.is_some() {
         let words = ["update", "nodename=n[1-2]", "state=resume"];
         stack.slurm().run("scontrol", &words).await.unwrap();
@@ -59,7 +59,7 @@ async fn resume(stack: &Stack, by: Option<By>) {
 }
 
 /// Whether a Slurm job was cancelled.
-async fn is_cancelled(stack: &Stack, by: Option<By>, id: &str) -> bool {
+async fn is_cancelled(stack: &Stack, by: Option<SlurmBackend>, id: &str) -> bool {
     if by.is_some() {
         let job = format!("--jobs={id}");
         let words = ["--noheader", "--states=all", "--format=%T", &job];
@@ -71,7 +71,10 @@ async fn is_cancelled(stack: &Stack, by: Option<By>, id: &str) -> bool {
 }
 
 /// A build that runs until the file `go` is there, and one that is pending; the pending Slurm job.
-async fn one_runs_and_one_is_pending(stack: &Stack, by: Option<By>) -> (i64, i64, String) {
+async fn one_runs_and_one_is_pending(
+    stack: &Stack,
+    by: Option<SlurmBackend>,
+) -> (i64, i64, String) {
     stack.map(&[REPOSITORY]).await;
     let (script, _) = stack.until_there("go");
     let running = stack.queue(&script);
@@ -86,7 +89,7 @@ async fn one_runs_and_one_is_pending(stack: &Stack, by: Option<By>) -> (i64, i64
     (running, pending, stack.sql(&id, &[]).await)
 }
 
-async fn slurmctld_comes_back_without_its_state(by: Option<By>) {
+async fn slurmctld_comes_back_without_its_state(by: Option<SlurmBackend>) {
     let Some(builder) = builder(by).await else {
         return;
     };
@@ -112,7 +115,7 @@ async fn slurmctld_comes_back_without_its_state(by: Option<By>) {
 }
 
 /// A backup from before both builds: neither has a row.
-async fn an_older_database_is_restored(by: Option<By>) {
+async fn an_older_database_is_restored(by: Option<SlurmBackend>) {
     let Some(builder) = builder(by).await else {
         return;
     };
@@ -149,7 +152,7 @@ async fn an_older_database_is_restored(by: Option<By>) {
     stack.finish().await;
 }
 
-async fn the_agent_loses_its_ledger(by: Option<By>) {
+async fn the_agent_loses_its_ledger(by: Option<SlurmBackend>) {
     let Some(builder) = builder(by).await else {
         return;
     };

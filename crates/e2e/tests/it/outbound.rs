@@ -7,7 +7,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tokio::net::TcpStream;
 
 use crate::crashes::{end_leases_of_the_dead, kill_and_restart};
-use crate::stack::{By, DEADLINE, REPOSITORY, Service, Stack, by_both};
+use crate::stack::{DEADLINE, REPOSITORY, Service, SlurmBackend, Stack, by_both};
 use crate::zone::Zone;
 
 by_both!(a_cluster_that_accepts_no_connection_builds);
@@ -151,7 +151,7 @@ async fn a_waiting_poll_outlives_the_death_of_either_side() {
 }
 
 /// The agent, Slurm and its nodes reach the launcher, token-broker and GitHub, and nothing else; nobody reaches them.
-async fn a_cluster_that_accepts_no_connection_builds(by: By) {
+async fn a_cluster_that_accepts_no_connection_builds(by: SlurmBackend) {
     let Some(zone) = Zone::make() else { return };
     let inside = format!("{}:5011", zone.inside);
     let Some(builder) = Stack::builder().zone(zone).on_slurm(by).await else {

@@ -23,8 +23,7 @@ async fn two_launchers_share_what_one_agent_allows() {
         .start()
         .await;
     // The agent believes in one key folder; its own agent has nothing to do.
-    let keys = first.folder().join("launch-keys");
-    let keys = keys.to_str().unwrap();
+    let keys = first.launch_keys();
     let agent = first.url(Service::Agent);
     let second = Stack::builder()
         .setting(Service::Launcher, "CLUSTER__AGENT_URL", &agent)

@@ -8,7 +8,9 @@ use gha_slurm_simulator::request::NewWorkflowJob;
 use gha_slurm_test_support::wait_until;
 
 use crate::races::DELETE_RUNNER;
-use crate::stack::{By, CREATE_JIT, DEADLINE, LABELS, REPOSITORY, Service, Stack, by_both};
+use crate::stack::{
+    CREATE_JIT, DEADLINE, LABELS, REPOSITORY, Service, SlurmBackend, Stack, by_both,
+};
 
 by_both!(
     fifty_builds_arrive_while_slurmctld_is_away,
@@ -24,7 +26,7 @@ const AWAY: Duration = Duration::from_secs(30);
 /// Fifty builds on a machine that does other things, too.
 const LONG: Duration = Duration::from_secs(300);
 
-async fn fifty_builds_arrive_while_slurmctld_is_away(by: By) {
+async fn fifty_builds_arrive_while_slurmctld_is_away(by: SlurmBackend) {
     let Some(builder) = Stack::builder().on_slurm(by).await else {
         return;
     };
@@ -79,7 +81,7 @@ async fn fifty_builds_arrive_while_slurmctld_is_away(by: By) {
 
 #[tokio::test]
 async fn a_build_arrives_while_slurmrestd_is_away() {
-    let Some(builder) = Stack::builder().on_slurm(By::Rest).await else {
+    let Some(builder) = Stack::builder().on_slurm(SlurmBackend::Slurmrestd).await else {
         return;
     };
     let stack = builder.start().await;
@@ -95,7 +97,7 @@ async fn a_build_arrives_while_slurmrestd_is_away() {
 }
 
 /// Two minutes without a workflow job, and a download of actions of five minutes: here 2 s and 5 s.
-async fn idle_nodes_are_given_back_and_downloads_are_waited_for(by: By) {
+async fn idle_nodes_are_given_back_and_downloads_are_waited_for(by: SlurmBackend) {
     let Some(builder) = Stack::builder().on_slurm(by).await else {
         return;
     };
@@ -145,7 +147,7 @@ enum Loss {
 
 /// Before a workflow job started, what Slurm takes away is replaced. A Slurm job that is started again all the same is turned
 /// away, since its launch token was used, and is not replaced a second time. While a workflow job ran, GitHub's answer stands.
-async fn what_slurm_takes_away_is_replaced_once(by: By) {
+async fn what_slurm_takes_away_is_replaced_once(by: SlurmBackend) {
     let Some(builder) = Stack::builder().on_slurm(by).await else {
         return;
     };
@@ -237,7 +239,7 @@ async fn what_slurm_takes_away_is_replaced_once(by: By) {
 }
 
 /// A pending Slurm job is cancelled within seconds of its workflow job; a runner that idles is deregistered first.
-async fn what_is_not_wanted_any_more_is_cancelled(by: By) {
+async fn what_is_not_wanted_any_more_is_cancelled(by: SlurmBackend) {
     const SECONDS: Duration = Duration::from_secs(10);
     let Some(builder) = Stack::builder().on_slurm(by).await else {
         return;

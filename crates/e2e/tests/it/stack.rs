@@ -1,27 +1,25 @@
 //! A whole deployment of one test's own: every service a process, RabbitMQ and Postgres real, GitHub simulated in this
 //! process. [`Stack::finish`] ends each test: it waits until everything has come to rest, and looks for leaks.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use gha_slurm_auth::KeyFolder;
 use gha_slurm_contract::build::{BuildDetail, WorkflowJobState};
 use gha_slurm_simulator::model::{Conclusion, Delivery, Runner, State, Status, WorkflowJob};
 use gha_slurm_simulator::request::{NewRepository, NewWorkflowJob};
 use gha_slurm_simulator::{AppKey, Handle, Simulator};
 use gha_slurm_test_support::{
-    PrivateSlurm, SLURM_USERS, ServiceProcess, TestBroker, TestCa, TestDatabase, binary,
-    end_processes_in, free_port, processes_marked, wait_until,
+    APP_ID, BackingServices, Credentials, Deployment, DeploymentBuilder, PrivateSlurm, SLURM_USERS,
+    ServiceProcess, TestBroker, TestDatabase, end_processes_in, processes_marked, wait_until,
 };
+pub(crate) use gha_slurm_test_support::{Service, SlurmBackend};
 use reqwest::Method;
 use rustix::process::{Pid, Signal};
+use secrecy::SecretString;
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_postgres::types::{FromSqlOwned, ToSql};
@@ -36,15 +34,9 @@ pub(crate) const REPOSITORY: &str = "acme/widgets";
 pub(crate) const SLURM_USER: &str = "alice";
 /// Labels that the launcher's default settings know.
 pub(crate) const LABELS: [&str; 2] = ["self-hosted", "slurm"];
-pub(crate) const WEBHOOK_SECRET: &str = "It's a Secret to Everybody";
 pub(crate) const CREATE_JIT: &str = "POST /repos/{owner}/{repo}/actions/runners/generate-jitconfig";
-const BEARER_TOKEN: &str = "an-administrator";
-const APP_ID: u64 = 4242;
-const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// What the agent is called where only a proxy knows it.
 const AGENT_HOST: &str = "agent.gha-slurm.test";
-/// Nobody is there (RFC 5737): only the relay leads nodes to token-broker.
-const NOWHERE: &str = "http://192.0.2.1:1";
 
 /// Stacks at once: more would only wait for each other's processors.
 static AT_ONCE: LazyLock<Semaphore> = LazyLock::new(|| {
@@ -54,96 +46,55 @@ static AT_ONCE: LazyLock<Semaphore> = LazyLock::new(|| {
 /// One App key for all tests: making one takes a second.
 static APP_KEY: LazyLock<String> = LazyLock::new(|| AppKey::generate_private_pem().unwrap());
 
-/// The services, each with the name of its binary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Service {
-    WebhookIngest,
-    Launcher,
-    TokenBroker,
-    RepoMapping,
-    Agent,
-}
-
-impl Service {
-    pub(crate) const ALL: [Self; 5] = [
-        Self::WebhookIngest,
-        Self::Launcher,
-        Self::TokenBroker,
-        Self::RepoMapping,
-        Self::Agent,
-    ];
-
-    fn program(self) -> &'static str {
-        match self {
-            Self::WebhookIngest => "webhook-ingest",
-            Self::Launcher => "launcher",
-            Self::TokenBroker => "token-broker",
-            Self::RepoMapping => "repo-mapping",
-            Self::Agent => "gha-slurm-munge",
-        }
-    }
-}
-
 /// A stack to be, with settings that differ from the usual ones.
-#[derive(Default)]
 pub(crate) struct Builder {
-    settings: Vec<(Service, &'static str, String)>,
-    environment: Vec<(&'static str, String)>,
+    deployment: DeploymentBuilder,
     database_url: Option<String>,
-    slurm: Option<(PrivateSlurm, By)>,
-    outbound: bool,
-    mutual_tls: bool,
-    agent_host: Option<&'static str>,
+    slurm: Option<PrivateSlurm>,
     zone: Option<Zone>,
-}
-
-/// How the agent speaks to a real Slurm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum By {
-    /// `sbatch`, `squeue`, `scancel`.
-    Programs,
-    /// slurmrestd.
-    Rest,
 }
 
 /// Each of these scenarios, by Slurm's programs and by slurmrestd.
 macro_rules! by_both {
     ($($test:ident),* $(,)?) => {
-        mod by_programs { $(#[tokio::test] async fn $test() { super::$test(crate::stack::By::Programs).await; })* }
-        mod by_rest { $(#[tokio::test] async fn $test() { super::$test(crate::stack::By::Rest).await; })* }
+        mod by_programs { $(#[tokio::test] async fn $test() { super::$test(crate::stack::SlurmBackend::Sbatch).await; })* }
+        mod by_rest { $(#[tokio::test] async fn $test() { super::$test(crate::stack::SlurmBackend::Slurmrestd).await; })* }
     };
 }
 pub(crate) use by_both;
 
 impl Builder {
-    /// One setting of one service, named without its prefix, such as `RUNNER__MODE`.
-    pub(crate) fn setting(mut self, service: Service, key: &'static str, value: &str) -> Self {
-        self.settings.push((service, key, value.to_owned()));
+    fn with(mut self, option: impl FnOnce(DeploymentBuilder) -> DeploymentBuilder) -> Self {
+        self.deployment = option(self.deployment);
         self
+    }
+
+    /// One setting of one service, named without its prefix, such as `RUNNER__MODE`.
+    pub(crate) fn setting(self, service: Service, key: &str, value: &str) -> Self {
+        self.with(|deployment| deployment.setting(service, key, value))
     }
 
     /// One environment variable of every service.
-    pub(crate) fn environment(mut self, key: &'static str, value: &str) -> Self {
-        self.environment.push((key, value.to_owned()));
-        self
+    pub(crate) fn environment(self, key: &str, value: &str) -> Self {
+        self.with(|deployment| deployment.environment(key, value))
     }
 
     /// The agent calls the launcher, and has no port but the relay's, through which nodes reach token-broker.
-    pub(crate) fn outbound(mut self) -> Self {
-        self.outbound = true;
-        self
+    pub(crate) fn outbound(self) -> Self {
+        self.with(DeploymentBuilder::outbound)
     }
 
     /// Launcher and agent show each other certificates of a private CA.
-    pub(crate) fn mutual_tls(mut self) -> Self {
-        self.mutual_tls = true;
-        self
+    pub(crate) fn mutual_tls(self) -> Self {
+        self.with(DeploymentBuilder::mutual_tls)
     }
 
     /// In outbound mode, with the agent and the nodes in a network of their own.
     pub(crate) fn zone(mut self, zone: Zone) -> Self {
+        let (outside, starter) = (zone.outside, zone.starter());
         self.zone = Some(zone);
         self.outbound()
+            .with(|deployment| deployment.host(outside).agent_within(starter))
     }
 
     /// In this empty database, of a Postgres that the test may kill.
@@ -153,16 +104,18 @@ impl Builder {
     }
 
     /// On a real Slurm with two nodes, in the zone if there is one. `None`: that takes root.
-    pub(crate) async fn on_slurm(mut self, by: By) -> Option<Self> {
+    pub(crate) async fn on_slurm(mut self, backend: SlurmBackend) -> Option<Self> {
         let starter = self.zone.as_ref().map(Zone::starter).unwrap_or_default();
-        self.slurm = Some((PrivateSlurm::for_test_within(2, &starter).await?, by));
+        let slurm = PrivateSlurm::for_test_within(2, &starter).await?;
+        self.deployment = self.deployment.slurm(&slurm, backend).poll_each_second();
+        self.slurm = Some(slurm);
         Some(self)
     }
 
     /// Every call by HTTPS goes through the proxy at this address: the launcher's to the agent, whose name only the proxy knows.
-    pub(crate) fn https_proxy(mut self, address: &str) -> Self {
-        self.agent_host = Some(AGENT_HOST);
-        self.environment("https_proxy", address)
+    pub(crate) fn https_proxy(self, address: &str) -> Self {
+        self.with(|deployment| deployment.agent_host(AGENT_HOST))
+            .environment("https_proxy", address)
     }
 
     /// Starts everything at once, waits until all services are ready, and makes the private repository [`REPOSITORY`].
@@ -174,9 +127,9 @@ impl Builder {
 /// Everything that runs for one test.
 pub(crate) struct Stack {
     pub(crate) github: Handle,
-    services: BTreeMap<Service, ServiceProcess>,
+    deployment: Deployment,
+    credentials: Credentials,
     http: reqwest::Client,
-    ports: Ports,
     database_url: String,
     folder: TempDir,
     stop: CancellationToken,
@@ -194,12 +147,17 @@ pub(crate) struct Stack {
 impl Stack {
     /// A stack with the usual settings.
     pub(crate) async fn start() -> Self {
-        Builder::default().start().await
+        Self::builder().start().await
     }
 
     /// For a stack with other settings.
     pub(crate) fn builder() -> Builder {
-        Builder::default()
+        Builder {
+            deployment: Deployment::builder("e2e"),
+            database_url: None,
+            slurm: None,
+            zone: None,
+        }
     }
 
     async fn build(builder: Builder) -> Self {
@@ -218,46 +176,40 @@ impl Stack {
             .prefix("gha-slurm-e2e-")
             .tempdir()
             .unwrap();
-        let files = Files::write(folder.path(), builder.slurm.is_some());
+        let credentials = Credentials::open(folder.path(), || Ok(APP_KEY.clone())).unwrap();
 
-        let ports = Ports::free(builder.zone.as_ref().map_or(LOCALHOST, |zone| zone.outside));
         let mut settings = gha_slurm_simulator::Settings::new(
             APP_ID,
             AppKey::from_pem(APP_KEY.as_bytes()).unwrap(),
         );
-        settings.listen = (ports.host, 0).into();
+        if let Some(zone) = &builder.zone {
+            settings.listen = (zone.outside, 0).into();
+        }
         let simulator = Simulator::build(settings).unwrap();
         let github = simulator.handle();
         let stop = CancellationToken::new();
         tokio::spawn(simulator.run_until_stopped(stop.clone()));
 
-        github.set_webhook(
-            &ports.webhook_url(),
-            WEBHOOK_SECRET.to_owned().into(),
-            false,
-        );
-        let urls = Urls {
-            github: github.api_url(),
-            database: database_url.clone(),
-            amqp: broker.amqp_url().to_owned(),
+        let backing = BackingServices {
+            database_url: &database_url,
+            amqp_url: broker.amqp_url(),
+            github_url: &github.api_url(),
         };
-        let mut services: BTreeMap<Service, ServiceProcess> = Service::ALL
-            .into_iter()
-            .map(|service| (service, process(service, &builder, &files, &ports, &urls)))
-            .collect();
+        let deployment = builder.deployment;
+        let deployment = deployment.build(folder.path(), &credentials, &backing);
+        let deployment = deployment.unwrap();
+        let webhook_secret = credentials.webhook_secret().unwrap();
+        github.set_webhook(&deployment.webhook_url(), webhook_secret.into(), false);
         if let Some(zone) = &builder.zone {
             let github = Url::parse(&github.api_url()).unwrap().port().unwrap();
-            let port = |service| ports.ports[&service];
+            let port = |service| deployment.port(service);
             zone.lock(&[port(Service::Launcher), port(Service::TokenBroker), github]);
-        }
-        for service in services.values_mut() {
-            service.spawn().unwrap();
         }
         let mut stack = Self {
             github,
-            services,
+            deployment,
+            credentials,
             http: client(),
-            ports,
             database_url,
             folder,
             stop,
@@ -265,13 +217,12 @@ impl Stack {
             finished: false,
             broker,
             zone: builder.zone,
-            slurm: builder.slurm.map(|(slurm, _)| slurm),
+            slurm: builder.slurm,
             _database: database,
             _permit: permit,
         };
-        for service in Service::ALL {
-            stack.ready(service).await;
-        }
+        let started = stack.deployment.start().await;
+        started.unwrap_or_else(|error| panic!("{error:#}"));
         stack
             .github
             .create_repository(&NewRepository::named(REPOSITORY))
@@ -288,7 +239,7 @@ impl Stack {
 
     /// The process of a service.
     pub(crate) fn service(&mut self, service: Service) -> &mut ServiceProcess {
-        self.services.get_mut(&service).unwrap()
+        self.deployment.service_mut(service)
     }
 
     /// `kill -9`.
@@ -298,13 +249,8 @@ impl Stack {
 
     /// Starts a killed service again, and waits until it is ready.
     pub(crate) async fn restart(&mut self, service: Service) {
-        self.service(service).spawn().unwrap();
-        self.ready(service).await;
-    }
-
-    async fn ready(&mut self, service: Service) {
-        let ready = self.service(service).ready().await;
-        ready.unwrap_or_else(|error| panic!("{error:#}"));
+        let started = self.service(service).start().await;
+        started.unwrap_or_else(|error| panic!("{error:#}"));
     }
 
     /// A service no longer gets a processor: what it is asked stays in hand.
@@ -320,7 +266,7 @@ impl Stack {
     /// Waits until somebody has sent something to the HTTP port of a frozen service.
     pub(crate) async fn until_asked(&self, service: Service) {
         // Local address and port, remote address and port, state (01: established), and unread bytes, in hexadecimal.
-        let local = format!(":{:04X}", self.ports.ports[&service]);
+        let local = format!(":{:04X}", self.deployment.port(service));
         wait_until(&format!("{service:?} is asked"), DEADLINE, || async {
             let connections = fs::read_to_string("/proc/net/tcp").unwrap();
             connections.lines().any(|line| {
@@ -338,12 +284,22 @@ impl Stack {
 
     /// The base address of a service's HTTP port.
     pub(crate) fn url(&self, service: Service) -> String {
-        self.ports.url(service)
+        self.deployment.url(service)
     }
 
     /// Where GitHub's deliveries go.
     pub(crate) fn webhook_url(&self) -> String {
-        self.ports.webhook_url()
+        self.deployment.webhook_url()
+    }
+
+    /// What GitHub's deliveries are signed with.
+    pub(crate) fn webhook_secret(&self) -> SecretString {
+        self.credentials.webhook_secret().unwrap().into()
+    }
+
+    /// The keys of launch tokens.
+    pub(crate) fn launch_keys(&self) -> &str {
+        self.credentials.launch_keys.to_str().unwrap()
     }
 
     /// A client without proxies.
@@ -377,7 +333,8 @@ impl Stack {
     /// A call of an administrator's to repo-mapping.
     pub(crate) fn call(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let url = format!("{}{path}", self.url(Service::RepoMapping));
-        self.http.request(method, url).bearer_auth(BEARER_TOKEN)
+        let token = self.credentials.bearer_token().unwrap();
+        self.http.request(method, url).bearer_auth(token)
     }
 
     /// A script that ends once the file `name` is in the folder, and the file.
@@ -593,7 +550,10 @@ impl Stack {
 
     /// The sum of the metrics of a service whose name and labels contain this.
     pub(crate) async fn counted(&self, service: Service, text: &str) -> f64 {
-        let url = format!("{}/metrics", self.services[&service].operations_url());
+        let url = format!(
+            "{}/metrics",
+            self.deployment.service(service).operations_url()
+        );
         let metrics = self
             .http
             .get(url)
@@ -660,7 +620,7 @@ impl Stack {
 
     /// What the job script of this name printed on the real Slurm.
     pub(crate) fn output_on_slurm(&self, name: &str) -> String {
-        let path = self.folder().join(format!("output/{name}.log"));
+        let path = self.deployment.output_folder().join(format!("{name}.log"));
         fs::read_to_string(path).unwrap_or_default()
     }
 
@@ -703,23 +663,11 @@ impl Stack {
             })
             .await;
         }
-        for service in self.services.values_mut() {
-            assert!(
-                service.is_running(),
-                "{} has ended by itself",
-                service.name()
-            );
-            service.ask_to_stop();
-        }
-        for service in self.services.values_mut() {
-            let status = service.stop();
-            let name = service.name();
-            assert!(
-                status.is_some_and(|s| s.success()),
-                "{name} stops with {status:?}"
-            );
-        }
-        for service in self.services.values() {
+        let running = self.deployment.check();
+        running.unwrap_or_else(|error| panic!("{error:#}"));
+        let stopped = self.deployment.stop();
+        stopped.unwrap_or_else(|error| panic!("{error:#}"));
+        for service in self.deployment.services() {
             let log = service.log();
             let unexpected = |line: &&str| {
                 line.contains(" ERROR ") && !self.expected_errors.iter().any(|e| line.contains(e))
@@ -747,7 +695,7 @@ impl Stack {
         }
         let marked = marked();
         assert!(marked.is_empty(), "processes are left: {marked:?}");
-        let work = fs::read_dir(self.folder().join("work")).unwrap();
+        let work = fs::read_dir(self.deployment.work_root()).unwrap();
         let left: Vec<_> = work.flatten().collect();
         assert!(left.is_empty(), "work directories are left: {left:?}");
         self.finished = true;
@@ -787,7 +735,7 @@ impl Stack {
             _ => "--- the timeline cannot be read\n".to_owned(),
         };
         let outputs = self.slurm_jobs().into_iter().map(|job| job.join("output"));
-        let on_slurm = fs::read_dir(self.folder().join("output"))
+        let on_slurm = fs::read_dir(self.deployment.output_folder())
             .into_iter()
             .flatten()
             .flatten()
@@ -806,8 +754,8 @@ impl Drop for Stack {
         if panicking {
             eprintln!("{}", self.story());
         }
-        // The agent first: nobody shall start anything while its Slurm jobs are ended. Their logs are shown on the way.
-        self.services.clear();
+        // First, so that the agent starts nothing while its Slurm jobs are ended. Shows the end of each log on a panic.
+        self.deployment.kill();
         end_processes_in(self.folder.path());
         // A process may have been made while the list was read.
         end_processes_in(self.folder.path());
@@ -831,235 +779,6 @@ impl Registrations {
 impl Drop for Registrations {
     fn drop(&mut self) {
         self.task.abort();
-    }
-}
-
-/// What services are started with.
-struct Files {
-    folder: PathBuf,
-    app_private_key: PathBuf,
-    launch_keys: PathBuf,
-    agent_keys: PathBuf,
-    webhook_secret: PathBuf,
-    bearer_token: PathBuf,
-}
-
-impl Files {
-    fn write(folder: &Path, for_slurm_users: bool) -> Self {
-        let file = |name: &str, text: &str| {
-            let path = folder.join(name);
-            fs::write(&path, text).unwrap();
-            path
-        };
-        let keys = |name: &str| {
-            let keys = folder.join(name);
-            let now = chrono::Utc::now().timestamp();
-            KeyFolder::new(&keys).generate(now).unwrap();
-            keys
-        };
-        let (launch_keys, agent_keys) = (keys("launch-keys"), keys("agent-keys"));
-        let ca = TestCa::new(folder, "ca");
-        ca.issue("server", &[AGENT_HOST]);
-        ca.issue("caller", &[]);
-        fs::create_dir_all(folder.join("runner/bin")).unwrap();
-        fs::create_dir_all(folder.join("work")).unwrap();
-        fs::create_dir_all(folder.join("logs")).unwrap();
-        let runner = folder.join("runner/bin/Runner.Listener");
-        if for_slurm_users {
-            // They get neither to where it was built nor, without this, to the folder of the test.
-            fs::copy(binary("gha-slurm-standin-runner"), runner).unwrap();
-            fs::create_dir(folder.join("output")).unwrap();
-            for (name, mode) in [("", 0o755), ("work", 0o1777), ("output", 0o1777)] {
-                let open = fs::Permissions::from_mode(mode);
-                fs::set_permissions(folder.join(name), open).unwrap();
-            }
-        } else {
-            std::os::unix::fs::symlink(binary("gha-slurm-standin-runner"), runner).unwrap();
-        }
-        Self {
-            app_private_key: file("app.private-key.pem", &APP_KEY),
-            webhook_secret: file("webhook-secret", WEBHOOK_SECRET),
-            bearer_token: file("bearer-token", BEARER_TOKEN),
-            launch_keys,
-            agent_keys,
-            folder: folder.to_owned(),
-        }
-    }
-}
-
-struct Ports {
-    host: Ipv4Addr,
-    ports: BTreeMap<Service, u16>,
-}
-
-impl Ports {
-    fn free(host: Ipv4Addr) -> Self {
-        let ports = Service::ALL.into_iter().map(|s| (s, free_port())).collect();
-        Self { host, ports }
-    }
-
-    fn address(&self, service: Service) -> String {
-        format!("{}:{}", self.host, self.ports[&service])
-    }
-
-    /// Of the agent's relay, beside its nodes.
-    fn relay(&self) -> String {
-        format!("127.0.0.1:{}", self.ports[&Service::Agent])
-    }
-
-    fn url(&self, service: Service) -> String {
-        format!("http://{}", self.address(service))
-    }
-
-    fn webhook_url(&self) -> String {
-        format!("{}/api/github/webhooks", self.url(Service::WebhookIngest))
-    }
-}
-
-struct Urls {
-    github: String,
-    database: String,
-    amqp: String,
-}
-
-fn process(
-    service: Service,
-    builder: &Builder,
-    files: &Files,
-    ports: &Ports,
-    urls: &Urls,
-) -> ServiceProcess {
-    let mut process = ServiceProcess::new(service.program(), &files.folder.join("logs"))
-        .env("NO_PROXY", format!("127.0.0.1,{}", ports.host))
-        .env("NO_COLOR", "1");
-    let nobody_calls = match service {
-        Service::Launcher => !builder.outbound,
-        Service::Agent => builder.outbound,
-        _ => false,
-    };
-    if !nobody_calls {
-        process = process.setting("HTTP__LISTEN", ports.address(service));
-    }
-    let with_github = |process: ServiceProcess| {
-        process
-            .setting("GITHUB__API_URL", &urls.github)
-            .setting("GITHUB__WEB_URL", &urls.github)
-            .setting("GITHUB__APP_ID", APP_ID.to_string())
-            .setting("GITHUB__PRIVATE_KEY_FILE", &files.app_private_key)
-    };
-    process = match service {
-        Service::WebhookIngest => process
-            .setting("AMQP__URL", &urls.amqp)
-            .setting("WEBHOOK__SECRET_FILE", &files.webhook_secret),
-        Service::Launcher => {
-            let process = with_github(process)
-                .setting("DATABASE__URL", &urls.database)
-                .setting("AMQP__URL", &urls.amqp)
-                .setting("DEPLOYMENT__NAME", "e2e")
-                .setting("KEYS__FOLDER", &files.launch_keys)
-                .setting("CLUSTER__NAME", "local");
-            if builder.outbound {
-                process
-                    .setting("CLUSTER__AGENT_PUBLIC_KEYS", &files.agent_keys)
-                    .setting("CLUSTER__TOKEN_URL", NOWHERE)
-            } else {
-                process
-                    .setting("CLUSTER__AGENT_URL", ports.url(Service::Agent))
-                    .setting("CLUSTER__TOKEN_URL", ports.url(Service::TokenBroker))
-            }
-        }
-        Service::TokenBroker => with_github(process)
-            .setting("DATABASE__URL", &urls.database)
-            .setting("DEPLOYMENT__NAME", "e2e")
-            .setting("KEYS__FOLDER", &files.launch_keys),
-        Service::RepoMapping => with_github(process)
-            .setting("DATABASE__URL", &urls.database)
-            .setting("ACCESS__TOKENS_FILE", &files.bearer_token),
-        Service::Agent => process
-            .setting("DEPLOYMENT__NAME", "e2e")
-            .setting("CLUSTER__NAME", "local")
-            .setting("KEYS__PUBLIC_KEYS", &files.launch_keys)
-            .setting("STATE__FOLDER", files.folder.join("agent"))
-            .setting("RUNNER__FOLDER", files.folder.join("runner"))
-            .setting("RUNNER__WORK_ROOT", files.folder.join("work")),
-    };
-    match (service, &builder.slurm) {
-        (Service::Agent, None) => process = process.setting("SLURM__BACKEND", "local"),
-        (Service::Agent, Some((slurm, by))) => process = on_slurm(process, slurm, *by, files),
-        (Service::Launcher, Some(_)) => {
-            process = process.setting("CLUSTER__STATES_INTERVAL_S", "1");
-        }
-        _ => {}
-    }
-    if service == Service::Agent && builder.outbound {
-        process = process
-            .setting("IDENTITY__KEYS", &files.agent_keys)
-            .setting("OUTBOUND__LAUNCHERS", ports.url(Service::Launcher))
-            .setting("RELAY__LISTEN", ports.relay())
-            .setting("RELAY__PUBLIC_URL", format!("http://{}", ports.relay()))
-            .setting("RELAY__UPSTREAM", ports.url(Service::TokenBroker));
-    }
-    if builder.mutual_tls {
-        let (server, caller, way) = if builder.outbound {
-            (Service::Launcher, Service::Agent, "OUTBOUND")
-        } else {
-            (Service::Agent, Service::Launcher, "CLUSTER")
-        };
-        let pem = |name: &str| files.folder.join(name);
-        let mut url = ports.url(server).replace("http:", "https:");
-        if let Some(host) = builder.agent_host {
-            url = url.replace(&ports.host.to_string(), host);
-        }
-        if service == server {
-            process = process
-                .setting("HTTP__TLS__CERTIFICATE", pem("server.pem"))
-                .setting("HTTP__TLS__KEY", pem("server.key.pem"))
-                .setting("HTTP__TLS__CLIENT_CA", pem("ca.pem"));
-        } else if service == caller {
-            let address = if builder.outbound {
-                "LAUNCHERS"
-            } else {
-                "AGENT_URL"
-            };
-            let certificate = format!("{way}__TLS__CLIENT_CERTIFICATE");
-            process = process
-                .setting(&format!("{way}__{address}"), url)
-                .setting(&format!("{way}__TLS__CA_FILE"), pem("ca.pem"))
-                .setting(&certificate, pem("caller.pem"))
-                .setting(&format!("{way}__TLS__CLIENT_KEY"), pem("caller.key.pem"));
-        }
-    }
-    for (key, value) in &builder.environment {
-        process = process.env(key, value);
-    }
-    for (_, key, value) in builder.settings.iter().filter(|(s, ..)| *s == service) {
-        process = process.setting(key, value);
-    }
-    match &builder.zone {
-        Some(zone) if service == Service::Agent => process.within(&zone.starter()),
-        _ => process,
-    }
-}
-
-/// The agent's settings for a real Slurm.
-fn on_slurm(agent: ServiceProcess, slurm: &PrivateSlurm, by: By, files: &Files) -> ServiceProcess {
-    let output = files.folder.join("output");
-    let agent = agent
-        .setting("POLICY__MIN_UID", "1")
-        .setting("SLURM__INTERVAL_S", "1");
-    match by {
-        By::Programs => agent
-            .setting("SLURM__BACKEND", "sbatch")
-            .setting("SBATCH__RUN_AS", "root")
-            .setting("SBATCH__CONF", slurm.conf())
-            .setting("SBATCH__OUTPUT_FOLDER", output),
-        By::Rest => agent
-            .setting("SLURM__BACKEND", "slurmrestd")
-            .setting("SLURMRESTD__URL", slurm.rest_url())
-            .setting("SLURMRESTD__TOKENS", "scontrol")
-            .setting("SLURMRESTD__CONF", slurm.conf())
-            .setting("SLURMRESTD__SERVICE_USER", "bin")
-            .setting("SLURMRESTD__OUTPUT_FOLDER", output),
     }
 }
 

@@ -1,19 +1,21 @@
 //! Storage against a real PostgreSQL.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod counters;
 mod mapping;
 mod redemption;
+mod round_trips;
 mod schema;
+mod scope;
 mod submission;
 mod tls;
 
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{
-    LabelSet, LaunchId, RepositoryId, ResourceRequest, SlurmUser, WorkflowJobId,
-};
-use gha_slurm_storage::launches::NewLaunch;
-use gha_slurm_storage::workflow_jobs::{ClassId, WorkflowJob};
-use gha_slurm_storage::{AsyncPgConnection, launches, mappings, repositories, workflow_jobs};
+use gha_slurm_domain::launch::{Applied, Happening, Rejected};
+use gha_slurm_domain::{Launch, LaunchId, RepositoryId, SlurmUser, WorkflowJob};
+use gha_slurm_storage::classes::{self, Standing, Which};
+use gha_slurm_storage::{Database, ScopeLock, StorageError, launches, mappings, repositories};
+use gha_slurm_test_support::seed::{Seed, facts};
 
 /// A fixed time, so that nothing depends on the clock.
 fn now() -> DateTime<Utc> {
@@ -21,76 +23,78 @@ fn now() -> DateTime<Utc> {
 }
 
 const REPOSITORY: RepositoryId = RepositoryId(4711);
+const LABELS: [&str; 2] = ["self-hosted", "slurm"];
 
 fn user() -> SlurmUser {
     "alice".parse().unwrap()
 }
 
-/// A private repository mapped to alice, with one runner class and `queued` workflow jobs in it.
-async fn scope_with_queued(conn: &mut AsyncPgConnection, queued: i64) -> ClassId {
-    repositories::upsert(conn, REPOSITORY, None, "acme", "widgets", Some(true), now())
-        .await
-        .unwrap();
-    mappings::replace(conn, &user(), &[REPOSITORY.into()], None, now())
-        .await
-        .unwrap();
-    let labels: LabelSet = ["self-hosted", "slurm"].into_iter().collect();
-    let class = workflow_jobs::ensure_class(
-        conn,
-        REPOSITORY,
-        &user(),
-        &labels,
-        &ResourceRequest::default(),
-    )
-    .await
-    .unwrap();
-    for id in 1..=queued {
-        let job = workflow_job(id, class);
-        workflow_jobs::save(conn, &job).await.unwrap();
+fn seed(pool: &Database, repository: RepositoryId) -> Seed<'_> {
+    Seed {
+        database: pool,
+        repository,
+        user: user(),
     }
-    class
 }
 
-fn workflow_job(id: i64, class: ClassId) -> WorkflowJob {
-    WorkflowJob {
-        id,
-        repository_id: REPOSITORY.0,
-        installation_id: None,
-        run_id: 100 + id,
-        run_attempt: 1,
-        name: "test".into(),
-        workflow_name: None,
-        html_url: None,
-        head_branch: None,
-        labels: vec!["self-hosted".into(), "slurm".into()],
-        state: "queued".into(),
-        conclusion: None,
-        verdict: "ours".into(),
-        reason: None,
-        class_id: Some(class.0),
-        runner_name: None,
-        queued_at: None,
-        started_at: None,
-        completed_at: None,
-        traceparent: None,
-        updated_at: now(),
+/// Private repositories, and no others, are mapped to alice.
+async fn map(pool: &Database, list: &[RepositoryId]) {
+    let mut conn = pool.connection().await.unwrap();
+    for id in list {
+        let name = format!("widgets-{id}");
+        repositories::upsert(&mut conn, *id, None, "acme", &name, Some(true), now())
+            .await
+            .unwrap();
     }
+    let entries: Vec<_> = list.iter().map(|id| (*id).into()).collect();
+    mappings::replace(&mut conn, &user(), &entries, None, now())
+        .await
+        .unwrap();
+}
+
+/// A private repository mapped to alice, with `queued` workflow jobs of one class in it.
+async fn scope_with_queued(pool: &Database, queued: i64) -> Vec<WorkflowJob> {
+    map(pool, &[REPOSITORY]).await;
+    let mut jobs = Vec::new();
+    for id in 1..=queued {
+        let facts = facts(id, &LABELS, None);
+        jobs.push(seed(pool, REPOSITORY).queued(&facts, now()).await);
+    }
+    jobs
 }
 
 /// Plans one launch for each of `causes`.
-async fn plan(conn: &mut AsyncPgConnection, class: ClassId, causes: &[i64]) -> Vec<LaunchId> {
-    let new: Vec<NewLaunch> = causes
-        .iter()
-        .map(|cause| NewLaunch {
-            id: LaunchId(uuid::Uuid::new_v4()),
-            class,
-            repository: REPOSITORY,
-            cause: WorkflowJobId(*cause),
-            not_before: now(),
-            verify_demand: false,
-            traceparent: None,
-        })
-        .collect();
-    launches::plan(conn, &new, now()).await.unwrap();
-    new.into_iter().map(|a| a.id).collect()
+async fn plan(pool: &Database, causes: &[WorkflowJob]) -> Vec<LaunchId> {
+    let mut planned = Vec::new();
+    for cause in causes {
+        planned.push(seed(pool, cause.repository).planned(cause, now()).await);
+    }
+    planned
+}
+
+/// Something happens to a launch of [`REPOSITORY`].
+async fn happen(
+    pool: &Database,
+    launch: LaunchId,
+    happening: Happening,
+) -> Result<Applied, Rejected> {
+    pool.happen("test", REPOSITORY, launch, &happening, now())
+        .await
+        .unwrap()
+}
+
+/// A launch as it is stored.
+async fn stored(pool: &Database, id: LaunchId) -> Launch {
+    let mut conn = pool.connection().await.unwrap();
+    let found = launches::peek(&mut conn, id).await.unwrap();
+    found.unwrap().launch
+}
+
+/// How the active classes of [`REPOSITORY`] stand.
+async fn standings(pool: &Database) -> Vec<Standing> {
+    pool.in_scope("test", REPOSITORY, async |mut lock: ScopeLock<'_>| {
+        classes::standings(&mut lock, Which::Active, now()).await
+    })
+    .await
+    .unwrap_or_else(|error: StorageError| panic!("{error}"))
 }

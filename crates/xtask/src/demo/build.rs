@@ -6,11 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 use gha_slurm_contract::build::{BuildDetail, TimelineKind, WorkflowJobState};
-use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS};
+use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, Service};
 use serde_json::json;
 
-use super::ports::Ports;
-use super::secrets::Secrets;
 use super::stack::{REPOSITORY, Stack};
 
 /// Whose account it spends: a user that every Debian has.
@@ -32,23 +30,20 @@ pub(super) struct Build {
 
 impl Build {
     /// Maps the repository and queues a workflow job in it; GitHub's signed webhook is on its way then.
-    pub(super) async fn begin(ports: &Ports, secrets: &Secrets) -> Result<Self> {
+    pub(super) async fn begin(stack: &Stack, bearer_token: String) -> Result<Self> {
         let http = reqwest::Client::builder()
             .timeout(Duration::from_secs(10))
             .no_proxy()
             .build()?;
-        let service = format!("http://127.0.0.1:{}", ports.repo_mapping);
+        let service = stack.deployment.url(Service::RepoMapping);
         let mapping = http
             .post(format!("{service}/repositories/{SLURM_USER}"))
-            .bearer_auth(&secrets.bearer_token)
+            .bearer_auth(&bearer_token)
             .json(&[REPOSITORY]);
         checked(mapping).await.context("mapping the repository")?;
         println!("{REPOSITORY} is mapped to the Slurm user {SLURM_USER}");
         let queue = http
-            .post(format!(
-                "http://127.0.0.1:{}/simulator/workflow-jobs",
-                ports.simulator
-            ))
+            .post(format!("{}/simulator/workflow-jobs", stack.github_url))
             .json(&json!({ "repository": REPOSITORY, "labels": LABELS, "script": SCRIPT }));
         let workflow_job = checked(queue).await.context("queueing a workflow job")?;
         let id = workflow_job.get("id").and_then(serde_json::Value::as_i64);
@@ -59,7 +54,7 @@ impl Build {
         Ok(Self {
             http,
             url: format!("{service}/api/builds/{id}"),
-            bearer_token: secrets.bearer_token.clone(),
+            bearer_token,
         })
     }
 

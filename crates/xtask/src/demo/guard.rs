@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -23,7 +22,7 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// Makes the folder of this run, and starts to watch over it: in `runs`, or where Slurm users get to and may write.
+    /// Makes the folder of this run, in `runs` or where Slurm users reach it, and starts to watch over it.
     pub(super) fn start(runs: &Path, for_slurm_users: bool) -> Result<Self> {
         let name = uuid::Uuid::new_v4().simple().to_string();
         let folder = if for_slurm_users {
@@ -32,9 +31,6 @@ impl Guard {
             runs.join(name)
         };
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        if for_slurm_users {
-            fs::set_permissions(&folder, fs::Permissions::from_mode(0o1777))?;
-        }
         let process = Command::new(std::env::current_exe()?)
             .arg("demo-guard")
             .arg(&folder)
@@ -46,7 +42,7 @@ impl Guard {
         Ok(Self { process, folder })
     }
 
-    /// Where Slurm jobs work.
+    /// What Slurm jobs use.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }

@@ -4,7 +4,6 @@ mod build;
 mod folder;
 mod guard;
 mod ports;
-mod secrets;
 mod servers;
 mod stack;
 
@@ -13,6 +12,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use gha_slurm_simulator::AppKey;
+use gha_slurm_test_support::{Credentials, Service};
 use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) use guard::watch;
@@ -67,12 +68,12 @@ async fn show(root: &Path, options: &Options) -> Result<ExitCode> {
     if let Err(error) = over {
         println!("\n{error:#}");
     }
-    let url = format!("http://127.0.0.1:{}", demo.ports.repo_mapping);
+    let url = demo.stack.deployment.url(Service::RepoMapping);
     match stack::page(root) {
         Some(_) => println!("\nThe page: {url}/"),
         None => println!("\nThe page is not built (that takes Node.js); its API: {url}/api/builds"),
     }
-    let bearer_token = &demo.secrets.bearer_token;
+    let bearer_token = demo.credentials.bearer_token()?;
     println!("  Its bearer token: {bearer_token}\n  Ctrl-C ends the demo.");
     let told = told_to_stop.await;
     println!("\nstopping");
@@ -85,8 +86,7 @@ struct Demo {
     stack: stack::Stack,
     _guard: guard::Guard,
     servers: servers::Servers,
-    ports: ports::Ports,
-    secrets: secrets::Secrets,
+    credentials: Credentials,
     _folder: folder::Folder,
 }
 
@@ -97,11 +97,14 @@ impl Demo {
         let folder = folder::Folder::open(&folder)?;
         let ports = ports::Ports::from(options.ports_from);
         ports.check().await?;
-        let secrets = secrets::Secrets::open(&folder.path("secrets"))?;
+        let credentials = Credentials::open(&folder.path("secrets"), || {
+            Ok(AppKey::generate_private_pem()?)
+        })?;
         let servers = servers::Servers::start(&folder, &ports).await?;
         let guard = guard::Guard::start(&folder.path("runs"), servers.slurm.is_some())?;
+        let work = guard.folder();
         let stack =
-            stack::Stack::start(root, &folder, &ports, &secrets, &servers, guard.folder()).await?;
+            stack::Stack::start(root, &folder, &ports, &credentials, &servers, work).await?;
         println!(
             "{} are up after {:.1} s; their logs are in {}\n",
             stack.names(),
@@ -112,15 +115,14 @@ impl Demo {
             stack,
             _guard: guard,
             servers,
-            ports,
-            secrets,
+            credentials,
             _folder: folder,
         })
     }
 
     /// Answers the workflow job's conclusion.
     async fn show_build(&mut self) -> Result<String> {
-        let build = build::Build::begin(&self.ports, &self.secrets).await?;
+        let build = build::Build::begin(&self.stack, self.credentials.bearer_token()?).await?;
         build
             .follow(&mut self.stack, self.servers.slurm.as_ref())
             .await

@@ -4,17 +4,22 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::Result;
-use gha_slurm_test_support::{free_port, try_wait_until};
+use gha_slurm_test_support::{Service, free_port, try_wait_until};
 
-/// A demo that was killed a moment ago gives its ports back within this time.
+/// A demo that was killed a moment ago releases its ports within this time.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The services that listen, in the order of their ports.
+const SERVICES: [Service; 4] = [
+    Service::RepoMapping,
+    Service::WebhookIngest,
+    Service::TokenBroker,
+    Service::Agent,
+];
 
 /// Who listens where.
 pub(super) struct Ports {
-    pub(super) repo_mapping: u16,
-    pub(super) webhook_ingest: u16,
-    pub(super) token_broker: u16,
-    pub(super) agent: u16,
+    pub(super) services: [(Service, u16); 4],
     pub(super) simulator: u16,
     pub(super) postgres: u16,
     pub(super) rabbitmq: u16,
@@ -23,22 +28,20 @@ pub(super) struct Ports {
 impl Ports {
     /// Ports one after the other; any free ones if `first` is 0.
     pub(super) fn from(first: u16) -> Self {
-        let port = |offset| match first {
-            0 => free_port(),
-            first => first.saturating_add(offset),
+        let mut offsets = 0..;
+        let mut port = || match (first, offsets.next()) {
+            (0, _) => free_port(),
+            (first, offset) => first.saturating_add(offset.unwrap_or_default()),
         };
         Self {
-            repo_mapping: port(0),
-            webhook_ingest: port(1),
-            token_broker: port(2),
-            agent: port(3),
-            simulator: port(4),
-            postgres: port(5),
-            rabbitmq: port(6),
+            services: SERVICES.map(|service| (service, port())),
+            simulator: port(),
+            postgres: port(),
+            rabbitmq: port(),
         }
     }
 
-    /// Names every port that somebody else has.
+    /// Fails with every port that is in use.
     pub(super) async fn check(&self) -> Result<()> {
         let free = || async {
             let taken = self.taken();
@@ -54,18 +57,19 @@ impl Ports {
     }
 
     fn taken(&self) -> Vec<String> {
-        [
-            ("repo-mapping", self.repo_mapping),
-            ("webhook-ingest", self.webhook_ingest),
-            ("token-broker", self.token_broker),
-            ("gha-slurm-munge", self.agent),
+        let services = self
+            .services
+            .map(|(service, port)| (service.program(), port));
+        let others = [
             ("simulator", self.simulator),
             ("PostgreSQL", self.postgres),
             ("RabbitMQ", self.rabbitmq),
-        ]
-        .into_iter()
-        .filter(|(_, port)| TcpListener::bind(("127.0.0.1", *port)).is_err())
-        .map(|(name, port)| format!("{port} ({name})"))
-        .collect()
+        ];
+        services
+            .into_iter()
+            .chain(others)
+            .filter(|(_, port)| TcpListener::bind(("127.0.0.1", *port)).is_err())
+            .map(|(name, port)| format!("{port} ({name})"))
+            .collect()
     }
 }

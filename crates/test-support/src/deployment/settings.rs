@@ -1,0 +1,195 @@
+//! The settings of each service. They become its TOML file; [`DeploymentBuilder::setting`] overrides single keys.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::{BackingServices, CLUSTER, Credentials, DeploymentBuilder, Service, SlurmBackend};
+
+/// Nothing answers here (RFC 5737): nodes reach token-broker only through the agent's relay.
+const NOWHERE: &str = "http://192.0.2.1:1";
+
+/// Everything that the settings are made of.
+pub(super) struct Wiring<'a> {
+    pub(super) builder: &'a DeploymentBuilder,
+    pub(super) ports: &'a BTreeMap<Service, u16>,
+    pub(super) folder: &'a Path,
+    pub(super) node_folder: &'a Path,
+    pub(super) credentials: &'a Credentials,
+    pub(super) backing: &'a BackingServices<'a>,
+}
+
+impl Wiring<'_> {
+    /// The settings of one service.
+    pub(super) fn of(&self, service: Service) -> Value {
+        let mut settings = match service {
+            Service::WebhookIngest => json!({
+                "amqp": { "url": self.backing.amqp_url },
+                "webhook": { "secret_file": self.credentials.webhook_secret_file },
+            }),
+            Service::Launcher => json!({
+                "amqp": { "url": self.backing.amqp_url },
+                "cluster": self.cluster(),
+                "database": { "url": self.backing.database_url },
+                "deployment": { "name": self.builder.name },
+                "github": self.github(),
+                "keys": { "folder": self.credentials.launch_keys },
+            }),
+            Service::TokenBroker => json!({
+                "database": { "url": self.backing.database_url },
+                "deployment": { "name": self.builder.name },
+                "github": self.github(),
+                "keys": { "folder": self.credentials.launch_keys },
+            }),
+            Service::RepoMapping => json!({
+                "access": { "tokens_file": self.credentials.bearer_token_file },
+                "database": { "url": self.backing.database_url },
+                "github": self.github(),
+            }),
+            Service::Agent => self.agent(),
+        };
+        if service != self.caller() {
+            settings["http"] = json!({ "listen": self.address(service) });
+        }
+        if self.builder.mutual_tls {
+            self.add_tls(service, &mut settings);
+        }
+        settings
+    }
+
+    fn github(&self) -> Value {
+        json!({
+            "api_url": self.backing.github_url,
+            "web_url": self.backing.github_url,
+            "app_id": super::APP_ID,
+            "private_key_file": self.credentials.app_private_key_file,
+        })
+    }
+
+    /// The launcher's `[cluster]`.
+    fn cluster(&self) -> Value {
+        let mut cluster = if self.builder.outbound {
+            json!({ "agent_public_keys": self.credentials.agent_keys, "token_url": NOWHERE })
+        } else {
+            json!({ "agent_url": self.called_url(), "token_url": self.url(Service::TokenBroker) })
+        };
+        cluster["name"] = CLUSTER.into();
+        if self.builder.poll_each_second {
+            cluster["states_interval_s"] = 1.into();
+        }
+        cluster
+    }
+
+    fn agent(&self) -> Value {
+        let mut agent = json!({
+            "deployment": { "name": self.builder.name },
+            "cluster": { "name": CLUSTER },
+            "keys": { "public_keys": self.credentials.launch_keys },
+            "state": { "folder": self.folder.join("agent") },
+            "runner": {
+                "folder": self.node_folder.join("runner"),
+                "work_root": self.node_folder.join("work"),
+            },
+            "slurm": { "backend": "local" },
+        });
+        if self.builder.poll_each_second {
+            agent["slurm"]["interval_s"] = 1.into();
+        }
+        if let Some(slurm) = &self.builder.slurm {
+            let output = self.node_folder.join("output");
+            agent["slurm"]["backend"] = slurm.backend.as_str().into();
+            // The users of a private Slurm are Debian's system users.
+            agent["policy"] = json!({ "min_uid": 1 });
+            agent[slurm.backend.as_str()] = match slurm.backend {
+                SlurmBackend::Sbatch => json!({
+                    "run_as": "root",
+                    "conf": slurm.conf,
+                    "output_folder": output,
+                }),
+                SlurmBackend::Slurmrestd => json!({
+                    "url": slurm.rest_url,
+                    "tokens": "scontrol",
+                    "conf": slurm.conf,
+                    "service_user": "bin",
+                    "output_folder": output,
+                }),
+            };
+        }
+        if self.builder.outbound {
+            // Beside the agent's nodes.
+            let relay = format!("127.0.0.1:{}", self.ports[&Service::Agent]);
+            agent["identity"] = json!({ "keys": self.credentials.agent_keys });
+            agent["outbound"] = json!({ "launchers": [self.called_url()] });
+            agent["relay"] = json!({
+                "listen": relay,
+                "public_url": format!("http://{relay}"),
+                "upstream": self.url(Service::TokenBroker),
+            });
+        }
+        agent
+    }
+
+    /// Launcher and agent show each other certificates of the deployment's CA.
+    fn add_tls(&self, service: Service, settings: &mut Value) {
+        let pem = |name: &str| -> PathBuf { self.folder.join(name) };
+        if service == self.called() {
+            settings["http"]["tls"] = json!({
+                "certificate": pem("called.pem"),
+                "key": pem("called.key.pem"),
+                "client_ca": pem("ca.pem"),
+            });
+        } else if service == self.caller() {
+            let section = if self.builder.outbound {
+                "outbound"
+            } else {
+                "cluster"
+            };
+            settings[section]["tls"] = json!({
+                "ca_file": pem("ca.pem"),
+                "client_certificate": pem("caller.pem"),
+                "client_key": pem("caller.key.pem"),
+            });
+        }
+    }
+
+    /// Which of launcher and agent calls the other.
+    fn caller(&self) -> Service {
+        if self.builder.outbound {
+            Service::Agent
+        } else {
+            Service::Launcher
+        }
+    }
+
+    /// Which of launcher and agent is called.
+    fn called(&self) -> Service {
+        if self.builder.outbound {
+            Service::Launcher
+        } else {
+            Service::Agent
+        }
+    }
+
+    /// The base URL by which launcher or agent calls the other.
+    fn called_url(&self) -> String {
+        let scheme = if self.builder.mutual_tls {
+            "https"
+        } else {
+            "http"
+        };
+        let port = self.ports[&self.called()];
+        match &self.builder.agent_host {
+            Some(host) => format!("{scheme}://{host}:{port}"),
+            None => format!("{scheme}://{}:{port}", self.builder.host),
+        }
+    }
+
+    fn address(&self, service: Service) -> String {
+        super::address(self.builder.host, self.ports, service)
+    }
+
+    fn url(&self, service: Service) -> String {
+        format!("http://{}", self.address(service))
+    }
+}
