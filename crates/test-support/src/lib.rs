@@ -14,6 +14,7 @@ mod rabbitmq;
 mod samples;
 mod server;
 mod service;
+mod skip;
 mod slurm;
 mod wait;
 
@@ -24,5 +25,6 @@ pub use rabbitmq::{PrivateRabbitMq, SHARED_RABBITMQ, TestBroker};
 pub use samples::uncommented;
 pub use server::{Folder, free_port};
 pub use service::ServiceProcess;
+pub use skip::{SKIPPED_FILE, skip, skip_for_kernel, skipped_without_root};
 pub use slurm::{LOGIN_NODE, PrivateSlurm, SLURM_ACCOUNT, SLURM_USERS, slurm_api_versions};
 pub use wait::{Condition, try_wait_until, wait_until};

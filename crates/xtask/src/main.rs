@@ -5,6 +5,7 @@ mod demo;
 mod rooms;
 mod schemas;
 mod servers;
+mod skipped;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,7 +39,7 @@ enum Command {
         /// What is looked after.
         folder: PathBuf,
     },
-    /// Run a command with a private PostgreSQL and RabbitMQ for the tests it runs.
+    /// Run a command with a private PostgreSQL and RabbitMQ for the tests it runs, and report those that were skipped.
     WithServices {
         /// The command and its arguments.
         #[arg(trailing_var_arg = true, required = true)]

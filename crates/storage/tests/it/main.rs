@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod mapping;
+mod migrations;
 mod redemption;
 mod schema;
 mod submission;
