@@ -242,12 +242,12 @@ impl TestDatabase {
             .expect("pg_dump runs");
         let complaint = String::from_utf8_lossy(&dumped.stderr);
         assert!(dumped.status.success(), "pg_dump: {complaint}");
-        String::from_utf8_lossy(&dumped.stdout)
-            .lines()
-            // `\restrict` carries a key that differs each time.
-            .filter(|line| !line.is_empty() && !line.starts_with("--") && !line.starts_with('\\'))
-            .map(|line| format!("{line}\n"))
-            .collect()
+        let dump = String::from_utf8_lossy(&dumped.stdout);
+        // `\restrict` carries a key that differs each time.
+        let skip =
+            |line: &&str| line.is_empty() || line.starts_with("--") || line.starts_with('\\');
+        let lines: Vec<&str> = dump.lines().filter(|line| !skip(line)).collect();
+        lines.join("\n")
     }
 
     /// A pool on it.

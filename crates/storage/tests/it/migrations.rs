@@ -77,9 +77,9 @@ fn statements(schema: &str) -> BTreeSet<String> {
         .split_inclusive(";\n")
         .map(|statement| {
             let mut lines: Vec<&str> = statement.lines().collect();
-            if statement.starts_with("CREATE TABLE ") && lines.len() > 2 {
-                let last = lines.len() - 1;
-                let columns = &mut lines[1..last];
+            if let [first, columns @ .., _last] = lines.as_mut_slice()
+                && first.starts_with("CREATE TABLE ")
+            {
                 for column in columns.iter_mut() {
                     *column = column.trim_end_matches(',');
                 }
