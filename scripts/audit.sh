@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Audits dependencies and GitHub workflows. The tools are installed once, into target/audit; compiling them takes minutes.
+# Audits dependencies and GitHub workflows. What is not on PATH in the right version is installed once, into target/audit;
+# compiling it takes minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 tools=$(realpath -m "${CARGO_TARGET_DIR:-target}")/audit
+PATH=$tools/bin:$PATH
 
 # cargo_tool NAME VERSION: installs it unless that version is there.
 cargo_tool() {
-  if [ "$("$tools/bin/$1" --version 2>/dev/null | grep -oE '[0-9.]+$')" = "$2" ]; then return; fi
+  if [ "$("$1" --version 2>/dev/null | grep -oE '[0-9.]+$')" = "$2" ]; then return; fi
   echo "installing $1 $2"
   CARGO_TARGET_DIR=$tools/build cargo install --quiet --locked --root "$tools" "$1@$2"
   rm -rf "$tools/build"
@@ -41,10 +43,10 @@ check "$python/check-jsonschema" --builtin-schema vendor.github-workflows .githu
 check "$python/check-jsonschema" --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*_*.yml
 check "$python/check-jsonschema" --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 check "$python/zizmor" --offline --no-progress --strict-collection --persona pedantic .github/workflows
-check "$tools/bin/cargo-machete" crates
-check "$tools/bin/cargo-deny" --locked check bans licenses sources
-if git ls-remote --quiet https://github.com/RustSec/advisory-db HEAD >/dev/null 2>&1; then
-  check "$tools/bin/cargo-deny" --locked check advisories
+check cargo-machete crates
+check cargo-deny --locked check bans licenses sources
+if GIT_TERMINAL_PROMPT=0 timeout 20 git ls-remote --quiet https://github.com/RustSec/advisory-db HEAD >/dev/null 2>&1; then
+  check cargo-deny --locked check advisories
 else
   echo "--- advisories were not checked: https://github.com/RustSec/advisory-db cannot be reached"
 fi
