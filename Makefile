@@ -51,11 +51,12 @@ build: ## every binary and every test
 page: ## the page that repo-mapping serves
 	@scripts/web-build.sh
 
+# --examples makes cargo choose the features that clippy's --all-targets has, so that dependencies are not checked twice.
 lint: ## format and lints of Rust, its documentation and shell scripts, as strict as CI
 	cargo fmt --all --check
 	scripts/lint-shell.sh
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet --lib --bins --examples
 
 audit: ## dependencies and GitHub workflows: licences, advisories, what is unused, what is unsafe; installs its tools
 	scripts/audit.sh
