@@ -1,9 +1,9 @@
 # Thin on purpose: what a person types. The work is in cargo and in scripts/.
 XTASK = $${CARGO_TARGET_DIR:-target}/debug/xtask
-.PHONY: help demo test test-slurm test-apptainer bench bench-slurm env fmt lint build page packages schemas
+.PHONY: help demo test tests test-slurm test-apptainer bench bench-slurm env fmt lint audit build page packages schemas
 
 help: ## what can be done here
-	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 # DATABASE_URL and AMQP_URL name servers of yours; ONCE=1 ends with the build; PORTS_FROM=9400 moves its ports.
 demo: ## one build from a signed webhook to a finished workflow job, on this machine
@@ -12,7 +12,10 @@ demo: ## one build from a signed webhook to a finished workflow job, on this mac
 	@scripts/web-build.sh optional || echo "going on without the page"
 	@exec $(XTASK) demo $(if $(filter-out 0,$(ONCE)),--once) $(if $(PORTS_FROM),--ports-from $(PORTS_FROM))
 
-test: packages lint build ## everything that proves the code
+test: packages lint tests ## everything that proves the code: lint, then tests
+
+# REQUIRE_ROOT_TESTS=1: a test that is skipped for want of root or a package fails the run.
+tests: packages build ## the tests alone: Rust, end to end, the page
 	$(XTASK) with-services -- cargo test --workspace --locked
 	scripts/web-test.sh
 	if [ -x crates/simulator/github-contract/check.sh ]; then crates/simulator/github-contract/check.sh; fi
@@ -48,12 +51,19 @@ build: ## every binary and every test
 page: ## the page that repo-mapping serves
 	@scripts/web-build.sh
 
-lint: ## formatting and lints, as strict as CI
+# --examples makes cargo choose the features that clippy's --all-targets has, so that dependencies are not checked twice.
+lint: ## format and lints of Rust, its documentation and shell scripts, as strict as CI
 	cargo fmt --all --check
+	scripts/lint-shell.sh
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet --lib --bins --examples
 
-fmt: ## format
+audit: ## dependencies and GitHub workflows: licences, advisories, what is unused, what is unsafe; installs its tools
+	scripts/audit.sh
+
+fmt: ## format Rust and shell scripts
 	cargo fmt --all
+	scripts/lint-shell.sh fix
 
 schemas: ## write proto-schemas/ from the types
 	cargo xtask schemas

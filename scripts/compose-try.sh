@@ -59,7 +59,10 @@ kill_process() {
 }
 was_restarted() { [ "$(docker inspect --format '{{.RestartCount}} {{.State.Running}}' "$1")" = '1 true' ]; }
 
-[ "$(id -u)" = 0 ] || { echo "must be root: it kills processes in containers" >&2; exit 1; }
+[ "$(id -u)" = 0 ] || {
+  echo "must be root: it kills processes in containers" >&2
+  exit 1
+}
 mkdir "$folder/scripts" && cp scripts/env.sh "$folder/scripts/" && "$folder/scripts/env.sh"
 sed -i "s/^HTTP_PORT=.*/HTTP_PORT=$port/" "$folder/.env"
 token=$(sed -n 's/^ADMINISTRATOR_TOKEN=//p' "$folder/.env")
@@ -92,6 +95,7 @@ if compose exec -T token-broker sh -c 'cat /var/lib/gha-slurm/keys/*.key.pem' >/
   fail "token-broker can read the launcher's key"
 fi
 say "the private launch-token key: readable to the launcher, not to token-broker"
+# shellcheck source=/dev/null
 compose exec -T token-broker cat /run/secrets/github-private-key |
   cmp - <(. "$folder/.env" && printf %s "$GITHUB_PRIVATE_KEY") || fail "the App's key arrives changed"
 say "the App's private key arrives line by line as it is in .env"

@@ -6,7 +6,10 @@ if [ -e .env ]; then
   echo ".env is there already and stays as it is"
   exit 0
 fi
-command -v openssl >/dev/null || { echo "Please install: apt-get install openssl" >&2; exit 1; }
+command -v openssl >/dev/null || {
+  echo "Please install: apt-get install openssl" >&2
+  exit 1
+}
 umask 077
 secret() { openssl rand -hex 24; }
 postgres=$(secret) rabbitmq=$(secret)

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # For scripts that run slurm-agent's tests in another Debian; sourced, at the top of the checkout. It is made once, below
 # target/debian, and entered in mount and PID namespaces of its own: this machine's packages are not touched, and no process is
 # left.
@@ -6,7 +7,10 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 
 # need_root_and_suite WHO SUITE
 need_root_and_suite() {
-  case $2 in *[!a-z-]*) echo "$1: $2: not the name of a Debian release" >&2; exit 2 ;; esac
+  if [[ $2 == *[!a-z-]* ]]; then
+    echo "$1: $2: not the name of a Debian release" >&2
+    exit 2
+  fi
   if [ "$(id -u)" -ne 0 ]; then
     echo "$1 takes root: another Debian is made and entered, and Slurm starts Slurm jobs as their users" >&2
     exit 1
@@ -35,6 +39,7 @@ make_debian() {
 # The tests' executable: sets $executable.
 build_tests() {
   cargo build --workspace --bins --locked
+  # shellcheck disable=SC2034 # read by the scripts that source this one
   executable=$(cargo test -p gha-slurm-slurm-agent --test it --locked --no-run --message-format=json-render-diagnostics |
     jq -r 'select(.reason == "compiler-artifact" and .profile.test and .target.name == "it").executable')
 }
@@ -42,6 +47,7 @@ build_tests() {
 # enter_debian SET_UP COMMAND...: runs the command in $root, after SET_UP (bash). Does not come back.
 enter_debian() {
   # bash stays as the first process: it takes the orphans, and all others end with it.
+  # shellcheck disable=SC2016 # the inner bash expands it
   exec unshare --mount --propagation private --pid --fork --kill-child bash -euc '
     root=$1 checkout=$2 target=$3 set_up=$4; shift 4
     mount --bind "$root" "$root"

@@ -34,6 +34,11 @@ if [ "$(id -u)" -eq 0 ]; then
   have '/usr/lib/*/slurm-wlm/select_cons_tres.so' || missing+=(slurm-wlm-basic-plugins)
   have '/usr/lib/*/slurm-wlm/auth_jwt.so' || missing+=(slurm-wlm-jwt-plugin)
 fi
+if [ "$use" != demo ]; then
+  for program in shellcheck shfmt; do
+    command -v "$program" >/dev/null || missing+=("$program")
+  done
+fi
 command -v jq >/dev/null || missing+=(jq)
 command -v curl >/dev/null || missing+=(curl)
 command -v cc >/dev/null || missing+=(build-essential)

@@ -11,6 +11,7 @@ packages=apptainer,squashfuse,jq,curl,ca-certificates,procps,iproute2
 packages+=,slurmctld,slurmd,slurm-client,slurmrestd,slurm-wlm-basic-plugins,slurm-wlm-jwt-plugin,munge
 make_debian "$suite-apptainer" "$suite" "$packages"
 build_tests
+# shellcheck disable=SC2016 # the inner bash expands it
 enter_debian '
   # As udev has it: whoever may have a user namespace may have FUSE in it.
   mknod -m 666 /run/fuse c 10 229

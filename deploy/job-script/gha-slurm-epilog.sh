@@ -35,7 +35,10 @@ end_processes() {
         found=
         while read -r pid; do
             ! kill -KILL "$pid" 2>/dev/null || found=yes
-        done < <(processes_of_steps; processes_of_podman)
+        done < <(
+            processes_of_steps
+            processes_of_podman
+        )
         [[ $found ]] || return 0
         sleep 0.05
     done

@@ -674,7 +674,10 @@ register() {
     [[ -z $reason ]] || failed "$reason" "$code"
     ((code == 0)) || failed registration_failed "$code"
     give_up_at=$((SECONDS + CALLBACK_DEADLINE_S))
-    while progress "$progress_token" registered; is_transient "$status"; do
+    while
+        progress "$progress_token" registered
+        is_transient "$status"
+    do
         ((SECONDS < give_up_at)) || failed callback_unavailable
         pause "$attempt" "$give_up_at"
         [[ -z $signal ]] || end_on_signal

@@ -16,6 +16,7 @@ mod samples;
 pub mod seed;
 mod server;
 mod service;
+mod skip;
 mod slurm;
 mod wait;
 
@@ -30,6 +31,7 @@ pub use rabbitmq::{PrivateRabbitMq, SHARED_RABBITMQ, TestBroker};
 pub use samples::uncommented;
 pub use server::{Folder, free_port};
 pub use service::ServiceProcess;
+pub use skip::{SKIPPED_FILE, skip, skip_for_kernel, skipped_without_root};
 pub use slurm::{
     LOGIN_NODE, PrivateSlurm, SLURM_ACCOUNT, SLURM_USERS, SlurmMissing, slurm_api_versions,
 };

@@ -194,6 +194,16 @@ impl TestDatabase {
     /// Makes one, on the server of `DATABASE_URL` or on a private one of this process.
     pub async fn create() -> Self {
         let server = SERVER.get_or_init(start).await;
+        Self::create_from(server, &server.template).await
+    }
+
+    /// As [`TestDatabase::create`], but empty: no migration has run.
+    pub async fn create_empty() -> Self {
+        let server = SERVER.get_or_init(start).await;
+        Self::create_from(server, "template0").await
+    }
+
+    async fn create_from(server: &Server, template: &str) -> Self {
         // The process id says whose it is: a later run removes what a killed one left.
         let name = format!(
             "{PREFIX}{}_{}",
@@ -203,7 +213,7 @@ impl TestDatabase {
         let maintenance = format!("{}/postgres", server.url);
         {
             let _one_at_a_time = CREATE.lock().await;
-            let create = format!("CREATE DATABASE {name} TEMPLATE {}", server.template);
+            let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
             execute(&maintenance, &create).await.expect("a database");
         }
         Self {
@@ -215,6 +225,29 @@ impl TestDatabase {
     /// Its URL.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Runs SQL statements, all or none of them.
+    pub async fn execute(&self, sql: &str) -> anyhow::Result<()> {
+        execute(&self.url, sql).await
+    }
+
+    /// Its schema as pg_dump writes it: SQL, without comments.
+    pub async fn schema(&self) -> String {
+        let pg_dump = find_program("/usr/lib/postgresql", "bin", "pg_dump");
+        let dumped = tokio::process::Command::new(pg_dump.expect("pg_dump is installed"))
+            .args(["--schema-only", "--no-owner", "--dbname", &self.url])
+            .output()
+            .await
+            .expect("pg_dump runs");
+        let complaint = String::from_utf8_lossy(&dumped.stderr);
+        assert!(dumped.status.success(), "pg_dump: {complaint}");
+        let dump = String::from_utf8_lossy(&dumped.stdout);
+        // `\restrict` carries a key that differs each time.
+        let skip =
+            |line: &&str| line.is_empty() || line.starts_with("--") || line.starts_with('\\');
+        let lines: Vec<&str> = dump.lines().filter(|line| !skip(line)).collect();
+        lines.join("\n")
     }
 
     /// A pool on it.

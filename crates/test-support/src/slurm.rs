@@ -14,6 +14,7 @@ use anyhow::{Context, bail};
 
 use crate::accounting::{self, Accounting};
 use crate::server::{Folder, Supervised, free_port, give, we_are_root};
+use crate::skip::skipped_without_root;
 use crate::wait::try_wait_until;
 
 pub(crate) const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -255,8 +256,7 @@ impl PrivateSlurm {
     }
 
     async fn unless_skipped(start: impl Future<Output = anyhow::Result<Self>>) -> Option<Self> {
-        if !we_are_root() {
-            eprintln!("skipped: Slurm starts Slurm jobs as their users, which takes root");
+        if skipped_without_root("Slurm starts Slurm jobs as their users") {
             return None;
         }
         match start.await {

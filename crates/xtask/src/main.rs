@@ -6,6 +6,7 @@ mod crates;
 mod demo;
 mod schemas;
 mod servers;
+mod skipped;
 mod source;
 mod string_errors;
 
@@ -45,7 +46,7 @@ enum Command {
         /// What is looked after.
         folder: PathBuf,
     },
-    /// Run a command with a private PostgreSQL and RabbitMQ for the tests it runs.
+    /// Run a command with a private PostgreSQL and RabbitMQ for the tests it runs, and report those that were skipped.
     WithServices {
         /// The command and its arguments.
         #[arg(trailing_var_arg = true, required = true)]

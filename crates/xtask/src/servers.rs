@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use gha_slurm_test_support::{
-    PrivatePostgres, PrivateRabbitMq, SHARED_RABBITMQ, end_processes_marked, processes_marked,
-    try_wait_until,
+    PrivatePostgres, PrivateRabbitMq, SHARED_RABBITMQ, SKIPPED_FILE, end_processes_marked,
+    processes_marked, try_wait_until,
 };
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::skipped;
 
 /// Every process of a run inherits it.
 const MARK: &str = "GHA_SLURM_TEST_RUN";
@@ -22,14 +24,19 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs `command` with `DATABASE_URL` and [`SHARED_RABBITMQ`] set, ends both servers, and answers the command's exit code.
 /// A server that the environment already names is used instead and left alone. A process that the run has left behind is
-/// named and ended, and makes the run fail.
+/// named and ended, and makes the run fail. Tests that were skipped are listed on stderr, and fail a run with
+/// `REQUIRE_ROOT_TESTS=1`.
 pub(crate) fn run_with(command: &[String]) -> Result<ExitCode> {
     let (program, arguments) = command.split_first().context("no command was given")?;
     let mark = uuid::Uuid::new_v4().to_string();
+    let skipped_file = tempfile::NamedTempFile::new().context("a temporary file")?;
     let runtime = tokio::runtime::Runtime::new()?;
     let code = runtime.block_on(async {
         let mut command = Command::new(program);
-        command.args(arguments).env(MARK, &mark);
+        command
+            .args(arguments)
+            .env(MARK, &mark)
+            .env(SKIPPED_FILE, skipped_file.path());
         run_with_servers(program, command).await
     })?;
     let left = runtime.block_on(async {
@@ -40,7 +47,9 @@ pub(crate) fn run_with(command: &[String]) -> Result<ExitCode> {
         try_wait_until("every process of the run has ended", GRACE, none_left).await
     });
     end_processes_marked(&mark);
+    let skipped = skipped::report(&std::fs::read_to_string(skipped_file.path())?);
     left?;
+    skipped?;
     Ok(code)
 }
 

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use gha_slurm_test_support::{skip, skipped_without_root};
+
 /// Begins the names of our network namespaces; the process id of the tests and a number follow.
 const PREFIX: &str = "gha-slurm-e2e-";
 /// Number of the next one of this process.
@@ -22,19 +24,18 @@ pub(crate) struct Zone {
 impl Zone {
     /// Makes one. `None`, with the reason printed: not root, or a program is missing.
     pub(crate) fn make() -> Option<Self> {
-        let skip = |reason: &str| eprintln!("skipped: a network of its own takes {reason}");
-        if !rustix::process::geteuid().is_root() {
-            skip("root");
+        let purpose = "the cluster has a network of its own";
+        if skipped_without_root(purpose) {
             return None;
         }
-        for program in ["ip", "iptables", "nsenter"] {
-            if Command::new(program).arg("--version").output().is_err() && program != "ip" {
-                skip(program);
+        for program in ["iptables", "nsenter"] {
+            if Command::new(program).arg("--version").output().is_err() {
+                skip(&format!("{purpose}: {program} is missing"));
                 return None;
             }
         }
         let Ok(listed) = Command::new("ip").args(["netns", "list"]).output() else {
-            skip("ip");
+            skip(&format!("{purpose}: ip is missing"));
             return None;
         };
         for name in String::from_utf8_lossy(&listed.stdout).split_whitespace() {
@@ -47,7 +48,7 @@ impl Zone {
         let (id, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let name = format!("{PREFIX}{id}-{number}");
         if !output(&["ip", "netns", "add", &name]).status.success() {
-            skip("the right to make network namespaces");
+            skip(&format!("{purpose}: no network namespace can be made here"));
             return None;
         }
         // A network of four addresses of its own.

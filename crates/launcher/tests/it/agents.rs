@@ -208,7 +208,7 @@ async fn an_agent_asks_answers_and_tells() {
         assert_eq!(heard.status().as_u16(), 204);
     }
     let seen = states(database.url()).await;
-    assert_eq!(seen.first(), Some(&("ended".to_owned(), false)));
+    assert_eq!(seen.first(), Some(&("ended_by_slurm".to_owned(), false)));
 
     // A waiting poll ends with the launcher.
     let waiting = tokio::spawn(async move {

@@ -1,4 +1,3 @@
-use chrono::TimeDelta;
 use gha_slurm_contract::event::{EventPayload, InstallationEvent};
 use gha_slurm_domain::admission::Charge;
 use gha_slurm_storage::launches;
@@ -81,10 +80,13 @@ async fn what_a_mapping_charges_is_in_the_runner_class() {
         "what was planned for no account is of no use now"
     );
     let mut conn = pool.connection().await.unwrap();
-    let due = launches::claim_due(&mut conn, Utc::now(), TimeDelta::seconds(60), 10)
-        .await
-        .unwrap();
-    let accounts: Vec<_> = due.iter().map(|d| d.resources.account.as_deref()).collect();
+    let due = launches::due(&mut conn, Utc::now(), 10).await.unwrap();
+    let due: Vec<_> = due.into_iter().map(|(id, _)| id).collect();
+    let due = launches::peek_all(&mut conn, &due).await.unwrap();
+    let accounts: Vec<_> = due
+        .iter()
+        .map(|d| d.class.resources.account.as_deref())
+        .collect();
     assert_eq!(accounts, [Some("chemistry")]);
 }
 

@@ -9,12 +9,9 @@ mod submission;
 
 use chrono::{DateTime, Utc};
 use gha_slurm_contract::Event;
-use gha_slurm_contract::event::{
-    EVENT_VERSION, EventPayload, RepositoryFacts, WorkflowJobEvent, WorkflowJobFacts,
-};
-use gha_slurm_domain::LabelSettings;
-use gha_slurm_domain::RepositoryId;
+use gha_slurm_contract::event::{EVENT_VERSION, EventPayload, RepositoryFacts, WorkflowJobEvent};
 use gha_slurm_domain::planner::PlannerLimits;
+use gha_slurm_domain::{LabelSettings, RepositoryId, WorkflowJobFacts};
 use gha_slurm_launcher::planning::Policy;
 use gha_slurm_storage::{AsyncConnection, Database, StorageError, mappings, replan, repositories};
 
@@ -125,7 +122,7 @@ async fn map_as(database: &Database, entry: mappings::Entry) {
 }
 
 async fn replan_now(database: &Database) {
-    gha_slurm_launcher::events::take_replan_request(database, &policy(), REPOSITORY, now())
+    gha_slurm_launcher::planning::take_replan_request(database, &policy(), REPOSITORY, now())
         .await
         .unwrap();
 }
@@ -138,12 +135,12 @@ async fn connect(url: &str) -> tokio_postgres::Client {
     client
 }
 
-/// Every launch: state and whether it counts as supply.
+/// Every launch: its state, or how it ended, and whether it counts as supply.
 async fn states(url: &str) -> Vec<(String, bool)> {
     let client = connect(url).await;
     let rows = client
         .query(
-            "SELECT state, in_supply FROM launches ORDER BY planned_at, id",
+            "SELECT coalesce(outcome->>'kind', state::text), in_supply FROM launches ORDER BY planned_at, id",
             &[],
         )
         .await
@@ -156,7 +153,7 @@ async fn verdict(url: &str, id: i64) -> (String, Option<String>) {
     let client = connect(url).await;
     let row = client
         .query_one(
-            "SELECT verdict, reason FROM workflow_jobs WHERE id = $1",
+            "SELECT verdict::text, reason FROM workflow_jobs WHERE id = $1",
             &[&id],
         )
         .await

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use gha_slurm_amqp::{Broker, Publisher};
 use gha_slurm_auth::KeyFolder;
+use gha_slurm_domain::workflow_job::Verdict;
 use gha_slurm_launcher::{Application, Settings};
 use gha_slurm_service_kit::settings::load;
 use gha_slurm_test_support::{TestBroker, TestDatabase, uncommented, wait_until};
@@ -110,7 +111,7 @@ async fn an_event_in_the_queue_becomes_a_submission() {
             gha_slurm_storage::workflow_jobs::find(&mut conn, gha_slurm_domain::WorkflowJobId(1))
                 .await
                 .ok()??;
-        (job.verdict == "waiting_for_mapping").then_some(())
+        (job.verdict == Verdict::WaitingForMapping).then_some(())
     })
     .await;
     map(&database.pool()).await;

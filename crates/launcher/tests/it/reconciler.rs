@@ -4,18 +4,20 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gha_slurm_domain::{InstallationId, LaunchId, RepositoryFullName, SlurmState, WorkflowJobId};
+use gha_slurm_domain::launch::{Happening, Phase, Run, SlurmReport};
+use gha_slurm_domain::{
+    Clock, InstallationId, LaunchId, RepositoryFullName, SlurmState, WorkflowJobId,
+};
 use gha_slurm_github::{Github, Scope};
 use gha_slurm_launcher::inquiry::Inquiry;
 use gha_slurm_launcher::reconciler::Reconciler;
 use gha_slurm_launcher::settings::ReconcilerSettings;
 use gha_slurm_simulator::request::{NewRepository, NewWorkflowJob};
 use gha_slurm_simulator::{AppKey, Handle, Settings, Simulator};
-use gha_slurm_storage::runners::{self, Ending, Redeemer, Redemption};
-use gha_slurm_storage::slurm_jobs::{self, SlurmStatus};
 use gha_slurm_storage::{mappings, workflow_jobs};
 use gha_slurm_telemetry::Metrics;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
+use gha_slurm_test_support::seed::Seed;
 use gha_slurm_test_support::{TestDatabase, wait_until};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -98,7 +100,7 @@ impl Site {
 
     /// The launcher acts on replan requests; here a test does.
     async fn replan(&self) {
-        gha_slurm_launcher::events::take_replan_request(
+        gha_slurm_launcher::planning::take_replan_request(
             &self.pool,
             &policy(),
             self.repository,
@@ -111,7 +113,7 @@ impl Site {
     async fn state_of(&self, id: i64) -> Option<String> {
         let mut conn = self.pool.connection().await.unwrap();
         let job = workflow_jobs::find(&mut conn, WorkflowJobId(id)).await;
-        job.unwrap().map(|job| job.state)
+        job.unwrap().map(|job| job.state.as_str().to_owned())
     }
 
     async fn until_state(&self, id: i64, state: &str) {
@@ -139,8 +141,8 @@ impl Site {
     }
 
     /// A runner of the one launch, made long ago.
-    async fn redeemed(&self) -> runners::Runner {
-        let launch = {
+    async fn redeemed(&self) -> LaunchId {
+        let launch: LaunchId = {
             let client = connect(self.database.url()).await;
             let row = client.query_one("SELECT id::text FROM launches", &[]).await;
             row.unwrap().get::<_, String>(0).parse().unwrap()
@@ -155,25 +157,25 @@ impl Site {
             let made = self.github.create_jit_runner(&scope, RUNNER, &labels).await;
             made.unwrap().id
         };
-        let who = Redeemer {
-            launch,
-            slurm_job_id: "17".into(),
-            restart_count: 0,
-            node: Some("n1".into()),
-            mode: "jit",
-        };
-        let mut conn = self.pool.connection().await.unwrap();
-        let begun = runners::begin(&mut conn, &who, &|_| RUNNER.to_owned(), now()).await;
-        let Redemption::Mint(mint) = begun.unwrap() else {
-            panic!("the launch is not wanted");
-        };
-        assert!(
-            runners::complete(&mut conn, &mint, Some(id), b"hash", now())
-                .await
-                .unwrap()
-        );
-        let made = runners::by_launch(&mut conn, who.launch).await;
-        made.unwrap().unwrap().0
+        let registration = (Some(id), b"hash".as_slice());
+        self.seed()
+            .registered(launch, "17", RUNNER, registration, now())
+            .await;
+        launch
+    }
+
+    fn seed(&self) -> Seed<'_> {
+        Seed {
+            database: &self.pool,
+            repository: self.repository,
+            user: "alice".parse().unwrap(),
+        }
+    }
+
+    /// What the node of a launch reports.
+    async fn progressed(&self, launch: LaunchId, phase: Phase) {
+        let happening = Happening::Progressed { phase, at: None };
+        self.seed().happen(launch, happening, now()).await;
     }
 
     /// A workflow job that GitHub has queued and a webhook told of.
@@ -185,14 +187,10 @@ impl Site {
     }
 
     /// The runner ends without a workflow job, and its scope is planned again.
-    async fn was_idle(&self, runner: &runners::Runner) {
-        {
-            let mut conn = self.pool.connection().await.unwrap();
-            let idle = Ending::because("idle");
-            runners::end(&mut conn, self.repository, runner, &idle, now())
-                .await
-                .unwrap();
-        }
+    async fn was_idle(&self, launch: LaunchId) {
+        self.seed()
+            .happen(launch, Happening::GaveUpIdle, now())
+            .await;
         self.replan().await;
     }
 
@@ -234,6 +232,7 @@ fn reconcile(database: &Database, github: &Github) -> Reconciling {
             database: database.clone(),
             github: github.clone(),
             policy: Arc::new(policy()),
+            clock: Clock::new(Utc::now),
         },
         settings: ReconcilerSettings {
             interval_s: second,
@@ -304,8 +303,8 @@ async fn a_forgotten_workflow_job_is_looked_up_before_a_second_attempt() {
     let site = Site::new().await;
     // GitHub has never heard of it, or has forgotten it.
     site.hear("queued", facts(1, &LABELS)).await;
-    let runner = site.redeemed().await;
-    site.was_idle(&runner).await;
+    let launch = site.redeemed().await;
+    site.was_idle(launch).await;
     site.until_supply(1).await;
     let (agent, running) = site.submit().await;
     site.until_state(1, "completed").await;
@@ -323,9 +322,9 @@ async fn a_second_attempt_is_made_for_one_that_still_waits() {
     let id = site.simulator.queue(job).unwrap().id;
     // The older one is forgotten; what was planned for it serves the other.
     site.hear("queued", facts(1, &LABELS)).await;
-    let runner = site.redeemed().await;
+    let launch = site.redeemed().await;
     site.hear("queued", facts(id, &LABELS)).await;
-    site.was_idle(&runner).await;
+    site.was_idle(launch).await;
     let (_agent, running) = site.submit().await;
     site.until_state(1, "completed").await;
     wait_until("one is submitted", DEADLINE, || async {
@@ -384,7 +383,7 @@ async fn a_runner_whose_node_is_silent_is_deleted_and_replaced() {
     assert!(site.simulator.state().runner(RUNNER).is_none());
     site.replan().await;
     let seen = states(site.database.url()).await;
-    let expected = [("ended".to_owned(), false), ("planned".to_owned(), true)];
+    let expected = [("silent".to_owned(), false), ("planned".to_owned(), true)];
     assert_eq!(seen, expected);
 }
 
@@ -392,25 +391,23 @@ async fn a_runner_whose_node_is_silent_is_deleted_and_replaced() {
 async fn a_runner_that_slurm_ended_before_it_had_work_is_deregistered() {
     let site = Site::new().await;
     site.queued().await;
-    let runner = site.redeemed().await;
+    let launch = site.redeemed().await;
     assert!(site.simulator.state().runner(RUNNER).is_some());
-    {
-        let mut conn = site.pool.connection().await.unwrap();
-        let launch = LaunchId(runner.launch_id);
-        // That the agent's answer was not stored changes nothing.
-        runners::listening(&mut conn, &runner, now()).await.unwrap();
-        let status = SlurmStatus {
-            launch,
-            slurm_job_id: Some("17".into()),
+    // That the agent's answer was not stored changes nothing.
+    site.progressed(launch, Phase::Listening).await;
+    let reported = Happening::SlurmReported {
+        report: SlurmReport {
             state: SlurmState::NodeFailed,
             reason: None,
             starts_at: None,
             nodes: None,
-            exit_code: None,
-        };
-        let is_news = slurm_jobs::record(&mut conn, &status, chrono::Utc::now()).await;
-        assert!(is_news.unwrap());
-    }
+            usage_to_come: false,
+        },
+        slurm_job: Some("17".parse().unwrap()),
+        exit_code: None,
+        ended_at: None,
+    };
+    site.seed().happen(launch, reported, Utc::now()).await;
     site.replan().await;
     site.until_supply(1).await;
     let (_agent, running) = site.submit().await;
@@ -426,13 +423,10 @@ async fn a_runner_that_slurm_ended_before_it_had_work_is_deregistered() {
 async fn a_busy_runner_is_attributed_by_asking_for_its_run() {
     let site = Site::new().await;
     site.hear("queued", facts(1, &LABELS)).await;
-    let runner = site.redeemed().await;
-    {
-        let mut conn = site.pool.connection().await.unwrap();
-        runners::busy(&mut conn, &runner, Some((9, 1)), now())
-            .await
-            .unwrap();
-    }
+    let launch = site.redeemed().await;
+    let run = Some(Run { id: 9, attempt: 1 });
+    site.progressed(launch, Phase::WorkflowJobStarted { run })
+        .await;
     let answers = MockServer::start().await;
     Mock::given(method("POST"))
         .and(path_regex("/access_tokens$"))
@@ -465,14 +459,10 @@ async fn a_busy_runner_is_attributed_by_asking_for_its_run() {
 async fn a_busy_runner_that_github_gave_nothing_stops_counting_in_the_end() {
     let site = Site::new().await;
     site.queued().await;
-    let runner = site.redeemed().await;
-    {
-        let mut conn = site.pool.connection().await.unwrap();
-        // Longer ago than the limit.
-        runners::busy(&mut conn, &runner, None, now())
-            .await
-            .unwrap();
-    }
+    let launch = site.redeemed().await;
+    // Longer ago than the limit.
+    site.progressed(launch, Phase::WorkflowJobStarted { run: None })
+        .await;
     let reconciling = site.reconcile();
     reconciling.until_found("runners").await;
     site.replan().await;

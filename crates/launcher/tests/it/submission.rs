@@ -8,12 +8,14 @@ use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::agent::{CallClaims, CallPurpose, StatesRequest};
 use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, StartRequest};
 use gha_slurm_contract::outbound::CallAnswer;
+use gha_slurm_domain::Clock;
 use gha_slurm_github::Github;
 use gha_slurm_launcher::agent::Agent;
 use gha_slurm_launcher::inquiry::Inquiry;
 use gha_slurm_launcher::mailbox::Mailbox;
 use gha_slurm_launcher::settings::{ClusterSettings, DeploymentSettings};
-use gha_slurm_launcher::submission::{self, Submitter};
+use gha_slurm_launcher::submission;
+use gha_slurm_launcher::submitter::Submitter;
 use gha_slurm_service_kit::tls::ClientTlsSettings;
 use gha_slurm_test_support::{TestDatabase, wait_until};
 use tokio::sync::Notify;
@@ -132,6 +134,7 @@ fn start_by(way: Way, database: &Database, agent_url: &str, github: &Github) -> 
             database: database.clone(),
             github: github.clone(),
             policy: Arc::new(policy()),
+            clock: Clock::new(Utc::now),
         },
         web_url: "https://github.com".into(),
         agent,
@@ -149,7 +152,6 @@ fn start_by(way: Way, database: &Database, agent_url: &str, github: &Github) -> 
             states_interval_s: std::num::NonZeroU32::MIN,
         },
         lifetime_s: 90_000,
-        max_failures: policy().limits.max_failures,
         launcher: LAUNCHER,
         freed: AtomicU64::default(),
     };
@@ -304,8 +306,15 @@ async fn a_refusal_is_final_until_the_mapping_changes(way: Way) {
     until(&database, "refused").await;
     replan_now(&pool).await;
     assert_eq!(supply(&states(database.url()).await), 0);
-    let (_, reason) = verdict(database.url(), 1).await;
-    assert!(reason.unwrap().contains("no such partition"));
+    let build = {
+        let mut conn = pool.connection().await.unwrap();
+        let id = gha_slurm_domain::WorkflowJobId(1);
+        gha_slurm_storage::builds::find(&mut conn, id).await
+    };
+    assert_eq!(
+        build.unwrap().unwrap().stopped.as_deref(),
+        Some("Refused: no such partition")
+    );
     map(&pool).await;
     replan_now(&pool).await;
     assert_eq!(
@@ -409,10 +418,13 @@ async fn what_slurm_lost_before_a_workflow_job_started_is_replaced(way: Way) {
         .respond_with(States(gha_slurm_domain::SlurmState::NodeFailed))
         .mount(&agent)
         .await;
-    watching(&running, until(&database, "ended")).await;
+    watching(&running, until(&database, "ended_by_slurm")).await;
     replan_now(&pool).await;
     let seen = states(database.url()).await;
-    let expected = [("ended".to_owned(), false), ("planned".to_owned(), true)];
+    let expected = [
+        ("ended_by_slurm".to_owned(), false),
+        ("planned".to_owned(), true),
+    ];
     assert_eq!(seen, expected, "replaced");
     let timeline = timeline(&pool).await;
     assert!(
@@ -597,11 +609,11 @@ async fn what_was_lost_at_once_is_one_failure(way: Way) {
         .respond_with(States(gha_slurm_domain::SlurmState::NodeFailed))
         .mount(&agent)
         .await;
-    let ended = "SELECT count(*) FROM launches WHERE state = 'ended'";
+    let ended = "SELECT count(*) FROM launches WHERE state = 'over'";
     watching(&running, until_count(&database, ended, LOST)).await;
     assert_eq!(count(&database, FAILURES).await, 1);
     // All of them are replaced; the planner's clock in these tests is that of the events, long before the backoff.
-    gha_slurm_launcher::events::take_replan_request(
+    gha_slurm_launcher::planning::take_replan_request(
         &pool,
         &policy(),
         REPOSITORY,
@@ -653,7 +665,7 @@ async fn a_status_about_another_slurm_job_says_nothing(way: Way) {
         })
         .mount(&agent)
         .await;
-    watching(&running, until(&database, "ended")).await;
+    watching(&running, until(&database, "ended_by_slurm")).await;
     assert!(asked.load(Ordering::Relaxed) > 3);
     let timeline = timeline(&pool).await;
     assert!(
@@ -817,7 +829,7 @@ async fn timeline(pool: &Database) -> Vec<(String, String)> {
         .await
         .unwrap()
         .into_iter()
-        .map(|entry| (entry.kind, entry.detail))
+        .map(|entry| (entry.kind.as_str().to_owned(), entry.detail))
         .collect()
 }
 

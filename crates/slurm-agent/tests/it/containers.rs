@@ -9,7 +9,7 @@ use gha_slurm_domain::ResourceRequest;
 use gha_slurm_service_kit::settings::load;
 use gha_slurm_slurm_agent::Settings;
 use gha_slurm_slurm_agent::submission::Submission;
-use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS};
+use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, skip, skipped_without_root};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::agent_fixture::{Site, claims};
@@ -66,11 +66,7 @@ async fn contained(runner: &str) -> Launch {
 }
 
 fn skipped() -> bool {
-    let skipped = real_image().is_none() && !rustix::process::geteuid().is_root();
-    if skipped {
-        eprintln!("skipped: the stand-in for Apptainer mounts, which takes root");
-    }
-    skipped
+    real_image().is_none() && skipped_without_root("the stand-in for Apptainer mounts")
 }
 
 #[tokio::test]
@@ -141,7 +137,7 @@ by_both!(a_profiles_container_is_that_of_an_ordinary_user_on_a_node);
 
 async fn a_profiles_container_is_that_of_an_ordinary_user_on_a_node(by: By) {
     if !user_namespaces() {
-        eprintln!("skipped: this kernel gives users no user namespaces");
+        skip("ordinary users may make no user namespaces here");
         return;
     }
     let Some(slurm) = PrivateSlurm::for_test(1).await else {

@@ -3,7 +3,7 @@
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::agent::LaunchStatus;
 use gha_slurm_domain::SlurmState;
-use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, wait_until};
+use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, skip_for_kernel, wait_until};
 
 use crate::DEADLINE;
 use crate::agent_fixture::{Agent, Site};
@@ -130,7 +130,7 @@ async fn slurms_word_for_each_end_comes_back(by: By) {
 async fn out_of_memory_comes_back(by: By) {
     const HIERARCHY: &str = "/sys/fs/cgroup/memory/cgroup.procs";
     if !std::path::Path::new(HIERARCHY).exists() {
-        eprintln!("skipped: Slurm 22.05 watches over memory by {HIERARCHY}");
+        skip_for_kernel(&format!("Slurm 22.05 limits memory by {HIERARCHY}"));
         return;
     }
     let limits = "TaskPlugin=task/cgroup\nSelectTypeParameters=CR_CPU_Memory\n";

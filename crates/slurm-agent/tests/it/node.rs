@@ -8,7 +8,7 @@ use std::time::Duration;
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::agent::LaunchStatus;
 use gha_slurm_domain::SlurmState;
-use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, TestCa, wait_until};
+use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, TestCa, skipped_without_root, wait_until};
 
 use crate::DEADLINE;
 use crate::agent_fixture::{Agent, Site};
@@ -449,8 +449,7 @@ async fn after_a_kill_the_epilog_cleans_up_and_the_node_goes_on(by: By) {
 /// Without a Slurm: what slurmd may hand to it, and what users may leave where it looks.
 #[test]
 fn the_epilog_removes_what_is_the_users_alone_and_never_fails() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: slurmd runs the epilog as root");
+    if skipped_without_root("slurmd runs the epilog as root") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use gha_slurm_contract::LaunchClaims;
-use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, wait_until};
+use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, skip, skipped_without_root, wait_until};
 use serde_json::json;
 use wiremock::matchers::{header, header_exists, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -127,14 +127,11 @@ struct Podman {
 impl Podman {
     /// With a runner that speaks to the hook as `conversation` (bash) says, and what comes into slurm.conf. `None`: skipped.
     async fn start(by: By, conversation: &str, epilog: bool) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: Slurm starts Slurm jobs as their users, which takes root");
+        if skipped_without_root("Slurm starts Slurm jobs as their users") {
             return None;
         }
         if !user_namespaces() {
-            eprintln!(
-                "skipped: this kernel gives users no user namespaces, which rootless Podman is made of"
-            );
+            skip("ordinary users may make no user namespaces here, which rootless Podman needs");
             return None;
         }
         assert_eq!(missing(), None, "see scripts/packages.sh");

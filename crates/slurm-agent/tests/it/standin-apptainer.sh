@@ -6,19 +6,40 @@
 set -eu
 here=$(dirname "$(realpath "$0")")
 printf '%s\n' "$@" >"$here/arguments"
-[[ $1 == exec ]] || { echo "FATAL: not exec: $1" >&2; exit 255; }
+[[ $1 == exec ]] || {
+    echo "FATAL: not exec: $1" >&2
+    exit 255
+}
 shift
 options='' pwd=/ binds=()
 while [[ $1 == -* ]]; do
     case $1 in
-        --containall | --no-home) options+=" $1"; shift ;;
-        --pwd) pwd=$2; shift 2 ;;
-        --bind) binds+=("$2"); shift 2 ;;
-        *) echo "FATAL: unknown option $1" >&2; exit 255 ;;
+        --containall | --no-home)
+            options+=" $1"
+            shift
+            ;;
+        --pwd)
+            pwd=$2
+            shift 2
+            ;;
+        --bind)
+            binds+=("$2")
+            shift 2
+            ;;
+        *)
+            echo "FATAL: unknown option $1" >&2
+            exit 255
+            ;;
     esac
 done
-[[ $options == *--containall* && $options == *--no-home* ]] || { echo 'FATAL: not contained' >&2; exit 255; }
-[[ -f $1 ]] || { echo "FATAL: could not open image $1" >&2; exit 255; }
+[[ $options == *--containall* && $options == *--no-home* ]] || {
+    echo 'FATAL: not contained' >&2
+    exit 255
+}
+[[ -f $1 ]] || {
+    echo "FATAL: could not open image $1" >&2
+    exit 255
+}
 shift
 # A clean environment, but for APPTAINERENV_*.
 for name in $(compgen -e); do
@@ -33,6 +54,7 @@ root=$(mktemp -d "$here/root.XXXXXX")
 user=()
 ((EUID == 0)) || user=(--user --map-root-user)
 # In the new namespace, so that nothing is left mounted.
+# shellcheck disable=SC2016 # the inner bash expands it
 exec unshare "${user[@]}" --mount bash -euc '
     root=$1 pwd=$2 count=$3; shift 3
     mount -t tmpfs none "$root"

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use gha_slurm_contract::agent::CallPurpose;
-use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, binary};
+use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, binary, skip};
 
 use crate::agent_fixture::Site;
 use crate::real_slurm::{self, of, queue, refusal};
@@ -36,7 +36,7 @@ impl Etc {
     /// `None`, and why, where it cannot be tried.
     fn new(folder: &Path) -> Option<Self> {
         if !Path::new("/usr/bin/sudo").is_file() {
-            eprintln!("skipped: apt-get install sudo");
+            skip("sudo is missing: apt-get install sudo");
             return None;
         }
         let etc = folder.join("etc");

@@ -3,6 +3,7 @@
 
 mod counters;
 mod mapping;
+mod migrations;
 mod redemption;
 mod round_trips;
 mod schema;

@@ -16,8 +16,10 @@ async fn lockable(pool: &Database, wanted: &[RepositoryId]) -> Vec<RepositoryId>
         let taken = wanted.iter().copied().filter(|id| locks.holds(*id));
         Ok::<_, StorageError>(taken.collect())
     });
-    let taken = tokio::time::timeout(DEADLINE, taken).await;
-    taken.expect("it waits for a lock").unwrap()
+    match tokio::time::timeout(DEADLINE, taken).await {
+        Ok(taken) => taken.unwrap(),
+        Err(_) => panic!("it waits for a lock"),
+    }
 }
 
 #[tokio::test]

@@ -190,13 +190,9 @@ async fn a_delay_keeps_its_reason_and_waits() {
     plan(&pool, &jobs).await;
     let launch = claimed(&pool, now()).await[0];
     let later = now() + TimeDelta::seconds(5);
-    happen(
-        &pool,
-        launch,
-        delayed("the cluster is down", false, later),
-    )
-    .await
-    .unwrap();
+    happen(&pool, launch, delayed("the cluster is down", false, later))
+        .await
+        .unwrap();
     let delay = stored(&pool, launch).await.submission.delay;
     assert_eq!(delay.as_deref(), Some("the cluster is down"));
     assert_eq!(claimed(&pool, now()).await, []);

@@ -11,7 +11,8 @@ fn with_services(script: &str, mark: &str) -> Command {
         .args(["with-services", "--", "sh", "-c", script])
         .env("TEST_MARK", mark)
         .env_remove("DATABASE_URL")
-        .env_remove("GHA_SLURM_TEST_RABBITMQ");
+        .env_remove("GHA_SLURM_TEST_RABBITMQ")
+        .env_remove("REQUIRE_ROOT_TESTS");
     command
 }
 
@@ -61,4 +62,63 @@ async fn a_killed_run_leaves_no_server() {
         !runs("postgres") && !runs("beam.smp") && !runs("epmd") && !runs("sh")
     })
     .await;
+}
+
+/// Appends what tests record when they are skipped.
+const SKIPS: &str = "printf 'skipped\\tstorage a::b\\tno sudo\\nkernel\\tagent c::d\\tno cgroups\\nskipped\\tagent e::f\\tno sudo\\n' \
+    >> $GHA_SLURM_TEST_SKIPPED";
+
+#[test]
+fn skipped_tests_are_counted_and_named() {
+    let output = with_services(SKIPS, "xtask-test-skips").output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let text = text(&output);
+    let report = "3 tests were skipped:\n  1 because no cgroups\n    agent c::d\n  2 because no sudo\n    \
+                  storage a::b\n    agent e::f\n";
+    assert!(text.contains(report), "{text}");
+
+    let none = with_services("exit 0", "xtask-test-skips")
+        .output()
+        .unwrap();
+    assert!(
+        !self::text(&none).contains("skipped"),
+        "{}",
+        self::text(&none)
+    );
+}
+
+#[test]
+fn a_test_that_root_could_run_must_run_where_root_tests_are_required() {
+    let with_root_tests = |script: &str| {
+        let mut command = with_services(script, "xtask-test-root-tests");
+        command.env("REQUIRE_ROOT_TESTS", "1").output().unwrap()
+    };
+    let output = with_root_tests(SKIPS);
+    assert!(!output.status.success(), "{}", text(&output));
+    let reason = "REQUIRE_ROOT_TESTS=1, but tests were skipped: 2";
+    assert!(text(&output).contains(reason), "{}", text(&output));
+
+    let kernel = "printf 'kernel\\tagent c::d\\tno cgroups\\n' >> $GHA_SLURM_TEST_SKIPPED; exit 3";
+    let output = with_root_tests(kernel);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+}
+
+/// What a test process does to be reported: the one half of it that [`SKIPS`] takes for granted.
+#[test]
+fn a_test_that_calls_skip_is_reported_by_its_name() {
+    let program = std::env::current_exe().unwrap();
+    let test = "with_services::skips_when_a_run_asks_for_it";
+    let script = format!("{} --exact --include-ignored {test}", program.display());
+    let output = with_services(&script, "xtask-test-skip").output().unwrap();
+    let text = text(&output);
+    let report = format!(
+        "1 test was skipped:\n  1 because nothing is missing\n    gha-slurm-xtask {test}\n"
+    );
+    assert!(output.status.success() && text.contains(&report), "{text}");
+}
+
+#[test]
+#[ignore = "a part of the test above, which runs it in a process of its own"]
+fn skips_when_a_run_asks_for_it() {
+    gha_slurm_test_support::skip("nothing is missing");
 }
