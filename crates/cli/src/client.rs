@@ -128,7 +128,9 @@ impl Client {
         }
         match serde_json::from_slice::<Problem>(&answer) {
             Ok(problem) => bail!(in_words(&problem)),
-            Err(_) => bail!("{agent} returned HTTP {status}; check that `agent_url` is the address of the cluster's agent"),
+            Err(_) => bail!(
+                "{agent} returned HTTP {status}; check that `agent_url` is the address of the cluster's agent"
+            ),
         }
     }
 

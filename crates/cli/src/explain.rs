@@ -106,7 +106,9 @@ fn ask_agent(config: &Path, request: &DryRunRequest) -> anyhow::Result<String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(|| format!("cannot run {program}; run this command where the Slurm agent is installed"))?;
+        .with_context(|| {
+            format!("cannot run {program}; run this command where the Slurm agent is installed")
+        })?;
     if let Some(mut stdin) = child.stdin.take() {
         // A program that exits early explains why on standard error.
         let _ = stdin.write_all(&serde_json::to_vec(request)?);

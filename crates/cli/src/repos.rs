@@ -58,7 +58,10 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<String> {
             let (_, answer) = client.call(Method::POST, PATH, Some(&entry)).await?;
             let added: UserRepository = serde_json::from_slice(&answer)?;
             Ok(match added.state {
-                MappingState::Mapped => format!("Workflow jobs of {} are now charged to your account.\n", added.url),
+                MappingState::Mapped => format!(
+                    "Workflow jobs of {} are now charged to your account.\n",
+                    added.url
+                ),
                 MappingState::Waiting => format!(
                     "{} waits for an administrator, who checks that you administer the repository on GitHub.\n",
                     added.url
@@ -74,7 +77,9 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<String> {
             };
             let client = Client::new(&options)?;
             client.call(Method::DELETE, PATH, Some(&removal)).await?;
-            Ok(format!("Removed {repository}. Its workflow jobs are no longer charged to your account.\n"))
+            Ok(format!(
+                "Removed {repository}. Its workflow jobs are no longer charged to your account.\n"
+            ))
         }
     }
 }

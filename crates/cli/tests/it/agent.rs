@@ -58,7 +58,11 @@ fn labels_are_explained() {
         "    cpus = 8",
         "    memoryMib = 4096",
     ] {
-        assert!(known.out.lines().any(|l| l == line), "{line}\n{}", known.out);
+        assert!(
+            known.out.lines().any(|l| l == line),
+            "{line}\n{}",
+            known.out
+        );
     }
     for (labels, reason) in [
         (["slurm", "windows"], "label `windows` is not one of ours"),
