@@ -31,6 +31,8 @@ export default defineConfig({
     include: ['src/**/*.test.{ts,tsx}'],
     setupFiles: ['test/setup.ts'],
     css: false,
+    // Above the deadline of a single wait (test/setup.ts).
+    testTimeout: 30_000,
     // Primer imports its style sheets from JavaScript, which only the bundler understands.
     server: { deps: { inline: [/@primer\/react/] } },
   },

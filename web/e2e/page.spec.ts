@@ -3,7 +3,7 @@ import { expect, type Page, test } from '@playwright/test';
 import { FakeApi, problem } from '../test/fakeApi';
 import { busyDay, serve } from './scene';
 
-// Every scene in each of these looks: shot, checked by axe, and for sideways scrolling.
+// Each scene is tested in each look: a screenshot, an axe check, and a check for sideways scrolling.
 const LOOKS = [
   { name: 'light', colorScheme: 'light', viewport: { width: 1280, height: 800 } },
   { name: 'dark', colorScheme: 'dark', viewport: { width: 1280, height: 800 } },
@@ -15,7 +15,7 @@ interface Scene {
   readonly path: string;
   readonly api?: () => FakeApi;
   readonly signedIn?: boolean;
-  /** What a person does there, and what is seen then. */
+  /** What a person does there, and what the page shows then. */
   readonly act: (page: Page, api: FakeApi) => Promise<void>;
 }
 
@@ -27,7 +27,7 @@ async function addAll(page: Page, text: string) {
 async function charge(page: Page, name: string, account: string) {
   await page.getByRole('button', { name: `Account and QOS of ${name}` }).click();
   await page.getByRole('textbox', { name: 'Account' }).fill(account);
-  await page.getByRole('button', { name: 'Change' }).click();
+  await page.getByRole('button', { name: 'Apply' }).click();
 }
 
 const SCENES: readonly Scene[] = [
@@ -50,7 +50,7 @@ const SCENES: readonly Scene[] = [
   {
     name: 'builds-empty',
     path: '/?user=carol',
-    act: (page) => expect(page.getByText('No builds of carol yet')).toBeVisible(),
+    act: (page) => expect(page.getByText('No builds for carol yet')).toBeVisible(),
   },
   {
     name: 'builds',
@@ -90,12 +90,12 @@ const SCENES: readonly Scene[] = [
   {
     name: 'build-unmapped',
     path: '/builds/39210006',
-    act: (page) => expect(page.getByText('Nobody has mapped the repository')).toBeVisible(),
+    act: (page) => expect(page.getByText('Repository not mapped')).toBeVisible(),
   },
   {
     name: 'build-unknown',
     path: '/builds/1',
-    act: (page) => expect(page.getByText('There is no such build')).toBeVisible(),
+    act: (page) => expect(page.getByText('Build not found')).toBeVisible(),
   },
   {
     name: 'usage',
@@ -105,7 +105,7 @@ const SCENES: readonly Scene[] = [
   {
     name: 'usage-empty',
     path: '/usage?month=2026-09&user=alice',
-    act: (page) => expect(page.getByText('Nothing in September 2026')).toBeVisible(),
+    act: (page) => expect(page.getByText('No usage in September 2026')).toBeVisible(),
   },
   {
     name: 'mapping-no-user',
@@ -123,7 +123,7 @@ const SCENES: readonly Scene[] = [
     act: async (page) => {
       await addAll(page, 'octo/new-project');
       await page.getByRole('button', { name: 'Remove octo/paper-2026' }).click();
-      await expect(page.getByText('Not saved yet: 1 added, 1 removed')).toBeVisible();
+      await expect(page.getByText('Unsaved changes: 1 added, 1 removed')).toBeVisible();
     },
   },
   {
@@ -142,7 +142,7 @@ const SCENES: readonly Scene[] = [
       await addAll(page, 'octo/new-project');
       api.map('alice', 'octo/simulation', 'octo/added-by-somebody');
       await page.getByRole('button', { name: 'Save list' }).click();
-      await expect(page.getByText('Somebody else changed')).toBeVisible();
+      await expect(page.getByText('Someone else changed')).toBeVisible();
     },
   },
   {
@@ -159,7 +159,7 @@ const SCENES: readonly Scene[] = [
     act: async (page) => {
       await charge(page, 'octo/simulation', '');
       await charge(page, 'octo/mesh-tools', 'engineering');
-      await expect(page.getByText('Not saved yet: 2 charged differently')).toBeVisible();
+      await expect(page.getByText('Unsaved changes: 2 with a new account or QOS')).toBeVisible();
     },
   },
   {
@@ -176,9 +176,9 @@ const SCENES: readonly Scene[] = [
     path: '/mapping?user=alice',
     act: async (page) => {
       await page.getByRole('button', { name: 'Grant octo/shared to alice' }).click();
-      await expect(page.getByText('It goes on waiting')).toBeVisible();
+      await expect(page.getByText('The request is still pending')).toBeVisible();
       await page.getByRole('button', { name: /^Grant octo.adaptive/ }).click();
-      await expect(page.getByText('is mapped to alice now')).toBeVisible();
+      await expect(page.getByText('is now mapped to alice')).toBeVisible();
     },
   },
   {
@@ -190,16 +190,16 @@ const SCENES: readonly Scene[] = [
     name: 'requests-empty',
     path: '/requests?user=alice',
     api: () => new FakeApi(),
-    act: (page) => expect(page.getByText('Nobody waits for an administrator')).toBeVisible(),
+    act: (page) => expect(page.getByText('No pending requests')).toBeVisible(),
   },
   {
     name: 'requests-refused',
     path: '/requests',
     act: async (page) => {
       await page.getByRole('button', { name: 'Grant octo/shared to alice' }).click();
-      await expect(page.getByText('It goes on waiting')).toBeVisible();
+      await expect(page.getByText('The request is still pending')).toBeVisible();
       await page.getByRole('button', { name: 'Refuse newlab/first-steps' }).click();
-      await expect(page.getByText('who may ask again')).toBeVisible();
+      await expect(page.getByText('The user can ask again')).toBeVisible();
     },
   },
   {
@@ -230,7 +230,7 @@ for (const { name: look, colorScheme, viewport } of LOOKS) {
         const complaints: string[] = [];
         page.on('pageerror', (error) => complaints.push(error.message));
         page.on('console', (message) => {
-          // The browser itself reports each answer that is an error.
+          // The browser itself reports each error response.
           if (message.type() === 'error' && !message.text().startsWith('Failed to load resource')) {
             complaints.push(message.text());
           }
@@ -251,7 +251,7 @@ for (const { name: look, colorScheme, viewport } of LOOKS) {
           () => document.documentElement.scrollWidth - document.documentElement.clientWidth,
         );
         expect(overflow, 'sideways scrolling in pixels').toBe(0);
-        // Among others: what the Content-Security-Policy stopped.
+        // Includes what the Content-Security-Policy blocked.
         expect(complaints).toEqual([]);
       });
     }

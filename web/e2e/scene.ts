@@ -46,7 +46,7 @@ export function busyDay(): FakeApi {
     headBranch: 'main',
     htmlUrl: 'https://github.com/octo/simulation/actions/runs/1/job/1',
   };
-  const way: TimelineEntry[] = [
+  const events: TimelineEntry[] = [
     { at: seconds(95), kind: 'queued', detail: 'GitHub queued it' },
     { at: seconds(94.6), kind: 'planned', detail: 'a launch is planned', ...launch },
     {
@@ -93,7 +93,7 @@ export function busyDay(): FakeApi {
       startedAt: seconds(51),
       updatedAt: seconds(1),
     },
-    way,
+    events,
   );
   api.add(
     {
@@ -104,7 +104,7 @@ export function busyDay(): FakeApi {
       queuedAt: seconds(95),
       updatedAt: seconds(2),
     },
-    way.slice(0, 3),
+    events.slice(0, 3),
   );
   api.add({
     ...alice,
@@ -141,8 +141,7 @@ export function busyDay(): FakeApi {
       workflowJobId: 39210005,
       name: 'render figures',
       repositoryUrl: 'https://github.com/octo/paper-2026',
-      reason:
-        'given up after 3 runners in a row ended without a workflow job; the last: the runner could not be unpacked',
+      reason: 'Stopped after 3 failed attempts. Last error: the runner could not be unpacked',
       queuedAt: seconds(1300),
       updatedAt: seconds(20),
     },
@@ -208,7 +207,7 @@ export function busyDay(): FakeApi {
     slurmUser: 'bob',
     labels: ['self-hosted', 'windows'],
     verdict: 'not_ours',
-    reason: 'the label windows is not one of ours',
+    reason: 'the label windows is unknown',
     queuedAt: seconds(9000),
     updatedAt: seconds(9000),
   });

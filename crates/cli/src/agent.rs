@@ -1,10 +1,10 @@
-//! The Slurm agent's program, which answers some commands.
+//! The Slurm agent's program, which carries out some commands.
 
 use std::process::Command;
 
 const PROGRAM: &str = "gha-slurm-munge";
 
-/// `gha-slurm-munge`: the one beside this program, or the one on PATH.
+/// Returns a command for `gha-slurm-munge`: the file beside this program, or else the one on PATH.
 pub(crate) fn command() -> Command {
     let beside = std::env::current_exe().ok().and_then(|own| {
         let path = own.parent()?.join(PROGRAM);

@@ -16,15 +16,15 @@ use gha_slurm_service_kit::settings::load;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 
-/// What the administrator of a login node writes down once, for everybody.
+/// The settings that an administrator writes once for all users of a login node.
 const SETTINGS_FILE: &str = "/etc/gha-slurm/client.toml";
-/// The agent asks repo-mapping, which asks GitHub.
+/// Long enough for the agent to call repo-mapping, which calls GitHub.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Where the agent is.
+/// How to find the agent.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Settings: where the cluster's agent is.
+    /// Settings file with the address of the cluster's agent.
     #[arg(long, value_name = "FILE", default_value = SETTINGS_FILE)]
     settings: PathBuf,
 }
@@ -33,18 +33,18 @@ pub(crate) struct Options {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Settings {
-    /// Where the agent answers.
+    /// The agent's URL.
     agent_url: String,
-    /// The user that the agent runs as: only they can decode the credential.
+    /// The user that the agent runs as. Only this user can decode the credential.
     #[serde(default = "default_agent_user")]
     agent_user: String,
-    /// Certificates of the site's own authority (PEM).
+    /// PEM file of the site's own CA certificates.
     #[serde(default)]
     ca_file: Option<PathBuf>,
-    /// The program.
+    /// Path of the `munge` program.
     #[serde(default = "default_munge")]
     munge: PathBuf,
-    /// munged's socket, where it is not MUNGE's default.
+    /// munged's socket, if it is not MUNGE's default.
     #[serde(default)]
     munge_socket: Option<PathBuf>,
 }
@@ -62,7 +62,7 @@ fn default_munge() -> PathBuf {
     "/usr/bin/munge".into()
 }
 
-/// Speaks to the agent as whoever runs it.
+/// Calls the agent as the user who runs this command.
 pub(crate) struct Client {
     settings: Settings,
     http: reqwest::Client,
@@ -75,7 +75,7 @@ impl Client {
         let settings: Settings = load((!default_is_absent).then_some(file), std::env::vars())
             .with_context(|| {
                 format!(
-                    "{}: is this a login node of a cluster with gha-slurm?",
+                    "cannot read the settings in {}; run this command on a login node of a cluster with gha-slurm",
                     file.display()
                 )
             })?;
@@ -96,7 +96,7 @@ impl Client {
         })
     }
 
-    /// Calls, and gives the status and body of a success; a refusal in the agent's words.
+    /// Calls the agent and returns status and body. Fails with the agent's explanation if it refuses.
     pub(crate) async fn call(
         &self,
         method: Method,
@@ -120,15 +120,17 @@ impl Client {
         let response = call
             .send()
             .await
-            .with_context(|| format!("the cluster's agent at {agent} does not answer"))?;
+            .with_context(|| format!("cannot reach the cluster's agent at {agent}"))?;
         let status = response.status();
         let answer = response.bytes().await?.to_vec();
         if status.is_success() {
             return Ok((status.as_u16(), answer));
         }
         match serde_json::from_slice::<Problem>(&answer) {
-            Ok(problem) => bail!(said(&problem)),
-            Err(_) => bail!("{agent} answers HTTP {status}: is it the cluster's agent?"),
+            Ok(problem) => bail!(in_words(&problem)),
+            Err(_) => bail!(
+                "{agent} returned HTTP {status}; check that `agent_url` is the address of the cluster's agent"
+            ),
         }
     }
 
@@ -148,7 +150,7 @@ impl Client {
             .spawn()
             .with_context(|| {
                 format!(
-                    "{}: is this a login node of the cluster?",
+                    "cannot run {}; run this command on a login node of the cluster",
                     program.display()
                 )
             })?;
@@ -158,14 +160,14 @@ impl Client {
         let output = child.wait_with_output()?;
         if !output.status.success() {
             let why = String::from_utf8_lossy(&output.stderr);
-            bail!("no MUNGE credential: {}", why.trim());
+            bail!("MUNGE issued no credential: {}", why.trim());
         }
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 }
 
-/// A refusal, for people.
-fn said(problem: &Problem) -> String {
+/// A problem, for people.
+fn in_words(problem: &Problem) -> String {
     let mut text = problem.title.clone();
     if let Some(detail) = &problem.detail {
         text.push_str(": ");
@@ -187,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sample_is_good() {
+    fn the_sample_is_valid() {
         let sample = concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../../deploy/config/client.toml"

@@ -11,21 +11,21 @@ use crate::agent;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The agent's settings.
+    /// The agent's settings file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Also look from a compute node, by a Slurm job of ten seconds of this user.
+    /// Also check from a compute node, with a Slurm job of about ten seconds that runs as this user.
     #[arg(long, value_name = "USER")]
     node: Option<SlurmUser>,
-    /// token-broker as the nodes reach it (the launcher's `cluster.token_url`); otherwise that of the agent's `keys.jwks_url`.
+    /// URL of token-broker as the nodes reach it (the launcher's `cluster.token_url`). Default: the host of the agent's `keys.jwks_url`.
     #[arg(long, value_name = "URL", requires = "node")]
     token_url: Option<String>,
-    /// Seconds to wait for that Slurm job; 300 otherwise.
+    /// Seconds to wait for that Slurm job. Default: 300.
     #[arg(long, value_name = "SECONDS", requires = "node")]
     wait_s: Option<u32>,
 }
 
-/// Becomes the agent's program.
+/// Replaces this process by the agent's program.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<String> {
     let mut command = agent::command();
     command.arg("--doctor");
@@ -44,6 +44,6 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<String> {
     let error = command.exec();
     let program = command.get_program().to_string_lossy();
     Err(anyhow!(
-        "{program}: {error}; run it where the Slurm agent is installed"
+        "cannot run {program}: {error}; run this command where the Slurm agent is installed"
     ))
 }

@@ -1,4 +1,4 @@
-//! `gha-slurm explain`: what a workflow job with some labels would get.
+//! `gha-slurm explain`: what a workflow job with given labels would request.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -16,24 +16,24 @@ use crate::agent;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The launcher's settings: its `[labels]` and `cluster.name` are read.
+    /// The launcher's settings file. Reads `[labels]` and `cluster.name`.
     #[arg(long, value_name = "FILE")]
     launcher_config: PathBuf,
-    /// The Slurm agent's settings: what it would submit is told, too. Where they and Slurm's programs are.
+    /// The Slurm agent's settings file. Also shows what the agent would submit. Needs the agent's host.
     #[arg(long, value_name = "FILE", requires = "user")]
     agent_config: Option<PathBuf>,
-    /// The Slurm user that the repository is mapped to.
+    /// Slurm user that the repository is mapped to.
     #[arg(long, value_name = "USER")]
     user: Option<SlurmUser>,
-    /// The repository's numeric id, where the agent has a file of consents.
+    /// Numeric id of the repository, if the agent's `policy.consents` is set.
     #[arg(long, value_name = "ID", default_value_t = 0)]
     repository_id: i64,
-    /// As in `runs-on`.
+    /// Labels as in `runs-on`.
     #[arg(value_name = "LABEL", required = true)]
     labels: Vec<String>,
 }
 
-/// The part of the launcher's settings that is about labels.
+/// The launcher's settings that concern labels.
 #[derive(Debug, Deserialize)]
 struct LauncherSettings {
     cluster: Cluster,
@@ -56,9 +56,9 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<String> {
     let policy = settings.labels.policy(&settings.cluster.name);
     let resources = match policy.classify(&arguments.labels) {
         Ok(resources) => resources,
-        Err(reason) => bail!("not ours: {reason}"),
+        Err(reason) => bail!("not for this cluster: {reason}"),
     };
-    let mut text = String::from("ours. The runner class:\n");
+    let mut text = String::from("Runs on this cluster. Runner class:\n");
     let labels: LabelSet = arguments.labels.iter().collect();
     writeln!(
         text,
@@ -69,16 +69,16 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<String> {
         Some(user) => writeln!(text, "  Slurm user: {user}")?,
         None => writeln!(
             text,
-            "  Slurm user: the one that the repository is mapped to"
+            "  Slurm user: the user that the repository is mapped to"
         )?,
     }
-    text.push_str("  resources, as in the settings:\n");
+    text.push_str("  resources (keys as in the settings):\n");
     let fields = serde_json::to_value(&resources)?;
     for (name, value) in fields.as_object().into_iter().flatten() {
         writeln!(text, "    {name} = {value}")?;
     }
     if fields.as_object().is_none_or(serde_json::Map::is_empty) {
-        text.push_str("    none: Slurm's own defaults\n");
+        text.push_str("    none (Slurm's defaults apply)\n");
     }
     if let (Some(config), Some(slurm_user)) = (arguments.agent_config, arguments.user) {
         let request = DryRunRequest {
@@ -88,9 +88,9 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<String> {
         };
         match ask_agent(&config, &request) {
             Ok(preview) => write!(text, "The Slurm agent would submit:\n{preview}")?,
-            // Both are worth knowing.
+            // Show both: what was requested, and why the agent refuses it.
             Err(error) => {
-                return Err(error.context(format!("{text}The Slurm agent would not submit it")));
+                return Err(error.context(format!("{text}The Slurm agent would refuse it")));
             }
         }
     }
@@ -106,9 +106,11 @@ fn ask_agent(config: &Path, request: &DryRunRequest) -> anyhow::Result<String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(|| format!("{program}: run it where the Slurm agent is installed"))?;
+        .with_context(|| {
+            format!("cannot run {program}; run this command where the Slurm agent is installed")
+        })?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that ends early says why on standard error.
+        // A program that exits early explains why on standard error.
         let _ = stdin.write_all(&serde_json::to_vec(request)?);
     }
     let output = child.wait_with_output()?;

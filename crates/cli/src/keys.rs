@@ -1,4 +1,4 @@
-//! `gha-slurm keys`: a folder of launch-token keys.
+//! `gha-slurm keys`: manages a folder of launch-token keys.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,24 +10,24 @@ use gha_slurm_auth::KeyFolder;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make the first key of a deployment.
+    /// Create the first key of a deployment.
     Generate(Folder),
-    /// Make a new key, which signs from the launcher's next start; the old ones are still accepted.
+    /// Create a new key. The launcher signs with it from its next start; old keys are still accepted.
     Rotate(Folder),
-    /// Say which key signs and which are accepted.
+    /// Show which key signs and which keys are accepted.
     List(Folder),
-    /// Remove an old key: launch tokens it signed are not accepted any more.
+    /// Remove an old key. Launch tokens signed with it are no longer accepted.
     Retire {
         #[command(flatten)]
         folder: Folder,
-        /// Which, as `keys list` names it.
+        /// Id of the key, as shown by `keys list`.
         kid: String,
     },
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Folder {
-    /// The folder of keys: `keys.folder` of the launcher and of token-broker.
+    /// Folder of keys: `keys.folder` of the launcher and of token-broker.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
 }
@@ -48,14 +48,14 @@ fn generate(dir: &Path) -> anyhow::Result<String> {
     let folder = KeyFolder::new(dir);
     if dir.exists() && !folder.accepted()?.is_empty() {
         bail!(
-            "{}: there are keys already; make a new one with `gha-slurm keys rotate`",
+            "{} already holds keys; create a new one with `gha-slurm keys rotate`",
             dir.display()
         );
     }
     let kid = folder.generate(Utc::now().timestamp())?;
     Ok(format!(
-        "{kid} signs launch tokens from now on.\n\
-         Let only the launcher read {}; token-broker and agents need the public half alone.\n",
+        "{kid} now signs launch tokens.\n\
+         Make {} readable only for the launcher; token-broker and agents need only the public key.\n",
         dir.join(format!("{kid}.key.pem")).display()
     ))
 }
@@ -64,18 +64,18 @@ fn rotate(dir: &Path) -> anyhow::Result<String> {
     let folder = KeyFolder::new(dir);
     let Some(newest) = folder.list()?.pop() else {
         bail!(
-            "{}: no private key here; make the first one with `gha-slurm keys generate`",
+            "{} holds no private key; create the first one with `gha-slurm keys generate`",
             dir.display()
         );
     };
-    // The newest signs: two keys of one second, or a clock that was set back, must not leave the old one newest.
+    // The newest key signs, so the new key must be the newest even within one second or after the clock was set back.
     let now = Utc::now().timestamp();
     let now = made_at(&newest).map_or(now, |at| now.max(at.timestamp() + 1));
     let kid = folder.generate(now)?;
     Ok(format!(
         "{kid} signs launch tokens from the launcher's next start; {newest} is still accepted.\n\
-         Copy {kid}.pub.pem to whoever reads public keys from files, restart the launcher, and retire {newest} when its\n\
-         last launch token has expired (25 hours by default).\n"
+         Copy {kid}.pub.pem to all agents that read public keys from files, restart the launcher, and retire {newest}\n\
+         when its last launch token has expired (after 25 hours by default).\n"
     ))
 }
 
@@ -85,7 +85,7 @@ fn list(dir: &Path) -> anyhow::Result<String> {
     let accepted = folder.accepted()?;
     if accepted.is_empty() {
         bail!(
-            "{}: no key here; make the first one with `gha-slurm keys generate`",
+            "{} holds no key; create the first one with `gha-slurm keys generate`",
             dir.display()
         );
     }
@@ -105,12 +105,12 @@ fn list(dir: &Path) -> anyhow::Result<String> {
 fn retire(dir: &Path, kid: &str) -> anyhow::Result<String> {
     KeyFolder::new(dir).retire(kid)?;
     Ok(format!(
-        "{kid} is gone. Remove {kid}.pub.pem from whoever reads public keys from files, and restart token-broker and\n\
-         agents: they forget a key only then.\n"
+        "Removed {kid}. Also remove {kid}.pub.pem from agents that read public keys from files, and restart\n\
+         token-broker and the agents: they keep accepting a key until they restart.\n"
     ))
 }
 
-/// When a key was made: its `kid` begins with that, in seconds since the epoch.
+/// When a key was created: its `kid` starts with this time, in seconds since the epoch.
 fn made_at(kid: &str) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(kid.split('-').next()?.parse().ok()?, 0)
 }

@@ -18,7 +18,7 @@ use clap::{Parser, Subcommand};
 #[command(
     name = "gha-slurm",
     version,
-    about = "The command of gha-slurm's users and administrators."
+    about = "Manage gha-slurm, as an administrator or as a user on a login node."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -27,21 +27,21 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check what the Slurm agent needs, on its host and, with --node, from a compute node.
+    /// Check what the Slurm agent needs on its host and, with --node, on a compute node.
     Doctor(doctor::Arguments),
-    /// Say what a workflow job with these labels would get, or why it is not ours.
+    /// Show what a workflow job with these labels would request, or why it is not for this cluster.
     Explain(explain::Arguments),
-    /// Launch-token keys: make, rotate, list, retire.
+    /// Manage launch-token keys.
     #[command(subcommand)]
     Keys(keys::Command),
-    /// Your repositories on this cluster; from a login node.
+    /// Manage your repositories on this cluster, from a login node.
     #[command(subcommand)]
     Repos(repos::Command),
-    /// Your runners on this cluster, with what they wait for; from a login node.
+    /// List your runners on this cluster and why they wait, from a login node.
     Runners(runners::Arguments),
-    /// Bring the database to this version's schema; its URL is in DATABASE_URL or in a file.
+    /// Migrate the database to this version's schema. Reads its URL from DATABASE_URL or a file.
     Migrate(migrate::Arguments),
-    /// Install a release of actions/runner for the nodes, or say how old the installed one is.
+    /// Install a release of actions/runner for the nodes, or check the age of the installed one.
     RunnerUpdate(runner_update::Arguments),
 }
 
@@ -58,14 +58,14 @@ async fn main() -> ExitCode {
     };
     match result {
         Ok(text) => {
-            #[expect(clippy::print_stdout, reason = "the answer of a command")]
+            #[expect(clippy::print_stdout, reason = "the output of a command")]
             {
                 print!("{text}");
             }
             ExitCode::SUCCESS
         }
         Err(error) => {
-            #[expect(clippy::print_stderr, reason = "the answer of a command")]
+            #[expect(clippy::print_stderr, reason = "the output of a command")]
             {
                 eprintln!("gha-slurm: {error:#}");
             }

@@ -1,4 +1,4 @@
-//! `gha-slurm migrate`: the schema of the database.
+//! `gha-slurm migrate`: migrates the database.
 
 use std::path::PathBuf;
 
@@ -10,10 +10,10 @@ const VARIABLE: &str = "DATABASE_URL";
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// File that holds `postgres://user:password@host:port/database`; `DATABASE_URL` otherwise.
+    /// File with the URL `postgres://user:password@host:port/database`. Default: the variable `DATABASE_URL`.
     #[arg(long, value_name = "FILE")]
     database_url_file: Option<PathBuf>,
-    /// PEM file of CAs that are trusted beside the system's.
+    /// PEM file of CA certificates to trust in addition to the system's.
     #[arg(long, value_name = "FILE")]
     database_ca_file: Option<PathBuf>,
 }
@@ -23,24 +23,24 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<String> {
     let url = database_url(arguments)?;
     let database = gha_slurm_storage::Database::new(&url, ca_file.as_deref(), "gha-slurm", 1)?;
     database.migrate().await?;
-    Ok("the database has this version's schema\n".to_owned())
+    Ok("The database has this version's schema.\n".to_owned())
 }
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the one variable of a command without settings"
+    reason = "the only variable of a command without settings"
 )]
 fn database_url(arguments: Arguments) -> anyhow::Result<SecretString> {
     let text = match arguments.database_url_file {
         Some(path) => std::fs::read_to_string(&path).with_context(|| path.display().to_string())?,
         None => std::env::var(VARIABLE).with_context(|| {
-            format!("where is the database? Set {VARIABLE} or give --database-url-file FILE")
+            format!("no database URL; set {VARIABLE} or use --database-url-file FILE")
         })?,
     };
     let text = text.trim();
     if !(text.starts_with("postgres://") || text.starts_with("postgresql://")) {
-        // Not shown: it may hold a password all the same.
-        bail!("the database's URL must begin with postgres://");
+        // The URL is not shown: it may contain a password.
+        bail!("the database URL must start with postgres:// or postgresql://");
     }
     Ok(SecretString::from(text))
 }

@@ -1,4 +1,4 @@
-//! `gha-slurm repos`: whose account a repository may spend, from a login node.
+//! `gha-slurm repos`: a user's repositories, from a login node.
 
 use std::fmt::Write as _;
 
@@ -13,29 +13,29 @@ const PATH: &str = "/config/repos";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show your repositories, and what waits for an administrator.
+    /// List your repositories, and those that wait for an administrator.
     List {
         #[command(flatten)]
         options: Options,
     },
-    /// Let workflow jobs of a repository spend your launch.
+    /// Charge a repository's workflow jobs to your account, once an administrator agrees.
     Add {
         #[command(flatten)]
         options: Options,
-        /// `owner/name`, or its URL.
+        /// `owner/name` or URL of the repository.
         repository: String,
-        /// Slurm account to charge; yours by default.
+        /// Slurm account to charge. Default: your default account.
         #[arg(long)]
         account: Option<String>,
-        /// Slurm QOS.
+        /// Slurm QOS. Default: the site's.
         #[arg(long)]
         qos: Option<String>,
     },
-    /// Stop that. What is pending for it is cancelled.
+    /// Stop running workflow jobs of a repository. Cancels its pending runners.
     Remove {
         #[command(flatten)]
         options: Options,
-        /// `owner/name`, or its URL.
+        /// `owner/name` or URL of the repository.
         repository: String,
     },
 }
@@ -58,9 +58,12 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<String> {
             let (_, answer) = client.call(Method::POST, PATH, Some(&entry)).await?;
             let added: UserRepository = serde_json::from_slice(&answer)?;
             Ok(match added.state {
-                MappingState::Mapped => format!("{} may spend your launch.\n", added.url),
+                MappingState::Mapped => format!(
+                    "Workflow jobs of {} are now charged to your account.\n",
+                    added.url
+                ),
                 MappingState::Waiting => format!(
-                    "{} waits for an administrator: they have to see that you may administer it at GitHub.\n",
+                    "{} waits for an administrator, who checks that you administer the repository on GitHub.\n",
                     added.url
                 ),
             })
@@ -74,7 +77,9 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<String> {
             };
             let client = Client::new(&options)?;
             client.call(Method::DELETE, PATH, Some(&removal)).await?;
-            Ok(format!("{repository} may not spend your launch.\n"))
+            Ok(format!(
+                "Removed {repository}. Its workflow jobs are no longer charged to your account.\n"
+            ))
         }
     }
 }

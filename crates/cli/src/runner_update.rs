@@ -1,7 +1,7 @@
-//! `gha-slurm runner-update`: a folder with releases of actions/runner, one folder each, and the symlink `current`.
+//! `gha-slurm runner-update`: a folder with one folder per release of actions/runner, and the symlink `current`.
 //!
-//! Nodes read `current` once for each launch, copy what it leads to, and run its `externals` in place. So a release is
-//! complete before the symlink leads there, and stays for a while after it leads elsewhere.
+//! Nodes read `current` once for each launch, copy the release it points to, and run its `externals` in place. So a
+//! release is complete before the symlink points to it, and stays for a while after the symlink has moved on.
 
 use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
@@ -19,27 +19,27 @@ use tempfile::NamedTempFile;
 
 /// The symlink to the release that nodes use.
 const CURRENT: &str = "current";
-/// What is begun and not finished has a name that begins so.
+/// The prefix of unfinished files and folders.
 const UNFINISHED: &str = ".unfinished-";
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The folder of releases, on a file system that the nodes see; runner.folder of gha-slurm-munge is its `current`.
+    /// Folder of releases, on a file system that the nodes share. Set runner.folder of gha-slurm-munge to its `current`.
     #[arg(long, value_name = "DIR")]
     folder: PathBuf,
-    /// The release: actions-runner-linux-x64-….tar.gz.
+    /// Archive of the release: actions-runner-linux-x64-….tar.gz.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "check"])]
     archive: Option<PathBuf>,
-    /// Where to fetch it from; proxies as of https_proxy.
+    /// URL to download the archive from. Respects https_proxy.
     #[arg(long, conflicts_with = "check")]
     url: Option<String>,
-    /// Its SHA-256, as the release's page and GitHub's API (runners/downloads) have it.
+    /// SHA-256 of the archive, from the release's page or GitHub's API (runners/downloads).
     #[arg(long, value_name = "HEX", conflicts_with = "check")]
     sha256: Option<String>,
-    /// How many releases stay, the new one among them: Slurm jobs that run use theirs to their end.
+    /// Number of releases to keep, including the new one: running Slurm jobs use their release until they end.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..))]
     keep: u32,
-    /// Only say which release is installed; fails when it is near the age at which GitHub may refuse it.
+    /// Only show the installed release. Fails if the release is close to the age at which GitHub may refuse it.
     #[arg(long)]
     check: bool,
 }
@@ -57,39 +57,39 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<String> {
         return check(&folder, Utc::now());
     }
     let Some(sha256) = sha256 else {
-        bail!("--sha256 is needed: what nodes run is not taken on trust");
+        bail!("--sha256 is required: nodes run only verified releases");
     };
     let sha256 = sha256.to_lowercase();
     ensure!(
         sha256.len() == 64 && hex::decode(&sha256).is_ok(),
-        "--sha256: must be 64 hexadecimal digits"
+        "--sha256 must be 64 hexadecimal digits"
     );
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let _lock = lock(&folder)?;
     remove_unfinished(&folder)?;
-    // Its own copy: what was verified is what is unpacked.
+    // A private copy, so that the verified file is the one that is unpacked.
     let copy = tempfile::Builder::new()
         .prefix(UNFINISHED)
         .tempfile_in(&folder)?;
     let (seen, source) = match (archive, url) {
         (Some(file), None) => (copied(&file, &copy)?, file.display().to_string()),
         (None, Some(url)) => (fetched(&url, &copy).await?, url),
-        _ => bail!("--archive or --url is needed"),
+        _ => bail!("--archive or --url is required"),
     };
     ensure!(
         seen == sha256,
-        "{source} has the SHA-256 {seen}, not {sha256}: nothing was changed"
+        "{source} has the SHA-256 {seen}, not {sha256}; nothing was changed"
     );
     let release = unpack(&folder, copy.path(), &sha256, Utc::now())?;
     let before = fs::read_link(folder.join(CURRENT)).ok();
     switch(&folder, &release.version)?;
     let removed = remove_old(&folder, keep, before.as_deref())?;
     let mut text = format!(
-        "{} is what nodes use from their next launch on.\n",
+        "Nodes use {} from their next launch.\n",
         folder.join(&release.version).display()
     );
     for version in removed {
-        writeln!(text, "{version} is removed.")?;
+        writeln!(text, "Removed {version}.")?;
     }
     if let Some(warning) = release.warning(Utc::now()) {
         writeln!(text, "{}.", warning.text)?;
@@ -114,26 +114,26 @@ fn read(release: &Path) -> anyhow::Result<RunnerRelease> {
     let file = release.join(RunnerRelease::FILE);
     let text = fs::read_to_string(&file).with_context(|| {
         format!(
-            "{}: `gha-slurm runner-update` has installed nothing here",
+            "cannot read {}; no release was installed here with `gha-slurm runner-update`",
             file.display()
         )
     })?;
     serde_json::from_str(&text).with_context(|| file.display().to_string())
 }
 
-/// One at a time; given back with the file.
+/// Locks the folder for one update at a time. Dropping the file releases the lock.
 fn lock(folder: &Path) -> anyhow::Result<File> {
     let file = File::create(folder.join(".lock"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => {
-            bail!("another runner-update is at work in {}", folder.display())
+            bail!("another runner-update is running in {}", folder.display())
         }
         Err(fs::TryLockError::Error(error)) => Err(error).context("cannot lock the folder"),
     }
 }
 
-/// What an earlier call that was killed left.
+/// Removes what an interrupted call left behind.
 fn remove_unfinished(folder: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir(folder)?.flatten() {
         if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
@@ -153,7 +153,7 @@ fn remove(path: &Path) -> anyhow::Result<()> {
     removed.with_context(|| format!("cannot remove {}", path.display()))
 }
 
-/// Copies, and gives the SHA-256.
+/// Copies a file and returns its SHA-256.
 fn copied(from: &Path, to: &NamedTempFile) -> anyhow::Result<String> {
     let mut from = File::open(from).with_context(|| from.display().to_string())?;
     let (mut hash, mut piece) = (Sha256::new(), vec![0; 1 << 20]);
@@ -167,7 +167,7 @@ fn copied(from: &Path, to: &NamedTempFile) -> anyhow::Result<String> {
     }
 }
 
-/// Downloads, and gives the SHA-256.
+/// Downloads a file and returns its SHA-256.
 async fn fetched(url: &str, to: &NamedTempFile) -> anyhow::Result<String> {
     let mut response = reqwest::get(url).await?.error_for_status()?;
     let mut hash = Sha256::new();
@@ -178,7 +178,7 @@ async fn fetched(url: &str, to: &NamedTempFile) -> anyhow::Result<String> {
     Ok(hex::encode(hash.finalize()))
 }
 
-/// Makes `folder/VERSION` of the archive, or finds it there.
+/// Unpacks the archive into `folder/VERSION`, unless that release is already there.
 fn unpack(
     folder: &Path,
     archive: &Path,
@@ -194,17 +194,17 @@ fn unpack(
         .args(["--no-same-owner", "-C"])
         .arg(new.path())
         .output()
-        .context("tar")?;
+        .context("cannot run tar")?;
     ensure!(
         output.status.success(),
-        "the archive cannot be unpacked: {}",
+        "cannot unpack the archive: {}",
         String::from_utf8_lossy(&output.stderr).trim()
     );
     let listener = new.path().join("bin/Runner.Listener");
     let metadata = match fs::metadata(&listener) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             bail!(
-                "there is no bin/Runner.Listener in the archive: it is no release of actions/runner"
+                "the archive has no bin/Runner.Listener, so it is not a release of actions/runner"
             )
         }
         metadata => metadata?,
@@ -217,14 +217,14 @@ fn unpack(
     };
     let place = folder.join(&release.version);
     if place.exists() {
-        let there = read(&place)?;
+        let existing = read(&place)?;
         ensure!(
-            there.sha256 == sha256,
-            "{} is there already, with the SHA-256 {}: move it away first",
+            existing.sha256 == sha256,
+            "{} already exists, with the SHA-256 {}; move it away first",
             place.display(),
-            there.sha256
+            existing.sha256
         );
-        return Ok(there);
+        return Ok(existing);
     }
     let description = serde_json::to_vec_pretty(&release)?;
     fs::write(new.path().join(RunnerRelease::FILE), description)?;
@@ -238,37 +238,37 @@ fn unpack(
     Ok(release)
 }
 
-/// What the release says of itself.
+/// Returns the version that the release reports.
 fn version(listener: &Path) -> anyhow::Result<String> {
     let output = Command::new(listener)
         .arg("--version")
-        // It needs no libicu for that.
+        // Does not need libicu for this.
         .env("DOTNET_SYSTEM_GLOBALIZATION_INVARIANT", "1")
         .output()
-        .context("bin/Runner.Listener of the archive does not run here")?;
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    let numbers: Vec<&str> = said.split('.').collect();
+        .context("cannot run the archive's bin/Runner.Listener")?;
+    let reported = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let numbers: Vec<&str> = reported.split('.').collect();
     let is_version = numbers.len() == 3 && numbers.iter().all(|n| n.parse::<u32>().is_ok());
     ensure!(
         output.status.success() && is_version,
-        "`bin/Runner.Listener --version` of the archive says {said:?}: {}",
+        "the archive's `bin/Runner.Listener --version` returned {reported:?}: {}",
         String::from_utf8_lossy(&output.stderr).trim()
     );
-    Ok(said)
+    Ok(reported)
 }
 
-/// Lets `current` lead to a release, in one step.
+/// Points `current` to a release, atomically.
 fn switch(folder: &Path, version: &str) -> anyhow::Result<()> {
     let current = folder.join(CURRENT);
     if fs::symlink_metadata(&current).is_ok_and(|m| !m.is_symlink()) {
-        bail!("{} is no symlink: move it away first", current.display());
+        bail!("{} is not a symlink; move it away first", current.display());
     }
     let next = folder.join(format!("{UNFINISHED}{CURRENT}"));
     symlink(version, &next)?;
-    fs::rename(&next, &current).context("cannot switch")
+    fs::rename(&next, &current).context("cannot replace the symlink")
 }
 
-/// Removes all releases but the `keep` that were installed last, the current one and the one before.
+/// Removes all releases except the last `keep` installed, the current one and the previous one.
 fn remove_old(folder: &Path, keep: u32, before: Option<&Path>) -> anyhow::Result<Vec<String>> {
     let current = fs::read_link(folder.join(CURRENT))?;
     let mut releases: Vec<RunnerRelease> = fs::read_dir(folder)?
@@ -287,7 +287,7 @@ fn remove_old(folder: &Path, keep: u32, before: Option<&Path>) -> anyhow::Result
         if path == current || Some(path) == before {
             continue;
         }
-        // Away in one step, so that nobody finds half of it.
+        // Renamed first, so that no reader finds half a release.
         let away = folder.join(format!("{UNFINISHED}{version}"));
         fs::rename(folder.join(path), &away)?;
         remove(&away)?;

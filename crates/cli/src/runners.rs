@@ -1,4 +1,4 @@
-//! `gha-slurm runners`: a user's Slurm jobs of ours, from a login node.
+//! `gha-slurm runners`: a user's runners, from a login node.
 
 use std::fmt::Write as _;
 
@@ -23,11 +23,11 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Cancel one. A workflow job that it runs fails at GitHub.
+    /// Cancel a runner. The workflow job that it runs, if any, fails on GitHub.
     Cancel {
         #[command(flatten)]
         options: Options,
-        /// Number of the Slurm job, as `gha-slurm runners` and squeue show it.
+        /// Id of the runner's Slurm job, as shown by `gha-slurm runners` and squeue.
         slurm_job_id: String,
     },
 }
@@ -46,7 +46,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<String> {
             client
                 .call(Method::DELETE, PATH, Some(&cancellation))
                 .await?;
-            Ok(format!("Slurm job {slurm_job_id} is cancelled.\n"))
+            Ok(format!("Cancelled Slurm job {slurm_job_id}.\n"))
         }
     }
 }
@@ -56,7 +56,7 @@ async fn list(options: &Options) -> anyhow::Result<String> {
     let (_, answer) = client.call(Method::GET, PATH, None::<&()>).await?;
     let own: Vec<OwnLaunch> = serde_json::from_slice(&answer)?;
     if own.is_empty() {
-        return Ok("You have no runners now.\n".into());
+        return Ok("You have no runners.\n".into());
     }
     let mut text = String::new();
     for launch in own {

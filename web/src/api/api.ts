@@ -4,26 +4,26 @@ import { fullNameOf, keyOf } from '../mapping/repositoryName';
 import { ApiError, problemOf, UnreachableError } from './problem';
 import type { components, paths } from './schema';
 
-/** One workflow job and how far we are with it. */
+/** One workflow job and its progress. */
 export type Build = components['schemas']['Build'];
 /** A build with its timeline. */
 export type BuildDetail = components['schemas']['BuildDetail'];
-/** One thing that happened. */
+/** An event of a build. */
 export type TimelineEntry = components['schemas']['TimelineEntry'];
 
 /** A repository of a Slurm user, mapped or waiting for an administrator. */
 export type UserRepository = components['schemas']['UserRepository'];
-/** An entry of a list to save: an address alone leaves as it is what is charged. */
+/** An entry of a list to save. A plain address keeps the repository's account and QOS. */
 export type ListEntry = components['schemas']['ListEntry'];
-/** What was used in a month. */
+/** The usage of a month. */
 type MonthlyUsage = components['schemas']['MonthlyUsage'];
-/** What one Slurm user's account was used for by a repository. */
+/** What a repository used of one Slurm user's account. */
 export type UsageSum = components['schemas']['UsageSum'];
 
-/** A Slurm user's repositories as the service has them. */
+/** A Slurm user's saved repositories. */
 export interface RepositoryList {
   readonly repositories: readonly string[];
-  /** What they are charged to, by key (`keyOf`); none where nothing is set. */
+  /** Account and QOS by key (`keyOf`), for repositories that have one set. */
   readonly charges: Readonly<Record<string, Charge>>;
   /** The version of the list, for `If-Match`. */
   readonly etag: string | null;
@@ -42,25 +42,25 @@ export interface UsageFilter {
   readonly user?: string | undefined;
 }
 
-/** What every cached answer about builds is filed under. */
+/** The query key of all cached builds. */
 export const BUILDS_KEY = ['builds'] as const;
 
-/** What the cached answer about mapping requests is filed under. */
+/** The query key of the cached mapping requests. */
 export const REQUESTS_KEY = ['mapping-requests'] as const;
 
 export type Api = ReturnType<typeof createApi>;
 
-/** Everything the page says to repo-mapping. Failures are thrown as `ApiError` or `UnreachableError`. */
+/** The client of repo-mapping's API. Its calls throw `ApiError` or `UnreachableError`. */
 export function createApi(token: string) {
   const client = createClient<paths>({
     baseUrl: window.location.origin,
     cache: 'no-store',
-    // Looked up at each call, so that tests can put their own in its place.
+    // Looked up at each call, so that tests can replace it.
     fetch: (request) => globalThis.fetch(request),
   });
   client.use(bearer(token), errors);
 
-  /** What a user has, then what they wait for. */
+  /** A user's mapped repositories, then those that wait for an administrator. */
   async function userRepositories(
     username: string,
     signal?: AbortSignal,
@@ -79,12 +79,12 @@ export function createApi(token: string) {
         signal: signal ?? null,
       });
       const repositories = expected(data);
-      // Asked second: were what is charged older than the version, a save could undo what somebody else changed.
+      // Fetched second: with charges older than the version, a save could undo another person's change.
       const charges = chargesOf(await userRepositories(username, signal));
       return { repositories, charges, etag: etagOf(response) };
     },
 
-    /** Replaces the whole list, unless it is no longer the one that `etag` stands for. */
+    /** Replaces the whole list, unless the saved list is newer than `etag`. */
     async replaceRepositories(
       username: string,
       entries: readonly ListEntry[],
@@ -97,13 +97,13 @@ export function createApi(token: string) {
       return { repositories: expected(data), etag: etagOf(response) };
     },
 
-    /** What users of all clusters wait for, the oldest first. */
+    /** The pending requests of all users, oldest first. */
     async mappingRequests(signal?: AbortSignal): Promise<UserRepository[]> {
       const { data } = await client.GET('/api/mapping-requests', { signal: signal ?? null });
       return expected(data);
     },
 
-    /** Maps what a user asks for, charged as they ask; only if it still waits. */
+    /** Grants a request, with the account and QOS it names, if it is still pending. */
     async grant({ user, url }: UserRepository): Promise<UserRepository> {
       const { data } = await client.POST('/api/users/{username}/repositories', {
         params: { path: { username: user }, query: { waiting: true } },
@@ -112,7 +112,7 @@ export function createApi(token: string) {
       return expected(data);
     },
 
-    /** Removes what a user asks for; only if it still waits. */
+    /** Refuses a request, if it is still pending. */
     async refuse({ user, url }: UserRepository): Promise<void> {
       const [owner = '', name = ''] = fullNameOf(url).split('/');
       await client.DELETE('/api/users/{username}/repositories/{owner}/{name}', {
@@ -154,7 +154,7 @@ function chargesOf(repositories: readonly UserRepository[]): Record<string, Char
   );
 }
 
-/** A reverse proxy that compresses marks the version as weak, which `If-Match` would never match. */
+/** Drops the weak mark that a compressing reverse proxy adds: `If-Match` never matches a weak version. */
 function etagOf(response: Response): string | null {
   return response.headers.get('ETag')?.replace(/^W\//, '') ?? null;
 }
@@ -176,7 +176,7 @@ const errors: Middleware = {
     return undefined;
   },
   onError({ error }) {
-    // An aborted request was given up by the page itself.
+    // The page itself aborted the request.
     if (error instanceof DOMException && error.name === 'AbortError') {
       return undefined;
     }
@@ -184,10 +184,10 @@ const errors: Middleware = {
   },
 };
 
-/** A success without a body is not what the contract says. */
+/** Fails on a success without a body, which the API never sends. */
 function expected<T>(data: T | undefined): T {
   if (data === undefined) {
-    throw new UnreachableError('an empty answer');
+    throw new UnreachableError('empty response');
   }
   return data;
 }

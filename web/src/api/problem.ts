@@ -1,11 +1,11 @@
 import type { components } from './schema';
 
-/** An error as every service of ours answers it (RFC 9457). */
+/** An error body of gha-slurm's services (RFC 9457). */
 export type Problem = components['schemas']['Problem'];
 /** One wrong part of an input. */
 export type ProblemPart = components['schemas']['ProblemPart'];
 
-/** The service answered with an error. */
+/** The service returned an error. */
 export class ApiError extends Error {
   readonly problem: Problem;
 
@@ -16,10 +16,10 @@ export class ApiError extends Error {
   }
 }
 
-/** No answer came back: the network, the proxy or the service is away. */
+/** No response: the network, the proxy or the service is down. */
 export class UnreachableError extends Error {
   constructor(cause: unknown) {
-    super('The service cannot be reached. Check your connection; it is tried again.', { cause });
+    super('Cannot reach the service. Check your connection and try again.', { cause });
     this.name = 'UnreachableError';
   }
 }
@@ -34,7 +34,7 @@ export function isUnauthorized(error: unknown): error is ApiError {
   return error instanceof ApiError && error.problem.status === 401;
 }
 
-/** Whether trying again can help: nothing answered, or the service said "not now". */
+/** Whether a retry can help: no response, a server error, or too many requests. */
 export function isTransient(error: unknown): boolean {
   if (error instanceof ApiError) {
     return error.problem.status >= 500 || error.problem.status === 429;
@@ -42,7 +42,7 @@ export function isTransient(error: unknown): boolean {
   return error instanceof UnreachableError;
 }
 
-/** What went wrong, for people: the service's own words where it said any. */
+/** What went wrong, for people, in the API's own words where it has any. */
 export function explanationOf(error: Error): string {
   if (!(error instanceof ApiError)) {
     return error.message;
@@ -62,7 +62,7 @@ function looksLikeProblem(body: unknown): body is Problem {
   );
 }
 
-/** The problem an error response carries; what a proxy in between answers becomes one too. */
+/** The problem of an error response. A proxy's error page becomes a problem too. */
 export async function problemOf(response: Response): Promise<Problem> {
   const body: unknown = await response.json().catch(() => undefined);
   if (looksLikeProblem(body)) {
@@ -70,9 +70,10 @@ export async function problemOf(response: Response): Promise<Problem> {
   }
   return {
     type: 'about:blank',
-    title: `The service answered ${response.status} ${response.statusText}`.trimEnd(),
+    title: `The service returned ${response.status} ${response.statusText}`.trimEnd(),
     status: response.status,
     code: 'unknown',
-    detail: response.status >= 500 ? 'It may be starting or overloaded; it is tried again.' : null,
+    detail:
+      response.status >= 500 ? 'It may be starting or overloaded. Try again in a moment.' : null,
   };
 }

@@ -11,17 +11,17 @@ import { ApiContext } from './apiContext';
 
 interface Props {
   readonly router: AnyRouter;
-  /** How often a read that failed for a passing reason is tried again before that is shown. */
+  /** How often to retry a read that failed for a transient reason before showing the error. */
   readonly retries?: number;
 }
 
 /** The whole page. */
 export function App({ router, retries = 2 }: Props) {
   return (
-    // Light or dark is index.html's to say, by attributes that Primer's style sheets read.
+    // index.html selects the colour mode, by attributes that Primer's style sheets read.
     <BaseStyles>
       <SessionProvider>
-        {/* Outside of the session: edits outlive a token that is no longer accepted. */}
+        {/* Outside the session: edits survive a token that is no longer accepted. */}
         <DraftProvider>
           <Gate router={router} retries={retries} />
         </DraftProvider>
@@ -45,7 +45,7 @@ function SignedIn({ token, router, retries }: Required<Props> & { readonly token
   const [queries] = useState(() => {
     const onError = (error: Error) => {
       if (isUnauthorized(error)) {
-        signOut(`The service no longer accepts the token. ${error.message}`);
+        signOut(`The service no longer accepts your token. ${error.message}`);
       }
     };
     return new QueryClient({
@@ -53,7 +53,7 @@ function SignedIn({ token, router, retries }: Required<Props> & { readonly token
       mutationCache: new MutationCache({ onError }),
       defaultOptions: {
         queries: { retry: (failures, error) => isTransient(error) && failures < retries },
-        // A write is the person's to repeat.
+        // Only the user repeats a write.
         mutations: { retry: false },
       },
     });

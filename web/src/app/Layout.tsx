@@ -16,7 +16,7 @@ import { NavItem, PageLink } from '../ui/links';
 import styles from './Layout.module.css';
 import { SlurmUserForm } from './SlurmUserForm';
 
-/** What every page has: the way home, whose builds one looks at, where one can go, and out. */
+/** The frame of every page: home link, Slurm user, navigation and sign-out. */
 export function Layout() {
   const { user } = useSearch({ from: '__root__' });
   const drafts = useDrafts();
@@ -33,7 +33,7 @@ export function Layout() {
       !drafts.any ||
       (await confirm({
         title: 'Sign out and lose your changes?',
-        content: 'Changes to a list of repositories are not saved yet.',
+        content: 'You have unsaved changes to a list of repositories.',
         confirmButtonContent: 'Sign out',
         confirmButtonType: 'danger',
       }));
@@ -100,7 +100,7 @@ export function Layout() {
   );
 }
 
-/** The browser asks before the tab is closed or reloaded while something is not saved. */
+/** Makes the browser ask before the tab is closed or reloaded with unsaved changes. */
 function useWarningBeforeLeaving(unsaved: boolean) {
   useEffect(() => {
     if (!unsaved) {

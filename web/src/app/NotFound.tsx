@@ -2,21 +2,22 @@ import { TelescopeIcon } from '@primer/octicons-react';
 import { Blankslate } from '@primer/react/experimental';
 import { PageLink } from '../ui/links';
 
-/** Nothing is at this address. */
+/** Shown for an address without a page or build. */
 export function NotFound({ what }: { readonly what: 'page' | 'build' }) {
+  const title = what === 'build' ? 'Build not found' : 'Page not found';
   return (
     <Blankslate border>
-      <title>{`No such ${what} · gha-slurm`}</title>
+      <title>{`${title} · gha-slurm`}</title>
       <Blankslate.Visual>
         <TelescopeIcon size="medium" />
       </Blankslate.Visual>
-      <Blankslate.Heading as="h1">{`There is no such ${what}`}</Blankslate.Heading>
+      <Blankslate.Heading as="h1">{title}</Blankslate.Heading>
       <Blankslate.Description>
         {what === 'build'
-          ? 'GitHub may never have told us about this workflow job, or it was removed with its repository. '
-          : 'The address may be mistyped. '}
+          ? 'GitHub may not have reported this workflow job, or it was removed with its repository. '
+          : 'Check the address for typos. '}
         <PageLink to="/" inline>
-          See all builds.
+          View all builds
         </PageLink>
       </Blankslate.Description>
     </Blankslate>

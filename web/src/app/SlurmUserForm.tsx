@@ -6,11 +6,11 @@ import { slurmUserProblem } from '../mapping/slurmUser';
 import styles from './SlurmUserForm.module.css';
 
 interface Props {
-  /** Whose builds and repositories are shown. */
+  /** The Slurm user whose builds and repositories are shown. */
   readonly user: string | undefined;
 }
 
-/** Chooses the Slurm user; the address remembers it. */
+/** Selects the Slurm user, which is kept in the address. */
 export function SlurmUserForm({ user }: Props) {
   const navigate = useNavigate();
   const input = useRef<HTMLInputElement>(null);

@@ -3,11 +3,11 @@ import type { Api } from '../api/api';
 
 export const ApiContext = createContext<Api | undefined>(undefined);
 
-/** The service, as the person who signed in. */
+/** The API client of the signed-in user. */
 export function useApi(): Api {
   const api = use(ApiContext);
   if (api === undefined) {
-    throw new Error('useApi is used by nobody who signed in');
+    throw new Error('useApi needs a signed-in user');
   }
   return api;
 }

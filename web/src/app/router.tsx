@@ -15,9 +15,9 @@ import { UsagePage } from '../usage/UsagePage';
 import { Layout } from './Layout';
 import { NotFound } from './NotFound';
 
-/** What every address of the page carries. */
+/** The search parameters of every address. */
 interface Search {
-  /** The Slurm user one looks at. */
+  /** The selected Slurm user. */
   user?: string;
 }
 
@@ -67,7 +67,7 @@ const usage = createRoute({
 
 const routeTree = root.addChildren([builds, build, mapping, requests, usage]);
 
-/** The addresses of the page. Tests give a history of their own. */
+/** The routes of the page. Tests pass their own history. */
 export function createPageRouter(history?: RouterHistory) {
   return createRouter({
     routeTree,

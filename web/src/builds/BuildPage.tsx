@@ -19,7 +19,7 @@ import { StateIcon } from './StateIcon';
 import { Steps } from './Steps';
 import { useBuild } from './useBuilds';
 
-/** One build: where it stands, why, and what happened to it. */
+/** One build: its state, the reason for it, and its timeline. */
 export function BuildPage() {
   const { workflowJobId } = useParams({ from: '/builds/$workflowJobId' });
   const id = /^[1-9]\d{0,15}$/.test(workflowJobId) ? Number(workflowJobId) : undefined;
@@ -37,8 +37,8 @@ function BuildOf({ workflowJobId }: { readonly workflowJobId: number }) {
         <ProblemBanner
           title={
             build.data === undefined
-              ? 'The build could not be loaded'
-              : 'What is below may be out of date'
+              ? 'Could not load the build'
+              : 'The build below may be out of date'
           }
           error={build.error}
           onRetry={() => void build.refetch()}
@@ -88,7 +88,7 @@ function Detail({ detail, updatedAt, failing }: DetailProps) {
             className={styles.github}
             trailingVisual={LinkExternalIcon}
           >
-            See it at GitHub
+            View on GitHub
           </LinkButton>
         )}
       </div>
@@ -110,10 +110,10 @@ function Detail({ detail, updatedAt, failing }: DetailProps) {
 }
 
 const WHY: Partial<Record<Phase, string>> = {
-  unmapped: 'Nobody has mapped the repository',
-  refused: 'It is refused',
-  ignored: 'It is left to other runners',
-  stuck: 'It does not get on',
+  unmapped: 'Repository not mapped',
+  refused: 'This job was refused',
+  ignored: 'Not for this cluster',
+  stuck: 'This job can’t start',
 };
 
 interface WhyProps {
@@ -122,12 +122,12 @@ interface WhyProps {
   readonly repository: string;
 }
 
-/** Why it waits or is left alone, and what one can do. */
+/** Why the build waits or is refused, and what the reader can do about it. */
 function Why({ phase, reason, repository }: WhyProps) {
   return (
     <Banner
       variant={phase === 'refused' ? 'critical' : phase === 'ignored' ? 'info' : 'warning'}
-      title={WHY[phase] ?? 'It waits'}
+      title={WHY[phase] ?? 'Waiting'}
       description={
         <>
           {sentence(reason)}{' '}

@@ -10,7 +10,7 @@ import { StateIcon } from './StateIcon';
 
 interface Props {
   readonly build: Build;
-  /** Whose builds the list shows; `undefined` is everyone's, where each says whose it is. */
+  /** The Slurm user whose builds the list shows. `undefined` lists all builds, and each row names its user. */
   readonly user: string | undefined;
 }
 
@@ -55,7 +55,7 @@ export function BuildRow({ build, user }: Props) {
             {sentence(build.reason)}{' '}
             {phase === 'unmapped' && (
               <PageLink to="/mapping" search={{ add: repository }} inline>
-                Map it
+                Map repository
               </PageLink>
             )}
           </p>
@@ -88,7 +88,7 @@ function Since({ build }: { readonly build: Build }) {
   );
 }
 
-/** A reason as the service keeps it, as a sentence. */
+/** Turns a reason from the API into a sentence. */
 export function sentence(reason: string): string {
   const text = reason.charAt(0).toUpperCase() + reason.slice(1);
   return /[.!?…]$/.test(text) ? text : `${text}.`;

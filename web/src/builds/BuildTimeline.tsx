@@ -24,8 +24,7 @@ import { duration } from '../ui/time';
 import { Ago, LocalTime } from '../ui/When';
 import { sentence } from './BuildRow';
 import styles from './BuildTimeline.module.css';
-import { inWords } from './build';
-import { type Mark, markOf, plainText } from './timeline';
+import { kindInWords, type Mark, markOf, plainText } from './timeline';
 
 const ICONS: Record<string, Icon> = {
   waiting: ClockIcon,
@@ -63,19 +62,19 @@ interface Props {
   readonly conclusion: string | null | undefined;
 }
 
-/** What happened, oldest first. */
+/** The events of a build, oldest first. */
 export function BuildTimeline({ timeline, conclusion }: Props) {
   if (timeline.length === 0) {
     return (
       <Text as="p" className={styles.nothing}>
-        Nothing has happened yet. It is shown here as soon as it does.
+        No events yet. New events appear here as they happen.
       </Text>
     );
   }
   return (
     // A list for screen readers too; Primer keeps that behind a flag until its next major version.
     <FeatureFlags flags={{ primer_react_timeline_list_semantics: true }}>
-      <Timeline aria-label="What happened" clipSidebar>
+      <Timeline aria-label="Timeline" clipSidebar>
         {timeline.map((entry, index) => (
           <Entry
             // Append-only: the position of an entry never changes.
@@ -109,7 +108,7 @@ function Entry({ entry, before, mark }: EntryProps) {
       </Timeline.Badge>
       <Timeline.Body className={styles.body}>
         <div className={styles.line}>
-          <span className={styles.kind}>{inWords(entry.kind)}</span>
+          <span className={styles.kind}>{kindInWords(entry.kind)}</span>
           <span className={styles.time}>
             <LocalTime at={entry.at} />
             <span>{passed >= 50 && `+${duration(passed)}`}</span>

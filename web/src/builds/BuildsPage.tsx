@@ -12,25 +12,30 @@ import { LiveMark } from './LiveMark';
 import { useBuilds } from './useBuilds';
 
 const PAGE = 30;
-/** The service gives no more at once. */
+/** The API's largest page. */
 const MOST = 200;
 
-/** The builds of a Slurm user, or everyone's, as they happen. */
+/** A live list of a Slurm user's builds, or of all builds. */
 export function BuildsPage() {
   const { user, show } = useSearch({ from: '/' });
   const navigate = useNavigate();
   const whose = show === 'everyone' ? undefined : user;
-  const title = whose === undefined ? 'Builds of everyone' : `Builds of ${whose}`;
+  const title = whose === undefined ? 'All builds' : `Builds for ${whose}`;
   return (
     <>
       <div className={styles.head}>
         <PageHeading title={title}>
-          Builds of{' '}
-          {whose === undefined ? 'everyone' : <span className={styles.user}>{whose}</span>}
+          {whose === undefined ? (
+            'All builds'
+          ) : (
+            <>
+              Builds for <span className={styles.user}>{whose}</span>
+            </>
+          )}
         </PageHeading>
         {user !== undefined && (
           <SegmentedControl
-            aria-label="Whose builds"
+            aria-label="Show builds for"
             size="small"
             onChange={(index) =>
               void navigate({
@@ -60,7 +65,7 @@ function BuildList({ user }: { readonly user: string | undefined }) {
         <ProblemBanner
           title={
             builds.data === undefined
-              ? 'The builds could not be loaded'
+              ? 'Could not load the builds'
               : 'The builds below may be out of date'
           }
           error={builds.error}
@@ -109,10 +114,10 @@ function NoBuilds({ user }: { readonly user: string | undefined }) {
         <PlayIcon size="medium" />
       </Blankslate.Visual>
       <Blankslate.Heading>
-        {user === undefined ? 'No builds yet' : `No builds of ${user} yet`}
+        {user === undefined ? 'No builds yet' : `No builds for ${user} yet`}
       </Blankslate.Heading>
       <Blankslate.Description>
-        They show up here by themselves, a moment after GitHub queues them. What it takes:
+        Builds appear here shortly after GitHub queues them. To get started:
       </Blankslate.Description>
       <ol className={styles.next}>
         <li>Install the GitHub App on your repository.</li>
@@ -124,7 +129,7 @@ function NoBuilds({ user }: { readonly user: string | undefined }) {
           .
         </li>
         <li>
-          Push a workflow whose <code>runs-on</code> asks for this cluster, for example{' '}
+          Push a workflow whose <code>runs-on</code> selects this cluster, for example{' '}
           <code>[self-hosted, slurm]</code>.
         </li>
       </ol>

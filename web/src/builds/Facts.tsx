@@ -9,7 +9,7 @@ import styles from './Facts.module.css';
 import { Labels } from './Labels';
 import { slurmJobsOf } from './timeline';
 
-/** What is known of a build. What is not known yet is left out. */
+/** The known facts about a build. Unknown facts are left out. */
 export function Facts({ detail: { build, timeline, usage } }: { readonly detail: BuildDetail }) {
   const slurmJobs = slurmJobsOf(timeline);
   return (
@@ -57,19 +57,19 @@ export function Facts({ detail: { build, timeline, usage } }: { readonly detail:
   );
 }
 
-/** What its Slurm job used, as Slurm's accounting says. */
+/** What the build's Slurm job used, from Slurm's accounting. */
 function UsageFacts({ usage }: { readonly usage: NonNullable<BuildDetail['usage']> }) {
   const time = (seconds: number) => duration(seconds * 1000);
   return (
     <>
-      <Fact name="Slurm time">{time(usage.elapsedS)}</Fact>
+      <Fact name="Slurm job run time">{time(usage.elapsedS)}</Fact>
       <Fact name="CPU time">
-        {time(usage.cpuUsedS)} of {time(usage.cpuAllocatedS)}
+        {time(usage.cpuUsedS)} used of {time(usage.cpuAllocatedS)} allocated
       </Fact>
       {usage.gpuAllocatedS > 0 && <Fact name="GPU time">{time(usage.gpuAllocatedS)}</Fact>}
-      {usage.maxRssBytes != null && <Fact name="Largest memory">{bytes(usage.maxRssBytes)}</Fact>}
+      {usage.maxRssBytes != null && <Fact name="Peak memory">{bytes(usage.maxRssBytes)}</Fact>}
       {usage.tres !== '' && (
-        <Fact name="Had">
+        <Fact name="Allocated">
           <span className={styles.mono}>{usage.tres}</span>
         </Fact>
       )}

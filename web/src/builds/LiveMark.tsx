@@ -7,15 +7,15 @@ interface Props {
   readonly failing: boolean;
 }
 
-/** Says whether what is shown is what is. */
+/** Shows whether the data is live, or when it was last updated. */
 export function LiveMark({ updatedAt, failing }: Props) {
   const now = useNow();
-  // Up to the longest interval between two questions it goes without saying.
+  // Longer than the longest polling interval.
   const stale = failing || now - updatedAt > 20_000;
   return (
     <span className={styles.mark} data-stale={stale}>
       <span className={styles.dot} aria-hidden="true" />
-      {stale ? `As of ${ago(updatedAt, now)}` : 'Live'}
+      {stale ? `Updated ${ago(updatedAt, now)}` : 'Live'}
     </span>
   );
 }

@@ -26,7 +26,7 @@ const ICONS: Record<Exclude<Phase, 'running'>, Icon> = {
   ended: CheckCircleFillIcon,
 };
 
-/** A build's state at a glance. The words beside it say the same. */
+/** The icon for a build's state. The label beside it says the same in words. */
 export function StateIcon({ phase, size = 16 }: { readonly phase: Phase; readonly size?: number }) {
   if (phase === 'running') {
     return (

@@ -6,17 +6,17 @@ import styles from './Steps.module.css';
 import { type Step, stepsOf } from './timeline';
 
 const PROGRESS: Record<Step['progress'], string> = {
-  done: 'reached',
-  current: 'now',
-  ahead: 'still to come',
-  skipped: 'not met',
+  done: 'done',
+  current: 'current step',
+  ahead: 'upcoming',
+  skipped: 'skipped',
 };
 
-/** The way of the build at a glance: which stations are behind it, and how long each took. */
+/** The progress of the build at a glance: the steps it has reached, and how long each took. */
 export function Steps({ detail }: { readonly detail: BuildDetail }) {
   const steps = stepsOf(detail);
   return (
-    <ol className={styles.steps} aria-label="Way of the build">
+    <ol className={styles.steps} aria-label="Progress">
       {steps.map((step, index) => {
         const before = steps.slice(0, index).findLast(({ at }) => at !== undefined)?.at;
         return (

@@ -16,10 +16,10 @@ const build = (over: Partial<Build>): Build => ({
 test.each<[Partial<Build>, string, string]>([
   [{}, 'queued', 'Queued'],
   [{ verdict: 'undecided' }, 'queued', 'Queued'],
-  [{ reason: 'given up after 3 runners' }, 'stuck', 'Queued'],
-  [{ state: 'waiting' }, 'waiting', 'Waiting at GitHub'],
+  [{ reason: 'stopped after 3 failed attempts' }, 'stuck', 'Queued'],
+  [{ state: 'waiting' }, 'waiting', 'Waiting on GitHub'],
   [{ state: 'in_progress' }, 'running', 'In progress'],
-  [{ verdict: 'not_ours' }, 'ignored', 'Not ours'],
+  [{ verdict: 'not_ours' }, 'ignored', 'Not for this cluster'],
   [{ verdict: 'refused' }, 'refused', 'Refused'],
   [{ verdict: 'waiting_for_mapping' }, 'unmapped', 'Waiting for a mapping'],
   [{ state: 'completed', conclusion: 'success' }, 'succeeded', 'Succeeded'],

@@ -1,6 +1,6 @@
 import type { Build } from '../api/api';
 
-/** What the page makes of a build's state, conclusion and verdict. */
+/** A build's state, conclusion and verdict, reduced to what the page shows. */
 export type Phase =
   | 'waiting'
   | 'queued'
@@ -14,7 +14,7 @@ export type Phase =
   | 'cancelled'
   | 'ended';
 
-/** Where a build stands, and the words for it. */
+/** The phase of a build and its name for people. */
 export interface Standing {
   readonly phase: Phase;
   readonly label: string;
@@ -36,7 +36,7 @@ export function standingOf(build: Build): Standing {
   }
   switch (build.verdict) {
     case 'not_ours':
-      return { phase: 'ignored', label: 'Not ours' };
+      return { phase: 'ignored', label: 'Not for this cluster' };
     case 'refused':
       return { phase: 'refused', label: 'Refused' };
     case 'waiting_for_mapping':
@@ -46,7 +46,7 @@ export function standingOf(build: Build): Standing {
     return { phase: 'running', label: 'In progress' };
   }
   if (build.state === 'waiting') {
-    return { phase: 'waiting', label: 'Waiting at GitHub' };
+    return { phase: 'waiting', label: 'Waiting on GitHub' };
   }
   return build.reason == null
     ? { phase: 'queued', label: 'Queued' }
@@ -59,15 +59,15 @@ export function inWords(code: string): string {
   return words.charAt(0).toUpperCase() + words.slice(1);
 }
 
-/** Whether something may happen to it at any moment. */
+/** Whether the build may still change without a change of labels, mapping or policy. */
 export function isMoving(build: Build): boolean {
   return build.state !== 'completed' && build.verdict !== 'not_ours' && build.verdict !== 'refused';
 }
 
-/** How often to ask again, in milliseconds; `false` is never. */
+/** Polling intervals in milliseconds. */
 export const FAST = 2_000;
 const SLOW = 10_000;
-/** A runner's end is reported after GitHub's "completed": so long the timeline is still watched. */
+/** How long to poll a completed build, in milliseconds: its runner's end is reported after GitHub's "completed". */
 const AFTERMATH = 120_000;
 
 export function listInterval(builds: readonly Build[] | undefined): number {

@@ -14,7 +14,7 @@ afterEach(() => {
 describe('the list', () => {
   it('says what to do while there is nothing', async () => {
     open('/?user=alice');
-    expect(await screen.findByText('No builds of alice yet')).toBeVisible();
+    expect(await screen.findByText('No builds for alice yet')).toBeVisible();
     expect(screen.getByText(/Install the GitHub App/)).toBeVisible();
   });
 
@@ -48,7 +48,7 @@ describe('the list', () => {
     });
     const { user } = open('/?user=alice&show=everyone', { api });
     expect(await screen.findByText(/No Slurm user has mapped this repository yet\./)).toBeVisible();
-    await user.click(screen.getByRole('link', { name: 'Map it' }));
+    await user.click(screen.getByRole('link', { name: 'Map repository' }));
     expect(await screen.findByRole('textbox', { name: 'Add repositories' })).toHaveValue(
       'octo/simulation',
     );
@@ -127,13 +127,13 @@ describe('a build', () => {
       { at: at(1), kind: 'submitted', detail: 'submitted as Slurm job 4711', ...launch },
     ]);
     open('/builds/17?user=alice', { api });
-    const timeline = within(await screen.findByRole('list', { name: 'What happened' }));
+    const timeline = within(await screen.findByRole('list', { name: 'Timeline' }));
     expect(timeline.getByText('GitHub queued it.')).toBeVisible();
     expect(timeline.getByText('+1s')).toBeVisible();
     expect(screen.getByText('4711')).toBeVisible();
-    const way = within(screen.getByRole('list', { name: 'Way of the build' }));
-    expect(way.getByText('Submitted').closest('li')).toHaveTextContent(/reached/);
-    expect(way.getByText('Allocated').closest('li')).toHaveTextContent(/now/);
+    const progress = within(screen.getByRole('list', { name: 'Progress' }));
+    expect(progress.getByText('Submitted').closest('li')).toHaveTextContent(/, done/);
+    expect(progress.getByText('Allocated').closest('li')).toHaveTextContent(/, current step/);
 
     const detail = api.details.get(17);
     detail?.timeline.push({
@@ -143,12 +143,12 @@ describe('a build', () => {
       ...launch,
     });
     expect(await screen.findByText(/runs on node7/, {}, { timeout: 5000 })).toBeVisible();
-    expect(way.getByText('Allocated').closest('li')).toHaveTextContent(/reached/);
+    expect(progress.getByText('Allocated').closest('li')).toHaveTextContent(/, done/);
   });
 
   it('shows the end of the log of what failed, when asked', async () => {
     const api = new FakeApi();
-    api.add({ ...build, reason: 'given up after 3 runners in a row' }, [
+    api.add({ ...build, reason: 'stopped after 3 failed attempts' }, [
       {
         at: at(5),
         kind: 'ended_without_workflow_job',
@@ -158,7 +158,7 @@ describe('a build', () => {
       },
     ]);
     const { user } = open('/builds/17', { api });
-    expect(await screen.findByText(/Given up after 3 runners in a row\./)).toBeVisible();
+    expect(await screen.findByText(/Stopped after 3 failed attempts\./)).toBeVisible();
     const log = screen.getByText('No space left on device');
     expect(log.closest('details')).not.toHaveAttribute('open');
     await user.click(screen.getByText(/Show the end of the job script’s log/));
@@ -169,19 +169,19 @@ describe('a build', () => {
     const api = new FakeApi();
     api.add({ ...build, verdict: 'refused', reason: 'public repositories are refused' });
     open('/builds/17', { api });
-    expect(await screen.findByText('It is refused')).toBeVisible();
+    expect(await screen.findByText('This job was refused')).toBeVisible();
     expect(screen.getByText('Public repositories are refused.')).toBeVisible();
-    expect(screen.queryByRole('list', { name: 'Way of the build' })).toBeNull();
+    expect(screen.queryByRole('list', { name: 'Progress' })).toBeNull();
   });
 
   it('that nobody knows is said to be unknown', async () => {
     open('/builds/404');
-    expect(await screen.findByText('There is no such build')).toBeVisible();
+    expect(await screen.findByText('Build not found')).toBeVisible();
   });
 
   it('with a nonsensical address asks nobody', async () => {
     const { api } = open('/builds/1e3');
-    expect(await screen.findByText('There is no such build')).toBeVisible();
+    expect(await screen.findByText('Build not found')).toBeVisible();
     expect(api.requests.filter((r) => r.startsWith('GET /api/builds'))).toEqual([]);
   });
 });

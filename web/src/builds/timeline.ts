@@ -1,16 +1,16 @@
 import type { BuildDetail, TimelineEntry } from '../api/api';
-import { isMoving } from './build';
+import { inWords, isMoving } from './build';
 
-/** A station on the way of a build. */
+/** A step of a build. */
 export interface Step {
   readonly name: string;
-  /** When it was reached. */
+  /** When the build reached this step. */
   readonly at: string | undefined;
   readonly progress: 'done' | 'current' | 'ahead' | 'skipped';
 }
 
-/** The way of one build; the first kind of the timeline that was met counts as reached. */
-const STATIONS: readonly { readonly name: string; readonly kinds: readonly string[] }[] = [
+/** The steps of a build. A step is reached with the first timeline entry of one of its kinds. */
+const STEPS: readonly { readonly name: string; readonly kinds: readonly string[] }[] = [
   { name: 'Queued', kinds: ['queued'] },
   { name: 'Planned', kinds: ['planned'] },
   { name: 'Submitted', kinds: ['submitted'] },
@@ -21,24 +21,22 @@ const STATIONS: readonly { readonly name: string; readonly kinds: readonly strin
 ];
 
 /**
- * How far a build is. Of several launches the one counts whose runner GitHub gave the workflow job to; while there
- * is none, the latest, unless it is gone: then the next one has to be planned.
+ * The progress of a build. Of several launches, only the one whose runner picked up the workflow job counts. Before
+ * that, the latest launch counts, unless it has ended: then the next launch has yet to be planned.
  */
 export function stepsOf({ build, timeline }: BuildDetail): Step[] {
   const launch = servingLaunch(build.runnerName, timeline);
-  const relevant = timeline.filter(
-    (entry) => entry.launchId == null || entry.launchId === launch,
-  );
-  const reached = STATIONS.map(
+  const relevant = timeline.filter((entry) => entry.launchId == null || entry.launchId === launch);
+  const reached = STEPS.map(
     ({ kinds }) => relevant.find((entry) => kinds.includes(entry.kind))?.at,
   );
-  // What GitHub said itself is known even where the timeline has no entry for it.
+  // GitHub's own times are known even where the timeline has no entry for them.
   reached[0] ??= build.queuedAt ?? undefined;
   reached[5] ??= build.startedAt != null && build.state !== 'queued' ? build.startedAt : undefined;
   reached[6] ??= build.completedAt ?? undefined;
 
   const last = reached.findLastIndex((at) => at !== undefined);
-  return STATIONS.map(({ name }, index): Step => {
+  return STEPS.map(({ name }, index): Step => {
     const at = reached[index];
     if (at !== undefined) {
       const running = index === last && build.state === 'in_progress';
@@ -55,7 +53,7 @@ export function stepsOf({ build, timeline }: BuildDetail): Step[] {
   });
 }
 
-/** After these a launch serves nothing any more. */
+/** The kinds of entry after which a launch serves no workflow job. */
 const GONE = new Set(['withdrawn', 'refused', 'ended_without_workflow_job']);
 
 function servingLaunch(
@@ -70,19 +68,31 @@ function servingLaunch(
   return latest !== undefined && GONE.has(latest.kind) ? undefined : latest?.launchId;
 }
 
-/** The Slurm jobs a timeline speaks of, oldest first. */
+/** The Slurm jobs that a timeline names, oldest first. */
 export function slurmJobsOf(timeline: readonly TimelineEntry[]): string[] {
   return [...new Set(timeline.flatMap(({ slurmJobId }) => slurmJobId ?? []))];
 }
 
-/** A log as plain text: without the escape sequences that colour it in a terminal. */
+/** Strips a log of the escape sequences that colour it in a terminal. */
 export function plainText(log: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: escape sequences start with one.
   return log.replace(/\u001b\[[0-?]*[ -/]*[@-~]/g, '').replaceAll('\r\n', '\n');
 }
 
-/** How an entry is marked. */
+/** The colour of an entry's badge. */
 export type Mark = 'good' | 'bad' | 'attention' | 'active' | 'neutral';
+
+/** Kinds whose name for people is not the code in words. */
+const NAMES: Record<string, string> = {
+  not_ours: 'Not for this cluster',
+  waiting_for_mapping: 'Waiting for a mapping',
+  ended_without_workflow_job: 'Ended without a workflow job',
+};
+
+/** The name of an entry's kind, for people. */
+export function kindInWords(kind: string): string {
+  return NAMES[kind] ?? inWords(kind);
+}
 
 const MARKS: Record<string, Mark> = {
   failed: 'bad',
@@ -95,7 +105,7 @@ const MARKS: Record<string, Mark> = {
   finished: 'good',
 };
 
-/** `conclusion` is the build's, which tells whether "completed" is good news. */
+/** `conclusion` is the build's: it decides the mark of "completed". */
 export function markOf(entry: TimelineEntry, conclusion: string | null | undefined): Mark {
   if (entry.kind === 'completed') {
     return conclusion === 'success' ? 'good' : conclusion === 'failure' ? 'bad' : 'neutral';

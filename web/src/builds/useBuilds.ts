@@ -3,15 +3,15 @@ import { BUILDS_KEY, type BuildFilter } from '../api/api';
 import { useApi } from '../app/apiContext';
 import { detailInterval, listInterval } from './build';
 
-// Both ask again by themselves; not while the page is hidden, and at once when it is looked at again.
+// Both hooks poll. They pause while the page is hidden and refetch at once when it becomes visible.
 
-/** Builds, the one something was last learned about first; live. */
+/** A live list of builds, the most recently updated first. */
 export function useBuilds(filter: BuildFilter) {
   const api = useApi();
   return useQuery({
     queryKey: [...BUILDS_KEY, 'list', filter],
     queryFn: ({ signal }) => api.builds(filter, signal),
-    // The list stays on the screen while more of it is loaded; another user's builds are not shown as this one's.
+    // Keeps the list on the screen while more of it loads, but never shows one user's builds as another's.
     placeholderData: (before, query) => {
       const was = query?.queryKey[2];
       return typeof was === 'object' && was.user === filter.user
@@ -22,7 +22,7 @@ export function useBuilds(filter: BuildFilter) {
   });
 }
 
-/** One build with its timeline; live until its end. */
+/** One build with its timeline, live until the build ends. */
 export function useBuild(workflowJobId: number) {
   const api = useApi();
   return useQuery({

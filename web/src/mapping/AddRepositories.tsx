@@ -11,9 +11,9 @@ interface Props {
   readonly onAdd: (repositories: string[]) => void;
 }
 
-/** Takes repositories as people have them at hand, and says at once what cannot be one. */
+/** Adds repositories in any form that people paste, and reports invalid ones at once. */
 export function AddRepositories({ ref, entries, onAdd }: Props) {
-  // A link from a build that waits for a mapping brings its repository along.
+  // A link from a build that waits for a mapping names its repository.
   const { add: suggested } = useSearch({ from: '/mapping' });
   const navigate = useNavigate();
   const [text, setText] = useState(suggested ?? '');
@@ -25,24 +25,24 @@ export function AddRepositories({ ref, entries, onAdd }: Props) {
     const taken = new Set(entries.filter((e) => e.change !== 'removed').map((e) => e.key));
     const good: string[] = [];
     const wrong: string[] = [];
-    const said: string[] = [];
+    const messages: string[] = [];
     for (const each of parsed) {
       if (!each.ok) {
         wrong.push(each.text);
-        said.push(parsed.length > 1 ? `${each.text}: ${each.reason}` : each.reason);
+        messages.push(parsed.length > 1 ? `${each.text}: ${each.reason}` : each.reason);
       } else if (taken.has(keyOf(each.repository))) {
-        said.push(`${fullNameOf(each.repository)} is in the list already.`);
+        messages.push(`${fullNameOf(each.repository)} is already in the list.`);
       } else {
         taken.add(keyOf(each.repository));
         good.push(each.repository);
       }
     }
     if (parsed.length === 0) {
-      said.push('Enter a repository.');
+      messages.push('Enter a repository.');
     }
     onAdd(good);
     setText(wrong.join(' '));
-    setProblems(said);
+    setProblems(messages);
     ref.current?.focus();
     if (suggested !== undefined) {
       void navigate({ to: '/mapping', replace: true });
@@ -71,7 +71,7 @@ export function AddRepositories({ ref, entries, onAdd }: Props) {
           <FormControl.Validation variant="error">{problems.join(' ')}</FormControl.Validation>
         )}
         <FormControl.Caption>
-          owner/name or an address at GitHub; several at once if you like.
+          owner/name or a GitHub URL. Separate several with spaces or commas.
         </FormControl.Caption>
       </FormControl>
       <Button type="submit" className={styles.button}>

@@ -11,7 +11,7 @@ interface Props {
   readonly onClose: () => void;
 }
 
-/** Says what a repository's launches are charged to. Saved with the list; whether it can be, the service says then. */
+/** Edits the account and QOS of a repository. The service checks them when the list is saved. */
 export function ChargeDialog({ name, charge, onChange, onClose }: Props) {
   const form = useId();
   const account = useRef<HTMLInputElement>(null);
@@ -28,20 +28,20 @@ export function ChargeDialog({ name, charge, onChange, onClose }: Props) {
   return (
     <Dialog
       title="Account and QOS"
-      subtitle={`What the launches of ${name} are charged to`}
+      subtitle={`Where launches for ${name} are charged`}
       onClose={onClose}
       initialFocusRef={account}
       footerButtons={[
         { content: 'Cancel', onClick: onClose },
-        { content: 'Change', buttonType: 'primary', type: 'submit', form },
+        { content: 'Apply', buttonType: 'primary', type: 'submit', form },
       ]}
     >
       <form id={form} onSubmit={submit} className={styles.form} noValidate>
         <Field ref={account} label="Account" value={charge.account} />
         <Field ref={qos} label="QOS" value={charge.qos} />
         <div className={styles.hint}>
-          They count where the labels of a workflow job name none. An empty one is left to the
-          site’s settings. Nothing is saved before the list is.
+          These apply to workflow jobs whose labels name no account or QOS. Leave a field empty to
+          use the site’s default. Save the list to save this change.
         </div>
       </form>
     </Dialog>

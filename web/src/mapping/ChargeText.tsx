@@ -1,10 +1,10 @@
 import styles from './ChargeText.module.css';
 import { type Charge, isSet } from './charge';
 
-/** What is charged, in words. */
+/** The account and QOS, in words. */
 export function ChargeText({ charge }: { readonly charge: Charge }) {
   if (!isSet(charge)) {
-    return <div className={styles.charge}>Charged to what the site’s settings say</div>;
+    return <div className={styles.charge}>Charged to the site’s default</div>;
   }
   const { account, qos } = charge;
   return (

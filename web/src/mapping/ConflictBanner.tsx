@@ -7,22 +7,23 @@ interface Props {
   readonly conflict: NonNullable<Mapping['conflict']>;
 }
 
-/** Somebody else saved the list meanwhile: says what they changed, and takes it in without losing one's own edits. */
+/** Shows what another person changed in the list since it was loaded, and loads it without losing local edits. */
 export function ConflictBanner({ user, conflict }: Props) {
   const { added, removed, recharged, rebase } = conflict;
   return (
     <Banner
       variant="warning"
-      title={`Somebody else changed ${user}’s list meanwhile`}
+      title={`Someone else changed ${user}’s list`}
       description={
         <>
           {added.length > 0 && <>Added: {named(added)}. </>}
           {removed.length > 0 && <>Removed: {named(removed)}. </>}
-          {recharged.length > 0 && <>Charged differently: {named(recharged)}. </>}
-          Nothing of yours was saved or lost. Load the new list, look at it, then save again.
+          {recharged.length > 0 && <>Account or QOS changed: {named(recharged)}. </>}
+          Your changes are not saved, but not lost either. Load the new list, review it, and save
+          again.
         </>
       }
-      primaryAction={<Button onClick={rebase}>Load it and keep my changes</Button>}
+      primaryAction={<Button onClick={rebase}>Load list and keep my changes</Button>}
     />
   );
 }

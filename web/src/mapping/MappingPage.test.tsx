@@ -30,7 +30,7 @@ it('asks for a Slurm user first, and remembers it in the address', async () => {
   expect(await screen.findByText('Choose a Slurm user')).toBeVisible();
   const name = screen.getByRole('textbox', { name: 'Slurm user' });
   await user.type(name, '0day{Enter}');
-  expect(await screen.findByText(/no Unix user name/)).toBeVisible();
+  expect(await screen.findByText(/Enter a Unix user name/)).toBeVisible();
   await user.clear(name);
   await user.type(name, 'alice{Enter}');
   expect((await rows()).getByRole('link', { name: 'octo/app' })).toHaveAttribute(
@@ -43,14 +43,14 @@ it('asks for a Slurm user first, and remembers it in the address', async () => {
 it('says what to do with an empty list', async () => {
   open('/mapping?user=alice');
   expect(await screen.findByText('No repositories yet')).toBeVisible();
-  expect(screen.getByText(/Add one above and save/)).toBeVisible();
+  expect(screen.getByText(/Add a repository above and save/)).toBeVisible();
 });
 
 it('saves the whole list, edited', async () => {
   const { user, api } = open('/mapping?user=alice', { api: alice('octo/a', 'octo/b') });
   await user.type(await field(), 'octo/c, https://github.com/octo/d/issues{Enter}');
   await user.click(await screen.findByRole('button', { name: 'Remove octo/a' }));
-  expect(await screen.findByText('Not saved yet: 2 added, 1 removed')).toBeVisible();
+  expect(await screen.findByText('Unsaved changes: 2 added, 1 removed')).toBeVisible();
   expect(screen.getByRole('link', { name: /Repositories \(unsaved\)/ })).toBeVisible();
   expect((await row('octo/c')).getByText('New')).toBeVisible();
   expect((await row('octo/a')).getByText('Removed')).toBeVisible();
@@ -78,7 +78,7 @@ describe('what is typed', () => {
   it('is refused at once when it cannot be a repository, and stays to be mended', async () => {
     const { user } = open('/mapping?user=alice');
     await user.type(await field(), 'octo/good nonsense{Enter}');
-    expect(await screen.findByText(/nonsense: Write owner\/name/)).toBeVisible();
+    expect(await screen.findByText(/nonsense: Enter owner\/name/)).toBeVisible();
     expect(await field()).toHaveValue('nonsense');
     expect((await rows()).getByText('octo/good')).toBeVisible();
   });
@@ -86,7 +86,7 @@ describe('what is typed', () => {
   it('is not added twice', async () => {
     const { user } = open('/mapping?user=alice', { api: alice('octo/a') });
     await user.type(await field(), 'https://github.com/OCTO/A{Enter}');
-    expect(await screen.findByText('OCTO/A is in the list already.')).toBeVisible();
+    expect(await screen.findByText('OCTO/A is already in the list.')).toBeVisible();
     expect(unsaved()).toBeNull();
   });
 
@@ -112,7 +112,7 @@ describe('what is charged', () => {
         await user.type(dialog.getByLabelText(label), value);
       }
     }
-    await user.click(dialog.getByRole('button', { name: 'Change' }));
+    await user.click(dialog.getByRole('button', { name: 'Apply' }));
   };
 
   it('is shown, and saved for those only whose charge was edited', async () => {
@@ -125,7 +125,7 @@ describe('what is charged', () => {
     expect((await row('octo/b')).queryByText(/Charged to/)).toBeNull();
 
     await charged(user, 'octo/b', ' chemistry ');
-    expect(await screen.findByText('Not saved yet: 1 charged differently')).toBeVisible();
+    expect(await screen.findByText('Unsaved changes: 1 with a new account or QOS')).toBeVisible();
     expect((await row('octo/b')).getByText('Edited')).toBeVisible();
     await user.click(save());
     expect(await screen.findByText('Saved. alice has 2 repositories.')).toBeVisible();
@@ -142,7 +142,7 @@ describe('what is charged', () => {
     api.charge('alice', 'octo/a', { account: 'physics' });
     const { user } = open('/mapping?user=alice', { api });
     await charged(user, 'octo/a', '');
-    expect((await row('octo/a')).getByText(/what the site’s settings say/)).toBeVisible();
+    expect((await row('octo/a')).getByText(/the site’s default/)).toBeVisible();
     await user.click(save());
     expect(await screen.findByText('Saved. alice has 1 repository.')).toBeVisible();
     expect(api.lists.get('alice')?.charges.get('octo/a')).toEqual({});
@@ -189,8 +189,8 @@ describe('what is charged', () => {
     await charged(user, 'octo/a', 'chemistry');
     api.charge('alice', 'octo/b', { account: 'biology' });
     await user.click(save());
-    expect(await screen.findByText(/Charged differently: octo\/b/)).toBeVisible();
-    await user.click(inBanner('Load it and keep my changes'));
+    expect(await screen.findByText(/Account or QOS changed: octo\/b/)).toBeVisible();
+    await user.click(inBanner('Load list and keep my changes'));
     await user.click(save());
     expect(await screen.findByText('Saved. alice has 2 repositories.')).toBeVisible();
     expect(api.sent).toEqual([{ repository: url('octo/a'), account: 'chemistry' }, url('octo/b')]);
@@ -258,11 +258,11 @@ describe('a list that somebody else changed meanwhile', () => {
     api.map('alice', 'octo/a', 'octo/theirs');
     await user.click(save());
 
-    expect(await screen.findByText('Somebody else changed alice’s list meanwhile')).toBeVisible();
+    expect(await screen.findByText('Someone else changed alice’s list')).toBeVisible();
     expect(screen.getByText(/Added: octo\/theirs. Removed: octo\/b./)).toBeVisible();
     expect(save()).toBeDisabled();
-    await user.click(inBanner('Load it and keep my changes'));
-    expect(screen.queryByText(/Somebody else/)).toBeNull();
+    await user.click(inBanner('Load list and keep my changes'));
+    expect(screen.queryByText(/Someone else/)).toBeNull();
     await user.click(save());
     expect(await screen.findByText('Saved. alice has 2 repositories.')).toBeVisible();
     expect(api.lists.get('alice')?.repositories).toEqual(['octo/theirs', 'octo/mine'].map(url));
@@ -273,7 +273,7 @@ it('keeps edits while one looks at the builds', async () => {
   const { user } = open('/mapping?user=alice', { api: alice('octo/a') });
   await user.type(await field(), 'octo/b{Enter}');
   await user.click(screen.getByRole('link', { name: 'Builds' }));
-  expect(await screen.findByRole('heading', { name: 'Builds of alice' })).toHaveFocus();
+  expect(await screen.findByRole('heading', { name: 'Builds for alice' })).toHaveFocus();
   await user.click(screen.getByRole('link', { name: /Repositories \(unsaved\)/ }));
   expect((await row('octo/b')).getByText('New')).toBeVisible();
 });
@@ -302,7 +302,7 @@ it('says when the list cannot be loaded, and tries again', async () => {
   const api = alice('octo/a');
   api.next.push(problem(500, 'internal', 'Something is wrong on our side'));
   const { user } = open('/mapping?user=alice', { api });
-  expect(await screen.findByText('The repositories could not be loaded')).toBeVisible();
+  expect(await screen.findByText('Could not load the repositories')).toBeVisible();
   await user.click(inBanner('Try again'));
   expect((await rows()).getByText('octo/a')).toBeVisible();
 });

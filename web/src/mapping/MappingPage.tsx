@@ -18,7 +18,7 @@ import { SaveBar } from './SaveBar';
 import { SaveOutcome } from './SaveOutcome';
 import { type Mapping, useMapping } from './useMapping';
 
-/** Whose account which repositories may spend. */
+/** Shows and edits which repositories a Slurm user's account pays for. */
 export function MappingPage() {
   const { user } = useSearch({ from: '__root__' });
   if (user === undefined) {
@@ -31,8 +31,8 @@ export function MappingPage() {
           </Blankslate.Visual>
           <Blankslate.Heading>Choose a Slurm user</Blankslate.Heading>
           <Blankslate.Description>
-            Each Slurm user has a list of repositories whose workflow jobs may spend that user’s
-            launch. Enter the user’s name at the top of the page to see and edit the list.
+            Each Slurm user has a list of repositories whose workflow jobs are charged to that
+            user’s account. Enter a user name at the top of the page to view and edit the list.
           </Blankslate.Description>
         </Blankslate>
       </>
@@ -47,17 +47,17 @@ function MappingOf({ user }: { readonly user: string }) {
   return (
     <>
       <div>
-        <PageHeading title={`Repositories of ${user}`}>
-          Repositories of <span className={styles.user}>{user}</span>
+        <PageHeading title={`Repositories for ${user}`}>
+          Repositories for <span className={styles.user}>{user}</span>
         </PageHeading>
         <Text as="p" className={styles.lead}>
-          Workflow jobs of these repositories run as Slurm user {user} and spend that user’s
-          launch.
+          Workflow jobs of these repositories run as Slurm user {user} and are charged to that
+          user’s account.
         </Text>
       </div>
       {list.isError && (
         <ProblemBanner
-          title="The repositories could not be loaded"
+          title="Could not load the repositories"
           error={list.error}
           onRetry={() => void list.refetch()}
         />
@@ -99,7 +99,7 @@ function Editor({ user, mapping, draft }: EditorProps) {
         entries={entries}
         onRemove={(entry) => {
           mapping.remove(entry.key);
-          // The line goes away with its button; the focus needs another place.
+          // The row disappears with its button, so the focus must move.
           if (entry.change === 'added') {
             input.current?.focus();
           }

@@ -2,7 +2,7 @@ import { Link } from '@primer/react';
 import { InlineMessage } from '@primer/react/experimental';
 import type { ProblemPart } from '../api/problem';
 
-/** Why a repository was refused, and where that is mended. */
+/** Why a repository was refused, with a link to the place to fix it. */
 export function Refusal({ part: { detail, link } }: { readonly part: ProblemPart }) {
   return (
     <InlineMessage variant="critical">
@@ -12,7 +12,7 @@ export function Refusal({ part: { detail, link } }: { readonly part: ProblemPart
           <Link href={link} inline target="_blank" rel="noreferrer">
             {link.includes('/installations') || link.includes('/apps/')
               ? 'Install the GitHub App'
-              : 'See at GitHub'}
+              : 'View on GitHub'}
           </Link>
         )}
       </span>

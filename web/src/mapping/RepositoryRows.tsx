@@ -17,7 +17,7 @@ interface Props {
   readonly onRecharge: (entry: Entry, charge: Charge) => void;
 }
 
-/** The list as it will be saved: what is new and what goes is marked, what was refused says why. */
+/** The list as it will be saved: rows are marked as new, edited or removed, and refused rows show the reason. */
 export function RepositoryRows({ entries, ...on }: Props) {
   if (entries.length === 0) {
     return (
@@ -27,8 +27,8 @@ export function RepositoryRows({ entries, ...on }: Props) {
         </Blankslate.Visual>
         <Blankslate.Heading>No repositories yet</Blankslate.Heading>
         <Blankslate.Description>
-          Add one above and save the list. Its queued workflow jobs start as soon as it is saved;
-          the GitHub App has to be installed on it.
+          Add a repository above and save the list. The GitHub App must be installed on the
+          repository. Its queued workflow jobs start once the list is saved.
         </Blankslate.Description>
       </Blankslate>
     );
@@ -42,12 +42,12 @@ export function RepositoryRows({ entries, ...on }: Props) {
   );
 }
 
-/** The address of an entry's line within the page. */
+/** The anchor of an entry's row. */
 export function anchorOf(entry: Entry): string {
   return `repository-${entry.key.replace('/', '-')}`;
 }
 
-/** What was typed with another host than GitHub's own keeps it: that may be what is wrong with it. */
+/** Keeps the host of a typed address if it is not GitHub's: the host may be the mistake. */
 function nameOf({ repository, change }: Entry): string {
   return change === 'added' && !repository.startsWith('https://github.com/')
     ? repository.replace('https://', '')
@@ -100,7 +100,7 @@ function Row({
           />
         )}
         <IconButton
-          // One button all the time: it keeps the focus when it changes its meaning.
+          // One button for both, so that it keeps the focus when its meaning changes.
           icon={removed ? UndoIcon : TrashIcon}
           aria-label={removed ? `Keep ${name}` : `Remove ${name}`}
           variant="invisible"

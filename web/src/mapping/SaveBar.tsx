@@ -8,7 +8,7 @@ interface Props {
   readonly entries: readonly Entry[];
 }
 
-/** Says that something is not saved, and what saving will do. */
+/** Shows unsaved changes and what saving them does. */
 export function SaveBar({ mapping, entries }: Props) {
   const added = entries.filter(({ change }) => change === 'added').length;
   const removed = entries.filter(({ change }) => change === 'removed').length;
@@ -16,15 +16,16 @@ export function SaveBar({ mapping, entries }: Props) {
   const parts = [
     added > 0 && `${added} added`,
     removed > 0 && `${removed} removed`,
-    recharged > 0 && `${recharged} charged differently`,
+    recharged > 0 && `${recharged} with a new account or QOS`,
   ].filter(Boolean);
   return (
     <section aria-label="Unsaved changes" className={styles.bar}>
       <div className={styles.text}>
-        <strong>Not saved yet: {parts.join(', ')}</strong>
+        <strong>Unsaved changes: {parts.join(', ')}</strong>
         {removed > 0 && (
           <div className={styles.hint}>
-            Runners that still wait for what is removed will be withdrawn; running ones finish.
+            Runners waiting for removed repositories will be withdrawn. Running workflow jobs will
+            finish.
           </div>
         )}
       </div>

@@ -15,7 +15,7 @@ interface Props {
   readonly entries: readonly Entry[];
 }
 
-/** What became of the last attempt to save. */
+/** The outcome of the last attempt to save. */
 export function SaveOutcome({ user, mapping, entries }: Props) {
   return (
     <>
@@ -48,7 +48,7 @@ function NotSaved({ mapping, entries }: Omit<Props, 'user'>) {
     }
   }, [save.isError]);
 
-  // A conflict has a banner of its own, with the way out.
+  // ConflictBanner shows conflicts.
   if (!save.isError || hasCode(save.error, 'mapping_changed')) {
     return null;
   }
@@ -62,7 +62,7 @@ function NotSaved({ mapping, entries }: Omit<Props, 'user'>) {
           description={
             <>
               {refused.length === 1 ? 'One repository was' : `${refused.length} repositories were`}{' '}
-              refused; the reason is beside {refused.length === 1 ? 'it' : 'each'}:{' '}
+              refused; the reason is shown next to {refused.length === 1 ? 'it' : 'each'}:{' '}
               {refused.map((entry, index) => (
                 <span key={entry.key}>
                   {index > 0 && ', '}
@@ -71,7 +71,7 @@ function NotSaved({ mapping, entries }: Omit<Props, 'user'>) {
                   </Link>
                 </span>
               ))}
-              . Mend or remove {refused.length === 1 ? 'it' : 'them'}, then save again.
+              . Fix or remove {refused.length === 1 ? 'it' : 'them'}, then save again.
             </>
           }
         />

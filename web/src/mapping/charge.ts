@@ -1,10 +1,10 @@
-/** What the launches of a repository are charged to, where the labels of a workflow job do not say. */
+/** The account and QOS of a repository's launches, unless the labels of a workflow job name others. */
 export interface Charge {
   readonly account?: string;
   readonly qos?: string;
 }
 
-/** A charge from what the API says or a person typed; blank is not set. */
+/** Makes a charge of the API's or typed values. Blank means not set. */
 export function chargeOf(given: { account?: string | null; qos?: string | null }): Charge {
   const account = given.account?.trim();
   const qos = given.qos?.trim();

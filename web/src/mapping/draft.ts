@@ -3,15 +3,15 @@ import type { ProblemPart } from '../api/problem';
 import { type Charge, sameCharge } from './charge';
 import { keyOf } from './repositoryName';
 
-/** Unsaved edits to a Slurm user's list, and the list they were made to. */
+/** Unsaved edits to a Slurm user's list, and the saved list they apply to. */
 export interface Draft {
   readonly base: RepositoryList;
   readonly added: readonly string[];
   /** Keys (`keyOf`) of repositories of `base`. */
   readonly removed: ReadonlySet<string>;
-  /** What is to be charged from now on, by key; only where that differs from what is saved. */
+  /** New charges by key, only where they differ from the saved ones. */
   readonly charges: ReadonlyMap<string, Charge>;
-  /** What the service said of an entry when it was last saved, by key. */
+  /** Why the service refused an entry at the last save, by key. */
   readonly refusals: ReadonlyMap<string, ProblemPart>;
 }
 
@@ -21,7 +21,7 @@ export interface Entry {
   readonly key: string;
   readonly change: 'kept' | 'added' | 'removed';
   readonly charge: Charge;
-  /** Whether `charge` differs from what is saved. */
+  /** Whether `charge` differs from the saved one. */
   readonly recharged: boolean;
   readonly refusal: ProblemPart | undefined;
 }
@@ -30,7 +30,7 @@ export function emptyDraft(base: RepositoryList): Draft {
   return { base, added: [], removed: new Set(), charges: new Map(), refusals: new Map() };
 }
 
-/** Everything the editor shows: the saved list with what is removed from it, then what is added. */
+/** All rows of the editor: the saved list, removed rows included, then the added repositories. */
 export function entriesOf(draft: Draft): Entry[] {
   const entry = (repository: string, change: Entry['change']): Entry => {
     const key = keyOf(repository);
@@ -52,7 +52,7 @@ export function entriesOf(draft: Draft): Entry[] {
   ];
 }
 
-/** The list to send. What is charged is said only where it was edited: the service leaves the rest as it is. */
+/** The list to send. Only edited charges are sent: the service keeps the others. */
 export function wanted(draft: Draft): ListEntry[] {
   return entriesOf(draft)
     .filter(({ change }) => change !== 'removed')
@@ -61,7 +61,7 @@ export function wanted(draft: Draft): ListEntry[] {
     );
 }
 
-/** What the list is once the service took what is `wanted`. */
+/** The charges after the service has saved `wanted(draft)`. */
 export function chargesWhenSaved(draft: Draft, saved: readonly string[]): Record<string, Charge> {
   const charges = { ...draft.base.charges, ...Object.fromEntries(draft.charges) };
   return Object.fromEntries(saved.map((url) => [keyOf(url), charges[keyOf(url)] ?? {}]));
@@ -71,7 +71,7 @@ export function isUnsaved(draft: Draft): boolean {
   return draft.added.length > 0 || draft.removed.size > 0 || draft.charges.size > 0;
 }
 
-/** Adds a repository, or takes its removal back. One that is there already changes nothing. */
+/** Adds a repository or undoes its removal. A repository that is already in the list changes nothing. */
 export function add(draft: Draft, repository: string): Draft {
   const key = keyOf(repository);
   if (draft.removed.has(key)) {
@@ -83,7 +83,7 @@ export function add(draft: Draft, repository: string): Draft {
   return { ...draft, added: [...draft.added, repository] };
 }
 
-/** Marks a saved repository as removed; forgets an added one. */
+/** Marks a saved repository as removed, or drops an added one. */
 export function remove(draft: Draft, key: string): Draft {
   const refusals = without(draft.refusals, key);
   if (draft.added.some((each) => keyOf(each) === key)) {
@@ -97,7 +97,7 @@ export function remove(draft: Draft, key: string): Draft {
   return { ...draft, refusals, removed: new Set(draft.removed).add(key) };
 }
 
-/** Charges a repository to something else; to what is saved, and it is as if it was never edited. */
+/** Changes a repository's charge. Setting the saved charge undoes the edit. */
 export function recharge(draft: Draft, key: string, charge: Charge): Draft {
   const same = sameCharge(charge, draft.base.charges[key] ?? {});
   return {
@@ -117,7 +117,7 @@ export function restore(draft: Draft, key: string): Draft {
   return { ...draft, removed };
 }
 
-/** The same edits made to a newer list: what somebody else added or removed meanwhile stays so. */
+/** Applies the edits to a newer list. What another person added or removed stays added or removed. */
 export function rebase(draft: Draft, base: RepositoryList): Draft {
   const there = new Set(base.repositories.map(keyOf));
   const added = draft.added.filter((each) => !there.has(keyOf(each)));
@@ -150,8 +150,8 @@ export function difference(from: RepositoryList, to: RepositoryList) {
 }
 
 /**
- * Puts what the service refused beside the entries it is about. `list` is as it was sent. Parts that are
- * about no entry are left out: the problem's own text has to speak for them.
+ * Attaches each refusal to its entry. `list` is the list that was sent. Parts about no entry are left out: the
+ * problem's own text covers them.
  */
 export function withRefusals(
   draft: Draft,
@@ -162,7 +162,7 @@ export function withRefusals(
   const keys = new Set(sent.map(keyOf));
   const refusals = new Map<string, ProblemPart>();
   for (const part of parts) {
-    // The value says it best; it may be shortened, or be the name that a renamed repository has now.
+    // Prefer the value. It may be shortened, or be the new name of a renamed repository.
     const value = part.value == null ? undefined : keyOf(part.value);
     const key = value !== undefined && keys.has(value) ? value : keyAt(sent, part.index);
     if (key !== undefined) {

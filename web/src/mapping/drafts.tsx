@@ -4,14 +4,14 @@ import type { Draft } from './draft';
 interface Drafts {
   readonly of: (user: string) => Draft | undefined;
   readonly update: (user: string, change: (draft: Draft | undefined) => Draft | undefined) => void;
-  /** Whether anything is unsaved, of any user. */
+  /** Whether any user's list has unsaved edits. */
   readonly any: boolean;
   readonly discardAll: () => void;
 }
 
 const DraftContext = createContext<Drafts | undefined>(undefined);
 
-/** Unsaved edits by Slurm user. They live as long as the tab, whichever page of it is shown. */
+/** Unsaved edits by Slurm user. They last as long as the tab, whichever page it shows. */
 export function DraftProvider({ children }: { readonly children: ReactNode }) {
   const [drafts, setDrafts] = useState<ReadonlyMap<string, Draft>>(new Map());
 

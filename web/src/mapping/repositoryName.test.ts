@@ -25,12 +25,12 @@ describe('parseRepository', () => {
     ['', /owner\/name/],
     ['/app', /owner\/name/],
     ['https://github.com/octo', /owner\/name/],
-    ['octo/app/tree', /more than/],
-    ['-octo/app', /no account/],
-    ['oc to/app', /no account/],
-    ['octo/a b', /no repository name/],
-    ['octo/..', /no repository name/],
-    ['octo/äpp', /no repository name/],
+    ['octo/app/tree', /more parts than/],
+    ['-octo/app', /not a valid GitHub account name/],
+    ['oc to/app', /not a valid GitHub account name/],
+    ['octo/a b', /not a valid repository name/],
+    ['octo/..', /not a valid repository name/],
+    ['octo/äpp', /not a valid repository name/],
   ])('refuses %s', (text, reason) => {
     const parsed = parseRepository(text);
     expect(parsed).toMatchObject({ ok: false, reason: expect.stringMatching(reason) });

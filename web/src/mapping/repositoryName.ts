@@ -1,4 +1,4 @@
-/** What became of something a person typed as a repository. */
+/** A repository as typed, parsed or refused. */
 export type ParsedRepository =
   | { readonly ok: true; readonly repository: string }
   | { readonly ok: false; readonly text: string; readonly reason: string };
@@ -7,9 +7,9 @@ const OWNER = /^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$/;
 const NAME = /^[A-Za-z0-9_.-]{1,100}$/;
 
 /**
- * Reads a repository as people paste it: `owner/name`, an address of any of its pages at GitHub, or what `git clone`
- * takes. The result is `owner/name`, or `https://host/owner/name` where a host was given: which GitHub this
- * deployment serves, the service knows.
+ * Parses a repository as people paste it: `owner/name`, the URL of any of its pages on GitHub, or a `git clone` URL.
+ * Returns `owner/name`, or `https://host/owner/name` if the text names a host: only the service knows which GitHub this
+ * deployment serves.
  */
 export function parseRepository(input: string): ParsedRepository {
   const text = input.trim();
@@ -23,17 +23,21 @@ export function parseRepository(input: string): ParsedRepository {
 
   const [owner = '', name = '', ...deeper] = path.split('/').filter((part) => part !== '');
   if (owner === '' || name === '') {
-    return refuse('Write owner/name, or the address of the repository.');
+    return refuse('Enter owner/name or the URL of the repository.');
   }
   if (host === undefined && deeper.length > 0) {
-    return refuse('That is a path with more than owner/name.');
+    return refuse('The path has more parts than owner/name.');
   }
   const bareName = name.replace(/\.git$/i, '');
   if (!OWNER.test(owner)) {
-    return refuse(`“${owner}” is no account at GitHub: letters, digits, - and _ only.`);
+    return refuse(
+      `“${owner}” is not a valid GitHub account name. Use only letters, digits, hyphens and underscores.`,
+    );
   }
   if (!NAME.test(bareName) || bareName === '.' || bareName === '..') {
-    return refuse(`“${bareName}” is no repository name: letters, digits, -, _ and . only.`);
+    return refuse(
+      `“${bareName}” is not a valid repository name. Use only letters, digits, hyphens, underscores and periods.`,
+    );
   }
   const fullName = `${owner}/${bareName}`;
   return {
@@ -42,7 +46,7 @@ export function parseRepository(input: string): ParsedRepository {
   };
 }
 
-/** Several at once, as pasted: one a line, or separated by spaces or commas. */
+/** Parses several repositories, separated by white space, commas or semicolons. */
 export function parseRepositories(input: string): ParsedRepository[] {
   return input
     .split(/[\s,;]+/)
@@ -50,12 +54,12 @@ export function parseRepositories(input: string): ParsedRepository[] {
     .map(parseRepository);
 }
 
-/** `owner/name` of a repository as the API or a person writes it. */
+/** Returns `owner/name` of a repository in any form the API or a person writes. */
 export function fullNameOf(repository: string): string {
   return repository.replace(/^https?:\/\/[^/]+\//i, '');
 }
 
-/** Equal for two spellings of one repository: GitHub ignores case, and a deployment serves one GitHub. */
+/** A key that is equal for all spellings of a repository: GitHub ignores case, and a deployment serves one GitHub. */
 export function keyOf(repository: string): string {
   return fullNameOf(repository).toLowerCase();
 }

@@ -27,7 +27,7 @@ export function listQuery(api: Api, user: string) {
   });
 }
 
-/** A Slurm user's list as the service has it, the edits to it, and what can be done with them. */
+/** A Slurm user's saved list, the edits to it, and the actions on them. */
 export function useMapping(user: string) {
   const api = useApi();
   const queries = useQueryClient();
@@ -55,13 +55,13 @@ export function useMapping(user: string) {
       });
       drafts.update(user, () => undefined);
       void queries.invalidateQueries({ queryKey: query.queryKey });
-      // A repository mapped now may start workflow jobs that waited for it, and nobody has to grant it any more.
+      // A newly mapped repository may start waiting workflow jobs, and its request is settled.
       void queries.invalidateQueries({ queryKey: BUILDS_KEY });
       void queries.invalidateQueries({ queryKey: REQUESTS_KEY });
     },
     onError: (error, sent) => {
       if (hasCode(error, 'mapping_changed')) {
-        // The newer list shows what the conflict is about.
+        // Loads the newer list, which shows the conflict.
         void queries.invalidateQueries({ queryKey: query.queryKey });
       } else if (error instanceof ApiError) {
         const parts = error.problem.errors ?? [];
@@ -70,7 +70,7 @@ export function useMapping(user: string) {
     },
   });
 
-  // The saved list moved on under the edits: seen when they are saved, or before, when the page is looked at again.
+  // The saved list changed under the edits. Noticed on saving, or earlier, when the list is fetched again.
   const newer =
     kept !== undefined && list.data !== undefined && list.data.etag !== kept.base.etag
       ? list.data
@@ -90,7 +90,7 @@ export function useMapping(user: string) {
         save.mutate(draft);
       }
     },
-    /** `asked`: what is to be charged for those that the user waits for, by key. */
+    /** `asked`: the charges that the user's pending requests name, by key. */
     add: (repositories: readonly string[], asked: ReadonlyMap<string, Charge>) =>
       edit((d) =>
         repositories.reduce((before, each) => {

@@ -15,9 +15,9 @@ import { type Outcome, useDecision } from './useRequests';
 
 interface Props {
   readonly requests: readonly UserRepository[];
-  /** Whether each line says whose request it is. */
+  /** Whether each row names the user. */
   readonly users: boolean;
-  /** Shown above the lines while there are any. */
+  /** Shown above the rows, if there are any. */
   readonly heading?: React.ReactNode;
 }
 
@@ -26,21 +26,21 @@ interface Decided {
   readonly outcome: Outcome;
 }
 
-/** What waits for an administrator, to be granted or refused, and what became of the last one. */
+/** Pending requests to grant or refuse, and the outcome of the last decision. */
 export function RequestRows({ requests, users, heading }: Props) {
   const [decided, setDecided] = useState<Decided>();
-  const said = useRef<HTMLDivElement>(null);
+  const outcome = useRef<HTMLDivElement>(null);
   useEffect(() => {
-    // The line goes away with its buttons; the focus needs another place, and there it is read aloud.
+    // The row disappears with its buttons, so the focus moves to the outcome, which is read aloud.
     if (decided !== undefined) {
-      said.current?.focus();
+      outcome.current?.focus();
     }
   }, [decided]);
 
   return (
     <>
       {decided && (
-        <div ref={said} tabIndex={-1} className={styles.outcome}>
+        <div ref={outcome} tabIndex={-1} className={styles.outcome}>
           <InlineMessage variant={decided.outcome === 'gone' ? 'warning' : 'success'}>
             {inWords(decided)}
           </InlineMessage>
@@ -67,11 +67,11 @@ function inWords({ request: { url, user }, outcome }: Decided): string {
   const name = fullNameOf(url);
   switch (outcome) {
     case 'granted':
-      return `Granted. ${name} is mapped to ${user} now.`;
+      return `Granted. ${name} is now mapped to ${user}.`;
     case 'refused':
-      return `Refused. ${name} is not mapped to ${user}, who may ask again.`;
+      return `Refused. ${name} is not mapped to ${user}. The user can ask again.`;
     case 'gone':
-      return `Nothing was done: ${name} does not wait any more. ${user} took it back, or somebody else decided.`;
+      return `No change: the request for ${name} is no longer pending. ${user} withdrew it, or another administrator decided.`;
   }
 }
 
@@ -109,10 +109,10 @@ function Row({ request, users, onDecided }: RowProps) {
               <PageLink to="/mapping" search={{ user }} inline className={styles.user}>
                 {user}
               </PageLink>
-              , asked
+              , requested
             </>
           ) : (
-            'Asked'
+            'Requested'
           )}
           {requestedAt != null && (
             <>
@@ -148,7 +148,7 @@ function Row({ request, users, onDecided }: RowProps) {
   );
 }
 
-/** Why a decision did not come about. */
+/** Why a decision failed. */
 function Failure({ error }: { readonly error: Error }) {
   const part = error instanceof ApiError ? error.problem.errors?.[0] : undefined;
   if (part === undefined) {
@@ -159,7 +159,8 @@ function Failure({ error }: { readonly error: Error }) {
       <Refusal part={part} />
       {hasCode(error, 'repository_mapped_elsewhere') && (
         <div className={styles.hint}>
-          It goes on waiting. Grant it once the repository is off that user’s list, or refuse it.
+          The request is still pending. Grant it after the other user has removed the repository, or
+          refuse it.
         </div>
       )}
     </>

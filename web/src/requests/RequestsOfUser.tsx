@@ -4,14 +4,14 @@ import { RequestRows } from './RequestRows';
 import styles from './RequestsOfUser.module.css';
 import { useRequests } from './useRequests';
 
-/** What one user waits for; nothing is shown while that is nothing. */
+/** A user's pending requests. Shows nothing if there are none. */
 export function RequestsOfUser({ user }: { readonly user: string }) {
   const requests = useRequests();
   return (
     <div className={styles.section}>
       {requests.isError && (
         <ProblemBanner
-          title="What waits for an administrator could not be loaded"
+          title="Could not load pending requests"
           error={requests.error}
           onRetry={() => void requests.refetch()}
         />
@@ -25,8 +25,8 @@ export function RequestsOfUser({ user }: { readonly user: string }) {
               Waiting for an administrator
             </Heading>
             <Text as="p" className={styles.lead}>
-              {user} asked for these on a login node. Check that {user} may administer the
-              repository at GitHub before you grant one; a decision counts at once.
+              {user} requested these on a login node. Before you grant a request, check that {user}{' '}
+              administers the repository on GitHub. Decisions take effect immediately.
             </Text>
           </div>
         }

@@ -7,7 +7,7 @@ import { RequestRows } from './RequestRows';
 import styles from './RequestsPage.module.css';
 import { useRequests } from './useRequests';
 
-/** What users of all clusters wait for. */
+/** The pending requests of all users. */
 export function RequestsPage() {
   const requests = useRequests();
   return (
@@ -15,16 +15,16 @@ export function RequestsPage() {
       <div>
         <PageHeading title="Requests">Requests</PageHeading>
         <Text as="p" className={styles.lead}>
-          Repositories that users asked for on a login node, the oldest first. Granted, a
-          repository’s workflow jobs run as that user and spend the user’s launch: check that
-          the user may administer it at GitHub.
+          Repositories that users requested on a login node, oldest first. Once you grant a request,
+          workflow jobs of the repository run as that user and are charged to the user’s account.
+          Check first that the user administers the repository on GitHub.
         </Text>
       </div>
       {requests.isError && (
         <ProblemBanner
           title={
             requests.data === undefined
-              ? 'The requests could not be loaded'
+              ? 'Could not load the requests'
               : 'The requests below may be out of date'
           }
           error={requests.error}
@@ -49,11 +49,11 @@ function NoRequests() {
       <Blankslate.Visual>
         <InboxIcon size="medium" />
       </Blankslate.Visual>
-      <Blankslate.Heading>Nobody waits for an administrator</Blankslate.Heading>
+      <Blankslate.Heading>No pending requests</Blankslate.Heading>
       <Blankslate.Description>
-        A repository shows up here when a user of a cluster asks for it on a login node, with{' '}
-        <code className={styles.command}>gha-slurm repos add owner/name</code>. It is mapped to that
-        user once an administrator grants it.
+        Requests appear here when a user runs{' '}
+        <code className={styles.command}>gha-slurm repos add owner/name</code> on a login node. Once
+        an administrator grants a request, the repository is mapped to that user.
       </Blankslate.Description>
     </Blankslate>
   );

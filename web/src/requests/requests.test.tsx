@@ -23,9 +23,9 @@ describe('the requests of everyone', () => {
     open('/requests', { api: asked() });
     const [first, second] = await lines();
     expect(first).toHaveTextContent(
-      'octo/firstFor alice, asked 2 hours ago from cluster mainCharged to account chemistry',
+      'octo/firstFor alice, requested 2 hours ago from cluster mainCharged to account chemistry',
     );
-    expect(second).toHaveTextContent('octo/secondFor bob, asked just now from cluster other');
+    expect(second).toHaveTextContent('octo/secondFor bob, requested just now from cluster other');
     expect(screen.getByRole('link', { name: 'bob' })).toHaveAttribute('href', '/mapping?user=bob');
   });
 
@@ -43,7 +43,7 @@ describe('the requests of everyone', () => {
 
   it('say what would be here, and how users ask, when there are none', async () => {
     open('/requests');
-    expect(await screen.findByText('Nobody waits for an administrator')).toBeVisible();
+    expect(await screen.findByText('No pending requests')).toBeVisible();
     expect(screen.getByText('gha-slurm repos add owner/name')).toBeVisible();
   });
 
@@ -51,7 +51,7 @@ describe('the requests of everyone', () => {
     const api = asked();
     api.trouble = () => problem(503, 'unavailable', 'Not available right now');
     const { user } = open('/requests', { api });
-    expect(await screen.findByText('The requests could not be loaded')).toBeVisible();
+    expect(await screen.findByText('Could not load the requests')).toBeVisible();
     api.trouble = undefined;
     await user.click(screen.getAllByRole('button', { name: 'Try again' })[0] as HTMLElement);
     expect(await lines()).toHaveLength(2);
@@ -63,7 +63,7 @@ describe('a decision', () => {
     const api = asked();
     const { user } = open('/requests', { api });
     await user.click(await button('Grant octo/first to alice'));
-    const said = await screen.findByText('Granted. octo/first is mapped to alice now.');
+    const said = await screen.findByText('Granted. octo/first is now mapped to alice.');
     expect(document.activeElement).toContainElement(said);
     expect(await lines()).toHaveLength(1);
     expect(addresses(api, 'alice')).toContain('https://github.com/octo/first');
@@ -75,7 +75,7 @@ describe('a decision', () => {
     const { user } = open('/requests', { api });
     await user.click(await button('Refuse octo/second to bob'));
     expect(
-      await screen.findByText('Refused. octo/second is not mapped to bob, who may ask again.'),
+      await screen.findByText('Refused. octo/second is not mapped to bob. The user can ask again.'),
     ).toBeVisible();
     expect(api.requested.map(({ user }) => user)).toEqual(['alice']);
     expect(api.requests).toContain('DELETE /api/users/bob/repositories/octo/second');
@@ -89,7 +89,7 @@ describe('a decision', () => {
     const [, second] = await lines();
     await waitFor(() =>
       expect(second).toHaveTextContent(
-        /mapped to another Slurm user, who has to give it up first.*It goes on waiting/,
+        /mapped to another Slurm user, who has to give it up first.*The request is still pending/,
       ),
     );
     expect(screen.queryByText(/carol/)).toBeNull();
@@ -115,7 +115,7 @@ describe('a decision', () => {
     await user.click(await button('Grant octo/second to bob'));
     expect(await screen.findByText('Not available right now. GitHub is away.')).toBeVisible();
     await user.click(await button('Grant octo/second to bob'));
-    expect(await screen.findByText('Granted. octo/second is mapped to bob now.')).toBeVisible();
+    expect(await screen.findByText('Granted. octo/second is now mapped to bob.')).toBeVisible();
   });
 
   it.each(['Grant', 'Refuse'])('to %s what somebody else decided does nothing', async (verdict) => {
@@ -127,9 +127,9 @@ describe('a decision', () => {
     api.map('alice', 'octo/a', ...(verdict === 'Refuse' ? ['octo/first'] : []));
     const before = addresses(api, 'alice');
     await user.click(late);
-    expect(await screen.findByText(/octo\/first does not wait any more/)).toBeVisible();
+    expect(await screen.findByText(/request for octo\/first is no longer pending/)).toBeVisible();
     expect(addresses(api, 'alice')).toEqual(before);
-    expect(await screen.findByText('Nobody waits for an administrator')).toBeVisible();
+    expect(await screen.findByText('No pending requests')).toBeVisible();
   });
 });
 
@@ -140,7 +140,7 @@ describe('on the page of a user', () => {
     expect(screen.queryByText('octo/second')).toBeNull();
     expect(await lines()).toHaveLength(1);
     await user.click(await button('Grant octo/first to alice'));
-    expect(await screen.findByText('Granted. octo/first is mapped to alice now.')).toBeVisible();
+    expect(await screen.findByText('Granted. octo/first is now mapped to alice.')).toBeVisible();
     const list = within(screen.getByRole('list', { name: 'Repositories' }));
     expect(await list.findByText('octo/first')).toBeVisible();
     expect(screen.queryByText('Waiting for an administrator')).toBeNull();
@@ -153,7 +153,7 @@ describe('on the page of a user', () => {
     await user.click(await button('Grant octo/first to alice'));
     const list = within(screen.getByRole('list', { name: 'Repositories' }));
     expect(await list.findByText('octo/first')).toBeVisible();
-    expect(screen.queryByText(/Somebody else/)).toBeNull();
+    expect(screen.queryByText(/Someone else/)).toBeNull();
     await user.click(await button('Save list'));
     expect(await screen.findByText('Saved. alice has 1 repository.')).toBeVisible();
     expect(addresses(api, 'alice')).toEqual(['https://github.com/octo/first']);
@@ -165,6 +165,6 @@ describe('on the page of a user', () => {
     await user.click(await button('Remove octo/a'));
     api.map('alice', 'octo/a', 'octo/theirs');
     await user.click(await button('Grant octo/first to alice'));
-    expect(await screen.findByText('Somebody else changed alice’s list meanwhile')).toBeVisible();
+    expect(await screen.findByText('Someone else changed alice’s list')).toBeVisible();
   });
 });

@@ -7,10 +7,10 @@ import { useDrafts } from '../mapping/drafts';
 import { keyOf } from '../mapping/repositoryName';
 import { listQuery } from '../mapping/useMapping';
 
-/** How often it is asked whether somebody waits, in milliseconds. */
+/** The polling interval in milliseconds. */
 const INTERVAL = 30_000;
 
-/** What users of all clusters wait for, the oldest first; asked again by itself while somebody looks. */
+/** A live list of all users' pending requests, oldest first. */
 export function useRequests() {
   const api = useApi();
   return useQuery({
@@ -21,7 +21,7 @@ export function useRequests() {
 }
 
 export type Verdict = 'grant' | 'refuse';
-/** What became of a request; `gone`: it did not wait any more. */
+/** The outcome of a decision. `gone`: the request was no longer pending. */
 export type Outcome = 'granted' | 'refused' | 'gone';
 
 /** Grants or refuses one request. */
@@ -58,7 +58,7 @@ async function decide(api: Api, request: UserRepository, verdict: Verdict): Prom
   }
 }
 
-/** Loads the user's list again. Unsaved edits go on from there: a grant of one's own is no conflict with them. */
+/** Loads the user's list again and rebases unsaved edits on it: a grant made here is no conflict with them. */
 async function reload(
   api: Api,
   queries: QueryClient,

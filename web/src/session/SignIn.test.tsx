@@ -9,7 +9,7 @@ const signIn = () => screen.getByRole('button', { name: 'Sign in' });
 it('takes a token that the service accepts, and keeps it for this tab', async () => {
   const { user, api } = open('/', { token: null });
   await user.type(tokenField(), `  ${api.token}{Enter}`);
-  expect(await screen.findByRole('heading', { name: 'Builds of everyone' })).toBeVisible();
+  expect(await screen.findByRole('heading', { name: 'All builds' })).toBeVisible();
   expect(sessionStorage.getItem('gha-slurm.token')).toBe(api.token);
 });
 
@@ -33,7 +33,7 @@ it('sends nothing that cannot be a token', async () => {
   await user.clear(tokenField());
   await user.type(tokenField(), 'naïve');
   await user.click(signIn());
-  expect(screen.getByText(/something else was pasted/)).toBeVisible();
+  expect(screen.getByText(/Check what you pasted/)).toBeVisible();
   expect(api.requests).toEqual([]);
 });
 
@@ -42,17 +42,17 @@ it('says that the service is away, and keeps what was typed', async () => {
   api.next.push(new TypeError('refused'), new Response('<h1>Bad gateway</h1>', { status: 502 }));
   const { user } = open('/', { api, token: null });
   await user.type(tokenField(), `${api.token}{Enter}`);
-  expect(await screen.findByText(/cannot be reached/)).toBeVisible();
+  expect(await screen.findByText(/Cannot reach the service/)).toBeVisible();
   await user.click(signIn());
   expect(await screen.findByText(/may be starting or overloaded/)).toBeVisible();
   await user.click(signIn());
-  expect(await screen.findByRole('heading', { name: 'Builds of everyone' })).toBeVisible();
+  expect(await screen.findByRole('heading', { name: 'All builds' })).toBeVisible();
 });
 
 it('comes back here when the token is no longer accepted', async () => {
   open('/', { token: 'rotated-since' });
   expect(await screen.findByText('You were signed out')).toBeVisible();
-  expect(screen.getByText(/no longer accepts the token/)).toBeVisible();
+  expect(screen.getByText(/no longer accepts your token/)).toBeVisible();
   expect(sessionStorage).toHaveLength(0);
 });
 

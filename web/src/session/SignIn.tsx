@@ -6,7 +6,7 @@ import { isUnauthorized } from '../api/problem';
 import styles from './SignIn.module.css';
 import { useSession } from './session';
 
-/** Asks for the bearer token, and tries it before it is taken. */
+/** Asks for the bearer token and checks it before storing it. */
 export function SignIn() {
   const { ended, signIn } = useSession();
   const input = useRef<HTMLInputElement>(null);
@@ -35,7 +35,7 @@ export function SignIn() {
       setBusy(false);
       if (isUnauthorized(error)) {
         setRefusal(
-          'The service does not accept this token. Check that you copied all of it, and that it belongs to this deployment.',
+          'The service does not accept this token. Check that you copied the whole token and that it belongs to this deployment.',
         );
         input.current?.focus();
       } else {
@@ -58,7 +58,7 @@ export function SignIn() {
           <Banner variant="warning" title="You were signed out" description={ended} />
         )}
         {failure !== undefined && (
-          <Banner variant="critical" title="The token could not be tried" description={failure} />
+          <Banner variant="critical" title="Could not check the token" description={failure} />
         )}
         <form onSubmit={submit} className={styles.form} noValidate>
           <FormControl>
@@ -69,7 +69,7 @@ export function SignIn() {
               block
               size="large"
               monospace
-              // A token is no password of a person: it is not to be kept by the browser.
+              // A token is not a person's password: the browser must not save it.
               autoComplete="off"
               autoCapitalize="off"
               spellCheck={false}
@@ -85,8 +85,8 @@ export function SignIn() {
           </Button>
         </form>
         <Text as="p" className={styles.hint}>
-          Administrators find the token in the settings of the repo-mapping service. It is kept in
-          this browser tab only and forgotten when you close it.
+          Ask an administrator for the token: it is in the server’s settings, under access.tokens.
+          This browser tab keeps the token until you close it.
         </Text>
       </div>
     </main>
@@ -98,10 +98,10 @@ function obviousMistake(token: string): string | undefined {
     return 'Enter the bearer token.';
   }
   if (/^bearer\s/i.test(token)) {
-    return 'Enter the token alone, without “Bearer”.';
+    return 'Enter only the token, without “Bearer”.';
   }
-  // A header can carry nothing else.
+  // An HTTP header can carry no other characters.
   return /^[\x21-\x7e]+$/.test(token)
     ? undefined
-    : 'A token has no spaces, line breaks or special characters: something else was pasted.';
+    : 'A token has no spaces, line breaks or special characters. Check what you pasted.';
 }

@@ -1,14 +1,14 @@
 import { createContext, type ReactNode, use, useCallback, useMemo, useState } from 'react';
 
-/** Where the bearer token is kept: this tab only, gone when it is closed. */
+/** The key of the bearer token in the tab's session storage, which ends with the tab. */
 const KEY = 'gha-slurm.token';
 
 interface Session {
   readonly token: string | undefined;
-  /** Why the last token was put aside, for people. */
+  /** Why the last session ended, for people. */
   readonly ended: string | undefined;
   readonly signIn: (token: string) => void;
-  /** `why` is said on the sign-in page; without it the person signed out. */
+  /** `why` is shown on the sign-in page; leave it out when the user signed out. */
   readonly signOut: (why?: string) => void;
 }
 

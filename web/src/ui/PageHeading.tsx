@@ -2,10 +2,10 @@ import { Heading } from '@primer/react';
 import { useEffect, useRef } from 'react';
 import styles from './PageHeading.module.css';
 
-/** Whether a page was shown already: the first one does not take the focus. */
+/** Whether a page has been shown before: the first one does not take the focus. */
 let navigated = false;
 
-/** The heading of a page. It takes the focus when one comes to the page, so that a screen reader says where one is. */
+/** The heading of a page. It takes the focus after navigation, so that a screen reader announces the page. */
 export function PageHeading({ children, title }: { children: React.ReactNode; title: string }) {
   const heading = useRef<HTMLHeadingElement>(null);
   useEffect(() => {

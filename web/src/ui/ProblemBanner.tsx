@@ -2,13 +2,13 @@ import { Banner, Button } from '@primer/react';
 import { explanationOf } from '../api/problem';
 
 interface Props {
-  /** What could not be done: `The builds could not be loaded`. */
+  /** What failed: `Could not load the builds`. */
   readonly title: string;
   readonly error: Error;
   readonly onRetry?: () => void;
 }
 
-/** Says what went wrong in the service's own words. */
+/** Shows what failed, with the API's explanation. */
 export function ProblemBanner({ title, error, onRetry }: Props) {
   return (
     <Banner

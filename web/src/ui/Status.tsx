@@ -4,14 +4,14 @@ import styles from './Status.module.css';
 
 interface Props {
   readonly children: ReactNode;
-  /** Only for those who listen; it is to be seen elsewhere already. */
+  /** For screen readers only: the text is already visible elsewhere. */
   readonly hidden?: boolean;
 }
 
 /**
- * What is said aloud when it changes; it has to be on the page before. Primer's own live region brings a `<style>`
- * of its own, which a strict Content-Security-Policy stops: so none of what announces through it is used here
- * (`AriaStatus`, `loading` of buttons and inputs).
+ * A live region: screen readers announce its changes, so it must be on the page before its text changes. Primer's own
+ * live region adds a `<style>` element, which a strict Content-Security-Policy blocks. So the page uses no Primer
+ * component that announces through it (`AriaStatus`, `loading` of buttons and inputs).
  */
 export function Status({ children, hidden = false }: Props) {
   const region = (

@@ -15,7 +15,7 @@ export function Ago({ at }: Props) {
   );
 }
 
-/** `14:03:12`; with the date when it was not today. */
+/** `14:03:12`, with the date if it is not today. */
 export function LocalTime({ at }: Props) {
   const instant = Date.parse(at);
   return (
@@ -25,7 +25,7 @@ export function LocalTime({ at }: Props) {
   );
 }
 
-/** How long it has been since: `2m 5s`, counting. */
+/** The time since an instant, counting: `2m 5s`. */
 export function Elapsed({ since }: { readonly since: string }) {
   return <>{duration(useNow() - Date.parse(since))}</>;
 }

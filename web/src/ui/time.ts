@@ -9,7 +9,7 @@ const UNITS: readonly [Intl.RelativeTimeFormatUnit, number][] = [
 
 /** `3 minutes ago`, as seen at `now` (both in milliseconds). */
 export function ago(at: number, now: number): string {
-  // Clocks differ a little: what just happened is never shown as the future.
+  // Clocks differ a little: never show an event in the future.
   const seconds = Math.max(0, Math.round((now - at) / 1000));
   for (const [unit, size] of UNITS) {
     if (seconds >= size) {
@@ -58,7 +58,7 @@ export function exactTime(at: number): string {
   return precise.format(at);
 }
 
-// One clock for the whole page: everything that shows a relative time moves together, and only while someone looks.
+// One clock for the whole page: all relative times tick together, and only while one is shown.
 const listeners = new Set<() => void>();
 let timer: ReturnType<typeof setInterval> | undefined;
 let current = Date.now();

@@ -10,13 +10,13 @@ import { hours, isMonth, monthName, monthOf, total } from './month';
 import styles from './UsagePage.module.css';
 import { useUsage } from './useUsage';
 
-/** What a month's Slurm jobs used, for each repository and Slurm user. */
+/** What a month's Slurm jobs used, by repository and Slurm user. */
 export function UsagePage() {
   const { user, month: chosen } = useSearch({ from: '/usage' });
   const navigate = useNavigate();
   const thisMonth = monthOf(Date.now());
   const month = chosen ?? thisMonth;
-  const title = user === undefined ? 'Usage' : `Usage of ${user}`;
+  const title = user === undefined ? 'Usage' : `Usage for ${user}`;
   return (
     <>
       <div className={styles.head}>
@@ -24,7 +24,7 @@ export function UsagePage() {
         <FormControl>
           <FormControl.Label>Month</FormControl.Label>
           <TextInput
-            // A text field with a pattern where the browser has no months.
+            // Browsers without month fields show a text field with this pattern.
             type="month"
             pattern="\d{4}-\d{2}"
             max={thisMonth}
@@ -56,13 +56,13 @@ function Sums({ month, user }: Props) {
     <>
       {usage.isError && (
         <ProblemBanner
-          title="The usage could not be loaded"
+          title="Could not load usage"
           error={usage.error}
           onRetry={() => void usage.refetch()}
         />
       )}
       {usage.isPending && (
-        <div role="status" aria-label="Loading the usage">
+        <div role="status" aria-label="Loading usage">
           <SkeletonBox height="12rem" />
         </div>
       )}
@@ -71,9 +71,9 @@ function Sums({ month, user }: Props) {
           <Blankslate.Visual>
             <GraphIcon size="medium" />
           </Blankslate.Visual>
-          <Blankslate.Heading>Nothing in {monthName(month)}</Blankslate.Heading>
+          <Blankslate.Heading>No usage in {monthName(month)}</Blankslate.Heading>
           <Blankslate.Description>
-            Slurm jobs show up here some time after their end, where the cluster has accounting.
+            Slurm jobs appear here some time after they end, if the cluster has accounting.
           </Blankslate.Description>
         </Blankslate>
       )}
@@ -85,7 +85,6 @@ function Sums({ month, user }: Props) {
 function Table({ sums }: { readonly sums: readonly UsageSum[] }) {
   return (
     <>
-      {/* Scrolls by keyboard, too. */}
       {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls has to take the focus */}
       <section className={styles.box} aria-label="Usage" tabIndex={0}>
         <table className={styles.table}>
@@ -118,7 +117,7 @@ function Table({ sums }: { readonly sums: readonly UsageSum[] }) {
             <tfoot>
               <tr>
                 <th scope="row" colSpan={2}>
-                  Together
+                  Total
                 </th>
                 <Numbers sum={total(sums)} />
               </tr>
@@ -127,8 +126,8 @@ function Table({ sums }: { readonly sums: readonly UsageSum[] }) {
         </table>
       </section>
       <p className={styles.note}>
-        Slurm jobs that ended in the month (UTC), as Slurm’s accounting says. CPU and GPU hours are
-        what they had, used or not.
+        Slurm jobs that ended in this month (UTC), from Slurm’s accounting. CPU and GPU hours count
+        what was allocated, whether it was used or not.
       </p>
     </>
   );

@@ -48,7 +48,7 @@ describe('the usage', () => {
 
   it('is that of the Slurm user one looks at', async () => {
     open('/usage?month=2026-11&user=bob', { api: withUsage() });
-    expect(await screen.findByRole('heading', { name: 'Usage of bob' })).toBeVisible();
+    expect(await screen.findByRole('heading', { name: 'Usage for bob' })).toBeVisible();
     const rows = (await table()).getAllByRole('row');
     expect(rows).toHaveLength(2);
     expect(screen.queryByText('octo/simulation')).toBeNull();
@@ -60,7 +60,7 @@ describe('the usage', () => {
     const month = await screen.findByLabelText('Month');
     expect(month).toHaveValue(monthOf(Date.now()));
     fireEvent.change(month, { target: { value: '2020-02' } });
-    expect(await screen.findByText('Nothing in February 2020')).toBeVisible();
+    expect(await screen.findByText('No usage in February 2020')).toBeVisible();
     fireEvent.change(month, { target: { value: '2026-11' } });
     await table();
     await waitFor(() => expect(router.state.location.search).toEqual({ month: '2026-11' }));
@@ -70,7 +70,7 @@ describe('the usage', () => {
     const api = withUsage();
     api.trouble = () => problem(503, 'unavailable', 'Not available right now');
     const { user } = open('/usage?month=2026-11', { api });
-    expect(await screen.findByText('The usage could not be loaded')).toBeVisible();
+    expect(await screen.findByText('Could not load usage')).toBeVisible();
     api.trouble = undefined;
     // Primer draws a banner's buttons twice, for narrow and for wide.
     await user.click(screen.getAllByRole('button', { name: 'Try again' })[0] as HTMLElement);
@@ -92,9 +92,13 @@ describe('the usage', () => {
       };
     }
     open('/builds/17', { api });
-    expect((await screen.findByText('Slurm time')).parentElement).toHaveTextContent('2m 5s');
-    expect(screen.getByText('CPU time').parentElement).toHaveTextContent('3m of 4m 10s');
-    expect(screen.getByText('Largest memory').parentElement).toHaveTextContent('3 GiB');
+    expect((await screen.findByText('Slurm job run time')).parentElement).toHaveTextContent(
+      '2m 5s',
+    );
+    expect(screen.getByText('CPU time').parentElement).toHaveTextContent(
+      '3m used of 4m 10s allocated',
+    );
+    expect(screen.getByText('Peak memory').parentElement).toHaveTextContent('3 GiB');
     expect(screen.getByText('cpu=2,mem=4000M,node=1')).toBeVisible();
     expect(screen.queryByText('GPU time')).toBeNull();
   });

@@ -2,7 +2,7 @@ import { useQuery } from '@tanstack/react-query';
 import type { UsageFilter } from '../api/api';
 import { useApi } from '../app/apiContext';
 
-/** What was used in a month. */
+/** The usage of a month. */
 export function useUsage(filter: UsageFilter) {
   const api = useApi();
   return useQuery({

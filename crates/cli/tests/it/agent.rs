@@ -1,4 +1,4 @@
-//! Commands that ask the Slurm agent's program, which is built beside this one.
+//! Commands that run the Slurm agent's program, which is built beside this one.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ const LAUNCHER: &str = concat!(
 /// An agent's settings: `slurm` is the end of the file.
 fn agent(home: &TempDir, slurm: &str) -> PathBuf {
     let dir = home.path().display();
-    // Nothing of Slurm's is run: the arguments are only told.
+    // No program of Slurm runs: the arguments are only shown.
     for name in ["sbatch", "squeue", "scancel"] {
         std::fs::write(home.path().join(name), "").unwrap();
     }
@@ -50,15 +50,19 @@ fn with_agent(config: &Path, user: &str, labels: &[&str]) -> crate::Answer {
 
 #[test]
 fn labels_are_explained() {
-    let ours = explain(&["self-hosted", "Slurm", "slurm-cpus-8"]);
-    assert!(ours.ok, "{}", ours.err);
+    let known = explain(&["self-hosted", "Slurm", "slurm-cpus-8"]);
+    assert!(known.ok, "{}", known.err);
     for line in [
-        "ours. The runner class:",
+        "Runs on this cluster. Runner class:",
         "  labels: self-hosted,slurm,slurm-cpus-8 (every runner also has linux,self-hosted,x64)",
         "    cpus = 8",
         "    memoryMib = 4096",
     ] {
-        assert!(ours.out.lines().any(|l| l == line), "{line}\n{}", ours.out);
+        assert!(
+            known.out.lines().any(|l| l == line),
+            "{line}\n{}",
+            known.out
+        );
     }
     for (labels, reason) in [
         (["slurm", "windows"], "label `windows` is not one of ours"),
@@ -69,12 +73,12 @@ fn labels_are_explained() {
         (["self-hosted", "linux"], "add one of: slurm, slurm-large"),
         (["slurm", "slurm-large"], "contradict each other"),
     ] {
-        let not = explain(&labels);
-        assert!(!not.ok && not.out.is_empty(), "{}", not.out);
+        let refused = explain(&labels);
+        assert!(!refused.ok && refused.out.is_empty(), "{}", refused.out);
         assert!(
-            not.err.contains("not ours: ") && not.err.contains(reason),
+            refused.err.contains("not for this cluster: ") && refused.err.contains(reason),
             "{}",
-            not.err
+            refused.err
         );
     }
     let nowhere = gha_slurm(
@@ -160,7 +164,7 @@ fn what_the_policy_refuses_is_told_with_what_was_asked() {
         let refused = with_agent(&config, user, &[label]);
         assert!(!refused.ok, "{}", refused.out);
         assert!(
-            refused.err.contains("The runner class") && refused.err.contains(reason),
+            refused.err.contains("Runner class") && refused.err.contains(reason),
             "{}",
             refused.err
         );

@@ -1,4 +1,4 @@
-//! Releases of the runner, installed for nodes that copy them meanwhile.
+//! Releases of the runner, installed while nodes copy them.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
@@ -99,7 +99,7 @@ fn releases_are_installed_switched_and_removed() {
     };
     assert_eq!(mode("current/"), 0o755, "every user reads it");
     assert_eq!(mode("current/bin/Runner.Listener"), 0o755);
-    // Back to the one before, and forward again: nothing is unpacked twice, and the one in use stays.
+    // Back to an earlier release and forward again: no release is unpacked twice, and the one in use stays.
     let answer = install(&folder, &all[0]);
     assert!(answer.ok, "{}", answer.err);
     assert_eq!(current(&folder), "2.334.0");
@@ -112,7 +112,7 @@ fn releases_are_installed_switched_and_removed() {
     assert_eq!(current(&folder), "2.337.0");
     let answer = install(&folder, &all[3]);
     assert!(
-        answer.ok && answer.out.contains("2.334.0 is removed"),
+        answer.ok && answer.out.contains("Removed 2.334.0"),
         "{}",
         answer.out
     );
@@ -156,8 +156,8 @@ fn what_is_not_what_it_should_be_changes_nothing() {
         &["--archive", file, "--sha256", "123"],
         "64 hexadecimal digits",
     );
-    refused(&["--archive", file], "--sha256 is needed");
-    refused(&["--sha256", &good.1], "--archive or --url is needed");
+    refused(&["--archive", file], "--sha256 is required");
+    refused(&["--sha256", &good.1], "--archive or --url is required");
     refused(
         &["--archive", "/nonexistent", "--sha256", &good.1],
         "/nonexistent",
@@ -174,7 +174,7 @@ fn what_is_not_what_it_should_be_changes_nothing() {
     let (file, sum) = of("no-archive.tar.gz", b"<html>not found</html>");
     refused(
         &["--archive", &file, "--sha256", &sum],
-        "cannot be unpacked",
+        "cannot unpack the archive",
     );
     std::fs::write(home.path().join("readme"), "").unwrap();
     let other = home.path().join("other.tar");
@@ -206,7 +206,7 @@ fn what_is_not_what_it_should_be_changes_nothing() {
     std::fs::rename(&another.0, &moved).unwrap();
     refused(
         &["--archive", moved.to_str().unwrap(), "--sha256", &another.1],
-        "is there already",
+        "already exists",
     );
 }
 
@@ -247,7 +247,7 @@ fn an_old_release_is_warned_about() {
     let folder = home.path().join("runners");
     let answer = update(&folder, &["--check"]);
     assert!(
-        !answer.ok && answer.err.contains("installed nothing here"),
+        !answer.ok && answer.err.contains("no release was installed here"),
         "{}",
         answer.err
     );
