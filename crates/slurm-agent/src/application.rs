@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use actix_web::{guard, web};
 use anyhow::Context;
-use chrono::{TimeDelta, Utc};
+use chrono::Utc;
 use gha_slurm_auth::{KeyFolder, Signer};
+use gha_slurm_domain::Clock;
 use gha_slurm_service_kit::problem::method_not_allowed;
 use gha_slurm_service_kit::settings::HttpSettings;
 use gha_slurm_service_kit::{HttpService, Operations, Readiness};
@@ -16,21 +17,19 @@ use tokio_util::sync::CancellationToken;
 use crate::backend;
 use crate::calls;
 use crate::keys::{RETRY_PAUSE, Verifier};
+use crate::launches::Launches;
 use crate::ledger::Ledger;
 use crate::original::{self, HEADER, Original};
 use crate::outbound::Outbound;
+use crate::polling::{Polling, REMEMBER};
 use crate::relay::Relay;
 use crate::runner::watch_release;
 use crate::self_check::{Level, self_check};
 use crate::self_service::{self, SelfService};
 use crate::settings::{Settings, default_http};
-use crate::start::{Starter, Turns, start};
-use crate::watch::Watch;
+use crate::start::{Starter, Turns};
 use gha_slurm_slurm::Slurm;
 use gha_slurm_slurm::settings::Backend;
-
-/// Entries of launches whose launch token expired this long ago are forgotten, at each start.
-const REMEMBER: TimeDelta = TimeDelta::days(7);
 
 /// The agent, built and bound.
 pub struct Application {
@@ -50,6 +49,7 @@ impl Application {
     pub fn build(settings: Settings) -> anyhow::Result<Self> {
         // What it writes is its own affair; and sbatch hands it on to the output of Slurm jobs.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        let clock = Clock::new(Utc::now);
         let metrics = Metrics::default();
         let readiness = Readiness::default();
         let outcomes = metrics.counter(
@@ -60,9 +60,10 @@ impl Application {
         let state = &settings.state.folder;
         let ledger = Arc::new(Ledger::open(state).context("state.folder")?);
         let pruned = ledger
-            .prune(Utc::now() - REMEMBER)
+            .prune(clock.now() - REMEMBER)
             .context("state.folder")?;
-        let watch = Arc::new(Watch::new(ledger.all().context("state.folder")?));
+        let entries = ledger.all().context("state.folder")?;
+        let launches = Arc::new(Launches::new(entries, clock.clone()));
         tracing::debug!(pruned, "entries of expired launch tokens forgotten");
         let slurm = backend::connect(&settings)?;
         let original = Original::open(&settings)?.map(web::Data::new);
@@ -72,7 +73,7 @@ impl Application {
         let starter = Arc::new(Starter {
             verifier,
             ledger,
-            watch,
+            launches,
             slurm,
             policy: settings.policy.clone(),
             users_are_real: !matches!(settings.slurm.backend, Backend::Local),
@@ -80,6 +81,7 @@ impl Application {
             relay_url: settings.relay.as_ref().map(|r| r.public_url.clone()),
             cluster: settings.cluster.name.clone(),
             original: original.is_some(),
+            clock,
             outcomes,
             turns: Turns::default(),
         });
@@ -130,7 +132,7 @@ impl Application {
                 .app_data(data.clone())
                 .service(
                     starts
-                        .route(web::post().to(start))
+                        .route(web::post().to(calls::start))
                         .default_service(method_not_allowed("POST")),
                 )
                 .service(
@@ -196,14 +198,19 @@ impl Application {
             Arc::clone(&self.starter.slurm),
             stop.clone(),
         ));
-        let watch = Arc::clone(&self.starter.watch).run(
-            Arc::clone(&self.starter.slurm),
-            Arc::clone(&self.starter.ledger),
-            self.interval,
-            self.readiness.clone(),
+        let polling = Polling {
+            slurm: Arc::clone(&self.starter.slurm),
+            launches: Arc::clone(&self.starter.launches),
+            ledger: Arc::clone(&self.starter.ledger),
+            readiness: self.readiness.clone(),
+            clock: self.starter.clock.clone(),
+        };
+        let polling = polling.run(self.interval, stop.clone());
+        let release = watch_release(
+            self.starter.runner.folder.clone(),
+            self.starter.clock.clone(),
             stop.clone(),
         );
-        let release = watch_release(self.starter.runner.folder.clone(), stop.clone());
         let not_ready = async {
             stop.cancelled().await;
             self.readiness.not_ready("running", "stopping");
@@ -225,7 +232,7 @@ impl Application {
             serve(self.relay),
             outbound,
             not_ready,
-            watch,
+            polling,
             release
         );
         self.starter.slurm.stop().await;

@@ -2,13 +2,17 @@
 
 mod application;
 mod backend;
+pub mod book;
 mod calls;
 mod doctor;
 mod dry_run;
 pub mod keys;
+pub mod launches;
 pub mod ledger;
 mod original;
 mod outbound;
+mod polling;
+mod quota;
 mod relay;
 pub mod runner;
 pub mod self_check;
@@ -17,8 +21,6 @@ pub mod settings;
 pub mod start;
 pub mod submission;
 pub mod tasks;
-mod waiting;
-pub mod watch;
 
 pub use application::Application;
 pub use settings::Settings;

@@ -1,7 +1,7 @@
 //! Outbound mode, for a cluster that accepts no connection: the agent asks each launcher for calls, answers them with the
 //! handlers of its own port, and tells at once where Slurm jobs stand.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,16 +10,14 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
 use actix_web::{HttpResponse, ResponseError, web};
 use anyhow::Context;
-use chrono::Utc;
 use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::Problem;
-use gha_slurm_contract::agent::{LaunchStatus, StatesAnswer};
+use gha_slurm_contract::agent::StatesAnswer;
 use gha_slurm_contract::launch_token::AUDIENCE_AGENT;
 use gha_slurm_contract::outbound::{
     AGENT_ASSERTION_LIFETIME_S, AUDIENCE_LAUNCHER, AgentClaims, AgentPurpose, AnswersRequest, Call,
     CallAnswer, MAX_PUSHED_AT_ONCE, POLL_WAIT_S, PollAnswer, PollRequest,
 };
-use gha_slurm_domain::LaunchId;
 use gha_slurm_service_kit::{ApiError, Readiness};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -31,7 +29,7 @@ use uuid::Uuid;
 
 use crate::calls::{self, Assertion};
 use crate::settings::{IdentitySettings, OutboundSettings};
-use crate::start::{Starter, start};
+use crate::start::Starter;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
@@ -195,16 +193,17 @@ impl Launcher {
 
     /// Tells where Slurm jobs stand, at each change; after a start everything that is known.
     async fn tell_states(self: Arc<Self>, stop: CancellationToken) {
-        let mut looked = self.starter.watch.looks();
-        let mut told: HashMap<LaunchId, LaunchStatus> = HashMap::new();
+        let mut looked = self.starter.launches.looks();
+        // The number of the last change that was told.
+        let mut told = 0;
         let mut told_policy = None;
         let mut told_freed = 0;
         while !stop.is_cancelled() {
             // Before the states: what they do not tell yet is told again.
-            let freed = self.starter.watch.freed();
-            let mut news = self.starter.watch.all();
-            news.retain(|status| told.get(&status.launch) != Some(status));
-            news.truncate(MAX_PUSHED_AT_ONCE);
+            let (freed, (news, last)) = self
+                .starter
+                .launches
+                .book(|book| (book.freed(), book.changed_since(told, MAX_PUSHED_AT_ONCE)));
             let policy = match calls::policy_version(&self.starter).await {
                 Ok(policy) => policy,
                 Err(error) => {
@@ -242,11 +241,7 @@ impl Launcher {
             }
             told_freed = body.freed;
             told_policy = Some(body.policy);
-            told.extend(
-                body.launches
-                    .into_iter()
-                    .map(|status| (status.launch, status)),
-            );
+            told = last;
         }
     }
 
@@ -280,7 +275,7 @@ impl Launcher {
     }
 
     fn assertion(&self, sub: AgentPurpose) -> Result<SecretString, String> {
-        let iat = Utc::now().timestamp();
+        let iat = self.starter.clock.now().timestamp();
         let claims = AgentClaims {
             iss: AUDIENCE_AGENT.into(),
             aud: vec![AUDIENCE_LAUNCHER.into()],
@@ -309,7 +304,7 @@ async fn answer(starter: &Arc<Starter>, call: Call) -> CallAnswer {
         let assertion = Assertion(call.assertion);
         let result = match call.path.as_str() {
             "/runner/start" => match parse(call.body) {
-                Ok(body) => start(data, web::Json(body)).await,
+                Ok(body) => calls::start(data, web::Json(body)).await,
                 Err(error) => Err(error),
             },
             "/runner/cancel" => calls::cancel(data, assertion).await,

@@ -13,7 +13,6 @@ use gha_slurm_telemetry::LogSettings;
 use serde::{Deserialize, Deserializer};
 
 use crate::runner::{ApptainerSettings, NetworkSettings, PodmanSettings, hook};
-use crate::self_service::SelfServiceSettings;
 
 /// Everything the agent can be told.
 #[derive(Debug, Clone, Deserialize)]
@@ -301,4 +300,28 @@ pub struct OriginalSettings {
     /// The original program's YAML file: `ghaSharedSecret`, `repositories`, `jobTemplate`. Holds a secret; read at start and by
     /// `POST /api/reload`.
     pub file: PathBuf,
+}
+
+/// `[self_service]`: users manage their repositories from a login node.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SelfServiceSettings {
+    /// Where repo-mapping answers.
+    pub repo_mapping_url: String,
+    /// TLS on the way there.
+    #[serde(default)]
+    pub tls: ClientTlsSettings,
+    /// Hosts from which credentials are accepted, by the address or the name that munged writes into them. Never a compute
+    /// node: workflow code runs there as the user.
+    pub login_nodes: Vec<String>,
+    /// The program.
+    #[serde(default = "default_unmunge")]
+    pub unmunge: PathBuf,
+    /// munged's socket, where it is not MUNGE's default.
+    #[serde(default)]
+    pub munge_socket: Option<PathBuf>,
+}
+
+fn default_unmunge() -> PathBuf {
+    "/usr/bin/unmunge".into()
 }

@@ -90,6 +90,22 @@ pub async fn prepare(
     })
 }
 
+/// What a Slurm job of the original contract has beside what every one has.
+pub(crate) struct Extras {
+    /// Instead of the job script.
+    pub(crate) script: String,
+    /// Beside the others.
+    pub(crate) environment: [(&'static str, String); 4],
+}
+
+impl Extras {
+    /// Makes a Slurm job that of the original contract.
+    pub(crate) fn apply(self, submission: &mut Submission) {
+        submission.script = self.script;
+        submission.environment.extend(self.environment);
+    }
+}
+
 /// Claims of something that no launch token of ours asked for.
 pub(crate) fn claims_without_token(
     launch: LaunchId,

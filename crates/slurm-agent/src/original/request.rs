@@ -8,6 +8,7 @@ use gha_slurm_service_kit::ApiError;
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 /// Longest of any field but the token.
 const MAX_LENGTH: usize = 2000;
@@ -118,7 +119,7 @@ impl OriginalRequest {
 
     /// The same for the same token.
     pub(super) fn launch(&self) -> LaunchId {
-        super::launch_of(self.launcher_token.expose_secret())
+        launch_of(self.launcher_token.expose_secret())
     }
 }
 
@@ -238,6 +239,14 @@ fn mebibytes(text: &str) -> Result<u64, String> {
         Some('T') => Ok(number * 1024 * 1024),
         Some(_) => Err("the unit is K, M, G or T".into()),
     }
+}
+
+/// A UUID that is the same for the same text.
+fn launch_of(text: &str) -> LaunchId {
+    let hash = Sha256::digest(text.as_bytes());
+    let mut bytes = [0; 16];
+    bytes.iter_mut().zip(hash).for_each(|(byte, h)| *byte = h);
+    LaunchId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
 }
 
 #[cfg(test)]
