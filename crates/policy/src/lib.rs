@@ -1,16 +1,17 @@
 #![doc = include_str!("../README.md")]
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::CString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use gha_slurm_domain::{ResourceRequest, SlurmUser};
 use nix::unistd::{Group, User, getgrouplist};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 /// `[policy]`: what is allowed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -177,14 +178,23 @@ fn never(text: impl Into<String>) -> PolicyRefusal {
 }
 
 impl PolicySettings {
-    /// Another text whenever something else is allowed. Blocks: reads the file of consents.
+    /// Another text whenever something else is allowed, and the same from one release to the next: a refusal is reconsidered when
+    /// it changes. A new setting is left out while it is absent. Blocks: reads the file of consents.
     pub fn version(&self) -> String {
-        use std::hash::{DefaultHasher, Hash, Hasher};
-        let mut hasher = DefaultHasher::new();
-        serde_json::to_string(self).ok().hash(&mut hasher);
+        let mut rules = BTreeSet::new();
+        leaves("", &json!(self), &mut rules);
+        let mut hash = Sha256::new();
+        for rule in rules {
+            hash.update(rule);
+            hash.update([0]);
+        }
         let consents = self.consents.as_ref().map(std::fs::read_to_string);
-        consents.and_then(Result::ok).hash(&mut hasher);
-        format!("{:016x}", hasher.finish())
+        if let Some(Ok(consents)) = consents {
+            hash.update(consents);
+        }
+        let mut version = hex::encode(hash.finalize());
+        version.truncate(16);
+        version
     }
 
     /// Whether the Slurm user may be run as, as the system knows them. Blocks: asks NSS.
@@ -336,6 +346,7 @@ impl PolicySettings {
         user: &SlurmUser,
         repository_id: i64,
         given: bool,
+        now: DateTime<Utc>,
     ) -> std::io::Result<()> {
         // One at a time: each reads the file and writes it anew.
         static TURN: Mutex<()> = Mutex::new(());
@@ -357,7 +368,7 @@ impl PolicySettings {
             .map(str::to_owned)
             .collect();
         if given {
-            let now = Utc::now().format("%F");
+            let now = now.format("%F");
             lines.push(format!("{user} {repository_id} # by the user, {now}"));
         }
         let folder = file.parent().unwrap_or(Path::new("."));
@@ -366,6 +377,21 @@ impl PolicySettings {
         new.as_file().sync_all()?;
         new.persist(file)?;
         Ok(())
+    }
+}
+
+/// Each setting that is given, as `path=JSON`: in an order of its own, and without those that are null.
+fn leaves(path: &str, value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Null => {}
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                leaves(&format!("{path}.{name}"), value, found);
+            }
+        }
+        value => {
+            found.insert(format!("{path}={value}"));
+        }
     }
 }
 
@@ -573,6 +599,8 @@ mod tests {
             consents: Some(consents.path().into()),
             ..policy()
         };
+        // An upgrade must not change it: every refusal would be forgiven.
+        assert_eq!(PolicySettings::default().version(), "a3e75232c57dc516");
         let version = with(8).version();
         assert_eq!(with(8).version(), version);
         assert_ne!(with(9).version(), version);

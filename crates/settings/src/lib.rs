@@ -65,7 +65,7 @@ pub fn load<S: Settings>(
     let mut problems = BTreeMap::new();
     for secret in S::SECRETS {
         if let Err(problem) = read_secret_file(&mut tree, secret) {
-            problems.insert(format!("{secret}_file"), problem);
+            problems.insert(format!("{secret}_file"), problem.to_string());
         }
     }
     loop {
@@ -130,7 +130,19 @@ fn remove(tree: &mut Value, path: &str) -> bool {
     table(at).is_some_and(|t| t.remove(last).is_some())
 }
 
-fn read_secret_file(tree: &mut Value, key: &str) -> Result<(), String> {
+/// Why the file of a secret is of no use.
+#[derive(Debug, thiserror::Error)]
+enum SecretFileError {
+    #[error("{0}")]
+    NotAPath(#[from] config::ConfigError),
+    #[error("{path}: {source}")]
+    Unreadable {
+        path: String,
+        source: std::io::Error,
+    },
+}
+
+fn read_secret_file(tree: &mut Value, key: &str) -> Result<(), SecretFileError> {
     let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
     let mut at = tree;
     for part in section.split('.').filter(|p| !p.is_empty()) {
@@ -145,8 +157,11 @@ fn read_secret_file(tree: &mut Value, key: &str) -> Result<(), String> {
     let Some(path) = section.remove(&format!("{name}_file")) else {
         return Ok(());
     };
-    let path = path.into_string().map_err(|e| e.to_string())?;
-    let text = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+    let path = path.into_string()?;
+    let text = std::fs::read_to_string(&path).map_err(|source| SecretFileError::Unreadable {
+        path: path.clone(),
+        source,
+    })?;
     let text = text.strip_suffix('\n').unwrap_or(&text).to_owned();
     section.insert(
         name.to_owned(),

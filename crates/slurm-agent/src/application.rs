@@ -65,7 +65,7 @@ impl Application {
         let entries = ledger.all().context("state.folder")?;
         let launches = Arc::new(Launches::new(entries, clock.clone()));
         tracing::debug!(pruned, "entries of expired launch tokens forgotten");
-        let slurm = backend::connect(&settings)?;
+        let slurm = backend::connect(&settings, clock.clone())?;
         let original = Original::open(&settings)?.map(web::Data::new);
         let verifier = Verifier::new(settings.keys.clone(), &settings.deployment.name)?;
         readiness.not_ready("keys", "not read yet");
@@ -264,8 +264,8 @@ async fn log_self_check(settings: Settings, slurm: Arc<dyn Slurm>, stop: Cancell
 /// Reads the keys until that worked once; later, an unknown key makes them be read again.
 async fn first_keys(starter: Arc<Starter>, readiness: Readiness, stop: CancellationToken) {
     while let Err(error) = starter.verifier.refresh().await {
-        tracing::warn!(error, "no public keys of launch tokens yet");
-        readiness.not_ready("keys", error);
+        tracing::warn!(%error, "no public keys of launch tokens yet");
+        readiness.not_ready("keys", error.to_string());
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(RETRY_PAUSE) => {}

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmJobId, SlurmState, SlurmUser};
+use chrono::Utc;
+use gha_slurm_domain::{Clock, LaunchId, ResourceRequest, SlurmJobId, SlurmState, SlurmUser};
 use nix::unistd::User;
 use rustix::fs::OFlags;
 use secrecy::SecretString;
@@ -63,7 +64,9 @@ pub(crate) async fn run(settings: Settings, node: Option<Node>) -> ExitCode {
     let slurm = match settings.slurm.backend {
         // To open it would start what is pending there.
         Backend::Local => Ok(None),
-        Backend::Sbatch | Backend::Slurmrestd => backend::connect(&settings).map(Some),
+        Backend::Sbatch | Backend::Slurmrestd => {
+            backend::connect(&settings, Clock::new(Utc::now)).map(Some)
+        }
     };
     match slurm {
         Ok(slurm) => {

@@ -3,8 +3,9 @@
 use std::io::Read;
 
 use anyhow::Context;
+use chrono::Utc;
 use gha_slurm_contract::agent::DryRunRequest;
-use gha_slurm_domain::LaunchId;
+use gha_slurm_domain::{Clock, LaunchId};
 use secrecy::SecretString;
 
 use crate::backend;
@@ -38,7 +39,7 @@ pub(crate) async fn run(settings: &Settings, mut input: impl Read) -> anyhow::Re
     }
     policy.check_user(claims.slurm_user.as_str())?;
     consent()?;
-    let slurm = backend::connect(settings)?;
+    let slurm = backend::connect(settings, Clock::new(Utc::now))?;
     let submission = prepare(
         &claims,
         &SecretString::from(""),

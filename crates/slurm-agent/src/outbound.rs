@@ -10,7 +10,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
 use actix_web::{HttpResponse, ResponseError, web};
 use anyhow::Context;
-use gha_slurm_auth::{KeyFolder, Signer};
+use gha_slurm_auth::{KeyFolder, Signer, TokenError};
 use gha_slurm_contract::Problem;
 use gha_slurm_contract::agent::StatesAnswer;
 use gha_slurm_contract::launch_token::AUDIENCE_AGENT;
@@ -39,6 +39,21 @@ const POLL_DEADLINE: Duration = Duration::from_secs(POLL_WAIT_S + 10);
 const PAUSE: Duration = Duration::from_secs(1);
 /// A launcher waits no longer for an answer.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Why a call to a launcher failed.
+#[derive(Debug, thiserror::Error)]
+enum LauncherError {
+    /// There is no answer.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It answers with an error: its status, and what it says.
+    #[error("it answers {0}")]
+    Refused(String),
+    #[error("its answer is not what its contract says")]
+    Answer,
+    #[error("the assertion cannot be signed: {0}")]
+    Signature(#[from] TokenError),
+}
 
 /// The launchers of an agent in outbound mode.
 pub(crate) struct Outbound {
@@ -125,7 +140,7 @@ impl Launcher {
                     // Once, not each time.
                     if !failing {
                         tracing::warn!(
-                            error,
+                            %error,
                             launcher = self.url,
                             "the launcher cannot be asked for calls"
                         );
@@ -151,16 +166,13 @@ impl Launcher {
         self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn poll(&self) -> Result<PollAnswer, String> {
+    async fn poll(&self) -> Result<PollAnswer, LauncherError> {
         let in_hand = self.in_hand().iter().copied().collect();
         let request = PollRequest { in_hand };
         let answer = self
             .post("/agent/poll", AgentPurpose::Poll, &request, POLL_DEADLINE)
             .await?;
-        answer
-            .json()
-            .await
-            .map_err(|_| "its answer is not what its contract says".into())
+        answer.json().await.map_err(|_| LauncherError::Answer)
     }
 
     /// Answers a call. Until the launcher has the answer it is in hand.
@@ -182,7 +194,7 @@ impl Launcher {
             match told {
                 Ok(_) => break,
                 Err(error) if started.elapsed() > ANSWER_DEADLINE => {
-                    tracing::warn!(error, launcher = self.url, "an answer could not be given");
+                    tracing::warn!(%error, launcher = self.url, "an answer could not be given");
                     break;
                 }
                 Err(_) => tokio::time::sleep(PAUSE).await,
@@ -229,7 +241,7 @@ impl Launcher {
                 .await;
             if let Err(error) = pushed {
                 tracing::debug!(
-                    error,
+                    %error,
                     launcher = self.url,
                     "it does not hear where Slurm jobs stand"
                 );
@@ -251,7 +263,7 @@ impl Launcher {
         purpose: AgentPurpose,
         body: &impl Serialize,
         deadline: Duration,
-    ) -> Result<reqwest::Response, String> {
+    ) -> Result<reqwest::Response, LauncherError> {
         let assertion = self.assertion(purpose)?;
         let response = self
             .http
@@ -261,20 +273,25 @@ impl Launcher {
             .json(body)
             .send()
             .await
-            .map_err(|error| format!("{:#}", anyhow::Error::from(error.without_url())))?;
+            .map_err(|error| {
+                LauncherError::Unreachable(format!(
+                    "{:#}",
+                    anyhow::Error::from(error.without_url())
+                ))
+            })?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
         let problem = response.json::<Problem>().await.ok();
         let detail = problem.map(|problem| problem.detail.unwrap_or(problem.title));
-        Err(match detail {
-            Some(detail) => format!("it answers {status}: {detail}"),
-            None => format!("it answers {status}"),
-        })
+        Err(LauncherError::Refused(match detail {
+            Some(detail) => format!("{status}: {detail}"),
+            None => status.to_string(),
+        }))
     }
 
-    fn assertion(&self, sub: AgentPurpose) -> Result<SecretString, String> {
+    fn assertion(&self, sub: AgentPurpose) -> Result<SecretString, LauncherError> {
         let iat = self.starter.clock.now().timestamp();
         let claims = AgentClaims {
             iss: AUDIENCE_AGENT.into(),
@@ -286,9 +303,7 @@ impl Launcher {
             exp: iat + AGENT_ASSERTION_LIFETIME_S,
             cluster: self.starter.cluster.clone(),
         };
-        self.signer
-            .sign(&claims)
-            .map_err(|error| format!("the assertion cannot be signed: {error}"))
+        Ok(self.signer.sign(&claims)?)
     }
 }
 

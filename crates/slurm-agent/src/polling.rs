@@ -182,7 +182,8 @@ mod tests {
     use chrono::{DateTime, Utc};
     use gha_slurm_domain::{LaunchId, SlurmState, SlurmUser, Usage};
     use gha_slurm_slurm::{
-        Cancellation, JobUsage, Queue, SlurmJob, SlurmUnavailable, Submission, SubmitError, Survey,
+        Cancellation, CannotAct, JobUsage, Queue, SlurmJob, SlurmUnavailable, Submission,
+        SubmitError, Survey,
     };
 
     use super::*;
@@ -240,7 +241,7 @@ mod tests {
             Err(SlurmUnavailable("played".into()))
         }
 
-        async fn may_act_as(&self, _: &SlurmUser) -> Result<String, String> {
+        async fn may_act_as(&self, _: &SlurmUser) -> Result<String, CannotAct> {
             Ok("played".into())
         }
 

@@ -254,7 +254,7 @@ async fn check_users(
     };
     findings.push(match slurm.may_act_as(user).await {
         Ok(how) => Finding::ok("acting as users", format!("as {user}: {how}")),
-        Err(why) => Finding::problem("acting as users", why),
+        Err(why) => Finding::problem("acting as users", why.to_string()),
     });
     findings
 }

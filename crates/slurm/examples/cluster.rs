@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::bail;
+use chrono::Utc;
+use gha_slurm_domain::Clock;
 use gha_slurm_slurm::settings::{RunAs, SbatchSettings, SlurmrestdSettings};
 use gha_slurm_slurm::{RestSlurm, SbatchSlurm, Slurm};
 use serde_json::json;
@@ -24,7 +26,7 @@ async fn main() -> anyhow::Result<()> {
             let settings: SlurmrestdSettings = serde_json::from_value(
                 json!({ "url": url, "service_user": user, "tokens": "scontrol" }),
             )?;
-            Box::new(RestSlurm::new(settings)?)
+            Box::new(RestSlurm::new(settings, Clock::new(Utc::now))?)
         }
         _ => bail!("give `sbatch FOLDER` or `slurmrestd URL USER`"),
     };

@@ -40,7 +40,7 @@ pub trait Slurm: Send + Sync {
     async fn survey(&self) -> Result<Survey, SlurmUnavailable>;
 
     /// Whether it can be submitted as `user`: how, or why not. Submits nothing.
-    async fn may_act_as(&self, user: &SlurmUser) -> Result<String, String>;
+    async fn may_act_as(&self, user: &SlurmUser) -> Result<String, CannotAct>;
 
     /// What [`submit`] would say to Slurm, for people; the launch token is left out.
     ///
@@ -145,6 +145,39 @@ pub struct JobUsage {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct SlurmUnavailable(pub String);
+
+/// Why nothing can be submitted as a user.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CannotAct {
+    /// Slurm did not say, or a token for this user is refused.
+    #[error(transparent)]
+    Slurm(#[from] SubmitError),
+    /// `sbatch.run_as = "root"` needs root.
+    #[error("sbatch.run_as = \"root\", but this process is not root")]
+    NotRoot,
+    /// There is no rule for this user.
+    #[error(
+        "sudo does not let this user run {program} as {user} ({reason}): install deploy/sudoers/gha-slurm-munge, and let {user} be \
+         in the group that it names"
+    )]
+    Sudo {
+        /// The program that was asked about.
+        program: &'static str,
+        /// The user.
+        user: SlurmUser,
+        /// What sudo says.
+        reason: String,
+    },
+    /// The local backend acts as nobody else.
+    #[error("everything runs as the agent's own user")]
+    Local,
+}
+
+impl From<SlurmUnavailable> for CannotAct {
+    fn from(error: SlurmUnavailable) -> Self {
+        Self::Slurm(error.into())
+    }
+}
 
 /// Why there is no Slurm job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -15,8 +15,8 @@ pub mod token_signer;
 
 pub use api_version::ApiVersion;
 pub use backend::{
-    Cancellation, JobUsage, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey,
-    output_file,
+    Cancellation, CannotAct, JobUsage, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError,
+    Survey, output_file,
 };
 pub use local::LocalSlurm;
 pub use rest::RestSlurm;

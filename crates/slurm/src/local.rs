@@ -21,7 +21,8 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::{
-    Cancellation, JobUsage, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey,
+    Cancellation, CannotAct, JobUsage, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError,
+    Survey,
 };
 use crate::process::Leader;
 use crate::settings::LocalSettings;
@@ -233,8 +234,8 @@ impl Slurm for LocalSlurm {
         })
     }
 
-    async fn may_act_as(&self, _: &SlurmUser) -> Result<String, String> {
-        Err("everything runs as the agent's own user".into())
+    async fn may_act_as(&self, _: &SlurmUser) -> Result<String, CannotAct> {
+        Err(CannotAct::Local)
     }
 
     async fn preview(&self, submission: &Submission) -> Result<String, SlurmUnavailable> {

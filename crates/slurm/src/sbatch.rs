@@ -13,8 +13,8 @@ use tokio::process::Command;
 
 use crate::api_version::ApiVersion;
 use crate::backend::{
-    Cancellation, JobUsage, PATH, Queue, Slurm, SlurmUnavailable, SubmitError, Survey, comment,
-    output_file,
+    Cancellation, CannotAct, JobUsage, PATH, Queue, Slurm, SlurmUnavailable, SubmitError, Survey,
+    comment, output_file,
 };
 use crate::settings::{RunAs, SbatchSettings};
 use crate::submission::Submission;
@@ -238,12 +238,12 @@ impl Slurm for SbatchSlurm {
         })
     }
 
-    async fn may_act_as(&self, user: &SlurmUser) -> Result<String, String> {
+    async fn may_act_as(&self, user: &SlurmUser) -> Result<String, CannotAct> {
         if self.settings.run_as == RunAs::Root {
             return if rustix::process::geteuid().is_root() {
                 Ok("the agent is root".into())
             } else {
-                Err("sbatch.run_as = \"root\", but this process is not root".into())
+                Err(CannotAct::NotRoot)
             };
         }
         for name in ["sbatch", "scancel"] {
@@ -255,14 +255,14 @@ impl Slurm for SbatchSlurm {
                 .env_clear()
                 .env("PATH", PATH)
                 .kill_on_drop(true);
-            let output = self.run(command, "").await.map_err(|e| e.to_string())?;
+            let output = self.run(command, "").await?;
             if !output.status.success() {
                 let errors = String::from_utf8_lossy(&output.stderr);
-                return Err(format!(
-                    "sudo does not let this user run {name} as {user} ({}): install deploy/sudoers/gha-slurm-munge, and let \
-                     {user} be in the group that it names",
-                    last_line(&errors)
-                ));
+                return Err(CannotAct::Sudo {
+                    program: name,
+                    user: user.clone(),
+                    reason: last_line(&errors),
+                });
             }
         }
         Ok("by sudo: sbatch and scancel".into())

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use chrono::Utc;
 use clap::Parser;
+use gha_slurm_domain::Clock;
 use gha_slurm_settings::{Settings as _, describe_source, load};
 use gha_slurm_token_signer::{Settings, TokenSigner, check_ready};
 use tokio::signal::unix::{SignalKind, signal};
@@ -59,7 +61,9 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         .block_on(async {
             let stop = CancellationToken::new();
             stop_on_signals(stop.clone())?;
-            TokenSigner::build(settings)?.run_until_stopped(stop).await
+            TokenSigner::build(settings, Clock::new(Utc::now))?
+                .run_until_stopped(stop)
+                .await
         })
         .inspect_err(|error| tracing::error!("{NAME} failed: {error:#}"))?;
     tracing::info!("{NAME} has stopped");

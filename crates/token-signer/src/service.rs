@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use chrono::Utc;
 use gha_slurm_contract::slurm_token::{LONGEST_LINE, SlurmTokenAnswer, SlurmTokenRequest};
+use gha_slurm_domain::Clock;
 use gha_slurm_policy::{PolicyRefusal, PolicySettings};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use nix::unistd::User;
@@ -38,11 +38,12 @@ pub struct TokenSigner {
 
 struct Signing {
     settings: Settings,
+    clock: Clock,
 }
 
 impl TokenSigner {
     /// Checks the settings against this machine and takes the socket. Call it inside a runtime.
-    pub fn build(settings: Settings) -> anyhow::Result<Self> {
+    pub fn build(settings: Settings, clock: Clock) -> anyhow::Result<Self> {
         // Until it has its group, the socket is nobody's.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
         read_key(&settings.key_file).context("key_file")?;
@@ -57,7 +58,7 @@ impl TokenSigner {
         }
         let listener = listen(&settings.socket).context("socket")?;
         Ok(Self {
-            signing: Arc::new(Signing { settings }),
+            signing: Arc::new(Signing { settings, clock }),
             listener,
         })
     }
@@ -164,7 +165,7 @@ impl Signing {
         let key = read_key(&settings.key_file)
             .context("key_file")
             .map_err(failed)?;
-        let now = Utc::now().timestamp();
+        let now = self.clock.now().timestamp();
         let lifespan_s = request.lifespan_s.min(settings.max_lifespan_s.get());
         let claims = Claims {
             exp: now + i64::from(lifespan_s),

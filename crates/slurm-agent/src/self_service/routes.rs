@@ -176,7 +176,9 @@ impl SelfService {
         let starter = std::sync::Arc::clone(&self.starter);
         let user = user.clone();
         tokio::task::spawn_blocking(move || {
-            starter.policy.record_consent(&user, repository_id, given)
+            starter
+                .policy
+                .record_consent(&user, repository_id, given, starter.clock.now())
         })
         .await
         .map_err(|e| ApiError::internal(&e))?

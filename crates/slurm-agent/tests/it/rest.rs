@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use gha_slurm_contract::slurm_token::{SlurmTokenAnswer, SlurmTokenRequest};
+use gha_slurm_domain::Clock;
 use gha_slurm_service_kit::settings::load;
 use gha_slurm_slurm::settings::{Backend, SlurmrestdSettings};
 use gha_slurm_slurm::{ApiVersion, RestSlurm, token_signer};
@@ -65,12 +66,13 @@ fn the_sample_is_right() {
     assert_eq!(settings.slurm.backend, Backend::Slurmrestd);
     let slurmrestd = settings.slurmrestd.unwrap();
     assert_eq!(slurmrestd.api_version, Some(ApiVersion::V38));
-    RestSlurm::new(slurmrestd.clone()).unwrap();
+    let clock = Clock::new(chrono::Utc::now);
+    RestSlurm::new(slurmrestd.clone(), clock.clone()).unwrap();
     let neither = SlurmrestdSettings {
         url: None,
         ..slurmrestd
     };
-    let error = RestSlurm::new(neither).err().unwrap();
+    let error = RestSlurm::new(neither, clock).err().unwrap();
     assert!(error.to_string().contains("give either url"), "{error}");
 }
 

@@ -1,6 +1,6 @@
-//! v0.0.40 to v0.0.42 of slurmrestd's API, played from `recorded/`: answers of slurmrestd 24.11.5 (Debian 13), with the fields
-//! that matter and other numbers of Slurm jobs. [`take_the_answers_anew`] wrote them, and does it again:
-//! `make test-slurm DEBIAN=trixie TESTS='--ignored take_the_answers_anew'`.
+//! v0.0.40 to v0.0.42 of slurmrestd's API, played from `tests/it/recorded` of the crate `slurm`: answers of slurmrestd 24.11.5
+//! (Debian 13), with the fields that matter and other numbers of Slurm jobs. [`take_the_answers_anew`] wrote them, and does it
+//! again: `make test-slurm DEBIAN=trixie TESTS='--ignored take_the_answers_anew'`.
 
 use std::path::PathBuf;
 

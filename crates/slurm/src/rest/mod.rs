@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use async_trait::async_trait;
-use gha_slurm_domain::{LaunchId, SlurmJobId, SlurmUser};
+use gha_slurm_domain::{Clock, LaunchId, SlurmJobId, SlurmUser};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, StatusCode, redirect};
 use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 
 use crate::api_version::ApiVersion;
-use crate::backend::{Cancellation, JobUsage, Queue, Slurm, SlurmUnavailable, SubmitError, Survey};
+use crate::backend::{
+    Cancellation, CannotAct, JobUsage, Queue, Slurm, SlurmUnavailable, SubmitError, Survey,
+};
 use crate::settings::SlurmrestdSettings;
 use crate::submission::Submission;
 use tokens::Tokens;
@@ -64,8 +66,8 @@ struct Reply {
 }
 
 impl RestSlurm {
-    /// With these settings; asks nothing yet.
-    pub fn new(settings: SlurmrestdSettings) -> anyhow::Result<Self> {
+    /// With these settings; asks nothing yet. The clock says whether a token has expired.
+    pub fn new(settings: SlurmrestdSettings, clock: Clock) -> anyhow::Result<Self> {
         let (url, socket) = match (&settings.url, &settings.socket) {
             (Some(url), None) => (url.trim_end_matches('/').to_owned(), None),
             (None, Some(socket)) => ("http://localhost".to_owned(), Some(socket.as_path())),
@@ -89,7 +91,7 @@ impl RestSlurm {
             kept: client(KEPT)?,
             single: client(0)?,
             url,
-            tokens: Tokens::new(&settings)?,
+            tokens: Tokens::new(&settings, clock)?,
             version: Mutex::new(None),
             settings,
         })
@@ -446,13 +448,13 @@ impl Slurm for RestSlurm {
         in_time(self.look_around()).await
     }
 
-    async fn may_act_as(&self, user: &SlurmUser) -> Result<String, String> {
+    async fn may_act_as(&self, user: &SlurmUser) -> Result<String, CannotAct> {
         let reply = in_time(async { self.ask(user.as_str(), &Call::List).await });
-        let reply = reply.await.map_err(|error| error.to_string())?;
+        let reply = reply.await?;
         if reply.status.is_success() {
             Ok("by a Slurm token, which Slurm accepts".into())
         } else {
-            Err(reply.unavailable(user.as_str()).to_string())
+            Err(reply.unavailable(user.as_str()).into())
         }
     }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use chrono::Utc;
 use gha_slurm_contract::slurm_token::{SlurmTokenAnswer, SlurmTokenRequest};
+use gha_slurm_domain::Clock;
 use moka::Expiry;
 use moka::future::Cache;
 use secrecy::SecretString;
@@ -45,6 +45,7 @@ impl Expiry<String, Token> for UntilItExpires {
 pub(super) struct Tokens {
     source: Source,
     lifespan_s: u32,
+    clock: Clock,
     cache: Cache<String, Token>,
 }
 
@@ -62,7 +63,7 @@ enum Source {
 }
 
 impl Tokens {
-    pub(super) fn new(settings: &SlurmrestdSettings) -> anyhow::Result<Self> {
+    pub(super) fn new(settings: &SlurmrestdSettings, clock: Clock) -> anyhow::Result<Self> {
         let source = match settings.tokens {
             TokenSource::File => Source::File(
                 settings
@@ -79,6 +80,7 @@ impl Tokens {
         Ok(Self {
             source,
             lifespan_s: settings.token_lifespan_s.get(),
+            clock,
             cache: Cache::builder()
                 .max_capacity(CACHED)
                 .expire_after(UntilItExpires)
@@ -137,7 +139,7 @@ impl Tokens {
             .await
             .map_err(|_| unavailable(format!("nothing within {} s", DEADLINE.as_secs())))?
             .map_err(|error| unavailable(format!("{error:#}")))??;
-        let left = left(&text, Utc::now().timestamp())
+        let left = left(&text, self.clock.now().timestamp())
             .map_err(|error| unavailable(format!("{error:#}")))?;
         tracing::debug!(
             slurm.user = user,

@@ -396,7 +396,7 @@ fn words(faults: &[Fault]) -> String {
         .collect()
 }
 
-/// An answer of slurmrestd 24.11.5, see `tests/it/rest_recorded.rs`.
+/// An answer of slurmrestd 24.11.5, see slurm-agent's `rest_recorded`.
 #[cfg(test)]
 pub(super) fn recorded<A: serde::de::DeserializeOwned>(version: ApiVersion, name: &str) -> A {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/recorded");
