@@ -5,30 +5,31 @@ use std::time::Duration;
 
 use actix_web::{guard, web};
 use anyhow::Context;
-use chrono::{TimeDelta, Utc};
+use chrono::Utc;
 use gha_slurm_auth::{KeyFolder, Signer};
+use gha_slurm_domain::Clock;
 use gha_slurm_service_kit::problem::method_not_allowed;
 use gha_slurm_service_kit::settings::HttpSettings;
 use gha_slurm_service_kit::{HttpService, Operations, Readiness};
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
+use crate::backend;
 use crate::calls;
 use crate::keys::{RETRY_PAUSE, Verifier};
+use crate::launches::Launches;
 use crate::ledger::Ledger;
 use crate::original::{self, HEADER, Original};
 use crate::outbound::Outbound;
+use crate::polling::{Polling, REMEMBER};
 use crate::relay::Relay;
 use crate::runner::watch_release;
 use crate::self_check::{Level, self_check};
 use crate::self_service::{self, SelfService};
-use crate::settings::{Backend, Settings, default_http};
-use crate::slurm::{self, Slurm};
-use crate::start::{Starter, Turns, start};
-use crate::watch::Watch;
-
-/// Entries of launches whose launch token expired this long ago are forgotten, at each start.
-const REMEMBER: TimeDelta = TimeDelta::days(7);
+use crate::settings::{Settings, default_http};
+use crate::start::{Starter, Turns};
+use gha_slurm_slurm::Slurm;
+use gha_slurm_slurm::settings::Backend;
 
 /// The agent, built and bound.
 pub struct Application {
@@ -48,6 +49,7 @@ impl Application {
     pub fn build(settings: Settings) -> anyhow::Result<Self> {
         // What it writes is its own affair; and sbatch hands it on to the output of Slurm jobs.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        let clock = Clock::new(Utc::now);
         let metrics = Metrics::default();
         let readiness = Readiness::default();
         let outcomes = metrics.counter(
@@ -58,11 +60,12 @@ impl Application {
         let state = &settings.state.folder;
         let ledger = Arc::new(Ledger::open(state).context("state.folder")?);
         let pruned = ledger
-            .prune(Utc::now() - REMEMBER)
+            .prune(clock.now() - REMEMBER)
             .context("state.folder")?;
-        let watch = Arc::new(Watch::new(ledger.all().context("state.folder")?));
+        let entries = ledger.all().context("state.folder")?;
+        let launches = Arc::new(Launches::new(entries, clock.clone()));
         tracing::debug!(pruned, "entries of expired launch tokens forgotten");
-        let slurm = slurm::connect(&settings)?;
+        let slurm = backend::connect(&settings, clock.clone())?;
         let original = Original::open(&settings)?.map(web::Data::new);
         let verifier = Verifier::new(settings.keys.clone(), &settings.deployment.name)?;
         readiness.not_ready("keys", "not read yet");
@@ -70,7 +73,7 @@ impl Application {
         let starter = Arc::new(Starter {
             verifier,
             ledger,
-            watch,
+            launches,
             slurm,
             policy: settings.policy.clone(),
             users_are_real: !matches!(settings.slurm.backend, Backend::Local),
@@ -78,6 +81,7 @@ impl Application {
             relay_url: settings.relay.as_ref().map(|r| r.public_url.clone()),
             cluster: settings.cluster.name.clone(),
             original: original.is_some(),
+            clock,
             outcomes,
             turns: Turns::default(),
         });
@@ -128,7 +132,7 @@ impl Application {
                 .app_data(data.clone())
                 .service(
                     starts
-                        .route(web::post().to(start))
+                        .route(web::post().to(calls::start))
                         .default_service(method_not_allowed("POST")),
                 )
                 .service(
@@ -194,14 +198,19 @@ impl Application {
             Arc::clone(&self.starter.slurm),
             stop.clone(),
         ));
-        let watch = Arc::clone(&self.starter.watch).run(
-            Arc::clone(&self.starter.slurm),
-            Arc::clone(&self.starter.ledger),
-            self.interval,
-            self.readiness.clone(),
+        let polling = Polling {
+            slurm: Arc::clone(&self.starter.slurm),
+            launches: Arc::clone(&self.starter.launches),
+            ledger: Arc::clone(&self.starter.ledger),
+            readiness: self.readiness.clone(),
+            clock: self.starter.clock.clone(),
+        };
+        let polling = polling.run(self.interval, stop.clone());
+        let release = watch_release(
+            self.starter.runner.folder.clone(),
+            self.starter.clock.clone(),
             stop.clone(),
         );
-        let release = watch_release(self.starter.runner.folder.clone(), stop.clone());
         let not_ready = async {
             stop.cancelled().await;
             self.readiness.not_ready("running", "stopping");
@@ -223,7 +232,7 @@ impl Application {
             serve(self.relay),
             outbound,
             not_ready,
-            watch,
+            polling,
             release
         );
         self.starter.slurm.stop().await;
@@ -255,8 +264,8 @@ async fn log_self_check(settings: Settings, slurm: Arc<dyn Slurm>, stop: Cancell
 /// Reads the keys until that worked once; later, an unknown key makes them be read again.
 async fn first_keys(starter: Arc<Starter>, readiness: Readiness, stop: CancellationToken) {
     while let Err(error) = starter.verifier.refresh().await {
-        tracing::warn!(error, "no public keys of launch tokens yet");
-        readiness.not_ready("keys", error);
+        tracing::warn!(%error, "no public keys of launch tokens yet");
+        readiness.not_ready("keys", error.to_string());
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(RETRY_PAUSE) => {}

@@ -1,4 +1,5 @@
-//! `POST /runner/cancel`, `/runner/states` and `/runner/list`: calls about Slurm jobs that were submitted, each with a signed assertion.
+//! The handlers of `POST /runner/start`, with a launch token, and of `/runner/cancel`, `/runner/states` and `/runner/list`: calls
+//! about Slurm jobs that were submitted, each with a signed assertion.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -11,10 +12,30 @@ use gha_slurm_contract::agent::{
     CallClaims, CallPurpose, CancelAnswer, ListAnswer, MAX_CANCELLED_AT_ONCE, MAX_STATES_AT_ONCE,
     StatesAnswer, StatesRequest,
 };
+use gha_slurm_contract::launch_token::StartRequest;
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_service_kit::authentication::{assertion_invalid, bearer};
 
-use crate::start::Starter;
+use crate::original;
+use crate::start::{Starter, answer};
+
+/// Submits: one launch token becomes at most one Slurm job.
+pub(crate) async fn start(
+    starter: web::Data<Starter>,
+    request: web::Json<StartRequest>,
+) -> Result<HttpResponse, ApiError> {
+    let starter = starter.into_inner();
+    let work = Arc::clone(&starter).start(request.into_inner());
+    match answer(&starter, work).await {
+        // Somebody of the original contract who forgot the header, or one of ours.
+        Err(error) if starter.original && is_unauthorized(&error) => Ok(original::neither(&error)),
+        other => other,
+    }
+}
+
+fn is_unauthorized(error: &ApiError) -> bool {
+    actix_web::ResponseError::status_code(error) == StatusCode::UNAUTHORIZED
+}
 
 /// The assertion that a call carries, whichever way it came.
 pub(crate) struct Assertion(pub(crate) Option<String>);
@@ -86,8 +107,9 @@ pub(crate) async fn states(
     if asked.launches.len() > MAX_STATES_AT_ONCE {
         return Err(too_many(MAX_STATES_AT_ONCE));
     }
-    let launches = starter.watch.states(&asked.launches, claims.launcher);
-    let freed = starter.watch.freed();
+    let (launches, freed) = starter
+        .launches
+        .book(|book| (book.states(&asked.launches, claims.launcher), book.freed()));
     let policy = policy_version(&starter).await?;
     Ok(HttpResponse::Ok().json(StatesAnswer {
         launches,
@@ -105,7 +127,7 @@ pub(crate) async fn list(
     let launcher = claims
         .launcher
         .ok_or_else(|| assertion_invalid("It does not say which launcher asks."))?;
-    let launches = starter.watch.of_launcher(launcher);
+    let launches = starter.launches.book(|book| book.of_launcher(launcher));
     Ok(HttpResponse::Ok().json(ListAnswer { launches }))
 }
 

@@ -24,8 +24,13 @@ pub enum VerifyError {
     Token(#[from] TokenError),
     /// The keys could not be read, so nothing can be said: 503.
     #[error("the public keys of launch tokens cannot be read: {0}")]
-    Keys(String),
+    Keys(#[from] KeysUnreadable),
 }
+
+/// The public keys cannot be read, from the file, the folder or the URL that the settings name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct KeysUnreadable(String);
 
 /// Verifies launch tokens and assertions of one issuer.
 pub struct Verifier {
@@ -38,7 +43,7 @@ pub struct Verifier {
 
 struct Refresh {
     last: Option<Instant>,
-    failure: Option<String>,
+    failure: Option<KeysUnreadable>,
 }
 
 impl Verifier {
@@ -64,7 +69,7 @@ impl Verifier {
     pub async fn verify<T: DeserializeOwned>(&self, token: &str) -> Result<T, VerifyError> {
         match self.check(token) {
             Err(TokenError::UnknownKey) => {
-                self.refresh().await.map_err(VerifyError::Keys)?;
+                self.refresh().await?;
                 Ok(self.check(token)?)
             }
             other => Ok(other?),
@@ -78,7 +83,7 @@ impl Verifier {
 
     /// Reads the keys, unless that was tried just now: then that attempt's outcome counts. One caller reads, the others
     /// wait for it.
-    pub async fn refresh(&self) -> Result<(), String> {
+    pub async fn refresh(&self) -> Result<(), KeysUnreadable> {
         let mut refresh = self.refresh.lock().await;
         let pause = if refresh.failure.is_some() {
             RETRY_PAUSE
@@ -91,7 +96,7 @@ impl Verifier {
                     *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
                     None
                 }
-                Err(error) => Some(format!("{error:#}")),
+                Err(error) => Some(KeysUnreadable(format!("{error:#}"))),
             };
             refresh.last = Some(Instant::now());
         }

@@ -58,6 +58,18 @@ impl Entry {
         }
     }
 
+    /// Whether the launcher with this id may hear of it and cancel it. Those from before launchers had ids are everybody's.
+    pub(crate) fn is_for(&self, launcher: Option<Uuid>) -> bool {
+        self.launcher.is_none() || launcher.is_none() || self.launcher == launcher
+    }
+
+    /// Whether it can be forgotten: it has no Slurm job that may still run, and its launch token expired before `before`, so
+    /// that nobody can ask for it again.
+    pub(crate) fn is_past(&self, before: DateTime<Utc>) -> bool {
+        let is_over = self.slurm_job_id.is_none() || self.ended.is_some();
+        is_over && self.expires_at.unwrap_or(self.intended_at) < before
+    }
+
     /// Whether it says no more than that Slurm will be asked.
     fn is_intent(&self) -> bool {
         self.slurm_job_id.is_none() && self.ended.is_none()
@@ -136,16 +148,26 @@ impl Ledger {
         Ok(files)
     }
 
-    /// Forgets launches whose launch token expired before `before`: nobody can ask for them again. And files that say nothing
-    /// and are as old.
+    /// Removes the files of launches; those that are not there are no error.
+    pub fn remove(&self, launches: &[LaunchId]) -> io::Result<()> {
+        for launch in launches {
+            match fs::remove_file(self.path(*launch)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets launches that are past `before` ([`Entry::is_past`]), and files that say nothing and are as old.
     pub fn prune(&self, before: DateTime<Utc>) -> io::Result<usize> {
         let mut pruned = 0;
         for path in self.files()? {
-            let last_use = match read(&path)? {
-                Some(entry) => entry.expires_at,
-                None => Some(fs::metadata(&path)?.modified()?.into()),
+            let is_past = match read(&path)? {
+                Some(entry) => entry.is_past(before),
+                None => DateTime::<Utc>::from(fs::metadata(&path)?.modified()?) < before,
             };
-            if last_use.is_some_and(|at| at < before) {
+            if is_past {
                 fs::remove_file(&path)?;
                 pruned += 1;
             }
@@ -170,12 +192,14 @@ fn read(path: &Path) -> io::Result<Option<Entry>> {
 }
 
 /// Makes the names in a folder survive a power cut.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
+    use gha_slurm_domain::SlurmState;
+
     use super::*;
 
     fn entry(expires: i64) -> Entry {
@@ -196,12 +220,20 @@ mod tests {
     fn entries_are_found_until_they_are_pruned() {
         let state = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(state.path()).unwrap();
-        let (old, new) = (entry(100), entry(200));
-        ledger.write(&old).unwrap();
-        ledger.write(&new).unwrap();
-        assert_eq!(ledger.all().unwrap().len(), 2);
+        let (mut old, new) = (entry(100), entry(200));
+        let running = entry(100);
+        let status = LaunchStatus::new(old.launch, "17".into(), SlurmState::Completed);
+        old.ended = Some(status);
+        for entry in [&old, &new, &running] {
+            ledger.write(entry).unwrap();
+        }
+        assert_eq!(ledger.all().unwrap().len(), 3);
         let before = DateTime::from_timestamp(150, 0).unwrap();
         assert_eq!(ledger.prune(before).unwrap(), 1);
+        let mut left = ledger.all().unwrap();
+        left.sort_by_key(|entry| entry.expires_at);
+        assert_eq!(left, [running.clone(), new.clone()]);
+        ledger.remove(&[old.launch, running.launch]).unwrap();
         assert_eq!(ledger.all().unwrap(), [new]);
     }
 
@@ -231,7 +263,11 @@ mod tests {
         // What says nothing is forgotten in time, too.
         fs::write(ledger.path(entry(0).launch), "\0").unwrap();
         assert_eq!(ledger.prune(DateTime::UNIX_EPOCH).unwrap(), 0);
-        assert_eq!(ledger.prune(Utc::now()).unwrap(), 2);
+        assert_eq!(
+            ledger.prune(Utc::now()).unwrap(),
+            1,
+            "its Slurm job may run"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Outbound mode, for a cluster that accepts no connection: the agent asks each launcher for calls, answers them with the
 //! handlers of its own port, and tells at once where Slurm jobs stand.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,16 +10,14 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
 use actix_web::{HttpResponse, ResponseError, web};
 use anyhow::Context;
-use chrono::Utc;
-use gha_slurm_auth::{KeyFolder, Signer};
+use gha_slurm_auth::{KeyFolder, Signer, TokenError};
 use gha_slurm_contract::Problem;
-use gha_slurm_contract::agent::{LaunchStatus, StatesAnswer};
+use gha_slurm_contract::agent::StatesAnswer;
 use gha_slurm_contract::launch_token::AUDIENCE_AGENT;
 use gha_slurm_contract::outbound::{
     AGENT_ASSERTION_LIFETIME_S, AUDIENCE_LAUNCHER, AgentClaims, AgentPurpose, AnswersRequest, Call,
     CallAnswer, MAX_PUSHED_AT_ONCE, POLL_WAIT_S, PollAnswer, PollRequest,
 };
-use gha_slurm_domain::LaunchId;
 use gha_slurm_service_kit::{ApiError, Readiness};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -31,7 +29,7 @@ use uuid::Uuid;
 
 use crate::calls::{self, Assertion};
 use crate::settings::{IdentitySettings, OutboundSettings};
-use crate::start::{Starter, start};
+use crate::start::Starter;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
@@ -41,6 +39,21 @@ const POLL_DEADLINE: Duration = Duration::from_secs(POLL_WAIT_S + 10);
 const PAUSE: Duration = Duration::from_secs(1);
 /// A launcher waits no longer for an answer.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Why a call to a launcher failed.
+#[derive(Debug, thiserror::Error)]
+enum LauncherError {
+    /// There is no answer.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It answers with an error: its status, and what it says.
+    #[error("it answers {0}")]
+    Refused(String),
+    #[error("its answer is not what its contract says")]
+    Answer,
+    #[error("the assertion cannot be signed: {0}")]
+    Signature(#[from] TokenError),
+}
 
 /// The launchers of an agent in outbound mode.
 pub(crate) struct Outbound {
@@ -127,7 +140,7 @@ impl Launcher {
                     // Once, not each time.
                     if !failing {
                         tracing::warn!(
-                            error,
+                            %error,
                             launcher = self.url,
                             "the launcher cannot be asked for calls"
                         );
@@ -153,16 +166,13 @@ impl Launcher {
         self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn poll(&self) -> Result<PollAnswer, String> {
+    async fn poll(&self) -> Result<PollAnswer, LauncherError> {
         let in_hand = self.in_hand().iter().copied().collect();
         let request = PollRequest { in_hand };
         let answer = self
             .post("/agent/poll", AgentPurpose::Poll, &request, POLL_DEADLINE)
             .await?;
-        answer
-            .json()
-            .await
-            .map_err(|_| "its answer is not what its contract says".into())
+        answer.json().await.map_err(|_| LauncherError::Answer)
     }
 
     /// Answers a call. Until the launcher has the answer it is in hand.
@@ -184,7 +194,7 @@ impl Launcher {
             match told {
                 Ok(_) => break,
                 Err(error) if started.elapsed() > ANSWER_DEADLINE => {
-                    tracing::warn!(error, launcher = self.url, "an answer could not be given");
+                    tracing::warn!(%error, launcher = self.url, "an answer could not be given");
                     break;
                 }
                 Err(_) => tokio::time::sleep(PAUSE).await,
@@ -195,16 +205,17 @@ impl Launcher {
 
     /// Tells where Slurm jobs stand, at each change; after a start everything that is known.
     async fn tell_states(self: Arc<Self>, stop: CancellationToken) {
-        let mut looked = self.starter.watch.looks();
-        let mut told: HashMap<LaunchId, LaunchStatus> = HashMap::new();
+        let mut looked = self.starter.launches.looks();
+        // The number of the last change that was told.
+        let mut told = 0;
         let mut told_policy = None;
         let mut told_freed = 0;
         while !stop.is_cancelled() {
             // Before the states: what they do not tell yet is told again.
-            let freed = self.starter.watch.freed();
-            let mut news = self.starter.watch.all();
-            news.retain(|status| told.get(&status.launch) != Some(status));
-            news.truncate(MAX_PUSHED_AT_ONCE);
+            let (freed, (news, last)) = self
+                .starter
+                .launches
+                .book(|book| (book.freed(), book.changed_since(told, MAX_PUSHED_AT_ONCE)));
             let policy = match calls::policy_version(&self.starter).await {
                 Ok(policy) => policy,
                 Err(error) => {
@@ -230,7 +241,7 @@ impl Launcher {
                 .await;
             if let Err(error) = pushed {
                 tracing::debug!(
-                    error,
+                    %error,
                     launcher = self.url,
                     "it does not hear where Slurm jobs stand"
                 );
@@ -242,11 +253,7 @@ impl Launcher {
             }
             told_freed = body.freed;
             told_policy = Some(body.policy);
-            told.extend(
-                body.launches
-                    .into_iter()
-                    .map(|status| (status.launch, status)),
-            );
+            told = last;
         }
     }
 
@@ -256,7 +263,7 @@ impl Launcher {
         purpose: AgentPurpose,
         body: &impl Serialize,
         deadline: Duration,
-    ) -> Result<reqwest::Response, String> {
+    ) -> Result<reqwest::Response, LauncherError> {
         let assertion = self.assertion(purpose)?;
         let response = self
             .http
@@ -266,21 +273,26 @@ impl Launcher {
             .json(body)
             .send()
             .await
-            .map_err(|error| format!("{:#}", anyhow::Error::from(error.without_url())))?;
+            .map_err(|error| {
+                LauncherError::Unreachable(format!(
+                    "{:#}",
+                    anyhow::Error::from(error.without_url())
+                ))
+            })?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
         let problem = response.json::<Problem>().await.ok();
         let detail = problem.map(|problem| problem.detail.unwrap_or(problem.title));
-        Err(match detail {
-            Some(detail) => format!("it answers {status}: {detail}"),
-            None => format!("it answers {status}"),
-        })
+        Err(LauncherError::Refused(match detail {
+            Some(detail) => format!("{status}: {detail}"),
+            None => status.to_string(),
+        }))
     }
 
-    fn assertion(&self, sub: AgentPurpose) -> Result<SecretString, String> {
-        let iat = Utc::now().timestamp();
+    fn assertion(&self, sub: AgentPurpose) -> Result<SecretString, LauncherError> {
+        let iat = self.starter.clock.now().timestamp();
         let claims = AgentClaims {
             iss: AUDIENCE_AGENT.into(),
             aud: vec![AUDIENCE_LAUNCHER.into()],
@@ -291,9 +303,7 @@ impl Launcher {
             exp: iat + AGENT_ASSERTION_LIFETIME_S,
             cluster: self.starter.cluster.clone(),
         };
-        self.signer
-            .sign(&claims)
-            .map_err(|error| format!("the assertion cannot be signed: {error}"))
+        Ok(self.signer.sign(&claims)?)
     }
 }
 
@@ -309,7 +319,7 @@ async fn answer(starter: &Arc<Starter>, call: Call) -> CallAnswer {
         let assertion = Assertion(call.assertion);
         let result = match call.path.as_str() {
             "/runner/start" => match parse(call.body) {
-                Ok(body) => start(data, web::Json(body)).await,
+                Ok(body) => calls::start(data, web::Json(body)).await,
                 Err(error) => Err(error),
             },
             "/runner/cancel" => calls::cancel(data, assertion).await,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use chrono::Utc;
+use gha_slurm_domain::Clock;
 use gha_slurm_domain::release::RunnerRelease;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -182,14 +182,14 @@ pub(crate) fn hook<'de, D: Deserializer<'de>>(
 
 /// Warns while the release in `folder` is near the age at which GitHub may refuse it. Nothing is known about a release that
 /// `gha-slurm runner-update` did not install, or that this host does not see.
-pub(crate) async fn watch_release(folder: PathBuf, stop: CancellationToken) {
+pub(crate) async fn watch_release(folder: PathBuf, clock: Clock, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let folder = folder.clone();
         let release = tokio::task::spawn_blocking(move || release_in(&folder)).await;
         if let Some(warning) = release
             .ok()
             .flatten()
-            .and_then(|release| release.warning(Utc::now()))
+            .and_then(|release| release.warning(clock.now()))
         {
             tracing::warn!(runner.version = warning.version, "{}", warning.text);
         }

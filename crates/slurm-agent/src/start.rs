@@ -3,14 +3,13 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, web};
-use chrono::Utc;
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch_token::{StartAnswer, StartRequest};
 use gha_slurm_contract::problem::ProblemPart;
 use gha_slurm_domain::naming::is_valid_runner_name;
-use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmJobId};
+use gha_slurm_domain::{Clock, LaunchId, ResourceRequest, SlurmJobId};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
 use secrecy::SecretString;
@@ -19,18 +18,16 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::keys::{Verifier, VerifyError};
+use crate::launches::Launches;
 use crate::ledger::{Entry, Ledger};
-use crate::original;
-use crate::policy::{PolicyRefusal, PolicySettings};
+use crate::quota;
 use crate::settings::RunnerSettings;
-use crate::slurm::{Cancellation, Slurm, SubmitError};
-use crate::submission::Submission;
-use crate::watch::Watch;
+use crate::submission::{Extras, prepare};
+use gha_slurm_policy::{PolicyRefusal, PolicySettings};
+use gha_slurm_slurm::{Cancellation, Slurm, SubmitError};
 
 /// When the launcher shall ask again after a 503.
 const RETRY_AFTER_S: u64 = 5;
-/// When the launcher shall ask again where a limit of Slurm's is reached: until something of the user's ends.
-pub(crate) const LIMIT_RETRY_AFTER_S: u64 = 30;
 /// Launches that are worked on at once; two that share a turn wait for each other, which only takes longer.
 const TURNS: usize = 64;
 
@@ -40,8 +37,8 @@ pub struct Starter {
     pub verifier: Verifier,
     /// Remembers.
     pub ledger: Arc<Ledger>,
-    /// Where Slurm jobs stand.
-    pub watch: Arc<Watch>,
+    /// What is remembered, and where Slurm jobs stand.
+    pub launches: Arc<Launches>,
     /// Submits.
     pub slurm: Arc<dyn Slurm>,
     /// What is allowed.
@@ -56,6 +53,8 @@ pub struct Starter {
     pub cluster: String,
     /// Whether the original contract is on.
     pub original: bool,
+    /// The time.
+    pub clock: Clock,
     /// Starts by outcome.
     pub outcomes: IntCounterVec,
     /// One caller per launch.
@@ -82,24 +81,6 @@ impl Turns {
         let index = self.hasher.hash_one(launch) as usize % TURNS;
         self.locks.get(index)
     }
-}
-
-/// The handler.
-pub async fn start(
-    starter: web::Data<Starter>,
-    request: web::Json<StartRequest>,
-) -> Result<HttpResponse, ApiError> {
-    let starter = starter.into_inner();
-    let work = Arc::clone(&starter).start(request.into_inner());
-    match answer(&starter, work).await {
-        // Somebody of the original contract who forgot the header, or one of ours.
-        Err(error) if starter.original && is_unauthorized(&error) => Ok(original::neither(&error)),
-        other => other,
-    }
-}
-
-fn is_unauthorized(error: &ApiError) -> bool {
-    actix_web::ResponseError::status_code(error) == StatusCode::UNAUTHORIZED
 }
 
 /// Waits for a start, counts what became of it, and answers.
@@ -129,7 +110,11 @@ pub(crate) async fn answer(
 }
 
 impl Starter {
-    async fn start(self: Arc<Self>, request: StartRequest) -> Result<SlurmJobId, ApiError> {
+    /// The Slurm job that a launch token asks for.
+    pub(crate) async fn start(
+        self: Arc<Self>,
+        request: StartRequest,
+    ) -> Result<SlurmJobId, ApiError> {
         let claims: LaunchClaims = self.verifier.verify(&request.launcher_token).await?;
         self.accept(&claims, &request)?;
         let token = SecretString::from(request.launcher_token);
@@ -141,13 +126,13 @@ impl Starter {
         self: Arc<Self>,
         mut claims: LaunchClaims,
         token: SecretString,
-        extras: Option<original::Extras>,
+        extras: Option<Extras>,
     ) -> Result<SlurmJobId, ApiError> {
         let _turn = match self.turns.of(claims.sub) {
             Some(lock) => Some(lock.lock().await),
             None => None,
         };
-        let known = self.watch.entry(claims.sub);
+        let known = self.launches.entry(claims.sub);
         let entry = match known {
             Some(Entry {
                 slurm_job_id: Some(id),
@@ -159,10 +144,11 @@ impl Starter {
                 None => entry,
             },
             None => {
-                let entry = Entry::intent(&claims, Utc::now());
+                let entry = Entry::intent(&claims, self.clock.now());
                 self.remember(entry.clone()).await?;
                 // An agent before us may have submitted it and lost its state folder.
-                let stray = match self.watch.stray(claims.sub, &claims.slurm_user) {
+                let user = &claims.slurm_user;
+                let stray = match self.launches.book(|book| book.stray(claims.sub, user)) {
                     Some(stray) => stray,
                     None => self.find(claims.sub).await?,
                 };
@@ -174,15 +160,19 @@ impl Starter {
         };
         // After the search: what is a Slurm job already stays one, whatever became of the policy.
         claims.resources = self.permit(&claims).await?;
-        let place = self.watch.reserve(claims.sub, |entry, live| {
-            self.policy.check_live(live, entry)
-        })?;
+        let allowed = |entry: &Entry, live| {
+            let (user, repository) = (&entry.slurm_user, &entry.repository_url);
+            self.policy.check_live(live, user, repository)
+        };
+        let place = self
+            .launches
+            .reserve(claims.sub, allowed)
+            .map_err(refused_by_policy)?;
         let traceparent = gha_slurm_telemetry::current_traceparent();
         let builds = &self.policy.builds;
-        let mut submission =
-            Submission::prepare(&claims, &token, traceparent, &self.runner, builds)
-                .await
-                .map_err(|e| ApiError::unavailable("The job script", &e, RETRY_AFTER_S))?;
+        let mut submission = prepare(&claims, &token, traceparent, &self.runner, builds)
+            .await
+            .map_err(|e| ApiError::unavailable("The job script", &e, RETRY_AFTER_S))?;
         if let Some(url) = &self.relay_url {
             submission
                 .environment
@@ -261,20 +251,26 @@ impl Starter {
 
     /// What the policy lets it have.
     async fn permit(self: &Arc<Self>, claims: &LaunchClaims) -> Result<ResourceRequest, ApiError> {
-        let granted = self.policy.check_resources(&claims.resources)?;
+        let granted = self
+            .policy
+            .check_resources(&claims.resources)
+            .map_err(refused_by_policy)?;
         if granted.container.is_some() && self.runner.apptainer.is_none() {
             let text = "runners do not run in containers here: runner.apptainer is not set";
-            return Err(PolicyRefusal::Never(text.into()).into());
+            return Err(refused_by_policy(PolicyRefusal::Never(text.into())));
         }
         let (starter, claims) = (Arc::clone(self), claims.clone());
         tokio::task::spawn_blocking(move || {
             if starter.users_are_real {
                 starter.policy.check_user(claims.slurm_user.as_str())?;
             }
-            starter.policy.check_consent(&claims)
+            let repository = format!("{}/{}", claims.owner, claims.repository_name);
+            let (user, id) = (&claims.slurm_user, claims.repository_id);
+            starter.policy.check_consent(user, id, &repository)
         })
         .await
-        .map_err(|e| ApiError::internal(&e))??;
+        .map_err(|e| ApiError::internal(&e))?
+        .map_err(refused_by_policy)?;
         Ok(granted)
     }
 
@@ -305,7 +301,7 @@ impl Starter {
             .await
             .map_err(|e| ApiError::internal(&e))?
             .map_err(|e| ApiError::unavailable("The agent's state folder", &e, RETRY_AFTER_S))?;
-        self.watch.remember(entry);
+        self.launches.book(|book| book.remember(entry));
         Ok(())
     }
 
@@ -324,7 +320,7 @@ impl Starter {
                 Some(lock) => Some(lock.lock().await),
                 None => None,
             };
-            let entry = self.watch.entry(launch);
+            let entry = self.launches.entry(launch);
             let may = |entry: &Entry| entry.ended.is_none() && entry.is_for(launcher);
             if entry.as_ref().is_none_or(may) {
                 wanted.push(Cancellation {
@@ -354,7 +350,7 @@ fn refused_by_slurm(error: &SubmitError) -> ApiError {
             "limit_reached",
             "A limit of Slurm's is reached",
         )
-        .header("Retry-After", LIMIT_RETRY_AFTER_S.to_string()),
+        .header("Retry-After", quota::RETRY_AFTER_S.to_string()),
         SubmitError::Rejected(_) => refusal(
             StatusCode::UNPROCESSABLE_ENTITY,
             "slurm_rejected",
@@ -363,23 +359,21 @@ fn refused_by_slurm(error: &SubmitError) -> ApiError {
     }
 }
 
-impl From<PolicyRefusal> for ApiError {
-    fn from(refusal: PolicyRefusal) -> Self {
-        match &refusal {
-            PolicyRefusal::Never(_) => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "policy_refused",
-                "The cluster's policy refuses it",
-            ),
-            PolicyRefusal::Wait(_) => Self::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "limit_reached",
-                "A limit of the cluster's policy is reached",
-            )
-            .header("Retry-After", LIMIT_RETRY_AFTER_S.to_string()),
-        }
-        .detail(refusal.to_string())
+pub(crate) fn refused_by_policy(refusal: PolicyRefusal) -> ApiError {
+    match &refusal {
+        PolicyRefusal::Never(_) => ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "policy_refused",
+            "The cluster's policy refuses it",
+        ),
+        PolicyRefusal::Wait(_) => ApiError::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "limit_reached",
+            "A limit of the cluster's policy is reached",
+        )
+        .header("Retry-After", quota::RETRY_AFTER_S.to_string()),
     }
+    .detail(refusal.to_string())
 }
 
 impl From<VerifyError> for ApiError {

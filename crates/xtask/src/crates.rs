@@ -6,14 +6,21 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
+<<<<<<< HEAD:crates/xtask/src/crates.rs
 use crate::source::PREFIX;
 
 const SERVICES: [&str; 5] = [
+=======
+/// Package names carry it, rooms do not.
+const PREFIX: &str = "gha-slurm-";
+const SERVICES: [&str; 6] = [
+>>>>>>> agent:crates/xtask/src/rooms.rs
     "webhook-ingest",
     "launcher",
     "token-broker",
     "repo-mapping",
     "slurm-agent",
+    "token-signer",
 ];
 /// Crates that are neither services nor libraries: nothing that is shipped may depend on them.
 const FOR_DEVELOPMENT: [&str; 5] = ["simulator", "test-support", "e2e", "bench", "xtask"];

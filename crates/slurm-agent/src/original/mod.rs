@@ -11,21 +11,20 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use gha_slurm_auth::token::DEFAULT_LIFETIME_S;
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::problem::PROBLEM_JSON;
-use gha_slurm_domain::LaunchId;
 use gha_slurm_service_kit::ApiError;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::settings::Settings;
-use crate::slurm::output_file;
 use crate::start::{Starter, answer};
-use crate::submission::{Submission, claims_without_token};
+use crate::submission::{Extras, claims_without_token};
 use file::{Repository, SiteFile};
+use gha_slurm_slurm::output_file;
 use request::OriginalRequest;
 
 /// The header with the shared secret.
@@ -36,12 +35,6 @@ pub(crate) struct Original {
     path: PathBuf,
     output_folder: PathBuf,
     site: RwLock<Arc<SiteFile>>,
-}
-
-/// What a Slurm job of the original contract has beside what every one has.
-pub(crate) struct Extras {
-    script: String,
-    environment: [(&'static str, String); 4],
 }
 
 impl Original {
@@ -73,14 +66,6 @@ impl Original {
         let given = request.headers().get(HEADER)?;
         let given = Sha256::digest(given.as_bytes());
         bool::from(given.ct_eq(&site.secret_hash)).then_some(site)
-    }
-}
-
-impl Extras {
-    /// Makes a Slurm job that of the original contract.
-    pub(crate) fn apply(self, submission: &mut Submission) {
-        submission.script = self.script;
-        submission.environment.extend(self.environment);
     }
 }
 
@@ -120,7 +105,7 @@ pub(crate) async fn start(
         )
         .detail("The site's file (original.file) does not name the repository of gitHubURL.")
     })?;
-    let claims = claims(&asked, repository);
+    let claims = claims(&asked, repository, starter.clock.now());
     tracing::warn!(
         launch.id = %claims.sub,
         repository = claims.repository_url,
@@ -181,11 +166,11 @@ pub(crate) async fn reload(
 }
 
 /// What a launch token of ours would say. The token that came is not looked into: we have no key for it.
-fn claims(asked: &OriginalRequest, repository: &Repository) -> LaunchClaims {
+fn claims(asked: &OriginalRequest, repository: &Repository, now: DateTime<Utc>) -> LaunchClaims {
     let launch = asked.launch();
     let simple = launch.0.simple().to_string();
     let short = simple.get(16..).unwrap_or(&simple);
-    let now = Utc::now().timestamp();
+    let now = now.timestamp();
     LaunchClaims {
         iat: now,
         nbf: now,
@@ -204,12 +189,4 @@ fn claims(asked: &OriginalRequest, repository: &Repository) -> LaunchClaims {
             asked.resources.clone(),
         )
     }
-}
-
-/// A UUID that is the same for the same text.
-fn launch_of(text: &str) -> LaunchId {
-    let hash = Sha256::digest(text.as_bytes());
-    let mut bytes = [0; 16];
-    bytes.iter_mut().zip(hash).for_each(|(byte, h)| *byte = h);
-    LaunchId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
 }

@@ -8,6 +8,7 @@ use gha_slurm_service_kit::ApiError;
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 /// Longest of any field but the token.
 const MAX_LENGTH: usize = 2000;
@@ -16,6 +17,31 @@ const MAX_TOKEN_LENGTH: usize = 16 * 1024;
 /// Most labels, and the longest (REST: generate-jitconfig).
 const MAX_LABELS: usize = 100;
 const MAX_LABEL_LENGTH: usize = 256;
+
+/// What is wrong with a field. The texts are for people.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum FieldError {
+    #[error("too long")]
+    TooLong,
+    #[error("not a JWT")]
+    NotAJwt,
+    #[error("1 to {longest} letters, digits and -_.:+/@=, the first a letter or digit")]
+    Word { longest: usize },
+    #[error("at most {MAX_LABELS} labels")]
+    TooManyLabels,
+    #[error("write http:// or https://, a host and perhaps a path")]
+    Url,
+    #[error("write a whole number above 0, of at most six digits")]
+    Number,
+    #[error("write it as sbatch --time: 60, 1:30:00 or 1-12")]
+    Time,
+    #[error("the unit is K, M, G or T")]
+    Unit,
+    #[error("write true or false")]
+    Flag,
+    #[error("{0}")]
+    SlurmName(String),
+}
 
 /// What was asked for.
 pub(super) struct OriginalRequest {
@@ -57,7 +83,7 @@ impl OriginalRequest {
         // A wrong type is told with what was there; the token is text in any case.
         let body: Body = serde_json::from_slice(body).map_err(|e| invalid(e.to_string()))?;
         let mut errors = Vec::new();
-        let mut wrong = |field: &str, problem: String| {
+        let mut wrong = |field: &str, problem: FieldError| {
             errors.push(ProblemPart {
                 index: None,
                 value: None,
@@ -67,12 +93,12 @@ impl OriginalRequest {
             });
         };
         if body.github_url.len() > MAX_LENGTH {
-            wrong("gitHubURL", "too long".into());
+            wrong("gitHubURL", FieldError::TooLong);
         }
         if !is_jwt(body.launcher_token.expose_secret()) {
-            wrong("launcherToken", "not a JWT".into());
+            wrong("launcherToken", FieldError::NotAJwt);
         }
-        let mut checked = |field: &str, parsed: Result<String, String>| {
+        let mut checked = |field: &str, parsed: Result<String, FieldError>| {
             parsed
                 .map_err(|problem| wrong(field, problem))
                 .unwrap_or_default()
@@ -82,8 +108,12 @@ impl OriginalRequest {
         let runner_name = given(body.runner_name);
         let runner_name = runner_name.map(|name| checked("runnerName", word(&name, 64)));
         let partition = given(body.partition);
-        let partition = partition
-            .map(|name| checked("partition", slurm_name(&name).map_err(|e| e.to_string())));
+        let partition = partition.map(|name| {
+            checked(
+                "partition",
+                slurm_name(&name).map_err(FieldError::SlurmName),
+            )
+        });
         let cpus = number(given(body.cpus), whole).map_err(|e| wrong("cpus", e));
         let time = number(given(body.duration), minutes).map_err(|e| wrong("duration", e));
         let memory = number(given(body.memory), mebibytes).map_err(|e| wrong("memory", e));
@@ -91,7 +121,7 @@ impl OriginalRequest {
             None | Some("false") => false,
             Some("true") => true,
             Some(_) => {
-                wrong("exclusive", "write true or false".into());
+                wrong("exclusive", FieldError::Flag);
                 false
             }
         };
@@ -119,7 +149,7 @@ impl OriginalRequest {
 
     /// The same for the same token.
     pub(super) fn launch(&self) -> LaunchId {
-        super::launch_of(self.launcher_token.expose_secret())
+        launch_of(self.launcher_token.expose_secret())
     }
 }
 
@@ -130,8 +160,8 @@ fn given(field: Option<String>) -> Option<String> {
 
 fn number(
     field: Option<String>,
-    parse: fn(&str) -> Result<u64, String>,
-) -> Result<Option<u64>, String> {
+    parse: fn(&str) -> Result<u64, FieldError>,
+) -> Result<Option<u64>, FieldError> {
     field.map(|text| parse(&text)).transpose()
 }
 
@@ -143,7 +173,7 @@ fn is_jwt(text: &str) -> bool {
     text.len() <= MAX_TOKEN_LENGTH && text.split('.').count() == 3 && text.split('.').all(part)
 }
 
-fn word(text: &str, longest: usize) -> Result<String, String> {
+fn word(text: &str, longest: usize) -> Result<String, FieldError> {
     let harmless = |b: u8| {
         b.is_ascii_alphanumeric()
             || matches!(b, b'-' | b'_' | b'.' | b':' | b'+' | b'/' | b'@' | b'=')
@@ -154,26 +184,23 @@ fn word(text: &str, longest: usize) -> Result<String, String> {
     if fine {
         Ok(text.to_owned())
     } else {
-        Err(format!(
-            "1 to {longest} letters, digits and -_.:+/@=, the first a letter or digit"
-        ))
+        Err(FieldError::Word { longest })
     }
 }
 
-fn labels(text: &str) -> Result<String, String> {
+fn labels(text: &str) -> Result<String, FieldError> {
     let labels = text.split(',').map(str::trim).filter(|l| !l.is_empty());
     let labels = labels
         .map(|label| word(label, MAX_LABEL_LENGTH))
         .collect::<Result<Vec<_>, _>>()?;
     if labels.len() > MAX_LABELS {
-        return Err(format!("at most {MAX_LABELS} labels"));
+        return Err(FieldError::TooManyLabels);
     }
     Ok(labels.join(","))
 }
 
-fn url(text: &str) -> Result<String, String> {
-    let wanted = || "write http:// or https://, a host and perhaps a path".to_owned();
-    let url = Url::parse(text).map_err(|_| wanted())?;
+fn url(text: &str) -> Result<String, FieldError> {
+    let url = Url::parse(text).map_err(|_| FieldError::Url)?;
     let fine = ["http", "https"].contains(&url.scheme())
         && url.has_host()
         && url.username().is_empty()
@@ -183,26 +210,25 @@ fn url(text: &str) -> Result<String, String> {
         // As it is parsed, where nothing is left that is no URL; paths are put behind it.
         Ok(url.as_str().trim_end_matches('/').to_owned())
     } else {
-        Err(wanted())
+        Err(FieldError::Url)
     }
 }
 
 /// At most six digits, more than 0.
-fn whole(text: &str) -> Result<u64, String> {
+fn whole(text: &str) -> Result<u64, FieldError> {
     let fine = (1..=6).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     text.parse()
         .ok()
         .filter(|n| fine && *n > 0)
-        .ok_or_else(|| "write a whole number above 0, of at most six digits".to_owned())
+        .ok_or(FieldError::Number)
 }
 
 /// A time as sbatch(1) writes it, `--time`: minutes, minutes:seconds, hours:minutes:seconds, and with days before a hyphen
 /// hours, hours:minutes or hours:minutes:seconds. Rounded up to minutes.
-fn minutes(text: &str) -> Result<u64, String> {
-    let wanted = || "write it as sbatch --time: 60, 1:30:00 or 1-12".to_owned();
-    let digits = |text: &str| -> Result<u64, String> {
+fn minutes(text: &str) -> Result<u64, FieldError> {
+    let digits = |text: &str| -> Result<u64, FieldError> {
         let fine = (1..=6).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-        text.parse().ok().filter(|_| fine).ok_or_else(wanted)
+        text.parse().ok().filter(|_| fine).ok_or(FieldError::Time)
     };
     let (days, rest) = match text.split_once('-') {
         Some((days, rest)) => (Some(digits(days)?), rest),
@@ -215,18 +241,18 @@ fn minutes(text: &str) -> Result<u64, String> {
         (Some(_), [h]) => (*h, 0, 0),
         (Some(_), [h, m]) => (*h, *m, 0),
         (_, [h, m, s]) => (*h, *m, *s),
-        _ => return Err(wanted()),
+        _ => return Err(FieldError::Time),
     };
     let total = (days.unwrap_or(0) * 24 + hours) * 60 + minutes + seconds.div_ceil(60);
     if (1..=1_000_000).contains(&total) {
         Ok(total)
     } else {
-        Err(wanted())
+        Err(FieldError::Time)
     }
 }
 
 /// Memory as sbatch(1) writes it, `--mem`: MiB, or with K, M, G or T.
-fn mebibytes(text: &str) -> Result<u64, String> {
+fn mebibytes(text: &str) -> Result<u64, FieldError> {
     let unit = text.chars().next_back().filter(char::is_ascii_alphabetic);
     let digits = text
         .strip_suffix(|c: char| c.is_ascii_alphabetic())
@@ -237,8 +263,16 @@ fn mebibytes(text: &str) -> Result<u64, String> {
         None | Some('M') => Ok(number),
         Some('G') => Ok(number * 1024),
         Some('T') => Ok(number * 1024 * 1024),
-        Some(_) => Err("the unit is K, M, G or T".into()),
+        Some(_) => Err(FieldError::Unit),
     }
+}
+
+/// A UUID that is the same for the same text.
+fn launch_of(text: &str) -> LaunchId {
+    let hash = Sha256::digest(text.as_bytes());
+    let mut bytes = [0; 16];
+    bytes.iter_mut().zip(hash).for_each(|(byte, h)| *byte = h);
+    LaunchId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
 }
 
 #[cfg(test)]

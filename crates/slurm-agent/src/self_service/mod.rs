@@ -4,19 +4,16 @@
 mod munge;
 mod routes;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use chrono::Utc;
 use gha_slurm_auth::Signer;
 use gha_slurm_contract::mapping::{AUDIENCE_REPO_MAPPING, UserClaims};
 use gha_slurm_domain::SlurmUser;
-use gha_slurm_service_kit::tls::ClientTlsSettings;
 use secrecy::SecretString;
-use serde::Deserialize;
 
+use crate::settings::SelfServiceSettings;
 use crate::start::Starter;
 use munge::Munge;
 
@@ -28,30 +25,6 @@ const ASSERTION_LIFETIME_S: i64 = 60;
 const CLOCKS_DIFFER_S: i64 = 60;
 /// repo-mapping asks GitHub before it answers.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
-
-/// `[self_service]`: users manage their repositories from a login node.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SelfServiceSettings {
-    /// Where repo-mapping answers.
-    pub repo_mapping_url: String,
-    /// TLS on the way there.
-    #[serde(default)]
-    pub tls: ClientTlsSettings,
-    /// Hosts from which credentials are accepted, by the address or the name that munged writes into them. Never a compute
-    /// node: workflow code runs there as the user.
-    pub login_nodes: Vec<String>,
-    /// The program.
-    #[serde(default = "default_unmunge")]
-    pub unmunge: PathBuf,
-    /// munged's socket, where it is not MUNGE's default.
-    #[serde(default)]
-    pub munge_socket: Option<PathBuf>,
-}
-
-fn default_unmunge() -> PathBuf {
-    "/usr/bin/unmunge".into()
-}
 
 /// What the handlers share.
 pub(crate) struct SelfService {
@@ -99,7 +72,7 @@ impl SelfService {
 
     /// The agent's word that `user` asks.
     fn assertion(&self, user: &SlurmUser) -> anyhow::Result<SecretString> {
-        let iat = Utc::now().timestamp();
+        let iat = self.starter.clock.now().timestamp();
         let claims = UserClaims {
             iss: self.starter.cluster.clone(),
             aud: vec![AUDIENCE_REPO_MAPPING.into()],

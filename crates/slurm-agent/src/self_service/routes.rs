@@ -4,7 +4,6 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::{HttpRequest, HttpResponse, web};
 use aws_lc_rs::digest::{SHA256, digest};
-use chrono::Utc;
 use gha_slurm_contract::mapping::{RepositoryEntry, UserRepository};
 use gha_slurm_contract::self_service::{
     CredentialPayload, MUNGE_SCHEME, OwnLaunch, RepositoryRemoval, RunnerCancellation,
@@ -79,7 +78,7 @@ impl SelfService {
         };
         let accepted = self
             .munge
-            .accept(credential, &call, Utc::now().timestamp())
+            .accept(credential, &call, self.starter.clock.now().timestamp())
             .await;
         let user = accepted.map_err(|error| match &error {
             CredentialError::Unavailable(_) => {
@@ -177,7 +176,9 @@ impl SelfService {
         let starter = std::sync::Arc::clone(&self.starter);
         let user = user.clone();
         tokio::task::spawn_blocking(move || {
-            starter.policy.record_consent(&user, repository_id, given)
+            starter
+                .policy
+                .record_consent(&user, repository_id, given, starter.clock.now())
         })
         .await
         .map_err(|e| ApiError::internal(&e))?
@@ -292,7 +293,7 @@ async fn runners(
     service: web::Data<SelfService>,
 ) -> Result<HttpResponse, ApiError> {
     let user = service.user(&request, b"").await?;
-    let own = service.starter.watch.of_user(&user);
+    let own = service.starter.launches.book(|book| book.of_user(&user));
     let answer: Vec<OwnLaunch> = own
         .into_iter()
         .map(|(entry, slurm_job_id, status)| OwnLaunch {
@@ -317,7 +318,7 @@ async fn cancel(
 ) -> Result<HttpResponse, ApiError> {
     let user = service.user(&request, &bytes).await?;
     let RunnerCancellation { slurm_job_id } = body(&bytes)?;
-    let own = service.starter.watch.of_user(&user);
+    let own = service.starter.launches.book(|book| book.of_user(&user));
     let found = own
         .into_iter()
         .find(|(_, id, _)| id.as_str() == slurm_job_id);

@@ -1,6 +1,6 @@
-//! v0.0.40 to v0.0.42 of slurmrestd's API, played from `recorded/`: answers of slurmrestd 24.11.5 (Debian 13), with the fields
-//! that matter and other numbers of Slurm jobs. [`take_the_answers_anew`] wrote them, and does it again:
-//! `make test-slurm DEBIAN=trixie TESTS='--ignored take_the_answers_anew'`.
+//! v0.0.40 to v0.0.42 of slurmrestd's API, played from `tests/it/recorded` of the crate `slurm`: answers of slurmrestd 24.11.5
+//! (Debian 13), with the fields that matter and other numbers of Slurm jobs. [`take_the_answers_anew`] wrote them, and does it
+//! again: `make test-slurm DEBIAN=trixie TESTS='--ignored take_the_answers_anew'`.
 
 use std::path::PathBuf;
 
@@ -25,7 +25,7 @@ use crate::real_slurm::{refusal, states};
 const VERSIONS: [&str; 3] = ["v0.0.40", "v0.0.41", "v0.0.42"];
 
 fn file(version: &str, name: &str) -> PathBuf {
-    let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/recorded");
+    let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/../slurm/tests/it/recorded");
     PathBuf::from(format!("{recorded}/{version}/{name}.json"))
 }
 
