@@ -9,6 +9,7 @@ pub mod naming;
 pub mod planner;
 pub mod release;
 pub mod resources;
+pub mod slurm_state;
 pub mod state;
 pub mod usage;
 
@@ -20,5 +21,6 @@ pub use ids::{
 };
 pub use labels::{LabelPolicy, LabelSet, LabelSettings, NotOurs};
 pub use resources::ResourceRequest;
-pub use state::{LaunchState, RunnerState, SlurmState, WorkflowJobState};
+pub use slurm_state::SlurmState;
+pub use state::{LaunchState, RunnerState, WorkflowJobState};
 pub use usage::Usage;
