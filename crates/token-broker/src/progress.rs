@@ -92,8 +92,8 @@ impl Broker {
         let now = Utc::now();
         let mut conn = self.connection().await?;
         let stored = match request.phase {
-            // The redemption itself has said so.
-            ProgressPhase::Allocated => Ok(()),
+            // The redemption itself has said so; or a newer job script says what means nothing here.
+            ProgressPhase::Allocated | ProgressPhase::Unknown => Ok(()),
             ProgressPhase::SetUp => {
                 timeline::append(
                     &mut conn,
