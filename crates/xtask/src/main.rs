@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "commands answer on the terminal")]
 
 mod demo;
+mod label_table;
 mod rooms;
 mod schemas;
 mod servers;
@@ -22,7 +23,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Write proto-schemas/ from the types.
+    /// Write proto-schemas/, and the table of labels in docs/workflows.md, from the types.
     Schemas {
         /// Only compare, and fail when a file differs.
         #[arg(long)]
@@ -56,8 +57,14 @@ fn main() -> ExitCode {
 fn run() -> Result<ExitCode> {
     let root = root();
     match Cli::parse().command {
-        Command::Schemas { check: false } => schemas::write(&root)?,
-        Command::Schemas { check: true } => schemas::check(&root)?,
+        Command::Schemas { check: false } => {
+            schemas::write(&root)?;
+            label_table::write(&root)?;
+        }
+        Command::Schemas { check: true } => {
+            schemas::check(&root)?;
+            label_table::check(&root)?;
+        }
         Command::Rooms => {
             rooms::check(&root)?;
             println!("the rooms are kept");

@@ -30,6 +30,10 @@ fn generate() -> Result<BTreeMap<&'static str, String>> {
             "openapi/token-broker.json",
             gha_slurm_token_broker::openapi(),
         ),
+        (
+            "openapi/webhook-ingest.json",
+            gha_slurm_webhook_ingest::openapi(),
+        ),
     ] {
         files.insert(name, pretty(&document)?);
     }
