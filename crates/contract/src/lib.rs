@@ -9,6 +9,7 @@ pub mod outbound;
 pub mod problem;
 pub mod runner;
 pub mod self_service;
+pub mod slurm_token;
 pub mod usage;
 
 pub use event::Event;

@@ -6,8 +6,8 @@ pub mod operations;
 pub mod problem;
 pub mod process;
 pub mod settings;
-pub mod tls;
 
+pub use gha_slurm_tls as tls;
 pub use http::HttpService;
 pub use operations::{Operations, Readiness};
 pub use problem::ApiError;

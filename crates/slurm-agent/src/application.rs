@@ -13,6 +13,7 @@ use gha_slurm_service_kit::{HttpService, Operations, Readiness};
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
+use crate::backend;
 use crate::calls;
 use crate::keys::{RETRY_PAUSE, Verifier};
 use crate::ledger::Ledger;
@@ -22,10 +23,11 @@ use crate::relay::Relay;
 use crate::runner::watch_release;
 use crate::self_check::{Level, self_check};
 use crate::self_service::{self, SelfService};
-use crate::settings::{Backend, Settings, default_http};
-use crate::slurm::{self, Slurm};
+use crate::settings::{Settings, default_http};
 use crate::start::{Starter, Turns, start};
 use crate::watch::Watch;
+use gha_slurm_slurm::Slurm;
+use gha_slurm_slurm::settings::Backend;
 
 /// Entries of launches whose launch token expired this long ago are forgotten, at each start.
 const REMEMBER: TimeDelta = TimeDelta::days(7);
@@ -62,7 +64,7 @@ impl Application {
             .context("state.folder")?;
         let watch = Arc::new(Watch::new(ledger.all().context("state.folder")?));
         tracing::debug!(pruned, "entries of expired launch tokens forgotten");
-        let slurm = slurm::connect(&settings)?;
+        let slurm = backend::connect(&settings)?;
         let original = Original::open(&settings)?.map(web::Data::new);
         let verifier = Verifier::new(settings.keys.clone(), &settings.deployment.name)?;
         readiness.not_ready("keys", "not read yet");

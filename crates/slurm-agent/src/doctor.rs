@@ -13,11 +13,13 @@ use rustix::fs::OFlags;
 use secrecy::SecretString;
 use tokio::time::Instant;
 
+use crate::backend;
 use crate::self_check::{Finding, Level, check_keys, self_check};
-use crate::settings::{Backend, KeySource, Settings};
-use crate::slurm::{self, Cancellation, Slurm, SlurmJob, output_file};
-use crate::submission::{Submission, claims_without_token};
+use crate::settings::{KeySource, Settings};
+use crate::submission::{claims_without_token, prepare};
 use crate::tasks::say;
+use gha_slurm_slurm::settings::Backend;
+use gha_slurm_slurm::{Cancellation, Slurm, SlurmJob, output_file};
 
 /// What runs on the node; its head documents its exit code.
 const NODE_CHECK: &str = include_str!(concat!(
@@ -61,7 +63,7 @@ pub(crate) async fn run(settings: Settings, node: Option<Node>) -> ExitCode {
     let slurm = match settings.slurm.backend {
         // To open it would start what is pending there.
         Backend::Local => Ok(None),
-        Backend::Sbatch | Backend::Slurmrestd => slurm::connect(&settings).map(Some),
+        Backend::Sbatch | Backend::Slurmrestd => backend::connect(&settings).map(Some),
     };
     match slurm {
         Ok(slurm) => {
@@ -114,7 +116,7 @@ async fn look(settings: &Settings, slurm: &dyn Slurm, node: &Node) -> anyhow::Re
         let base = url.strip_suffix("/.well-known/jwks.json");
         claims.token_url = base.unwrap_or_default().to_owned();
     }
-    let mut submission = Submission::prepare(
+    let mut submission = prepare(
         &claims,
         &SecretString::from(""),
         None,

@@ -7,10 +7,11 @@ use gha_slurm_contract::agent::DryRunRequest;
 use gha_slurm_domain::LaunchId;
 use secrecy::SecretString;
 
-use crate::policy::PolicySettings;
-use crate::settings::{Backend, Settings};
-use crate::slurm;
-use crate::submission::{Submission, claims_without_token};
+use crate::backend;
+use crate::settings::Settings;
+use crate::submission::{claims_without_token, prepare};
+use gha_slurm_policy::PolicySettings;
+use gha_slurm_slurm::settings::Backend;
 
 /// Reads the request, applies the policy and says what Slurm would be told. How many launches are live is not looked at:
 /// that changes by the minute.
@@ -29,14 +30,16 @@ pub(crate) async fn run(settings: &Settings, mut input: impl Read) -> anyhow::Re
     );
     claims.repository_id = request.repository_id;
     claims.token_url = "https://token-broker.invalid".into();
+    let consent =
+        || policy.check_consent(&claims.slurm_user, claims.repository_id, "the repository");
     if settings.slurm.backend == Backend::Local {
-        policy.check_consent(&claims)?;
+        consent()?;
         return Ok("the local backend runs the job script beside the agent, without limits".into());
     }
     policy.check_user(claims.slurm_user.as_str())?;
-    policy.check_consent(&claims)?;
-    let slurm = slurm::connect(settings)?;
-    let submission = Submission::prepare(
+    consent()?;
+    let slurm = backend::connect(settings)?;
+    let submission = prepare(
         &claims,
         &SecretString::from(""),
         None,

@@ -170,7 +170,7 @@ fn read(path: &Path) -> io::Result<Option<Entry>> {
 }
 
 /// Makes the names in a folder survive a power cut.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 

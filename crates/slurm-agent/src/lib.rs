@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod application;
+mod backend;
 mod calls;
 mod doctor;
 mod dry_run;
@@ -8,18 +9,14 @@ pub mod keys;
 pub mod ledger;
 mod original;
 mod outbound;
-pub mod policy;
-mod program;
 mod relay;
 pub mod runner;
 pub mod self_check;
 pub mod self_service;
 pub mod settings;
-pub mod slurm;
 pub mod start;
 pub mod submission;
 pub mod tasks;
-pub mod token_signer;
 mod waiting;
 pub mod watch;
 

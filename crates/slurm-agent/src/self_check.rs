@@ -12,9 +12,10 @@ use nix::unistd::Group;
 use rustix::fs::Access;
 
 use crate::keys::Verifier;
-use crate::policy::consents;
-use crate::settings::{Backend, RunAs, Settings};
-use crate::slurm::{Slurm, SlurmUnavailable, Survey};
+use crate::settings::Settings;
+use gha_slurm_policy::consents;
+use gha_slurm_slurm::settings::{Backend, RunAs};
+use gha_slurm_slurm::{Slurm, SlurmUnavailable, Survey};
 
 /// The runner says its version at once.
 const RUNNER_DEADLINE: Duration = Duration::from_secs(10);

@@ -21,11 +21,11 @@ use uuid::Uuid;
 use crate::keys::{Verifier, VerifyError};
 use crate::ledger::{Entry, Ledger};
 use crate::original;
-use crate::policy::{PolicyRefusal, PolicySettings};
 use crate::settings::RunnerSettings;
-use crate::slurm::{Cancellation, Slurm, SubmitError};
-use crate::submission::Submission;
+use crate::submission::prepare;
 use crate::watch::Watch;
+use gha_slurm_policy::{PolicyRefusal, PolicySettings};
+use gha_slurm_slurm::{Cancellation, Slurm, SubmitError};
 
 /// When the launcher shall ask again after a 503.
 const RETRY_AFTER_S: u64 = 5;
@@ -174,15 +174,19 @@ impl Starter {
         };
         // After the search: what is a Slurm job already stays one, whatever became of the policy.
         claims.resources = self.permit(&claims).await?;
-        let place = self.watch.reserve(claims.sub, |entry, live| {
-            self.policy.check_live(live, entry)
-        })?;
+        let allowed = |entry: &Entry, live| {
+            let (user, repository) = (&entry.slurm_user, &entry.repository_url);
+            self.policy.check_live(live, user, repository)
+        };
+        let place = self
+            .watch
+            .reserve(claims.sub, allowed)
+            .map_err(refused_by_policy)?;
         let traceparent = gha_slurm_telemetry::current_traceparent();
         let builds = &self.policy.builds;
-        let mut submission =
-            Submission::prepare(&claims, &token, traceparent, &self.runner, builds)
-                .await
-                .map_err(|e| ApiError::unavailable("The job script", &e, RETRY_AFTER_S))?;
+        let mut submission = prepare(&claims, &token, traceparent, &self.runner, builds)
+            .await
+            .map_err(|e| ApiError::unavailable("The job script", &e, RETRY_AFTER_S))?;
         if let Some(url) = &self.relay_url {
             submission
                 .environment
@@ -261,20 +265,26 @@ impl Starter {
 
     /// What the policy lets it have.
     async fn permit(self: &Arc<Self>, claims: &LaunchClaims) -> Result<ResourceRequest, ApiError> {
-        let granted = self.policy.check_resources(&claims.resources)?;
+        let granted = self
+            .policy
+            .check_resources(&claims.resources)
+            .map_err(refused_by_policy)?;
         if granted.container.is_some() && self.runner.apptainer.is_none() {
             let text = "runners do not run in containers here: runner.apptainer is not set";
-            return Err(PolicyRefusal::Never(text.into()).into());
+            return Err(refused_by_policy(PolicyRefusal::Never(text.into())));
         }
         let (starter, claims) = (Arc::clone(self), claims.clone());
         tokio::task::spawn_blocking(move || {
             if starter.users_are_real {
                 starter.policy.check_user(claims.slurm_user.as_str())?;
             }
-            starter.policy.check_consent(&claims)
+            let repository = format!("{}/{}", claims.owner, claims.repository_name);
+            let (user, id) = (&claims.slurm_user, claims.repository_id);
+            starter.policy.check_consent(user, id, &repository)
         })
         .await
-        .map_err(|e| ApiError::internal(&e))??;
+        .map_err(|e| ApiError::internal(&e))?
+        .map_err(refused_by_policy)?;
         Ok(granted)
     }
 
@@ -363,23 +373,21 @@ fn refused_by_slurm(error: &SubmitError) -> ApiError {
     }
 }
 
-impl From<PolicyRefusal> for ApiError {
-    fn from(refusal: PolicyRefusal) -> Self {
-        match &refusal {
-            PolicyRefusal::Never(_) => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "policy_refused",
-                "The cluster's policy refuses it",
-            ),
-            PolicyRefusal::Wait(_) => Self::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "limit_reached",
-                "A limit of the cluster's policy is reached",
-            )
-            .header("Retry-After", LIMIT_RETRY_AFTER_S.to_string()),
-        }
-        .detail(refusal.to_string())
+pub(crate) fn refused_by_policy(refusal: PolicyRefusal) -> ApiError {
+    match &refusal {
+        PolicyRefusal::Never(_) => ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "policy_refused",
+            "The cluster's policy refuses it",
+        ),
+        PolicyRefusal::Wait(_) => ApiError::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "limit_reached",
+            "A limit of the cluster's policy is reached",
+        )
+        .header("Retry-After", LIMIT_RETRY_AFTER_S.to_string()),
     }
+    .detail(refusal.to_string())
 }
 
 impl From<VerifyError> for ApiError {

@@ -1,14 +1,14 @@
 //! What is submitted: the job script and its environment.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::path::PathBuf;
 
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmUser};
+use gha_slurm_policy::BuildPolicy;
+use gha_slurm_slurm::Submission;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::policy::BuildPolicy;
 use crate::settings::RunnerSettings;
 
 /// The job script we ship; its head documents the environment variables.
@@ -17,131 +17,77 @@ pub const JOB_SCRIPT: &str = include_str!(concat!(
     "/../../deploy/job-script/gha-slurm-job.sh"
 ));
 
-/// One Slurm job to be. Not `Debug`: its environment holds the launch token.
-pub struct Submission {
-    /// The launch it is; Slurm is searched for it.
-    pub launch: LaunchId,
-    /// Name of the Slurm job: the runner's.
-    pub name: String,
-    /// `owner/name`, for people.
-    pub repository: String,
-    /// Who it runs as.
-    pub slurm_user: SlurmUser,
-    /// What it asks for.
-    pub resources: ResourceRequest,
-    /// The job script's text.
-    pub script: String,
-    /// Environment of the job script, the launch token among it.
-    pub environment: BTreeMap<&'static str, String>,
-}
-
-impl Submission {
-    /// The Slurm job that `claims` ask for. Reads the site's job script, if there is one.
-    pub async fn prepare(
-        claims: &LaunchClaims,
-        launch_token: &SecretString,
-        traceparent: Option<String>,
-        runner: &RunnerSettings,
-        builds: &BuildPolicy,
-    ) -> Result<Self, UnreadableScript> {
-        let script = match &runner.job_script {
-            None => JOB_SCRIPT.to_owned(),
-            Some(path) => {
-                tokio::fs::read_to_string(path)
-                    .await
-                    .map_err(|source| UnreadableScript {
-                        path: path.clone(),
-                        source,
-                    })?
-            }
-        };
-        let mut environment = BTreeMap::from([
-            (
-                "GHA_SLURM_LAUNCH_TOKEN",
-                launch_token.expose_secret().to_owned(),
-            ),
-            ("GHA_SLURM_TOKEN_URL", claims.token_url.clone()),
-            ("GHA_SLURM_LAUNCH", claims.sub.to_string()),
-            (
-                "GHA_SLURM_RUNNER_DIR",
-                runner.folder.to_string_lossy().into_owned(),
-            ),
-            ("GHA_SLURM_RUNNER_MODE", runner.mode.as_str().to_owned()),
-            (
-                "GHA_SLURM_IDLE_DEADLINE_S",
-                runner.idle_deadline_s.to_string(),
-            ),
-            (
-                "GHA_SLURM_SET_UP_DEADLINE_S",
-                runner.set_up_deadline_s.to_string(),
-            ),
-        ]);
-        if let Some(root) = &runner.work_root {
-            environment.insert("GHA_SLURM_WORK_ROOT", root.to_string_lossy().into_owned());
-        }
+/// The Slurm job that `claims` ask for. Reads the site's job script, if there is one.
+pub async fn prepare(
+    claims: &LaunchClaims,
+    launch_token: &SecretString,
+    traceparent: Option<String>,
+    runner: &RunnerSettings,
+    builds: &BuildPolicy,
+) -> Result<Submission, UnreadableScript> {
+    let script = match &runner.job_script {
+        None => JOB_SCRIPT.to_owned(),
+        Some(path) => tokio::fs::read_to_string(path)
+            .await
+            .map_err(|source| UnreadableScript {
+                path: path.clone(),
+                source,
+            })?,
+    };
+    let mut environment = BTreeMap::from([
+        (
+            "GHA_SLURM_LAUNCH_TOKEN",
+            launch_token.expose_secret().to_owned(),
+        ),
+        ("GHA_SLURM_TOKEN_URL", claims.token_url.clone()),
+        ("GHA_SLURM_LAUNCH", claims.sub.to_string()),
+        (
+            "GHA_SLURM_RUNNER_DIR",
+            runner.folder.to_string_lossy().into_owned(),
+        ),
+        ("GHA_SLURM_RUNNER_MODE", runner.mode.as_str().to_owned()),
+        (
+            "GHA_SLURM_IDLE_DEADLINE_S",
+            runner.idle_deadline_s.to_string(),
+        ),
+        (
+            "GHA_SLURM_SET_UP_DEADLINE_S",
+            runner.set_up_deadline_s.to_string(),
+        ),
+    ]);
+    if let Some(root) = &runner.work_root {
+        environment.insert("GHA_SLURM_WORK_ROOT", root.to_string_lossy().into_owned());
+    }
+    environment.insert(
+        "GHA_SLURM_BUILD_POLICY",
+        builds.for_hook(claims.repository_id),
+    );
+    environment.extend(runner.network.environment());
+    if let Some(hooks) = &runner.container_hooks {
         environment.insert(
-            "GHA_SLURM_BUILD_POLICY",
-            builds.for_hook(claims.repository_id),
+            "GHA_SLURM_CONTAINER_HOOKS",
+            hooks.to_string_lossy().into_owned(),
         );
-        environment.extend(runner.network.environment());
-        if let Some(hooks) = &runner.container_hooks {
-            environment.insert(
-                "GHA_SLURM_CONTAINER_HOOKS",
-                hooks.to_string_lossy().into_owned(),
-            );
-        }
-        if let Some(podman) = &runner.podman {
-            environment.extend(podman.environment());
-        }
-        if let (Some(container), Some(apptainer)) = (&claims.resources.container, &runner.apptainer)
-        {
-            environment.insert("GHA_SLURM_CONTAINER", container.clone());
-            environment.extend(apptainer.environment());
-        }
-        if let Some(traceparent) = traceparent {
-            environment.insert("TRACEPARENT", traceparent);
-        }
-        Ok(Self {
-            launch: claims.sub,
-            name: claims.runner_name.clone(),
-            repository: format!("{}/{}", claims.owner, claims.repository_name),
-            slurm_user: claims.slurm_user.clone(),
-            resources: claims.resources.clone(),
-            script,
-            environment,
-        })
     }
-}
-
-impl Submission {
-    /// The same, without the launch token, and without the text of the container hook.
-    pub(crate) fn clone_to_show(&self) -> Self {
-        let mut environment = self.environment.clone();
-        if let Some(token) = environment.get_mut("GHA_SLURM_LAUNCH_TOKEN") {
-            "***".clone_into(token);
-        }
-        if let Some(hook) = environment.get_mut("GHA_SLURM_PODMAN_HOOK") {
-            "…".clone_into(hook);
-        }
-        Self {
-            launch: self.launch,
-            name: self.name.clone(),
-            repository: self.repository.clone(),
-            slurm_user: self.slurm_user.clone(),
-            resources: self.resources.clone(),
-            script: self.script.clone(),
-            environment,
-        }
+    if let Some(podman) = &runner.podman {
+        environment.extend(podman.environment());
     }
-
-    /// The environment, for people.
-    pub(crate) fn shown_environment(&self) -> String {
-        let mut text = "environment:\n".to_owned();
-        for (name, value) in self.clone_to_show().environment {
-            let _ = writeln!(text, "  {name}={value}");
-        }
-        text
+    if let (Some(container), Some(apptainer)) = (&claims.resources.container, &runner.apptainer) {
+        environment.insert("GHA_SLURM_CONTAINER", container.clone());
+        environment.extend(apptainer.environment());
     }
+    if let Some(traceparent) = traceparent {
+        environment.insert("TRACEPARENT", traceparent);
+    }
+    Ok(Submission {
+        launch: claims.sub,
+        name: claims.runner_name.clone(),
+        repository: format!("{}/{}", claims.owner, claims.repository_name),
+        slurm_user: claims.slurm_user.clone(),
+        resources: claims.resources.clone(),
+        script,
+        environment,
+    })
 }
 
 /// Claims of something that no launch token of ours asked for.

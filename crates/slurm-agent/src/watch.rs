@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::ledger::{Entry, Ledger};
-use crate::policy::Live;
-use crate::slurm::{JobUsage, Queue, Slurm, SlurmJob};
 use crate::waiting::Waiting;
+use gha_slurm_policy::Live;
+use gha_slurm_slurm::{JobUsage, Queue, Slurm, SlurmJob};
 
 /// Accounting lags by seconds, and by as long as slurmdbd is away: slurmctld keeps what it has to tell it.
 const USAGE_PATIENCE: TimeDelta = TimeDelta::days(1);

@@ -8,12 +8,13 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
 /// Package names carry it, rooms do not.
 const PREFIX: &str = "gha-slurm-";
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "webhook-ingest",
     "launcher",
     "token-broker",
     "repo-mapping",
     "slurm-agent",
+    "token-signer",
 ];
 /// Rooms that are neither services nor libraries: nothing that is shipped may depend on them.
 const FOR_DEVELOPMENT: [&str; 5] = ["simulator", "test-support", "e2e", "bench", "xtask"];

@@ -22,10 +22,11 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::settings::Settings;
-use crate::slurm::output_file;
 use crate::start::{Starter, answer};
-use crate::submission::{Submission, claims_without_token};
+use crate::submission::claims_without_token;
 use file::{Repository, SiteFile};
+use gha_slurm_slurm::Submission;
+use gha_slurm_slurm::output_file;
 use request::OriginalRequest;
 
 /// The header with the shared secret.

@@ -12,7 +12,7 @@ use nix::unistd::{Uid, User};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 
-use crate::program;
+use gha_slurm_slurm::program;
 
 /// Longest credential that is looked at.
 const MAX_CREDENTIAL_BYTES: usize = 16 * 1024;

@@ -8,7 +8,7 @@ use gha_slurm_contract::LaunchClaims;
 use gha_slurm_domain::ResourceRequest;
 use gha_slurm_service_kit::settings::load;
 use gha_slurm_slurm_agent::Settings;
-use gha_slurm_slurm_agent::submission::Submission;
+use gha_slurm_slurm_agent::submission::prepare;
 use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -242,7 +242,7 @@ async fn a_profiles_container_reaches_the_job_script() {
         };
         let token = String::from("token").into();
         let builds = &settings.policy.builds;
-        let submission = Submission::prepare(&asked, &token, None, &settings.runner, builds).await;
+        let submission = prepare(&asked, &token, None, &settings.runner, builds).await;
         submission.unwrap().environment
     };
     let without = prepared(ResourceRequest::default()).await;

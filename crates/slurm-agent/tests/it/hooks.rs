@@ -1,6 +1,6 @@
 //! What the runner calls on the node: the job-started hook and its policy, container hooks.
 
-use gha_slurm_slurm_agent::policy::BuildPolicy;
+use gha_slurm_policy::BuildPolicy;
 use serde_json::{Value, json};
 
 use crate::script_fixture::*;

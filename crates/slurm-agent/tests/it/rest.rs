@@ -3,18 +3,19 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use gha_slurm_contract::slurm_token::{SlurmTokenAnswer, SlurmTokenRequest};
 use gha_slurm_service_kit::settings::load;
+use gha_slurm_slurm::settings::{Backend, SlurmrestdSettings};
+use gha_slurm_slurm::{ApiVersion, RestSlurm, token_signer};
 use gha_slurm_slurm_agent::Settings;
-use gha_slurm_slurm_agent::settings::{Backend, SlurmrestdSettings};
-use gha_slurm_slurm_agent::slurm::{ApiVersion, RestSlurm};
-use gha_slurm_slurm_agent::token_signer::{self, Answer, Request};
 use gha_slurm_test_support::{
-    PrivateSlurm, SLURM_USERS, ServiceProcess, slurm_api_versions, wait_until,
+    PrivateSlurm, Process, SLURM_USERS, binary, slurm_api_versions, wait_until,
 };
 
 use crate::DEADLINE;
@@ -48,12 +49,9 @@ pub(crate) fn site(slurm: &PrivateSlurm) -> Site {
 }
 
 #[test]
-fn the_samples_are_right() {
+fn the_sample_is_right() {
     let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/config");
-    let signer = format!("{deploy}/gha-slurm-token-signer.toml");
-    let settings: token_signer::Settings = load(Some(signer.as_ref()), []).unwrap();
-    assert_eq!(settings.max_lifespan_s.get(), 600);
-    // The agent's has the section in remarks.
+    // The section is in remarks.
     let text = std::fs::read_to_string(format!("{deploy}/gha-slurm-munge.toml")).unwrap();
     let (head, section) = text.split_once("# [slurmrestd]").unwrap();
     let (section, tail) = section.split_once("\n\n").unwrap();
@@ -238,40 +236,61 @@ async fn tokens_in_files_are_read_again() {
 
 /// A signer for `slurm`: root may ask, and members of `group` get tokens.
 struct Signer {
-    service: ServiceProcess,
+    process: Process,
     socket: PathBuf,
 }
 
 impl Signer {
     async fn start(site: &Site, slurm: &PrivateSlurm, settings: &[(&str, &str)]) -> Self {
         let socket = site.path("signer-socket");
-        let mut service = ServiceProcess::new("gha-slurm-token-signer", site.folder.path())
-            .setting("SOCKET", &socket)
-            .setting("KEY_FILE", slurm.jwt_key())
-            .setting("AGENT_USER", "root")
-            .setting("SLURM_USER", "daemon")
-            .setting("SERVICE_USER", SERVICE_USER)
-            .setting("GROUP", SLURM_USERS[0])
-            .setting("MIN_UID", "3");
-        for (key, value) in settings {
-            service = service.setting(key, value);
-        }
-        service.start().await.unwrap();
-        Self { service, socket }
+        let key = slurm.jwt_key();
+        let usual = [
+            ("SOCKET", socket.to_str().unwrap()),
+            ("KEY_FILE", key.to_str().unwrap()),
+            ("AGENT_USER", "root"),
+            ("SLURM_USER", "daemon"),
+            ("SERVICE_USER", SERVICE_USER),
+            ("GROUP", SLURM_USERS[0]),
+            ("MIN_UID", "3"),
+        ];
+        let command = || {
+            let mut command = Command::new(binary("gha-slurm-token-signer"));
+            for (key, value) in usual.iter().chain(settings) {
+                command.env(format!("GHA_SLURM_TOKEN_SIGNER__{key}"), value);
+            }
+            command
+        };
+        let log = site.path("signer.log");
+        let process = Process::start("the signer", &command(), &log).unwrap();
+        wait_until("the signer answers", DEADLINE, || async {
+            let asked = command().arg("--check-ready").output().unwrap();
+            if asked.status.success() {
+                Ok(())
+            } else {
+                Err(process.log_tail())
+            }
+        })
+        .await;
+        Self { process, socket }
     }
 
-    async fn ask(&self, user: &str, lifespan_s: u32) -> Answer {
+    fn stop(mut self) {
+        assert!(self.process.stop(DEADLINE).unwrap().success());
+        assert!(!self.socket.exists());
+    }
+
+    async fn ask(&self, user: &str, lifespan_s: u32) -> SlurmTokenAnswer {
         let user = user.to_owned();
-        token_signer::ask(&self.socket, &Request { user, lifespan_s })
+        token_signer::ask(&self.socket, &SlurmTokenRequest { user, lifespan_s })
             .await
             .unwrap()
     }
 
     async fn refused(&self, user: &str, because: &str) {
         match self.ask(user, 60).await {
-            Answer::Refused(why) => assert!(why.contains(because), "{user}: {why}"),
-            Answer::Token(_) => panic!("{user} got a token"),
-            Answer::Failed(why) => panic!("{user}: {why}"),
+            SlurmTokenAnswer::Refused(why) => assert!(why.contains(because), "{user}: {why}"),
+            SlurmTokenAnswer::Token(_) => panic!("{user} got a token"),
+            SlurmTokenAnswer::Failed(why) => panic!("{user}: {why}"),
         }
     }
 }
@@ -290,7 +309,7 @@ async fn the_signer_gives_tokens_of_those_who_opted_in_and_of_nobody_else() {
         return;
     };
     let site = with_signer(&slurm);
-    let mut signer = Signer::start(&site, &slurm, &[]).await;
+    let signer = Signer::start(&site, &slurm, &[]).await;
     let agent = site.agent().await;
     let asked = of(SLURM_USERS[0], "r1");
     agent.start(&site.request(&asked)).await;
@@ -306,10 +325,10 @@ async fn the_signer_gives_tokens_of_those_who_opted_in_and_of_nobody_else() {
     signer.refused("sys", "opted in").await;
     signer.refused("nosuchuser", "no user").await;
     signer.refused("", "no user").await;
-    let Answer::Token(token) = signer.ask(SLURM_USERS[0], u32::MAX).await else {
+    let SlurmTokenAnswer::Token(token) = signer.ask(SLURM_USERS[0], u32::MAX).await else {
         panic!("no token");
     };
-    let log = signer.service.log();
+    let log = signer.process.log();
     assert!(
         log.contains("gave a token") && !log.contains(&token),
         "{log}"
@@ -323,8 +342,7 @@ async fn the_signer_gives_tokens_of_those_who_opted_in_and_of_nobody_else() {
     let left = claims["exp"].as_i64().unwrap() - chrono::Utc::now().timestamp();
     assert!((590..=600).contains(&left), "{left}");
     agent.stop();
-    assert!(signer.service.stop().unwrap().success());
-    assert!(!signer.socket.exists());
+    signer.stop();
 }
 
 #[tokio::test]
@@ -335,14 +353,14 @@ async fn the_signer_knows_slurm_user_and_the_agent_by_their_uids() {
     let site = with_signer(&slurm);
     let mut signer = Signer::start(&site, &slurm, &[("SLURM_USER", SLURM_USERS[0])]).await;
     signer.refused(SLURM_USERS[0], "SlurmUser").await;
-    signer.service.kill9();
+    signer.process.kill9();
     // A socket that was left behind is no obstacle.
-    let mut signer = Signer::start(&site, &slurm, &[("AGENT_USER", "nobody")]).await;
+    let signer = Signer::start(&site, &slurm, &[("AGENT_USER", "nobody")]).await;
     signer
         .refused(SLURM_USERS[0], "uid 0 is not that of nobody")
         .await;
-    signer.service.stop().unwrap();
-    let mut signer = Signer::start(&site, &slurm, &[("SERVICE_USER", "root")]).await;
+    signer.stop();
+    let signer = Signer::start(&site, &slurm, &[("SERVICE_USER", "root")]).await;
     signer.refused("root", "uid 0").await;
     // A key that others may read is none; and nothing of it is kept.
     let mode = |mode| {
@@ -350,16 +368,16 @@ async fn the_signer_knows_slurm_user_and_the_agent_by_their_uids() {
         std::fs::set_permissions(slurm.jwt_key(), mode).unwrap();
     };
     mode(0o640);
-    let Answer::Failed(why) = signer.ask(SLURM_USERS[0], 60).await else {
+    let SlurmTokenAnswer::Failed(why) = signer.ask(SLURM_USERS[0], 60).await else {
         panic!("not failed");
     };
     assert!(why.contains("0640"), "{why}");
     mode(0o600);
     assert!(matches!(
         signer.ask(SLURM_USERS[0], 60).await,
-        Answer::Token(_)
+        SlurmTokenAnswer::Token(_)
     ));
-    signer.service.stop().unwrap();
+    signer.stop();
 }
 
 #[tokio::test]
@@ -368,23 +386,23 @@ async fn tokens_are_replaced_before_they_expire_and_the_signer_may_be_away() {
         return;
     };
     let site = with_signer(&slurm).with("SLURM__INTERVAL_S", "1");
-    let mut signer = Signer::start(&site, &slurm, &[("MAX_LIFESPAN_S", "4")]).await;
+    let signer = Signer::start(&site, &slurm, &[("MAX_LIFESPAN_S", "4")]).await;
     let agent = site.agent().await;
     wait_until("three tokens in a row", DEADLINE, || async {
-        signer.service.log().matches("gave a token").count() >= 3
+        signer.process.log().matches("gave a token").count() >= 3
     })
     .await;
     let log = agent.log();
     assert!(!log.contains("Slurm does not answer"), "{log}");
-    signer.service.stop().unwrap();
+    signer.stop();
     let asked = of(SLURM_USERS[0], "r");
     let problem = refusal(&agent, &site, &asked).await;
     assert_eq!(problem.status, 503, "{problem:?}");
     // The failure is not remembered.
-    let mut signer = Signer::start(&site, &slurm, &[]).await;
+    let signer = Signer::start(&site, &slurm, &[]).await;
     agent.start(&site.request(&asked)).await;
     agent.stop();
-    signer.service.stop().unwrap();
+    signer.stop();
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ use crate::real_slurm::{refusal, states};
 const VERSIONS: [&str; 3] = ["v0.0.40", "v0.0.41", "v0.0.42"];
 
 fn file(version: &str, name: &str) -> PathBuf {
-    let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/recorded");
+    let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/../slurm/tests/it/recorded");
     PathBuf::from(format!("{recorded}/{version}/{name}.json"))
 }
 

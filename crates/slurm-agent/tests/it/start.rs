@@ -1,9 +1,9 @@
 //! `POST /runner/start`: what is accepted, and what is not.
 
 use gha_slurm_contract::Problem;
+use gha_slurm_policy::BuildPolicy;
 use gha_slurm_service_kit::settings::load;
 use gha_slurm_slurm_agent::Settings;
-use gha_slurm_slurm_agent::policy::BuildPolicy;
 use gha_slurm_slurm_agent::settings::KeySource;
 use gha_slurm_slurm_agent::submission::JOB_SCRIPT;
 use gha_slurm_test_support::uncommented;

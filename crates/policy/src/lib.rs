@@ -1,0 +1,591 @@
+#![doc = include_str!("../README.md")]
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use chrono::Utc;
+use gha_slurm_domain::{ResourceRequest, SlurmUser};
+use nix::unistd::{Group, User, getgrouplist};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// `[policy]`: what is allowed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicySettings {
+    /// Unix group whose members have opted in. Absent: every user below.
+    pub group: Option<String>,
+    /// Users with a lower uid are never run as; root never is.
+    pub min_uid: u32,
+    /// Users that are never run as.
+    pub deny_users: Vec<String>,
+    /// Partitions that may be named, written as Slurm does. Absent: any.
+    pub partitions: Option<Vec<String>>,
+    /// Accounts that may be named. Absent: any.
+    pub accounts: Option<Vec<String>>,
+    /// QOS that may be named. Absent: any.
+    pub qos: Option<Vec<String>>,
+    /// Container images that profiles may name: in full, or their beginning and `*`. None by default.
+    pub containers: Vec<String>,
+    /// Which workflow jobs may run, checked on the node before the first step.
+    pub builds: BuildPolicy,
+    /// What is asked for where a request says nothing.
+    pub defaults: ResourceRequest,
+    /// Most that one launch may ask for.
+    pub max: MaxResources,
+    /// Most launches pending or running at once.
+    pub live: LiveLimits,
+    /// File of consents, a line for each: a Slurm user and the numeric id of a repository; `#` begins a remark. Only these
+    /// pairs are served. Read at each start of a launch. Absent: what the launcher says about mappings is believed.
+    pub consents: Option<PathBuf>,
+}
+
+impl Default for PolicySettings {
+    fn default() -> Self {
+        Self {
+            group: None,
+            min_uid: 1000,
+            deny_users: Vec::new(),
+            partitions: None,
+            accounts: None,
+            qos: None,
+            containers: Vec::new(),
+            builds: BuildPolicy::default(),
+            defaults: ResourceRequest::default(),
+            max: MaxResources::default(),
+            live: LiveLimits::default(),
+            consents: None,
+        }
+    }
+}
+
+/// Events that only people who may write to the repository cause (GitHub docs, "Events that trigger workflows"), and
+/// `pull_request`, whose workflows get no secrets and about which `forks` decides. Not among them, since strangers cause them
+/// or their workflows may run a stranger's code with secrets: `pull_request_target`, `issue_comment`, `issues`,
+/// `workflow_run`, `discussion`, `fork`, `watch` and so on.
+const USUAL_EVENTS: [&str; 12] = [
+    "push",
+    "pull_request",
+    "merge_group",
+    "workflow_dispatch",
+    "repository_dispatch",
+    "schedule",
+    "release",
+    "create",
+    "delete",
+    "deployment",
+    "deployment_status",
+    "registry_package",
+];
+
+/// `[policy.builds]`: which workflow jobs may run. The job-started hook checks it on the node, before the first step: only
+/// there it is known which of the class's workflow jobs GitHub gave to the runner.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BuildPolicy {
+    /// Events (`GITHUB_EVENT_NAME`) whose workflow jobs may run.
+    pub events: Vec<String>,
+    /// Whether the commit may come from another repository than the workflow job, as a fork's pull request does.
+    pub forks: bool,
+    /// Logins of those for whom workflow jobs may run: who caused the event, and who ran it again. Absent: everybody.
+    pub actors: Option<Vec<String>>,
+}
+
+impl Default for BuildPolicy {
+    fn default() -> Self {
+        Self {
+            events: USUAL_EVENTS.map(str::to_owned).to_vec(),
+            forks: false,
+            actors: None,
+        }
+    }
+}
+
+impl BuildPolicy {
+    /// As the hook reads it, for a runner of this repository.
+    pub fn for_hook(&self, repository_id: i64) -> String {
+        let Self {
+            events,
+            forks,
+            actors,
+        } = self;
+        json!({ "repositoryId": repository_id, "events": events, "forks": forks, "actors": actors })
+            .to_string()
+    }
+}
+
+/// `[policy.max]`: most of each resource in one launch. Absent: no limit but Slurm's.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MaxResources {
+    /// CPUs per task.
+    pub cpus: Option<u32>,
+    /// MiB of memory per node.
+    pub memory_mib: Option<u64>,
+    /// Minutes; also the time limit of a request without one.
+    pub time_minutes: Option<u32>,
+    /// Nodes.
+    pub nodes: Option<u32>,
+    /// GPUs per node.
+    pub gpus: Option<u32>,
+}
+
+/// `[policy.live]`: most launches that are pending or running at once; what exceeds it waits. Absent: no limit but Slurm's.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LiveLimits {
+    /// Of one Slurm user.
+    pub per_user: Option<u32>,
+    /// Of one Slurm user, with the Slurm jobs that they submitted themselves: ours wait while there are so many. So far below
+    /// Slurm's own limit (`MaxSubmitJobs`) as shall stay free for the person.
+    pub per_user_with_own: Option<u32>,
+    /// Of one repository.
+    pub per_repository: Option<u32>,
+    /// Of all.
+    pub total: Option<u32>,
+}
+
+/// How many launches are pending or running.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Live {
+    /// Of the user.
+    pub of_user: u32,
+    /// Slurm jobs of the user that are not ours, as of the last list.
+    pub of_users_own: u32,
+    /// Of the repository.
+    pub of_repository: u32,
+    /// Of all.
+    pub total: u32,
+}
+
+/// Why a launch is not started. The texts are for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyRefusal {
+    /// Never, as long as the policy stays.
+    #[error("{0}")]
+    Never(String),
+    /// Not now.
+    #[error("{0}")]
+    Wait(String),
+}
+
+fn never(text: impl Into<String>) -> PolicyRefusal {
+    PolicyRefusal::Never(text.into())
+}
+
+impl PolicySettings {
+    /// Another text whenever something else is allowed. Blocks: reads the file of consents.
+    pub fn version(&self) -> String {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        serde_json::to_string(self).ok().hash(&mut hasher);
+        let consents = self.consents.as_ref().map(std::fs::read_to_string);
+        consents.and_then(Result::ok).hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
+    }
+
+    /// Whether the Slurm user may be run as, as the system knows them. Blocks: asks NSS.
+    pub fn check_user(&self, name: &str) -> Result<(), PolicyRefusal> {
+        let failed = |e: &dyn std::fmt::Display| {
+            PolicyRefusal::Wait(format!("the user {name} cannot be looked up: {e}"))
+        };
+        let user = User::from_name(name)
+            .map_err(|e| failed(&e))?
+            .ok_or_else(|| never(format!("there is no user {name} on this cluster")))?;
+        if self.deny_users.iter().any(|denied| denied == name) {
+            return Err(never(format!("{name} is not to be run as here")));
+        }
+        let uid = user.uid.as_raw();
+        if uid == 0 || uid < self.min_uid {
+            return Err(never(format!(
+                "{name} has the uid {uid}; only users from {} on are run as",
+                self.min_uid.max(1)
+            )));
+        }
+        let Some(group) = &self.group else {
+            return Ok(());
+        };
+        let wanted = Group::from_name(group)
+            .map_err(|e| failed(&e))?
+            .ok_or_else(|| PolicyRefusal::Wait(format!("there is no group {group}")))?;
+        let name = CString::new(name).map_err(|e| failed(&e))?;
+        let groups = getgrouplist(&name, user.gid).map_err(|e| failed(&e))?;
+        if groups.contains(&wanted.gid) {
+            Ok(())
+        } else {
+            Err(never(format!(
+                "{} has not opted in: members of the group {group} have",
+                user.name
+            )))
+        }
+    }
+
+    /// What may be submitted for a request: with defaults, in Slurm's spelling, within limits.
+    pub fn check_resources(
+        &self,
+        asked: &ResourceRequest,
+    ) -> Result<ResourceRequest, PolicyRefusal> {
+        let mut granted = self.defaults.clone().overlaid_with(asked.clone());
+        check_texts(&granted)?;
+        granted.partition = allowed("partition", granted.partition, self.partitions.as_deref())?;
+        granted.account = allowed("account", granted.account, self.accounts.as_deref())?;
+        granted.qos = allowed("QOS", granted.qos, self.qos.as_deref())?;
+        if let Some(container) = &granted.container {
+            self.check_container(container)?;
+        }
+        let MaxResources {
+            cpus,
+            memory_mib,
+            time_minutes,
+            nodes,
+            gpus,
+        } = &self.max;
+        granted.time_minutes = granted.time_minutes.or(*time_minutes);
+        let wide = |n: Option<u32>| n.map(u64::from);
+        at_most("CPUs", wide(granted.cpus), wide(*cpus))?;
+        at_most("MiB of memory", granted.memory_mib, *memory_mib)?;
+        at_most("minutes", wide(granted.time_minutes), wide(*time_minutes))?;
+        at_most("nodes", wide(granted.nodes), wide(*nodes))?;
+        at_most("GPUs", granted.gres.as_deref().map(count_gpus), wide(*gpus))?;
+        Ok(granted)
+    }
+
+    fn check_container(&self, container: &str) -> Result<(), PolicyRefusal> {
+        let known = self
+            .containers
+            .iter()
+            .any(|pattern| match pattern.strip_suffix('*') {
+                Some(beginning) => container.starts_with(beginning),
+                None => container == pattern,
+            });
+        // `--option`, a way out of a folder that is allowed, or more than one line or word.
+        let odd = container.starts_with('-')
+            || container.split('/').any(|part| part == "..")
+            || container.contains(|c: char| c.is_control() || c.is_whitespace());
+        if known && !odd {
+            return Ok(());
+        }
+        Err(never(format!(
+            "the container {container:?} is not one of those that may be used (policy.containers)"
+        )))
+    }
+
+    /// Whether one more launch of `user` and `repository` (its URL) may be pending or running.
+    pub fn check_live(
+        &self,
+        live: Live,
+        user: &SlurmUser,
+        repository: &str,
+    ) -> Result<(), PolicyRefusal> {
+        let LiveLimits {
+            per_user,
+            per_user_with_own,
+            per_repository,
+            total,
+        } = self.live;
+        let full = |have: u32, most: Option<u32>, whose: String| match most {
+            Some(most) if have >= most => Err(PolicyRefusal::Wait(format!(
+                "{whose} has {have} launches, the most that the site allows at once"
+            ))),
+            _ => Ok(()),
+        };
+        full(live.of_user, per_user, user.to_string())?;
+        let with_own = live.of_user.saturating_add(live.of_users_own);
+        if let Some(most) = per_user_with_own.filter(|most| with_own >= *most) {
+            return Err(PolicyRefusal::Wait(format!(
+                "{user} has {} launches and {} Slurm jobs of their own; from {most} on the site keeps the rest for the person",
+                live.of_user, live.of_users_own
+            )));
+        }
+        full(live.of_repository, per_repository, repository.to_owned())?;
+        full(live.total, total, "gha-slurm".into())
+    }
+
+    /// Whether the Slurm side itself knows that the user lets the repository spend their account; `repository` is its name, for
+    /// people. Blocks: reads a file.
+    pub fn check_consent(
+        &self,
+        user: &SlurmUser,
+        repository_id: i64,
+        repository: &str,
+    ) -> Result<(), PolicyRefusal> {
+        let Some(file) = &self.consents else {
+            return Ok(());
+        };
+        let text = std::fs::read_to_string(file).map_err(|e| {
+            PolicyRefusal::Wait(format!("policy.consents: {}: {e}", file.display()))
+        })?;
+        if consents(&text).contains(&(user.as_str(), repository_id)) {
+            Ok(())
+        } else {
+            Err(never(format!(
+                "{user} has not consented to {repository} (repository {repository_id}) on this cluster"
+            )))
+        }
+    }
+}
+
+impl PolicySettings {
+    /// Writes a user's consent down, or takes it out, where there is a file of consents. Blocks: writes a file. What people
+    /// wrote beside it stays.
+    pub fn record_consent(
+        &self,
+        user: &SlurmUser,
+        repository_id: i64,
+        given: bool,
+    ) -> std::io::Result<()> {
+        // One at a time: each reads the file and writes it anew.
+        static TURN: Mutex<()> = Mutex::new(());
+        let Some(file) = &self.consents else {
+            return Ok(());
+        };
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = match std::fs::read_to_string(file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            text => text.unwrap_or_default(),
+        };
+        let pair = (user.as_str(), repository_id);
+        if consents(&text).contains(&pair) == given {
+            return Ok(());
+        }
+        let mut lines: Vec<String> = text
+            .lines()
+            .filter(|line| !consents(line).contains(&pair))
+            .map(str::to_owned)
+            .collect();
+        if given {
+            let now = Utc::now().format("%F");
+            lines.push(format!("{user} {repository_id} # by the user, {now}"));
+        }
+        let folder = file.parent().unwrap_or(Path::new("."));
+        let mut new = tempfile::NamedTempFile::new_in(folder)?;
+        new.write_all((lines.join("\n") + "\n").as_bytes())?;
+        new.as_file().sync_all()?;
+        new.persist(file)?;
+        Ok(())
+    }
+}
+
+/// The pairs of a file of consents; lines that are none count for nothing.
+pub fn consents(text: &str) -> HashSet<(&str, i64)> {
+    text.lines()
+        .filter_map(|line| {
+            let line = line.split('#').next()?;
+            let (user, repository) = line.trim().split_once(char::is_whitespace)?;
+            Some((user, repository.trim().parse().ok()?))
+        })
+        .collect()
+}
+
+/// No name of Slurm's has a control character, and none of them can be an argument with a NUL in it.
+fn check_texts(asked: &ResourceRequest) -> Result<(), PolicyRefusal> {
+    for (what, text) in [
+        ("partition", &asked.partition),
+        ("account", &asked.account),
+        ("QOS", &asked.qos),
+        ("GRES", &asked.gres),
+        ("constraint", &asked.constraint),
+        ("reservation", &asked.reservation),
+    ] {
+        if let Some(text) = text.as_ref().filter(|text| text.contains(char::is_control)) {
+            return Err(never(format!("{text:?} is not the name of a {what}")));
+        }
+    }
+    Ok(())
+}
+
+/// The value as the list writes it; labels come without capital letters.
+fn allowed(
+    what: &str,
+    value: Option<String>,
+    list: Option<&[String]>,
+) -> Result<Option<String>, PolicyRefusal> {
+    let (Some(value), Some(list)) = (&value, list) else {
+        return Ok(value);
+    };
+    let listed = list.iter().find(|known| known.eq_ignore_ascii_case(value));
+    listed.cloned().map(Some).ok_or_else(|| {
+        never(format!(
+            "the {what} {value} is not one of those that may be used: {}",
+            list.join(", ")
+        ))
+    })
+}
+
+fn at_most(what: &str, asked: Option<u64>, most: Option<u64>) -> Result<(), PolicyRefusal> {
+    match (asked, most) {
+        (Some(asked), Some(most)) if asked > most => Err(never(format!(
+            "{asked} {what} are more than the {most} that the site allows"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// GPUs of a list of generic resources, such as `gpu:a100:2,shard:1` (sbatch(1), `--gres`).
+fn count_gpus(gres: &str) -> u64 {
+    gres.split(',')
+        .filter_map(|one| {
+            let mut parts = one.trim().split(':');
+            (parts.next()? == "gpu").then(|| {
+                parts
+                    .next_back()
+                    .and_then(|count| count.parse::<u64>().ok())
+                    .unwrap_or(1)
+            })
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> PolicySettings {
+        PolicySettings {
+            partitions: Some(vec!["Main".into(), "gpu".into()]),
+            defaults: ResourceRequest {
+                partition: Some("Main".into()),
+                ..Default::default()
+            },
+            max: MaxResources {
+                cpus: Some(8),
+                time_minutes: Some(60),
+                gpus: Some(2),
+                ..Default::default()
+            },
+            ..Default::default()
+        }
+    }
+
+    fn refused(asked: &ResourceRequest) -> String {
+        policy().check_resources(asked).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn resources_are_completed_spelt_and_bounded() {
+        let granted = policy().check_resources(&ResourceRequest::default());
+        let granted = granted.unwrap();
+        assert_eq!(
+            (granted.partition.as_deref(), granted.time_minutes),
+            (Some("Main"), Some(60))
+        );
+        let asked = ResourceRequest {
+            partition: Some("main".into()),
+            cpus: Some(8),
+            gres: Some("gpu:a100:2".into()),
+            ..Default::default()
+        };
+        let granted = policy().check_resources(&asked).unwrap();
+        assert_eq!(granted.partition.as_deref(), Some("Main"));
+        let text = refused(&ResourceRequest {
+            partition: Some("secret".into()),
+            ..Default::default()
+        });
+        assert!(
+            text.contains("secret") && text.contains("Main, gpu"),
+            "{text}"
+        );
+        let text = refused(&ResourceRequest {
+            cpus: Some(9),
+            ..Default::default()
+        });
+        assert!(text.contains('9') && text.contains('8'), "{text}");
+        let text = refused(&ResourceRequest {
+            gres: Some("gpu:1,gpu:a100:2".into()),
+            ..Default::default()
+        });
+        assert!(text.contains("3 GPUs"), "{text}");
+    }
+
+    #[test]
+    fn containers_are_those_of_the_list() {
+        let policy = PolicySettings {
+            containers: vec!["/images/*".into(), "docker://ghcr.io/acme/ci:1".into()],
+            ..Default::default()
+        };
+        let check = |policy: &PolicySettings, container: &str| {
+            policy.check_resources(&ResourceRequest {
+                container: Some(container.into()),
+                ..Default::default()
+            })
+        };
+        for container in ["/images/ci.sif", "docker://ghcr.io/acme/ci:1"] {
+            let granted = check(&policy, container).unwrap();
+            assert_eq!(granted.container.as_deref(), Some(container));
+            let none = check(&PolicySettings::default(), container).unwrap_err();
+            assert!(none.to_string().contains("policy.containers"), "{none}");
+        }
+        for container in [
+            "/images/../tmp/mine.sif",
+            "docker://ghcr.io/acme/ci:2",
+            "--writable",
+            "/images/a\n/b",
+            "/images/a --bind /",
+        ] {
+            assert!(check(&policy, container).is_err(), "{container}");
+        }
+    }
+
+    #[test]
+    fn users_are_looked_up() {
+        let policy = PolicySettings {
+            min_uid: 1,
+            deny_users: vec!["mail".into()],
+            ..Default::default()
+        };
+        assert_eq!(policy.check_user("games"), Ok(()));
+        for (name, reason) in [
+            ("root", "uid 0"),
+            ("mail", "not to be run as"),
+            ("no-such-user", "no user"),
+        ] {
+            let text = policy.check_user(name).unwrap_err().to_string();
+            assert!(text.contains(reason), "{text}");
+        }
+        let usual = PolicySettings::default();
+        assert!(usual.check_user("games").is_err(), "a uid below 1000");
+        let grouped = |group: &str| PolicySettings {
+            group: Some(group.into()),
+            ..policy.clone()
+        };
+        assert_eq!(grouped("games").check_user("games"), Ok(()));
+        assert!(matches!(
+            grouped("tty").check_user("games"),
+            Err(PolicyRefusal::Never(text)) if text.contains("opted in")
+        ));
+        assert!(matches!(
+            grouped("no-such-group").check_user("games"),
+            Err(PolicyRefusal::Wait(_))
+        ));
+    }
+
+    #[test]
+    fn another_policy_has_another_version() {
+        let consents = tempfile::NamedTempFile::new().unwrap();
+        let with = |cpus| PolicySettings {
+            max: MaxResources {
+                cpus: Some(cpus),
+                ..Default::default()
+            },
+            consents: Some(consents.path().into()),
+            ..policy()
+        };
+        let version = with(8).version();
+        assert_eq!(with(8).version(), version);
+        assert_ne!(with(9).version(), version);
+        std::fs::write(consents.path(), "alice 1\n").unwrap();
+        assert_ne!(with(8).version(), version);
+    }
+
+    #[test]
+    fn consents_are_pairs() {
+        let text = "alice 17 # acme/widgets\n\n# bob 17\nbob x\ncarol\t18\n";
+        assert_eq!(
+            consents(text),
+            HashSet::from([("alice", 17), ("carol", 18)])
+        );
+    }
+}

@@ -1,0 +1,232 @@
+//! The trait of every backend, and what is said in it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use gha_slurm_domain::{LaunchId, SlurmJobId, SlurmState, SlurmUser, Usage};
+
+use crate::submission::Submission;
+
+/// A Slurm job is ours if its comment begins with this; the launch follows.
+const COMMENT: &str = "gha-slurm:";
+/// What a Slurm job finds programs with.
+pub(crate) const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// A way of speaking to Slurm.
+#[async_trait]
+pub trait Slurm: Send + Sync {
+    /// Submits. Not idempotent: when an earlier submission of this launch may have been accepted, [`find`] it first.
+    ///
+    /// [`find`]: Slurm::find
+    async fn submit(&self, submission: &Submission) -> Result<SlurmJobId, SubmitError>;
+
+    /// The Slurm job of a launch, pending, running or over.
+    async fn find(&self, launch: LaunchId) -> Result<Option<SlurmJobId>, SlurmUnavailable>;
+
+    /// Every Slurm job of ours that Slurm still knows, and how many others there are, in one call.
+    async fn list(&self) -> Result<Queue, SlurmUnavailable>;
+
+    /// Cancels those of our Slurm jobs that are wanted cancelled and not over, after one look at the queue. Gives their
+    /// launches.
+    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<LaunchId>, SlurmUnavailable>;
+
+    /// What these Slurm jobs used, in one call: those that accounting has a complete record of. `None`: there is no
+    /// accounting here.
+    async fn usage(&self, ids: &[SlurmJobId]) -> Result<Option<Vec<JobUsage>>, SlurmUnavailable>;
+
+    /// What Slurm says of itself, for the self-check.
+    async fn survey(&self) -> Result<Survey, SlurmUnavailable>;
+
+    /// Whether it can be submitted as `user`: how, or why not. Submits nothing.
+    async fn may_act_as(&self, user: &SlurmUser) -> Result<String, String>;
+
+    /// What [`submit`] would say to Slurm, for people; the launch token is left out.
+    ///
+    /// [`submit`]: Slurm::submit
+    async fn preview(&self, submission: &Submission) -> Result<String, SlurmUnavailable>;
+
+    /// The agent stops.
+    async fn stop(&self);
+}
+
+/// What Slurm says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// Of its programs, or of slurmrestd's API.
+    pub version: String,
+    /// Names of all partitions.
+    pub partitions: Result<Vec<String>, SlurmUnavailable>,
+    /// Names of all accounts; `None` where Slurm keeps no accounting.
+    pub accounts: Result<Option<Vec<String>>, SlurmUnavailable>,
+    /// Names of all QOS; `None` where Slurm keeps no accounting.
+    pub qos: Result<Option<Vec<String>>, SlurmUnavailable>,
+}
+
+/// Slurm's queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// Ours, with those that are over.
+    pub ours: Vec<SlurmJob>,
+    /// How many are pending or running that are not ours, by user. Of a job array, what waits together counts as one.
+    pub others: HashMap<String, u32>,
+}
+
+impl Queue {
+    /// Counts one that is not ours.
+    pub(crate) fn add_other(&mut self, user: &str, state: SlurmState) {
+        if !state.is_over() {
+            *self.others.entry(user.to_owned()).or_default() += 1;
+        }
+    }
+}
+
+/// A Slurm job as Slurm tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlurmJob {
+    /// The launch it is.
+    pub launch: LaunchId,
+    /// Slurm's number.
+    pub id: SlurmJobId,
+    /// Who it runs as.
+    pub user: String,
+    /// Where it stands.
+    pub state: SlurmState,
+    /// Why it is pending, or ended so, in Slurm's word.
+    pub reason: Option<String>,
+    /// When it started, or is expected to.
+    pub starts_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Its nodes, as Slurm writes them.
+    pub nodes: Option<String>,
+    /// Its exit code, when it is over.
+    pub exit_code: Option<i32>,
+}
+
+/// Which Slurm jobs shall be cancelled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cancellation {
+    /// Those of this launch.
+    pub launch: LaunchId,
+    /// With this number. Both must be right: anybody may write our comment into a Slurm job of their own, and a slurmctld
+    /// that lost its state gives numbers again. `None`: it is not known here.
+    pub id: Option<SlurmJobId>,
+    /// Only while it is pending.
+    pub only_pending: bool,
+}
+
+impl Cancellation {
+    pub(crate) fn wants(&self, job: &SlurmJob) -> bool {
+        let may_be = if self.only_pending {
+            job.state == SlurmState::Pending
+        } else {
+            !job.state.is_over()
+        };
+        may_be && job.launch == self.launch && self.id.as_ref().is_none_or(|id| *id == job.id)
+    }
+}
+
+/// What accounting tells of a Slurm job that has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobUsage {
+    /// Slurm's number.
+    pub id: SlurmJobId,
+    /// When it was submitted.
+    pub submitted_at: Option<DateTime<Utc>>,
+    /// How it ended.
+    pub state: SlurmState,
+    /// What it used.
+    pub usage: Usage,
+}
+
+/// Slurm cannot be spoken to right now; a submission may have been accepted all the same.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SlurmUnavailable(pub String);
+
+/// Why there is no Slurm job.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// Slurm cannot be spoken to right now; it may have accepted the submission all the same. Try again.
+    #[error(transparent)]
+    Unavailable(#[from] SlurmUnavailable),
+    /// A limit of Slurm's is reached (MaxSubmitJobs, QOS): wait, with Slurm's reason.
+    #[error("{0}")]
+    Limit(String),
+    /// Slurm says no, in its own words (a partition that does not exist): it will say so again.
+    #[error("{0}")]
+    Rejected(String),
+}
+
+impl SubmitError {
+    /// Sorts what Slurm says (strings of slurm_errno.c). What is not known here is Slurm's no: it says so in its own words.
+    pub(crate) fn from_slurm(words: &str, shown: String) -> Self {
+        const AWAY: [&str; 9] = [
+            "Unable to contact slurm controller",
+            "Socket timed out",
+            "Zero Bytes were transmitted",
+            "Connection refused",
+            "Connection timed out",
+            "Munge encode failed",
+            "Invalid authentication credential",
+            "Protocol authentication error",
+            "temporarily unable to accept job",
+        ];
+        const LIMITS: [&str; 5] = [
+            "Job violates accounting/QOS policy",
+            "MaxSubmit",
+            "SubmitJobs",
+            "job submit limit",
+            "Maximum number of jobs",
+        ];
+        let says = |known: &[&str]| known.iter().any(|text| words.contains(text));
+        if says(&AWAY) || words.trim().is_empty() {
+            SlurmUnavailable(shown).into()
+        } else if says(&LIMITS) {
+            Self::Limit(shown)
+        } else {
+            Self::Rejected(shown)
+        }
+    }
+}
+
+/// The comment of a Slurm job of ours; with the repository, for people, if that is wanted.
+pub(crate) fn comment(submission: &Submission, with_repository: bool) -> String {
+    let mut comment = format!("{COMMENT}{}", submission.launch);
+    if with_repository {
+        comment.push(' ');
+        let harmless = submission.repository.chars().filter(char::is_ascii_graphic);
+        comment.extend(harmless.take(200));
+    }
+    comment
+}
+
+/// The launch that a comment names. `None`: not a Slurm job of ours.
+pub(crate) fn launch_of(comment: &str) -> Option<LaunchId> {
+    let rest = comment.strip_prefix(COMMENT)?;
+    rest.split(' ').next()?.parse().ok()
+}
+
+/// Where the node writes what the job script of a Slurm job with this name prints.
+pub fn output_file(name: &str, folder: &Path) -> PathBuf {
+    folder.join(format!("{name}.log"))
+}
+
+/// Why a Slurm job is pending or ended so. One that was cancelled while it was pending still has the reason of that.
+pub(crate) fn reason(word: &str, state: SlurmState) -> Option<String> {
+    let told = !matches!(
+        state,
+        SlurmState::Running | SlurmState::Completed | SlurmState::Cancelled
+    );
+    (told && !matches!(word, "" | "None" | "(null)")).then(|| word.to_owned())
+}
+
+/// The exit code in a status as of wait(2), as a shell says it: 128 and the signal for one that was ended by a signal.
+pub(crate) fn exit_code(wait_status: u32) -> i32 {
+    match wait_status & 0x7f {
+        0 => ((wait_status >> 8) & 0xff).cast_signed(),
+        signal => (128 + signal).cast_signed(),
+    }
+}

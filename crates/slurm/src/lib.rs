@@ -1,0 +1,24 @@
+#![doc = include_str!("../README.md")]
+
+mod api_version;
+mod backend;
+mod local;
+mod process;
+pub mod program;
+mod rest;
+mod sacct;
+mod sbatch;
+pub mod settings;
+mod squeue;
+mod submission;
+pub mod token_signer;
+
+pub use api_version::ApiVersion;
+pub use backend::{
+    Cancellation, JobUsage, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey,
+    output_file,
+};
+pub use local::LocalSlurm;
+pub use rest::RestSlurm;
+pub use sbatch::SbatchSlurm;
+pub use submission::Submission;

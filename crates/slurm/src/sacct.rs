@@ -1,0 +1,126 @@
+//! What sacct prints as text.
+
+use std::collections::{BTreeMap, HashMap};
+
+use gha_slurm_domain::{SlurmState, Usage};
+
+use crate::backend::JobUsage;
+use crate::squeue;
+
+/// What sacct is asked for. Nothing that a user may write: a comment could hold lines of its own.
+pub(super) const COLUMNS: &str =
+    "JobIDRaw,State,Submit,ElapsedRaw,CPUTimeRAW,TotalCPU,AllocTRES,MaxRSS";
+
+/// The Slurm jobs of a listing (`--parsable2 --noheader --noconvert`) whose record is complete. A Slurm job has a line of
+/// its own and one per step (`17.batch`), which alone tell of memory.
+pub(super) fn usages(listing: &str) -> Vec<JobUsage> {
+    let mut jobs = Vec::new();
+    let mut max_rss: HashMap<&str, u64> = HashMap::new();
+    for line in listing.lines() {
+        let columns: Vec<&str> = line.split('|').collect();
+        let [id, state, submit, elapsed, cpu, used, tres, rss] = columns.as_slice() else {
+            continue;
+        };
+        if let Some((job, _step)) = id.split_once('.') {
+            let rss: u64 = rss.parse().unwrap_or_default();
+            let max = max_rss.entry(job).or_default();
+            *max = rss.max(*max);
+            continue;
+        }
+        // `CANCELLED by 1000`.
+        let state = state.split(' ').next().unwrap_or_default();
+        let state = SlurmState::from_slurm(state);
+        let (Ok(id), Ok(elapsed_s), true) = (id.parse(), elapsed.parse(), state.is_over()) else {
+            continue;
+        };
+        jobs.push(JobUsage {
+            id,
+            submitted_at: squeue::time(submit),
+            state,
+            usage: Usage {
+                elapsed_s,
+                cpu_allocated_s: cpu.parse().unwrap_or_default(),
+                cpu_used_s: seconds(used).unwrap_or_default(),
+                max_rss_bytes: None,
+                tres: counted(tres),
+            },
+        });
+    }
+    for job in &mut jobs {
+        let rss = max_rss.get(job.id.as_str()).copied();
+        job.usage.max_rss_bytes = rss.filter(|bytes| *bytes > 0);
+    }
+    jobs
+}
+
+/// `[DD-[HH:]]MM:SS[.mmm]` in seconds, rounded.
+fn seconds(text: &str) -> Option<u64> {
+    let (days, rest) = text.split_once('-').unwrap_or(("0", text));
+    let (whole, fraction) = rest.split_once('.').unwrap_or((rest, ""));
+    let mut seconds: u64 = 0;
+    for part in whole.split(':') {
+        seconds = seconds * 60 + part.parse::<u64>().ok()?;
+    }
+    let half = fraction.starts_with(['5', '6', '7', '8', '9']);
+    Some(days.parse::<u64>().ok()? * 86_400 + seconds + u64::from(half))
+}
+
+/// `billing=2,cpu=2,gres/gpu=1,mem=100M`: memory is in MiB.
+fn counted(tres: &str) -> BTreeMap<String, u64> {
+    tres.split(',')
+        .filter_map(|one| {
+            let (name, count) = one.split_once('=')?;
+            let digits = count.trim_end_matches(|c: char| !c.is_ascii_digit());
+            Some((name.to_owned(), digits.parse().ok()?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_complete_is_read() {
+        let listing = "\
+            17|FAILED|2026-11-24T16:26:56|2|4|00:01.632|billing=2,cpu=2,gres/gpu=1,mem=100M,node=1|\n\
+            17.batch|FAILED|2026-11-24T16:26:56|2|4|00:01.632|cpu=2,mem=100M|3321856\n\
+            17.0|COMPLETED|2026-11-24T16:26:56|1|2|00:00.132|cpu=2,mem=100M|4000000\n\
+            18|CANCELLED by 0|2026-11-24T16:26:56|0|0|00:00:00||\n\
+            19|RUNNING|2026-11-24T16:26:56|70|70|00:00:00|cpu=1|\n\
+            garbage\n";
+        let read = usages(listing);
+        let ids: Vec<&str> = read.iter().map(|job| job.id.as_str()).collect();
+        assert_eq!(ids, ["17", "18"]);
+        let states = [read[0].state, read[1].state];
+        assert_eq!(states, [SlurmState::Failed, SlurmState::Cancelled]);
+        let tres = [
+            ("billing", 2),
+            ("cpu", 2),
+            ("gres/gpu", 1),
+            ("mem", 100),
+            ("node", 1),
+        ];
+        assert_eq!(
+            read[0].usage,
+            Usage {
+                elapsed_s: 2,
+                cpu_allocated_s: 4,
+                cpu_used_s: 2,
+                max_rss_bytes: Some(4_000_000),
+                tres: tres.map(|(n, c)| (n.to_owned(), c)).into(),
+            }
+        );
+        assert!(read[0].submitted_at.is_some());
+        assert_eq!(read[1].usage, Usage::default());
+    }
+
+    #[test]
+    fn times_are_read() {
+        assert_eq!(seconds("00:00:00"), Some(0));
+        assert_eq!(seconds("00:00.499"), Some(0));
+        assert_eq!(seconds("02:03.500"), Some(124));
+        assert_eq!(seconds("2-03:04:05"), Some(183_845));
+        assert_eq!(seconds(""), None);
+    }
+}

@@ -1,0 +1,431 @@
+//! Slurm by its own programs: sbatch, squeue, scancel. Every argument is passed as an argument, nothing goes through a
+//! shell, and nothing secret is in one.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Output;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmJobId, SlurmUser};
+use tokio::process::Command;
+
+use crate::api_version::ApiVersion;
+use crate::backend::{
+    Cancellation, JobUsage, PATH, Queue, Slurm, SlurmUnavailable, SubmitError, Survey, comment,
+    output_file,
+};
+use crate::settings::{RunAs, SbatchSettings};
+use crate::submission::Submission;
+use crate::{program, rest, sacct, squeue};
+
+/// The programs themselves wait some time for a slurmctld that is away; the launcher waits 30 s for us.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// Slurm by its own programs.
+pub struct SbatchSlurm {
+    settings: SbatchSettings,
+    /// Of sacct. `None`: not known yet, or not any more.
+    printing: Mutex<Option<Printing>>,
+}
+
+/// How a program of Slurm's is asked to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Printing {
+    /// As slurmrestd answers in this version of its API.
+    Json(ApiVersion),
+    Text,
+}
+
+impl SbatchSlurm {
+    /// With these settings; fails when a program is missing.
+    pub fn new(settings: SbatchSettings) -> anyhow::Result<Self> {
+        let missing = missing(&settings.bin);
+        anyhow::ensure!(
+            missing.is_empty(),
+            "sbatch.bin: there is no {}",
+            missing.join(", ")
+        );
+        Ok(Self {
+            settings,
+            printing: Mutex::new(None),
+        })
+    }
+
+    /// Asks, when it is not known.
+    async fn printing(&self) -> Printing {
+        let known = *self.printing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known {
+            return known;
+        }
+        // Those that are older take no value.
+        let said = self.ask("sacct", &["--json=list"]).await;
+        let printing = said.ok().and_then(|said| ApiVersion::of_parsers(&said));
+        let printing = printing.map_or(Printing::Text, Printing::Json);
+        tracing::info!(?printing, "sacct was asked what it can print");
+        self.remember(Some(printing));
+        printing
+    }
+
+    fn remember(&self, printing: Option<Printing>) {
+        *self.printing.lock().unwrap_or_else(PoisonError::into_inner) = printing;
+    }
+
+    /// A program of Slurm's, with nothing of our environment but what Slurm needs.
+    fn program(&self, name: &str, as_user: Option<&str>) -> Command {
+        let path = self.settings.bin.join(name);
+        let mut command = match (self.settings.run_as, as_user) {
+            (RunAs::Sudo, Some(user)) => {
+                let mut sudo = Command::new("sudo");
+                sudo.args(["-n", "-u", user, "--"]).arg(path);
+                sudo
+            }
+            _ => Command::new(path),
+        };
+        command
+            .env_clear()
+            .env("PATH", PATH)
+            // Times are read back from what is printed.
+            .env("SLURM_TIME_FORMAT", "standard")
+            .current_dir("/")
+            .kill_on_drop(true);
+        if let Some(conf) = &self.settings.conf {
+            command.env("SLURM_CONF", conf);
+        }
+        command
+    }
+
+    /// What a program of Slurm's prints.
+    async fn ask(&self, name: &str, words: &[&str]) -> Result<String, SlurmUnavailable> {
+        let mut command = self.program(name, None);
+        command.args(words);
+        let output = self.run(command, "").await?;
+        succeeded(name, &output)?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    async fn run(&self, mut command: Command, input: &str) -> Result<Output, SlurmUnavailable> {
+        let name = command
+            .as_std()
+            .get_program()
+            .to_string_lossy()
+            .into_owned();
+        program::answer(&mut command, input, DEADLINE)
+            .await
+            .map_err(|error| SlurmUnavailable(format!("{name}: {error}")))
+    }
+}
+
+#[async_trait]
+impl Slurm for SbatchSlurm {
+    async fn submit(&self, submission: &Submission) -> Result<SlurmJobId, SubmitError> {
+        let user = submission.slurm_user.as_str();
+        let mut command = self.program("sbatch", Some(user));
+        command.args(arguments(submission, &self.settings));
+        if self.settings.run_as == RunAs::Root {
+            // Its group would be root's.
+            let group = group_of(user).await?;
+            command.arg(format!("--gid={group}"));
+        }
+        // sbatch hands its environment on, and its file mode mask, which is that of the output file.
+        for (name, value) in &submission.environment {
+            command.env(name, value);
+        }
+        let output = self.run(command, &submission.script).await?;
+        if !output.status.success() {
+            return Err(why(&String::from_utf8_lossy(&output.stderr)));
+        }
+        let said = String::from_utf8_lossy(&output.stdout);
+        // `--parsable`: the number, and the cluster after a semicolon where there are several.
+        let id = said.trim().split(';').next().unwrap_or_default();
+        id.parse()
+            .map_err(|_| SlurmUnavailable(format!("sbatch answered {:?}", said.trim())).into())
+    }
+
+    async fn find(&self, launch: LaunchId) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
+        let found = self.list().await?;
+        Ok(found
+            .ours
+            .into_iter()
+            .find(|job| job.launch == launch)
+            .map(|job| job.id))
+    }
+
+    async fn list(&self) -> Result<Queue, SlurmUnavailable> {
+        let separator = squeue::Separator::new();
+        let mut command = self.program("squeue", None);
+        command.env("SQUEUE_FORMAT2", separator.format());
+        command.args(["--all", "--noheader", "--states=all"]);
+        let output = self.run(command, "").await?;
+        succeeded("squeue", &output)?;
+        Ok(separator.read(&String::from_utf8_lossy(&output.stdout)))
+    }
+
+    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<LaunchId>, SlurmUnavailable> {
+        let mut ours = self.list().await?.ours;
+        ours.retain(|job| wanted.iter().any(|wanted| wanted.wants(job)));
+        for job in &ours {
+            let mut command = self.program("scancel", Some(&job.user));
+            command.arg(job.id.as_str());
+            let output = self.run(command, "").await?;
+            let errors = String::from_utf8_lossy(&output.stderr);
+            let over = errors.contains("Invalid job id") || errors.contains("already completing");
+            if !output.status.success() && !over {
+                return Err(SlurmUnavailable(last_line(&errors)));
+            }
+        }
+        Ok(ours.into_iter().map(|job| job.launch).collect())
+    }
+
+    async fn usage(&self, ids: &[SlurmJobId]) -> Result<Option<Vec<JobUsage>>, SlurmUnavailable> {
+        if !self.settings.bin.join("sacct").is_file() {
+            return Ok(None);
+        }
+        let ids: Vec<&str> = ids.iter().map(SlurmJobId::as_str).collect();
+        let mut command = self.program("sacct", None);
+        command.arg("--allusers");
+        command.arg(format!("--jobs={}", ids.join(",")));
+        let printing = self.printing().await;
+        match printing {
+            Printing::Json(version) => command.arg(format!("--json={}", version.as_str())),
+            Printing::Text => command
+                .args(["--noheader", "--parsable2", "--noconvert"])
+                .arg(format!("--format={}", sacct::COLUMNS)),
+        };
+        let output = self.run(command, "").await?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        if errors.contains("accounting storage is disabled") {
+            return Ok(None);
+        }
+        if let Err(failure) = succeeded("sacct", &output) {
+            // It may come back as another version.
+            self.remember(None);
+            return Err(failure);
+        }
+        match printing {
+            Printing::Json(_) => {
+                let read = rest::read_usages(output.stdout).await;
+                if let Err(why) = &read {
+                    tracing::warn!(%why, "sacct's JSON is of no use here; its text is, from now on");
+                    self.remember(Some(Printing::Text));
+                }
+                read.map(Some)
+            }
+            Printing::Text => {
+                let listing = String::from_utf8_lossy(&output.stdout);
+                Ok(Some(sacct::usages(&listing)))
+            }
+        }
+    }
+
+    async fn survey(&self) -> Result<Survey, SlurmUnavailable> {
+        let version = self.ask("sbatch", &["--version"]).await?;
+        let partitions = self.ask("sinfo", &["--all", "--noheader", "--format=%R"]);
+        let names = |what: &'static str, column: &'static str| async move {
+            let words = ["--noheader", "--parsable2", "list", what, column];
+            match self.ask("sacctmgr", &words).await {
+                Ok(said) => Ok(Some(lines(&said))),
+                // "Only 'accounting_storage/slurmdbd' is supported."
+                Err(error) if error.0.contains("accounting_storage") => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        Ok(Survey {
+            version: version.trim().to_owned(),
+            partitions: partitions.await.map(|said| lines(&said)),
+            accounts: names("account", "format=account").await,
+            qos: names("qos", "format=name").await,
+        })
+    }
+
+    async fn may_act_as(&self, user: &SlurmUser) -> Result<String, String> {
+        if self.settings.run_as == RunAs::Root {
+            return if rustix::process::geteuid().is_root() {
+                Ok("the agent is root".into())
+            } else {
+                Err("sbatch.run_as = \"root\", but this process is not root".into())
+            };
+        }
+        for name in ["sbatch", "scancel"] {
+            // sudo(8): with `-l` and a command it says whether that is allowed, and runs nothing.
+            let mut command = Command::new("sudo");
+            command
+                .args(["-n", "-l", "-u", user.as_str(), "--"])
+                .arg(self.settings.bin.join(name))
+                .env_clear()
+                .env("PATH", PATH)
+                .kill_on_drop(true);
+            let output = self.run(command, "").await.map_err(|e| e.to_string())?;
+            if !output.status.success() {
+                let errors = String::from_utf8_lossy(&output.stderr);
+                return Err(format!(
+                    "sudo does not let this user run {name} as {user} ({}): install deploy/sudoers/gha-slurm-munge, and let \
+                     {user} be in the group that it names",
+                    last_line(&errors)
+                ));
+            }
+        }
+        Ok("by sudo: sbatch and scancel".into())
+    }
+
+    async fn preview(&self, submission: &Submission) -> Result<String, SlurmUnavailable> {
+        let mut command = self.program("sbatch", Some(submission.slurm_user.as_str()));
+        command.args(arguments(submission, &self.settings));
+        let command = command.as_std();
+        let words: Vec<String> = std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        Ok(format!(
+            "{}\nstandard input: the job script, {} bytes\n{}",
+            words.join("\n  "),
+            submission.script.len(),
+            submission.shown_environment()
+        ))
+    }
+
+    async fn stop(&self) {}
+}
+
+/// Without those that are empty, each once.
+fn lines(text: &str) -> Vec<String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines
+        .map(str::to_owned)
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
+}
+
+/// The user's own group, as the system knows it.
+async fn group_of(user: &str) -> Result<u32, SlurmUnavailable> {
+    let name = user.to_owned();
+    let found = tokio::task::spawn_blocking(move || nix::unistd::User::from_name(&name)).await;
+    match found {
+        Ok(Ok(Some(user))) => Ok(user.gid.as_raw()),
+        Ok(Ok(None)) => Err(SlurmUnavailable(format!("there is no user {user}"))),
+        Ok(Err(e)) => Err(SlurmUnavailable(format!("the group of {user}: {e}"))),
+        Err(e) => Err(SlurmUnavailable(e.to_string())),
+    }
+}
+
+/// sbatch's arguments.
+fn arguments(submission: &Submission, settings: &SbatchSettings) -> Vec<String> {
+    let comment = comment(submission, settings.repository_in_comment);
+    let output = output_file(&submission.name, &settings.output_folder);
+    let mut arguments = vec![
+        "--parsable".to_owned(),
+        format!("--job-name={}", submission.name),
+        format!("--comment={comment}"),
+        format!("--output={}", output.display()),
+        "--open-mode=append".to_owned(),
+        "--chdir=/".to_owned(),
+        // Ours, and nothing of a login shell's: that may hang where the home is not there.
+        "--export=ALL".to_owned(),
+        format!("--signal=B:TERM@{}", settings.signal_before_end_s),
+    ];
+    if settings.run_as == RunAs::Root {
+        arguments.push(format!("--uid={}", submission.slurm_user));
+    }
+    arguments.push(
+        if settings.requeue {
+            "--requeue"
+        } else {
+            "--no-requeue"
+        }
+        .to_owned(),
+    );
+    let ResourceRequest {
+        cpus,
+        memory_mib,
+        time_minutes,
+        gres,
+        partition,
+        account,
+        qos,
+        constraint,
+        reservation,
+        nodes,
+        exclusive,
+        // The job script's affair.
+        container: _,
+    } = &submission.resources;
+    let mut option = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            arguments.push(format!("--{name}={value}"));
+        }
+    };
+    option("cpus-per-task", cpus.map(|n| n.to_string()));
+    option("mem", memory_mib.map(|n| format!("{n}M")));
+    option("time", time_minutes.map(|n| n.to_string()));
+    option("gres", gres.clone());
+    option("partition", partition.clone());
+    option("account", account.clone());
+    option("qos", qos.clone());
+    option("constraint", constraint.clone());
+    option("reservation", reservation.clone());
+    option("nodes", nodes.map(|n| n.to_string()));
+    if *exclusive {
+        arguments.push("--exclusive".to_owned());
+    }
+    arguments
+}
+
+/// It ended well; or what it said last.
+fn succeeded(name: &str, output: &Output) -> Result<(), SlurmUnavailable> {
+    if output.status.success() {
+        return Ok(());
+    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    Err(SlurmUnavailable(format!("{name}: {}", last_line(&errors))))
+}
+
+/// Sorts what sbatch says on standard error.
+fn why(errors: &str) -> SubmitError {
+    SubmitError::from_slurm(errors, last_line(errors))
+}
+
+/// The last line, without the program's own name, at most 300 characters.
+fn last_line(errors: &str) -> String {
+    let line = errors.lines().rev().find(|line| !line.trim().is_empty());
+    let line = line.unwrap_or("it failed without a word").trim();
+    let line = line.rsplit("error: ").next().unwrap_or(line);
+    line.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
+/// Whether the programs are there.
+fn missing(bin: &Path) -> Vec<String> {
+    ["sbatch", "squeue", "scancel"]
+        .into_iter()
+        .map(|name| bin.join(name))
+        .filter(|path| !path.is_file())
+        .map(|path| path.display().to_string())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_sbatch_says_is_sorted() {
+        let of = |text: &str| why(&format!("sbatch: error: {text}\n"));
+        assert_eq!(
+            of("Batch job submission failed: Invalid partition name specified"),
+            SubmitError::Rejected(
+                "Batch job submission failed: Invalid partition name specified".into()
+            )
+        );
+        assert!(matches!(
+            of("Batch job submission failed: Unable to contact slurm controller (connect failure)"),
+            SubmitError::Unavailable(_)
+        ));
+        assert!(matches!(
+            of(
+                "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+            ),
+            SubmitError::Limit(_)
+        ));
+        assert!(matches!(why(""), SubmitError::Unavailable(_)));
+    }
+}
