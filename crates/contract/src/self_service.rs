@@ -5,7 +5,6 @@ use chrono::{DateTime, Utc};
 use gha_slurm_domain::{LaunchId, SlurmState};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 /// The scheme of the `Authorization` header; a credential of munge(1) follows it.
 pub const MUNGE_SCHEME: &str = "Munge";

@@ -223,7 +223,10 @@ fn header<'r>(request: &'r HttpRequest, name: &str) -> Option<&'r str> {
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "webhook-ingest", description = "What GitHub sends to webhook-ingest."),
+    info(
+        title = "webhook-ingest",
+        description = "What GitHub sends to webhook-ingest."
+    ),
     paths(receive)
 )]
 struct Document;

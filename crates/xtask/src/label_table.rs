@@ -36,8 +36,12 @@ fn table() -> String {
 fn page(root: &Path) -> Result<(String, String)> {
     let text = std::fs::read_to_string(root.join(FILE)).context(FILE)?;
     let [begin, end] = MARKS;
-    let (before, rest) = text.split_once(begin).with_context(|| format!("{FILE}: no {begin}"))?;
-    let (_, after) = rest.split_once(end).with_context(|| format!("{FILE}: no {end}"))?;
+    let (before, rest) = text
+        .split_once(begin)
+        .with_context(|| format!("{FILE}: no {begin}"))?;
+    let (_, after) = rest
+        .split_once(end)
+        .with_context(|| format!("{FILE}: no {end}"))?;
     let wanted = [before, begin, &table(), end, after].concat();
     Ok((text, wanted))
 }
