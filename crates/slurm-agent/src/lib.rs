@@ -7,6 +7,7 @@ mod doctor;
 mod dry_run;
 pub mod keys;
 pub mod ledger;
+mod openapi;
 mod original;
 mod outbound;
 mod relay;
@@ -21,4 +22,5 @@ mod waiting;
 pub mod watch;
 
 pub use application::Application;
+pub use openapi::openapi;
 pub use settings::Settings;

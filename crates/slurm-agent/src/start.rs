@@ -7,6 +7,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use chrono::Utc;
 use gha_slurm_contract::LaunchClaims;
+use gha_slurm_contract::Problem;
 use gha_slurm_contract::launch_token::{StartAnswer, StartRequest};
 use gha_slurm_contract::problem::ProblemPart;
 use gha_slurm_domain::naming::is_valid_runner_name;
@@ -84,7 +85,23 @@ impl Turns {
     }
 }
 
-/// The handler.
+/// Starts a launch: submits its Slurm job. The launch token decides everything; the same launch again is answered with the same
+/// Slurm job. With an `auth-token` it is a call of the original contract, whose body may have other fields.
+#[utoipa::path(
+    post,
+    path = "/runner/start",
+    operation_id = "startLaunch",
+    request_body = StartRequest,
+    responses(
+        (status = 200, description = "Its Slurm job is submitted", body = StartAnswer),
+        (status = 400, description = "The body is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "The launch token is bad, or the auth-token", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The policy or Slurm refuses it for good", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "A limit of the policy or of Slurm is reached: try again later", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Slurm or the agent's state folder is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    ),
+    security((), ("authToken" = []))
+)]
 pub async fn start(
     starter: web::Data<Starter>,
     request: web::Json<StartRequest>,
