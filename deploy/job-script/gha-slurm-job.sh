@@ -15,7 +15,9 @@
 #   GHA_SLURM_IDLE_DEADLINE_S    seconds a runner may listen without a workflow job (default 120)
 #   GHA_SLURM_SET_UP_DEADLINE_S  seconds until a runner must listen (default 600)
 #   GHA_SLURM_CALLBACK_DEADLINE_S  seconds to go on trying to reach token-broker (default 600)
-#   GHA_SLURM_BUILD_POLICY       which workflow jobs may run, as JSON; see job-started.sh below. Without it: any
+#   GHA_SLURM_JOB_STARTED_HOOK, GHA_SLURM_NO_CONTAINERS_HOOK   texts of the hooks gha-slurm-job-started.sh and
+#                                gha-slurm-no-containers.sh, which document themselves
+#   GHA_SLURM_BUILD_POLICY       which workflow jobs may run, as JSON; see gha-slurm-job-started.sh. Without it: any
 #   GHA_SLURM_CONTAINER_HOOKS    the site's runner container hooks (ACTIONS_RUNNER_CONTAINER_HOOKS); without them and Podman,
 #                                `container:` and `services:` are refused
 #   GHA_SLURM_PODMAN, GHA_SLURM_PODMAN_HOOK   how Podman is called, {"program", "arguments", "volumes"} as JSON, and the text of
@@ -74,7 +76,8 @@ trap 'on_signal INT' INT
 # One that came before.
 [[ -z ${GHA_SLURM_SIGNAL:-} ]] || signal=$GHA_SLURM_SIGNAL
 
-for name in GHA_SLURM_TOKEN_URL GHA_SLURM_LAUNCH GHA_SLURM_RUNNER_DIR SLURM_JOB_ID; do
+for name in GHA_SLURM_TOKEN_URL GHA_SLURM_LAUNCH GHA_SLURM_RUNNER_DIR GHA_SLURM_JOB_STARTED_HOOK GHA_SLURM_NO_CONTAINERS_HOOK \
+    SLURM_JOB_ID; do
     if [[ -z ${!name:-} ]]; then
         echo "$name is not set: this script is submitted by gha-slurm-munge" >&2
         exit 1
@@ -380,8 +383,7 @@ take_from_env() {
     sed -i "/^$1=/d" "$env"
 }
 
-# What the runner calls before the first step of the workflow job, and for its containers. A script that ends with another
-# code than 0 fails the workflow job; what it prints is in the workflow job's log.
+# What the runner calls before the first step of the workflow job, and for its containers.
 write_hooks() {
     local site
     mkdir -p "$work/hook" || return 1
@@ -393,68 +395,9 @@ write_hooks() {
     if [[ -n ${GHA_SLURM_PODMAN:-} && -z ${GHA_SLURM_CONTAINER_HOOKS:-}$CONTAINER ]]; then
         write_podman_hook || return 1
     fi
-    # {"repositoryId": 1, "events": ["push", ...], "forks": false, "actors": null or ["alice", ...]}
-    printf '%s' "${GHA_SLURM_BUILD_POLICY:-}" >"$work/hook/policy.json"
-
-    # All that it looks at is GitHub's word: neither the workflow's `env:` nor a step's code has been at work here.
-    cat >"$work/hook/job-started.sh" <<'HOOK' || return 1
-#!/bin/bash
-here=${BASH_SOURCE[0]%/*}
-printf '%s %s\n' "${GITHUB_RUN_ID:-}" "${GITHUB_RUN_ATTEMPT:-}" >"$here/started.new"
-mv "$here/started.new" "$here/started"
-
-# Prints why not; nothing: it may run. Whatever cannot be told is refused.
-judge() {
-    jq -nr --slurpfile policy "$here/policy.json" --slurpfile event "$GITHUB_EVENT_PATH" '
-        $policy[0] as $policy | $event[0] as $event
-        | def given($name): env[$name] // "" | if . == "" then error("\($name) is not set") else . end;
-        def listed($list): ascii_downcase as $one | any($list[]; ascii_downcase == $one);
-        given("GITHUB_REPOSITORY_ID") as $repository
-        | given("GITHUB_EVENT_NAME") as $name
-        | [given("GITHUB_ACTOR"), env.GITHUB_TRIGGERING_ACTOR // "" | select(. != "")] as $actors
-        # Where the commit comes from; null where a deleted fork leaves nothing.
-        | [ if ($event | has("pull_request")) or ($name | startswith("pull_request"))
-            then $event.pull_request.head.repo else empty end,
-            if ($event | has("workflow_run")) then $event.workflow_run.head_repository else empty end ] as $heads
-        | first(
-            if $repository != ($policy.repositoryId | tostring) then
-                "this runner is for the repository \($policy.repositoryId), not for \(env.GITHUB_REPOSITORY) (\($repository))"
-            else empty end,
-            if any($policy.events[]; . == $name) then empty else
-                "workflow jobs of the event \($name) may not run on this cluster; the policy allows \($policy.events | join(", "))"
-            end,
-            ($heads[] | select($policy.forks != true and (.id | tostring) != $repository)
-                | "it comes from a fork (\(.full_name // "which is deleted")), and the policy of this cluster does not allow forks"),
-            ($actors[] | select($policy.actors != null and (listed($policy.actors) | not))
-                | "\(.) is not one of those for whom workflow jobs may run on this cluster"),
-            "")
-        | gsub("[[:cntrl:]]"; " ")' 2>&1
-}
-
-if [[ -s $here/policy.json ]]; then
-    verdict=$(judge) || verdict="the policy of this cluster could not be checked: $verdict"
-    if [[ -n $verdict ]]; then
-        printf '%s\n' "$verdict" >"$here/refused"
-        verdict=${verdict//'%'/%25}
-        echo "::error title=Refused by the cluster::${verdict//$'\n'/%0A}"
-        exit 1
-    fi
-fi
-[[ ! -s $here/site ]] || exec bash "$(<"$here/site")"
-exit 0
-HOOK
-
-    # https://github.com/actions/runner-container-hooks: a command as JSON on standard input.
-    cat >"$work/hook/container.sh" <<'HOOK' || return 1
-#!/bin/bash
-here=${BASH_SOURCE[0]%/*}
-[[ $(jq -r .command) != cleanup_job ]] || exit 0
-verdict='containers (container:, services:, actions made of one) are not offered on this cluster'
-printf '%s\n' "$verdict" >"$here/refused"
-echo "::error title=Refused by the cluster::$verdict. Use a label of the site whose profile has a container, or run \
-Apptainer in a step; or ask the administrators to set runner.container_hooks."
-exit 1
-HOOK
+    printf '%s' "${GHA_SLURM_BUILD_POLICY:-}" >"$work/hook/policy.json" &&
+        printf '%s' "$GHA_SLURM_JOB_STARTED_HOOK" >"$work/hook/job-started.sh" &&
+        printf '%s' "$GHA_SLURM_NO_CONTAINERS_HOOK" >"$work/hook/container.sh"
 }
 
 # The container hook, and how it calls Podman: with storage of this Slurm job's own.

@@ -13,6 +13,11 @@ use crate::load::{Call, Measured, Target, closed_loop, closed_loop_of};
 
 /// The job script that the agent submits.
 const SCRIPT: &str = include_str!("../../../deploy/job-script/gha-slurm-job.sh");
+/// The hooks that the agent hands over with it.
+const HOOKS: [&str; 2] = [
+    include_str!("../../../deploy/job-script/gha-slurm-job-started.sh"),
+    include_str!("../../../deploy/job-script/gha-slurm-no-containers.sh"),
+];
 /// As long as a launch token.
 const TOKEN_LENGTH: usize = 1200;
 const VERSION: &str = "v0.0.38";
@@ -111,8 +116,9 @@ async fn sbatch(conf: String, output: String) -> Result<()> {
 }
 
 /// As many variables of about the same length as the agent gives.
-fn environment() -> [(&'static str, String); 8] {
+fn environment() -> [(&'static str, String); 10] {
     let text = |length| "x".repeat(length);
+    let [job_started, no_containers] = HOOKS;
     [
         ("GHA_SLURM_LAUNCH_TOKEN", text(TOKEN_LENGTH)),
         ("GHA_SLURM_TOKEN_URL", text(20)),
@@ -121,6 +127,8 @@ fn environment() -> [(&'static str, String); 8] {
         ("GHA_SLURM_RUNNER_MODE", text(3)),
         ("GHA_SLURM_IDLE_DEADLINE_S", text(3)),
         ("GHA_SLURM_SET_UP_DEADLINE_S", text(3)),
+        ("GHA_SLURM_JOB_STARTED_HOOK", job_started.to_owned()),
+        ("GHA_SLURM_NO_CONTAINERS_HOOK", no_containers.to_owned()),
         ("TRACEPARENT", text(55)),
     ]
 }

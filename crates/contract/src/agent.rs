@@ -50,7 +50,7 @@ pub struct CallClaims {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub launcher: Option<Uuid>,
     /// What shall be cancelled.
-    #[serde(default)]
+    #[serde(default, alias = "allocations")]
     pub launches: Vec<LaunchId>,
     /// Only where the Slurm job is pending.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -58,26 +58,30 @@ pub struct CallClaims {
 }
 
 /// Answer of `POST /runner/cancel`: all of them are cancelled, or over, or were never submitted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CancelAnswer {
     /// Slurm jobs that were cancelled now.
+    #[schema(value_type = Vec<Uuid>)]
     pub cancelled: Vec<LaunchId>,
 }
 
 /// Answer of `POST /runner/list`, whose body is `{}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ListAnswer {
     /// Those that the launcher of the assertion had submitted and that are pending or running.
+    #[serde(alias = "allocations")]
     pub launches: Vec<LaunchStatus>,
 }
 
 /// Body of `POST /runner/states`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct StatesRequest {
     /// Which launches.
+    #[schema(value_type = Vec<Uuid>)]
+    #[serde(alias = "allocations")]
     pub launches: Vec<LaunchId>,
 }
 
@@ -86,6 +90,7 @@ pub struct StatesRequest {
 #[serde(rename_all = "camelCase")]
 pub struct StatesAnswer {
     /// Those of the asked launches of which something is known.
+    #[serde(alias = "allocations")]
     pub launches: Vec<LaunchStatus>,
     /// Changes when the policy of the Slurm side does: what it refused may be allowed now.
     pub policy: String,
@@ -100,6 +105,7 @@ pub struct StatesAnswer {
 pub struct LaunchStatus {
     /// Which.
     #[schema(value_type = Uuid)]
+    #[serde(alias = "allocation")]
     pub launch: LaunchId,
     /// Slurm's number. Empty: the agent does not know it, and Slurm knows no Slurm job of this launch.
     pub slurm_job_id: String,
@@ -150,7 +156,7 @@ impl LaunchStatus {
 
 /// What `gha-slurm explain` asks `gha-slurm-munge --dry-run`, on its standard input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct DryRunRequest {
     /// Whose account would be spent.
     pub slurm_user: SlurmUser,

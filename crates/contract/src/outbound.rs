@@ -52,7 +52,7 @@ pub struct AgentClaims {
 
 /// Body of `POST /agent/poll`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct PollRequest {
     /// Calls that the agent has and has not answered yet. What it was given and does not name is given again: it was lost on
     /// the way, or with an earlier life of the agent.
@@ -88,7 +88,7 @@ pub struct Call {
 
 /// Body of `POST /agent/answers`, which is answered 204. Answers to calls that nobody waits for any more are dropped.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct AnswersRequest {
     /// One for each call.
     pub answers: Vec<CallAnswer>,
@@ -96,7 +96,7 @@ pub struct AnswersRequest {
 
 /// What the agent answers to a [`Call`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct CallAnswer {
     /// The call's.
     pub id: Uuid,

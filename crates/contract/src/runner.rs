@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 /// Body of `POST /gha/runner` with `Authorization: Bearer <launch token>`. The original contract sends the raw token
 /// and no body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct RunnerRequest {
     /// Slurm job that calls (`SLURM_JOB_ID`); redemption is bound to it.
     pub slurm_job_id: String,
@@ -70,6 +70,9 @@ pub enum ProgressPhase {
     WorkflowJobStarted,
     /// The runner is over; `reason` says why.
     Finished,
+    /// A phase that only a newer job script knows: nothing follows from it.
+    #[serde(other)]
+    Unknown,
 }
 
 impl ProgressPhase {
@@ -82,6 +85,7 @@ impl ProgressPhase {
             Self::Listening => "listening",
             Self::WorkflowJobStarted => "workflow_job_started",
             Self::Finished => "finished",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -89,7 +93,7 @@ impl ProgressPhase {
 /// Body of `POST /gha/runner/progress` with `Authorization: Bearer <progress token>`; before the redemption, or when
 /// it failed, the launch token is accepted for `allocated`, `set_up` and `finished`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ProgressRequest {
     /// How far.
     pub phase: ProgressPhase,

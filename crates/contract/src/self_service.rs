@@ -4,6 +4,7 @@
 use chrono::{DateTime, Utc};
 use gha_slurm_domain::{LaunchId, SlurmState};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The scheme of the `Authorization` header; a credential of munge(1) follows it.
 pub const MUNGE_SCHEME: &str = "Munge";
@@ -14,7 +15,7 @@ pub const AGENT_USER: &str = "gha-slurm-munge";
 
 /// Payload of the credential: the call that it is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct CredentialPayload {
     /// HTTP method.
     pub method: String,
@@ -25,7 +26,7 @@ pub struct CredentialPayload {
 }
 
 /// Body of `DELETE /config/repos`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RepositoryRemoval {
     /// `https://github.com/owner/name` or `owner/name`.
@@ -33,10 +34,12 @@ pub struct RepositoryRemoval {
 }
 
 /// One launch of the user's, as `GET /config/runners` answers an array of them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OwnLaunch {
     /// Our id.
+    #[serde(alias = "allocation")]
+    #[schema(value_type = Uuid)]
     pub launch: LaunchId,
     /// Slurm's number.
     pub slurm_job_id: String,
@@ -46,6 +49,7 @@ pub struct OwnLaunch {
     pub submitted_at: DateTime<Utc>,
     /// Where it stands; absent until Slurm was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub state: Option<SlurmState>,
     /// Slurm's word for why it is pending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,7 +63,7 @@ pub struct OwnLaunch {
 }
 
 /// Body of `DELETE /config/runners`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RunnerCancellation {
     /// Slurm's number.

@@ -8,15 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::naming::{InvalidSlurmName, slurm_name};
-use crate::resources::ResourceRequest;
+use crate::resources::{RESOURCE_LABELS, ResourceRequest, WrittenResources};
 
 /// Longest label GitHub accepts.
 pub const MAX_LABEL_LENGTH: usize = 256;
 /// Most labels GitHub accepts for a runner (REST: generate-jitconfig, `labels` 1..100).
 pub const MAX_LABELS: usize = 100;
+/// What a label that names the cluster begins with.
+const CLUSTER_LABEL: &str = "slurm-cluster-";
 
 /// Labels as GitHub compares them: lower case, without duplicates, sorted.
 #[derive(
@@ -91,9 +92,19 @@ pub struct LabelSettings {
     /// Labels every runner has and none of which selects us.
     pub base: Vec<String>,
     /// Labels that select us, each with what it asks Slurm for.
+    #[serde(deserialize_with = "profiles_from_settings")]
     pub profiles: BTreeMap<String, ResourceRequest>,
     /// What is asked for where labels say nothing.
+    #[serde(deserialize_with = "ResourceRequest::from_settings")]
     pub defaults: ResourceRequest,
+}
+
+fn profiles_from_settings<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, ResourceRequest>, D::Error> {
+    let written = BTreeMap::<String, WrittenResources>::deserialize(deserializer)?;
+    let profiles = written.into_iter();
+    Ok(profiles.map(|(label, asks)| (label, asks.into())).collect())
 }
 
 impl Default for LabelSettings {
@@ -145,7 +156,7 @@ pub enum NotOurs {
         /// The label as written, lower case.
         label: String,
         /// What is wrong and what is allowed.
-        problem: InvalidValue,
+        problem: String,
     },
     /// Two labels ask for different things.
     #[error("labels `{0}` and `{1}` contradict each other")]
@@ -221,151 +232,23 @@ impl LabelPolicy {
     }
 }
 
-/// Why the value of a parameter label is wrong. The text is shown to people.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidValue {
-    /// Not a name that Slurm can have.
-    #[error(transparent)]
-    Name(#[from] InvalidSlurmName),
-    /// Not a whole number, or out of range.
-    #[error("the value must be a whole number from {low} to {high}")]
-    Number {
-        /// Least allowed value.
-        low: u64,
-        /// Greatest allowed value.
-        high: u64,
-    },
-    /// No known unit at the end.
-    #[error("write a number and {}, as in {example}", one_of(.units))]
-    Unit {
-        /// The known units.
-        units: [&'static str; 3],
-        /// A label that is right.
-        example: &'static str,
-    },
-    /// `slurm-cluster-…` names another cluster.
-    #[error("the cluster is called {0}")]
-    OtherCluster(String),
-}
-
-fn one_of([a, b, c]: &[&str; 3]) -> String {
-    format!("{a}, {b} or {c}")
-}
-
-/// What a parameter label asks for, or what is wrong with its value.
-type Asks = Result<ResourceRequest, InvalidValue>;
-
-/// A label that carries a value, `slurm-<name>-<value>`: the name and what it asks for. `None`: not such a label.
-fn parameter(label: &str, cluster: &str) -> Option<(&'static str, Asks)> {
-    type Parse = fn(&str) -> Asks;
-    const PARAMETERS: [(&str, Parse); 9] = [
-        ("cpus", |value| {
-            Ok(ResourceRequest {
-                cpus: Some(whole(value, 1, 4096)? as u32),
-                ..Default::default()
-            })
-        }),
-        ("mem", |value| {
-            let units = [("m", 1), ("g", 1024), ("t", 1024 * 1024)];
-            Ok(ResourceRequest {
-                memory_mib: Some(quantity(value, &units, 1 << 20, "slurm-mem-32g")?),
-                ..Default::default()
-            })
-        }),
-        ("time", |value| {
-            let units = [("m", 1), ("h", 60), ("d", 24 * 60)];
-            Ok(ResourceRequest {
-                time_minutes: Some(quantity(value, &units, 100_000, "slurm-time-4h")? as u32),
-                ..Default::default()
-            })
-        }),
-        ("gpus", |value| {
-            let (kind, count) = match value.rsplit_once('-') {
-                Some((kind, count)) => (format!(":{}", slurm_name(kind)?), count),
-                None => (String::new(), value),
-            };
-            Ok(ResourceRequest {
-                gres: Some(format!("gpu{kind}:{}", whole(count, 1, 1024)?)),
-                ..Default::default()
-            })
-        }),
-        ("nodes", |value| {
-            Ok(ResourceRequest {
-                nodes: Some(whole(value, 1, 10_000)? as u32),
-                ..Default::default()
-            })
-        }),
-        ("partition", |value| {
-            Ok(ResourceRequest {
-                partition: Some(slurm_name(value)?),
-                ..Default::default()
-            })
-        }),
-        ("account", |value| {
-            Ok(ResourceRequest {
-                account: Some(slurm_name(value)?),
-                ..Default::default()
-            })
-        }),
-        ("qos", |value| {
-            Ok(ResourceRequest {
-                qos: Some(slurm_name(value)?),
-                ..Default::default()
-            })
-        }),
-        ("constraint", |value| {
-            Ok(ResourceRequest {
-                constraint: Some(slurm_name(value)?),
-                ..Default::default()
-            })
-        }),
-    ];
-    if label == "slurm-exclusive" {
-        let asks = ResourceRequest {
-            exclusive: true,
-            ..Default::default()
-        };
-        return Some(("exclusive", Ok(asks)));
-    }
-    let rest = label.strip_prefix("slurm-")?;
-    if let Some(named) = rest.strip_prefix("cluster-") {
+/// A label that carries a value: what tells it from others, and what it asks for or what is wrong with its value. `None`: not
+/// such a label.
+fn parameter(
+    label: &str,
+    cluster: &str,
+) -> Option<(&'static str, Result<ResourceRequest, String>)> {
+    if let Some(named) = label.strip_prefix(CLUSTER_LABEL) {
         let asks = if named == cluster {
             Ok(ResourceRequest::default())
         } else {
-            Err(InvalidValue::OtherCluster(cluster.to_owned()))
+            Err(format!("the cluster is called {cluster}"))
         };
-        return Some(("cluster", asks));
+        return Some((CLUSTER_LABEL, asks));
     }
-    PARAMETERS.into_iter().find_map(|(name, parse)| {
-        let value = rest.strip_prefix(name)?.strip_prefix('-')?;
-        Some((name, parse(value)))
-    })
-}
-
-/// A number with a unit, in units of 1.
-fn quantity(
-    value: &str,
-    units: &[(&'static str, u64); 3],
-    high: u64,
-    example: &'static str,
-) -> Result<u64, InvalidValue> {
-    let found = units
+    RESOURCE_LABELS
         .iter()
-        .find_map(|(unit, factor)| Some((value.strip_suffix(unit)?, factor)));
-    let Some((digits, factor)) = found else {
-        let units = units.map(|(unit, _)| unit);
-        return Err(InvalidValue::Unit { units, example });
-    };
-    Ok(whole(digits, 1, high)? * factor)
-}
-
-fn whole(digits: &str, low: u64, high: u64) -> Result<u64, InvalidValue> {
-    let canonical =
-        !digits.is_empty() && digits.len() <= 9 && digits.bytes().all(|b| b.is_ascii_digit());
-    match digits.parse::<u64>() {
-        Ok(n) if canonical && (low..=high).contains(&n) => Ok(n),
-        _ => Err(InvalidValue::Number { low, high }),
-    }
+        .find_map(|known| Some((known.prefix, known.read(label)?)))
 }
 
 #[cfg(test)]
@@ -513,9 +396,10 @@ mod tests {
     proptest! {
         /// What a label asks Slurm for is made of harmless characters only, whatever the label.
         #[test]
-        fn nothing_hostile_reaches_slurm(name in "(partition|account|qos|constraint|gpus|mem|time|nodes|cpus)", value in "\\PC{0,80}") {
-            if let Ok(r) = policy().classify(&[format!("slurm-{name}-{value}")]) {
-                for text in [r.partition, r.account, r.qos, r.constraint, r.gres].into_iter().flatten() {
+        fn nothing_hostile_reaches_slurm(prefix in proptest::sample::select(RESOURCE_LABELS), value in "\\PC{0,80}") {
+            if let Ok(r) = policy().classify(&[format!("{}{value}", prefix.prefix)]) {
+                let fields = serde_json::to_value(&r).unwrap();
+                for text in fields.as_object().unwrap().values().filter_map(|field| field.as_str()) {
                     prop_assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b)), "{text}");
                     prop_assert!(!text.starts_with('-') && text.len() <= 90);
                 }

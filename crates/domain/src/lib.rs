@@ -11,6 +11,7 @@ pub mod planner;
 pub mod release;
 pub mod resources;
 pub mod runner_class;
+pub mod slurm_state;
 pub mod state;
 mod text;
 pub mod timeline;
@@ -26,6 +27,6 @@ pub use ids::{
 pub use labels::{LabelPolicy, LabelSet, LabelSettings, NotOurs};
 pub use resources::ResourceRequest;
 pub use launch::{Launch, LaunchState};
-pub use state::SlurmState;
+pub use slurm_state::SlurmState;
 pub use usage::Usage;
 pub use workflow_job::{WorkflowJob, WorkflowJobFacts, WorkflowJobState};

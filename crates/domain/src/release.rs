@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A release of actions/runner, unpacked in a folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct RunnerRelease {
     /// Such as `2.336.0`.
     pub version: String,

@@ -1,68 +1,280 @@
-//! What a runner class asks Slurm for.
+//! What a runner class asks Slurm for. A new resource is one entry of the table below: its field, its label and the label's
+//! line in docs/workflows.md follow from that entry. The policy and the options for Slurm take a [`ResourceRequest`] apart
+//! without `..`, so that they do not compile until they say what they do with a new field.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-/// Resources of one launch. Absent means "the site's default". Part of the runner class: two workflow jobs share
-/// runners only if they ask for the same.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ResourceRequest {
+use crate::naming::slurm_name;
+
+/// A label that asks for a resource: `slurm-<name>-<value>`, or `slurm-<name>` alone.
+#[derive(Debug, Clone, Copy)]
+pub struct ResourceLabel {
+    /// What it begins with; the value follows a last `-`. Without one, the label is exactly this.
+    pub prefix: &'static str,
+    /// How it is written, in Markdown.
+    pub form: &'static str,
+    /// What it asks for, in Markdown.
+    pub asks_for: &'static str,
+    /// A label that is valid.
+    pub example: &'static str,
+    read: fn(&str) -> Result<ResourceRequest, String>,
+}
+
+impl ResourceLabel {
+    /// What `label` asks for, or what is wrong with its value. `None`: it is another label.
+    pub fn read(&self, label: &str) -> Option<Result<ResourceRequest, String>> {
+        let value = label.strip_prefix(self.prefix)?;
+        (self.prefix.ends_with('-') || value.is_empty()).then(|| (self.read)(value))
+    }
+}
+
+/// Some of the values of a [`ResourceRequest`].
+trait Value {
+    fn is_absent(&self) -> bool;
+    /// `other` where it is there.
+    fn overlaid_with(self, other: Self) -> Self;
+}
+
+impl<T> Value for Option<T> {
+    fn is_absent(&self) -> bool {
+        self.is_none()
+    }
+
+    fn overlaid_with(self, other: Self) -> Self {
+        other.or(self)
+    }
+}
+
+impl Value for bool {
+    fn is_absent(&self) -> bool {
+        !*self
+    }
+
+    fn overlaid_with(self, other: Self) -> Self {
+        other || self
+    }
+}
+
+macro_rules! resources {
+    ($(
+        $(#[$attribute:meta])*
+        $field:ident: $type:ty
+        $(, label $prefix:literal ($form:literal, $asks_for:literal, $example:literal) $read:expr)?;
+    )*) => {
+        /// Resources of one launch. Absent means "the site's default". Part of the runner class: two workflow jobs share
+        /// runners only if they ask for the same. Where a newer launcher knows more resources, an agent ignores those.
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+        #[serde(rename_all = "camelCase")]
+        pub struct ResourceRequest {
+            $(
+                $(#[$attribute])*
+                #[serde(skip_serializing_if = "Value::is_absent")]
+                pub $field: $type,
+            )*
+        }
+
+        /// The labels that ask for a resource.
+        pub const RESOURCE_LABELS: &[ResourceLabel] = &[$($(
+            ResourceLabel {
+                prefix: $prefix,
+                form: $form,
+                asks_for: $asks_for,
+                example: $example,
+                read: |value| {
+                    let read: fn(&str) -> Result<$type, String> = $read;
+                    let $field = read(value)?;
+                    Ok(ResourceRequest { $field, ..ResourceRequest::default() })
+                },
+            },
+        )?)*];
+
+        /// The same, as people write it.
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        pub(crate) struct WrittenResources {
+            $($(#[$attribute])* $field: $type,)*
+        }
+
+        impl From<WrittenResources> for ResourceRequest {
+            fn from(written: WrittenResources) -> Self {
+                Self { $($field: written.$field),* }
+            }
+        }
+
+        impl ResourceRequest {
+            /// `other`'s values where it has one, otherwise those of `self`.
+            #[must_use]
+            pub fn overlaid_with(self, other: Self) -> Self {
+                Self { $($field: self.$field.overlaid_with(other.$field)),* }
+            }
+        }
+    };
+}
+
+resources! {
     /// CPUs per task (`sbatch --cpus-per-task`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpus: Option<u32>,
+    cpus: Option<u32>,
+        label "slurm-cpus-" ("`slurm-cpus-N`", "N CPUs", "slurm-cpus-8")
+        |value| whole(value, 1, 4096).map(Some);
     /// Memory per node in MiB (`sbatch --mem`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_mib: Option<u64>,
+    memory_mib: Option<u64>,
+        label "slurm-mem-" ("`slurm-mem-N` and `m`, `g` or `t`", "memory of a node", "slurm-mem-32g")
+        |value| quantity(value, &[("m", 1), ("g", 1024), ("t", 1024 * 1024)], 1 << 20, "slurm-mem-32g").map(Some);
     /// Time limit in minutes (`sbatch --time`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub time_minutes: Option<u32>,
+    time_minutes: Option<u32>,
+        label "slurm-time-" ("`slurm-time-N` and `m`, `h` or `d`", "time limit", "slurm-time-4h")
+        |value| quantity(value, &[("m", 1), ("h", 60), ("d", 24 * 60)], 100_000, "slurm-time-4h").map(Some);
     /// Generic resources, for example `gpu:a100:2` (`sbatch --gres`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gres: Option<String>,
-    /// Partition (`sbatch --partition`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub partition: Option<String>,
-    /// Account charged (`sbatch --account`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub account: Option<String>,
-    /// Quality of service (`sbatch --qos`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub qos: Option<String>,
-    /// Node features (`sbatch --constraint`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub constraint: Option<String>,
-    /// Reservation (`sbatch --reservation`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reservation: Option<String>,
+    gres: Option<String>,
+        label "slurm-gpus-" ("`slurm-gpus-N`, `slurm-gpus-TYPE-N`", "GPUs of a node", "slurm-gpus-a100-2")
+        |value| gpus(value).map(Some);
     /// Nodes (`sbatch --nodes`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub nodes: Option<u32>,
+    nodes: Option<u32>,
+        label "slurm-nodes-" ("`slurm-nodes-N`", "N nodes", "slurm-nodes-2")
+        |value| whole(value, 1, 10_000).map(Some);
     /// Whole nodes (`sbatch --exclusive`).
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub exclusive: bool,
+    #[serde(default)]
+    exclusive: bool,
+        label "slurm-exclusive" ("`slurm-exclusive`", "whole nodes", "slurm-exclusive")
+        |_| Ok(true);
+    /// Partition (`sbatch --partition`).
+    partition: Option<String>,
+        label "slurm-partition-" ("`slurm-partition-X`", "Slurm's partition X", "slurm-partition-gpu")
+        |value| slurm_name(value).map(Some);
+    /// Account charged (`sbatch --account`).
+    account: Option<String>,
+        label "slurm-account-" ("`slurm-account-X`", "Slurm's account X", "slurm-account-physics")
+        |value| slurm_name(value).map(Some);
+    /// Quality of service (`sbatch --qos`).
+    qos: Option<String>,
+        label "slurm-qos-" ("`slurm-qos-X`", "Slurm's QOS X", "slurm-qos-long")
+        |value| slurm_name(value).map(Some);
+    /// Node features (`sbatch --constraint`).
+    constraint: Option<String>,
+        label "slurm-constraint-" ("`slurm-constraint-X`", "nodes with the feature X", "slurm-constraint-infiniband")
+        |value| slurm_name(value).map(Some);
+    /// Reservation (`sbatch --reservation`).
+    reservation: Option<String>;
     /// Image that the runner runs in, for example `/images/ci.sif`. No label names one: it is a profile's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub container: Option<String>,
+    container: Option<String>;
 }
 
 impl ResourceRequest {
-    /// `other`'s values where it has one, else ours.
-    #[must_use]
-    pub fn overlaid_with(self, other: Self) -> Self {
-        Self {
-            cpus: other.cpus.or(self.cpus),
-            memory_mib: other.memory_mib.or(self.memory_mib),
-            time_minutes: other.time_minutes.or(self.time_minutes),
-            gres: other.gres.or(self.gres),
-            partition: other.partition.or(self.partition),
-            account: other.account.or(self.account),
-            qos: other.qos.or(self.qos),
-            constraint: other.constraint.or(self.constraint),
-            reservation: other.reservation.or(self.reservation),
-            nodes: other.nodes.or(self.nodes),
-            exclusive: other.exclusive || self.exclusive,
-            container: other.container.or(self.container),
+    /// Deserialises what people write in settings: a key that is not known is an error.
+    pub fn from_settings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        WrittenResources::deserialize(deserializer).map(Self::from)
+    }
+}
+
+/// `a100-2` as `gpu:a100:2`, `2` as `gpu:2`.
+fn gpus(value: &str) -> Result<String, String> {
+    let (kind, count) = match value.rsplit_once('-') {
+        Some((kind, count)) => (format!(":{}", slurm_name(kind)?), count),
+        None => (String::new(), value),
+    };
+    Ok(format!("gpu{kind}:{}", whole::<u32>(count, 1, 1024)?))
+}
+
+/// A number with a unit, in units of 1.
+fn quantity<N: TryFrom<u64>>(
+    value: &str,
+    units: &[(&str, u64); 3],
+    high: u64,
+    example: &str,
+) -> Result<N, String> {
+    let found = units
+        .iter()
+        .find_map(|(unit, factor)| Some((value.strip_suffix(unit)?, factor)));
+    let Some((digits, factor)) = found else {
+        let [a, b, c] = units.map(|(unit, _)| unit);
+        return Err(format!(
+            "write a number and {a}, {b} or {c}, as in {example}"
+        ));
+    };
+    let number = whole::<u64>(digits, 1, high)? * factor;
+    N::try_from(number).map_err(|_| format!("{value} is too much"))
+}
+
+fn whole<N: TryFrom<u64>>(digits: &str, low: u64, high: u64) -> Result<N, String> {
+    let canonical =
+        !digits.is_empty() && digits.len() <= 9 && digits.bytes().all(|b| b.is_ascii_digit());
+    let number = digits.parse::<u64>().ok();
+    let number = number.filter(|n| canonical && (low..=high).contains(n));
+    number
+        .and_then(|n| N::try_from(n).ok())
+        .ok_or_else(|| format!("the value must be a whole number from {low} to {high}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_label_is_found_by_its_prefix_and_has_a_valid_example() {
+        let mut prefixes = HashSet::new();
+        for label in RESOURCE_LABELS {
+            assert!(prefixes.insert(label.prefix), "{}", label.prefix);
+            let found: Vec<_> = RESOURCE_LABELS
+                .iter()
+                .filter_map(|other| other.read(label.example))
+                .collect();
+            assert_eq!(found.len(), 1, "{}", label.example);
+            let asks = found[0].as_ref().unwrap();
+            let fields = serde_json::to_value(asks).unwrap();
+            assert_eq!(fields.as_object().unwrap().len(), 1, "{}", label.example);
         }
+        for other in ["slurm-exclusive-x", "slurm-cpus", "slurm"] {
+            let found = RESOURCE_LABELS.iter().find_map(|label| label.read(other));
+            assert_eq!(found, None, "{other}");
+        }
+    }
+
+    #[test]
+    fn settings_are_strict_and_messages_are_not() {
+        let newer = r#"{"cpus": 2, "licenses": "matlab"}"#;
+        let read: ResourceRequest = serde_json::from_str(newer).unwrap();
+        assert_eq!(read.cpus, Some(2));
+        let mut written = serde_json::Deserializer::from_str(newer);
+        let error = ResourceRequest::from_settings(&mut written).unwrap_err();
+        assert!(error.to_string().contains("licenses"), "{error}");
+        let mut written = serde_json::Deserializer::from_str(r#"{"cpus": 2}"#);
+        assert_eq!(
+            ResourceRequest::from_settings(&mut written).unwrap(),
+            ResourceRequest {
+                cpus: Some(2),
+                ..Default::default()
+            }
+        );
+    }
+
+    #[test]
+    fn what_is_asked_for_goes_over_what_is_usual() {
+        let usual = ResourceRequest {
+            cpus: Some(1),
+            exclusive: true,
+            qos: Some("normal".into()),
+            ..Default::default()
+        };
+        let asked = ResourceRequest {
+            cpus: Some(8),
+            gres: Some("gpu:1".into()),
+            ..Default::default()
+        };
+        let both = ResourceRequest {
+            cpus: Some(8),
+            exclusive: true,
+            gres: Some("gpu:1".into()),
+            qos: Some("normal".into()),
+            ..Default::default()
+        };
+        assert_eq!(usual.overlaid_with(asked), both);
+        let text = serde_json::to_string(&both).unwrap();
+        assert_eq!(
+            text,
+            r#"{"cpus":8,"gres":"gpu:1","exclusive":true,"qos":"normal"}"#
+        );
     }
 }

@@ -1,7 +1,8 @@
 #![doc = include_str!("../README.md")]
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::CString;
+use std::fmt::Display;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -34,6 +35,7 @@ pub struct PolicySettings {
     /// Which workflow jobs may run, checked on the node before the first step.
     pub builds: BuildPolicy,
     /// What is asked for where a request says nothing.
+    #[serde(deserialize_with = "ResourceRequest::from_settings")]
     pub defaults: ResourceRequest,
     /// Most that one launch may ask for.
     pub max: MaxResources,
@@ -178,23 +180,27 @@ fn never(text: impl Into<String>) -> PolicyRefusal {
 }
 
 impl PolicySettings {
-    /// Another text whenever something else is allowed, and the same from one release to the next: a refusal is reconsidered when
-    /// it changes. A new setting is left out while it is absent. Blocks: reads the file of consents.
+    /// Another text whenever something else is allowed. Blocks: reads the file of consents.
+    ///
+    /// The launcher asks again for what was refused when this changes, so an upgrade of the agent must not change it: only settings
+    /// that differ from their defaults count, each by its path, and the hash is the same in every version of Rust.
     pub fn version(&self) -> String {
-        let mut rules = BTreeSet::new();
-        leaves("", &json!(self), &mut rules);
+        let mut settings = BTreeMap::new();
+        let defaults = serde_json::to_value(Self::default()).unwrap_or_default();
+        let written = serde_json::to_value(self).unwrap_or_default();
+        differences(String::new(), written, &defaults, &mut settings);
         let mut hash = Sha256::new();
-        for rule in rules {
-            hash.update(rule);
-            hash.update([0]);
+        for (path, value) in settings {
+            hash.update(format!("{path} = {value}\n"));
         }
-        let consents = self.consents.as_ref().map(std::fs::read_to_string);
-        if let Some(Ok(consents)) = consents {
-            hash.update(consents);
+        let text = self.consents.as_ref().map(std::fs::read_to_string);
+        let text = text.and_then(Result::ok).unwrap_or_default();
+        for (user, repository_id) in consents(&text).into_iter().collect::<BTreeSet<_>>() {
+            hash.update(format!("consent {user} {repository_id}\n"));
         }
-        let mut version = hex::encode(hash.finalize());
-        version.truncate(16);
-        version
+        let digest = hash.finalize();
+        let first: Vec<String> = digest.iter().take(16).map(|b| format!("{b:02x}")).collect();
+        first.concat()
     }
 
     /// Whether the Slurm user may be run as, as the system knows them. Blocks: asks NSS.
@@ -238,29 +244,48 @@ impl PolicySettings {
         &self,
         asked: &ResourceRequest,
     ) -> Result<ResourceRequest, PolicyRefusal> {
-        let mut granted = self.defaults.clone().overlaid_with(asked.clone());
-        check_texts(&granted)?;
-        granted.partition = allowed("partition", granted.partition, self.partitions.as_deref())?;
-        granted.account = allowed("account", granted.account, self.accounts.as_deref())?;
-        granted.qos = allowed("QOS", granted.qos, self.qos.as_deref())?;
-        if let Some(container) = &granted.container {
-            self.check_container(container)?;
-        }
-        let MaxResources {
+        // Taken apart without `..`, here and below: a new resource does not compile before it is said what bounds it.
+        let ResourceRequest {
             cpus,
             memory_mib,
             time_minutes,
+            gres,
+            partition,
+            account,
+            qos,
+            constraint,
+            reservation,
             nodes,
-            gpus,
-        } = &self.max;
-        granted.time_minutes = granted.time_minutes.or(*time_minutes);
-        let wide = |n: Option<u32>| n.map(u64::from);
-        at_most("CPUs", wide(granted.cpus), wide(*cpus))?;
-        at_most("MiB of memory", granted.memory_mib, *memory_mib)?;
-        at_most("minutes", wide(granted.time_minutes), wide(*time_minutes))?;
-        at_most("nodes", wide(granted.nodes), wide(*nodes))?;
-        at_most("GPUs", granted.gres.as_deref().map(count_gpus), wide(*gpus))?;
-        Ok(granted)
+            exclusive,
+            container,
+        } = self.defaults.clone().overlaid_with(asked.clone());
+        let MaxResources {
+            cpus: most_cpus,
+            memory_mib: most_memory_mib,
+            time_minutes: most_minutes,
+            nodes: most_nodes,
+            gpus: most_gpus,
+        } = self.max;
+        let gpus = gres.as_deref().map(count_gpus);
+        at_most("GPUs", gpus, most_gpus.map(u64::from))?;
+        if let Some(container) = &container {
+            self.check_container(container)?;
+        }
+        Ok(ResourceRequest {
+            cpus: at_most("CPUs", cpus, most_cpus)?,
+            memory_mib: at_most("MiB of memory", memory_mib, most_memory_mib)?,
+            time_minutes: at_most("minutes", time_minutes.or(most_minutes), most_minutes)?,
+            gres: name("GRES", gres)?,
+            partition: allowed("partition", partition, self.partitions.as_deref())?,
+            account: allowed("account", account, self.accounts.as_deref())?,
+            qos: allowed("QOS", qos, self.qos.as_deref())?,
+            // Slurm itself says who may use which of these.
+            constraint: name("constraint", constraint)?,
+            reservation: name("reservation", reservation)?,
+            nodes: at_most("nodes", nodes, most_nodes)?,
+            exclusive,
+            container,
+        })
     }
 
     fn check_container(&self, container: &str) -> Result<(), PolicyRefusal> {
@@ -380,18 +405,19 @@ impl PolicySettings {
     }
 }
 
-/// Each setting that is given, as `path=JSON`: in an order of its own, and without those that are null.
-fn leaves(path: &str, value: &Value, found: &mut BTreeSet<String>) {
+/// The settings in `value` that are not as in `defaults`, by their paths.
+fn differences(path: String, value: Value, defaults: &Value, found: &mut BTreeMap<String, Value>) {
     match value {
-        Value::Null => {}
         Value::Object(fields) => {
-            for (name, value) in fields {
-                leaves(&format!("{path}.{name}"), value, found);
+            for (key, value) in fields {
+                let default = defaults.get(&key).unwrap_or(&Value::Null);
+                differences(format!("{path}.{key}"), value, default, found);
             }
         }
-        value => {
-            found.insert(format!("{path}={value}"));
+        value if value != *defaults => {
+            found.insert(path, value);
         }
+        _ => {}
     }
 }
 
@@ -407,20 +433,13 @@ pub fn consents(text: &str) -> HashSet<(&str, i64)> {
 }
 
 /// No name of Slurm's has a control character, and none of them can be an argument with a NUL in it.
-fn check_texts(asked: &ResourceRequest) -> Result<(), PolicyRefusal> {
-    for (what, text) in [
-        ("partition", &asked.partition),
-        ("account", &asked.account),
-        ("QOS", &asked.qos),
-        ("GRES", &asked.gres),
-        ("constraint", &asked.constraint),
-        ("reservation", &asked.reservation),
-    ] {
-        if let Some(text) = text.as_ref().filter(|text| text.contains(char::is_control)) {
-            return Err(never(format!("{text:?} is not the name of a {what}")));
+fn name(what: &str, value: Option<String>) -> Result<Option<String>, PolicyRefusal> {
+    match value {
+        Some(text) if text.contains(char::is_control) => {
+            Err(never(format!("{text:?} is not the name of a {what}")))
         }
+        value => Ok(value),
     }
-    Ok(())
 }
 
 /// The value as the list writes it; labels come without capital letters.
@@ -429,6 +448,7 @@ fn allowed(
     value: Option<String>,
     list: Option<&[String]>,
 ) -> Result<Option<String>, PolicyRefusal> {
+    let value = name(what, value)?;
     let (Some(value), Some(list)) = (&value, list) else {
         return Ok(value);
     };
@@ -441,12 +461,17 @@ fn allowed(
     })
 }
 
-fn at_most(what: &str, asked: Option<u64>, most: Option<u64>) -> Result<(), PolicyRefusal> {
+/// What is asked for, if that is not too much.
+fn at_most<N: Copy + PartialOrd + Display>(
+    what: &str,
+    asked: Option<N>,
+    most: Option<N>,
+) -> Result<Option<N>, PolicyRefusal> {
     match (asked, most) {
         (Some(asked), Some(most)) if asked > most => Err(never(format!(
             "{asked} {what} are more than the {most} that the site allows"
         ))),
-        _ => Ok(()),
+        _ => Ok(asked),
     }
 }
 
@@ -605,7 +630,52 @@ mod tests {
         assert_eq!(with(8).version(), version);
         assert_ne!(with(9).version(), version);
         std::fs::write(consents.path(), "alice 1\n").unwrap();
-        assert_ne!(with(8).version(), version);
+        let consented = with(8).version();
+        assert_ne!(consented, version);
+        std::fs::write(consents.path(), "# the same\nalice 1 # since May\n").unwrap();
+        assert_eq!(with(8).version(), consented);
+    }
+
+    /// An upgrade that changes one of these makes the launcher ask again for everything that was ever refused.
+    #[test]
+    fn the_version_of_a_policy_never_changes() {
+        assert_eq!(
+            PolicySettings::default().version(),
+            "e3b0c44298fc1c149afbf4c8996fb924"
+        );
+        assert_eq!(policy().version(), "530732289fca6b231e5b46622bee81a2");
+        let full = PolicySettings {
+            group: Some("gha".into()),
+            deny_users: vec!["mail".into()],
+            builds: BuildPolicy {
+                forks: true,
+                ..Default::default()
+            },
+            live: LiveLimits {
+                per_user: Some(4),
+                ..Default::default()
+            },
+            ..policy()
+        };
+        assert_eq!(full.version(), "0dd3f49b5c2c9c6b31c578b5a8623e90");
+    }
+
+    #[test]
+    fn a_setting_that_a_newer_agent_adds_changes_the_version_only_where_it_is_used() {
+        let of = |written: Value, defaults: &Value| {
+            let mut found = BTreeMap::new();
+            differences(String::new(), written, defaults, &mut found);
+            found
+        };
+        let before = of(
+            json!({ "max": { "cpus": 8 } }),
+            &json!({ "max": { "cpus": null } }),
+        );
+        let defaults = json!({ "max": { "cpus": null, "licenses": null }, "days": ["mon"] });
+        let unused = json!({ "max": { "cpus": 8, "licenses": null }, "days": ["mon"] });
+        assert_eq!(of(unused, &defaults), before);
+        let used = json!({ "max": { "cpus": 8, "licenses": 1 }, "days": ["mon"] });
+        assert_ne!(of(used, &defaults), before);
     }
 
     #[test]

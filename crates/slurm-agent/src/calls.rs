@@ -8,6 +8,7 @@ use std::sync::Arc;
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
+use gha_slurm_contract::Problem;
 use gha_slurm_contract::agent::{
     CallClaims, CallPurpose, CancelAnswer, ListAnswer, MAX_CANCELLED_AT_ONCE, MAX_STATES_AT_ONCE,
     StatesAnswer, StatesRequest,
@@ -19,7 +20,23 @@ use gha_slurm_service_kit::authentication::{assertion_invalid, bearer};
 use crate::original;
 use crate::start::{Starter, answer};
 
-/// Submits: one launch token becomes at most one Slurm job.
+/// Starts a launch: submits its Slurm job. The launch token decides everything; the same launch again is answered with the same
+/// Slurm job. With an `auth-token` it is a call of the original contract, whose body may have other fields.
+#[utoipa::path(
+    post,
+    path = "/runner/start",
+    operation_id = "startLaunch",
+    request_body = StartRequest,
+    responses(
+        (status = 200, description = "Its Slurm job is submitted", body = StartAnswer),
+        (status = 400, description = "The body is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "The launch token is bad, or the auth-token", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The policy or Slurm refuses it for good", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "A limit of the policy or of Slurm is reached: try again later", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Slurm or the agent's state folder is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    ),
+    security((), ("authToken" = []))
+)]
 pub(crate) async fn start(
     starter: web::Data<Starter>,
     request: web::Json<StartRequest>,
@@ -79,6 +96,18 @@ fn too_many(most: usize) -> ApiError {
 
 /// Cancels: pending Slurm jobs are gone at once, running ones are told to end. The launcher names only launches
 /// whose runner has no workflow job.
+#[utoipa::path(
+    post,
+    path = "/runner/cancel",
+    operation_id = "cancelLaunches",
+    responses(
+        (status = 200, description = "All of them are cancelled, or over, or were never submitted", body = CancelAnswer),
+        (status = 401, description = "The assertion is missing or wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The assertion names too many launches", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Slurm or the agent's state folder is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("launcherAssertion" = []))
+)]
 pub(crate) async fn cancel(
     starter: web::Data<Starter>,
     assertion: Assertion,
@@ -98,6 +127,19 @@ pub(crate) async fn cancel(
 }
 
 /// Where Slurm jobs stand.
+#[utoipa::path(
+    post,
+    path = "/runner/states",
+    operation_id = "launchStates",
+    request_body = StatesRequest,
+    responses(
+        (status = 200, description = "What is known of them", body = StatesAnswer),
+        (status = 400, description = "The body is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "The assertion is missing or wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "It names too many launches", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("launcherAssertion" = []))
+)]
 pub(crate) async fn states(
     starter: web::Data<Starter>,
     assertion: Assertion,
@@ -119,6 +161,17 @@ pub(crate) async fn states(
 }
 
 /// The Slurm jobs that this launcher had submitted.
+#[utoipa::path(
+    post,
+    path = "/runner/list",
+    operation_id = "listLaunches",
+    request_body(content = Object, description = "`{}`"),
+    responses(
+        (status = 200, description = "Those that are pending or running", body = ListAnswer),
+        (status = 401, description = "The assertion is missing or wrong", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("launcherAssertion" = []))
+)]
 pub(crate) async fn list(
     starter: web::Data<Starter>,
     assertion: Assertion,

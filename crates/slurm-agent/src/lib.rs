@@ -9,6 +9,7 @@ mod dry_run;
 pub mod keys;
 pub mod launches;
 pub mod ledger;
+mod openapi;
 mod original;
 mod outbound;
 mod polling;
@@ -23,4 +24,5 @@ pub mod submission;
 pub mod tasks;
 
 pub use application::Application;
+pub use openapi::openapi;
 pub use settings::Settings;

@@ -17,6 +17,17 @@ pub const JOB_SCRIPT: &str = include_str!(concat!(
     "/../../deploy/job-script/gha-slurm-job.sh"
 ));
 
+/// What the runner calls before the first step of a workflow job; its head documents it.
+const JOB_STARTED_HOOK: &str = include_str!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../deploy/job-script/gha-slurm-job-started.sh"
+));
+/// The container hook of a cluster that offers no containers.
+const NO_CONTAINERS_HOOK: &str = include_str!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../deploy/job-script/gha-slurm-no-containers.sh"
+));
+
 /// The Slurm job that `claims` ask for. Reads the site's job script, if there is one.
 pub async fn prepare(
     claims: &LaunchClaims,
@@ -53,6 +64,11 @@ pub async fn prepare(
         (
             "GHA_SLURM_SET_UP_DEADLINE_S",
             runner.set_up_deadline_s.to_string(),
+        ),
+        ("GHA_SLURM_JOB_STARTED_HOOK", JOB_STARTED_HOOK.to_owned()),
+        (
+            "GHA_SLURM_NO_CONTAINERS_HOOK",
+            NO_CONTAINERS_HOOK.to_owned(),
         ),
     ]);
     if let Some(root) = &runner.work_root {

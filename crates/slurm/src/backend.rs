@@ -247,13 +247,17 @@ pub fn output_file(name: &str, folder: &Path) -> PathBuf {
     folder.join(format!("{name}.log"))
 }
 
-/// Why a Slurm job is pending or ended so. One that was cancelled while it was pending still has the reason of that.
-pub(crate) fn reason(word: &str, state: SlurmState) -> Option<String> {
-    let told = !matches!(
-        state,
-        SlurmState::Running | SlurmState::Completed | SlurmState::Cancelled
-    );
-    (told && !matches!(word, "" | "None" | "(null)")).then(|| word.to_owned())
+/// The state that Slurm's word is for, and why the Slurm job is pending or ended so. One that was cancelled while it was pending still
+/// has the reason of that, which is left out. Of a state that only a newer Slurm has, its word is all that can be shown.
+pub(crate) fn standing(word: &str, reason: &str) -> (SlurmState, Option<String>) {
+    let state = SlurmState::from_slurm(word);
+    let reason = match state {
+        SlurmState::Running if SlurmState::of_word(word).is_none() => word,
+        SlurmState::Running | SlurmState::Completed | SlurmState::Cancelled => "",
+        _ => reason,
+    };
+    let told = !matches!(reason, "" | "None" | "(null)");
+    (state, told.then(|| reason.to_owned()))
 }
 
 /// The exit code in a status as of wait(2), as a shell says it: 128 and the signal for one that was ended by a signal.

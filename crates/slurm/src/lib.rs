@@ -3,6 +3,7 @@
 mod api_version;
 mod backend;
 mod local;
+mod options;
 mod process;
 pub mod program;
 mod rest;

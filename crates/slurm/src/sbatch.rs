@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmJobId, SlurmUser};
+use gha_slurm_domain::{LaunchId, SlurmJobId, SlurmUser};
 use tokio::process::Command;
 
 use crate::api_version::ApiVersion;
@@ -16,6 +16,7 @@ use crate::backend::{
     Cancellation, CannotAct, JobUsage, PATH, Queue, Slurm, SlurmUnavailable, SubmitError, Survey,
     comment, output_file,
 };
+use crate::options::options;
 use crate::settings::{RunAs, SbatchSettings};
 use crate::submission::Submission;
 use crate::{program, rest, sacct, squeue};
@@ -335,39 +336,7 @@ fn arguments(submission: &Submission, settings: &SbatchSettings) -> Vec<String> 
         }
         .to_owned(),
     );
-    let ResourceRequest {
-        cpus,
-        memory_mib,
-        time_minutes,
-        gres,
-        partition,
-        account,
-        qos,
-        constraint,
-        reservation,
-        nodes,
-        exclusive,
-        // The job script's affair.
-        container: _,
-    } = &submission.resources;
-    let mut option = |name: &str, value: Option<String>| {
-        if let Some(value) = value {
-            arguments.push(format!("--{name}={value}"));
-        }
-    };
-    option("cpus-per-task", cpus.map(|n| n.to_string()));
-    option("mem", memory_mib.map(|n| format!("{n}M")));
-    option("time", time_minutes.map(|n| n.to_string()));
-    option("gres", gres.clone());
-    option("partition", partition.clone());
-    option("account", account.clone());
-    option("qos", qos.clone());
-    option("constraint", constraint.clone());
-    option("reservation", reservation.clone());
-    option("nodes", nodes.map(|n| n.to_string()));
-    if *exclusive {
-        arguments.push("--exclusive".to_owned());
-    }
+    arguments.extend(options(&submission.resources).map(|option| option.argument));
     arguments
 }
 

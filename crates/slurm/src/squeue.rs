@@ -4,7 +4,7 @@ use chrono::{DateTime, Local, NaiveDateTime, TimeZone, Utc};
 use gha_slurm_domain::SlurmState;
 use uuid::Uuid;
 
-use crate::backend::{Queue, SlurmJob, exit_code, launch_of, reason};
+use crate::backend::{Queue, SlurmJob, exit_code, launch_of, standing};
 
 /// What squeue is asked for, and how wide: it cuts what is wider (squeue(1), `--Format`).
 const COLUMNS: [(&str, u16); 9] = [
@@ -74,13 +74,13 @@ fn slurm_job(columns: &[&str]) -> Option<SlurmJob> {
         Some((word @ "RaisedSignal", _)) => word,
         _ => reason_word,
     };
-    let state = SlurmState::from_slurm(state);
+    let (state, reason) = standing(state, reason_word);
     Some(SlurmJob {
         launch,
         id: id.parse().ok()?,
         user: (*user).to_owned(),
         state,
-        reason: reason(reason_word, state),
+        reason,
         starts_at: time(starts),
         ended_at: time(ends).filter(|_| state.is_over()),
         nodes: Some((*nodes).to_owned()).filter(|n| !n.is_empty() && n != "(null)"),
@@ -145,6 +145,10 @@ mod tests {
         let killed = of(ours, "FAILED", "0:9").replace("Priority", "RaisedSignal:9(Killed)");
         let reason = read(&killed).unwrap().reason;
         assert_eq!(reason.as_deref(), Some("RaisedSignal"));
+        // A state of a newer Slurm.
+        let new = read(&of(ours, "TELEPORTED", "0")).unwrap();
+        let told = (new.state, new.reason.as_deref());
+        assert_eq!(told, (SlurmState::Running, Some("TELEPORTED")));
         assert_eq!(read("garbage"), None);
         // A comment that looks like the end of one line and the beginning of another.
         let other = Separator::new().0;

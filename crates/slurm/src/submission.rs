@@ -24,14 +24,16 @@ pub struct Submission {
 }
 
 impl Submission {
-    /// The same, without the launch token, and without the text of the container hook.
+    /// The same, without the launch token, and without the texts of hooks.
     pub(crate) fn clone_to_show(&self) -> Self {
         let mut environment = self.environment.clone();
         if let Some(token) = environment.get_mut("GHA_SLURM_LAUNCH_TOKEN") {
             "***".clone_into(token);
         }
-        if let Some(hook) = environment.get_mut("GHA_SLURM_PODMAN_HOOK") {
-            "…".clone_into(hook);
+        for (name, text) in &mut environment {
+            if name.ends_with("_HOOK") {
+                "…".clone_into(text);
+            }
         }
         Self {
             launch: self.launch,

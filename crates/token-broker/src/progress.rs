@@ -70,8 +70,8 @@ impl Broker {
         request: &ProgressRequest,
     ) -> Result<(), ApiError> {
         let phase = match request.phase {
-            // The redemption itself has said so.
-            ProgressPhase::Allocated => return Ok(()),
+            // The redemption itself has said so; or a newer job script says what means nothing here.
+            ProgressPhase::Allocated | ProgressPhase::Unknown => return Ok(()),
             ProgressPhase::Registered => {
                 return match launch.state {
                     State::Over(_) => Err(gone("it was withdrawn meanwhile")),

@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::Utc;
 use gha_slurm_amqp::{PublishError, Publisher};
 use gha_slurm_auth::webhook;
-use gha_slurm_contract::Event;
+use gha_slurm_contract::{Event, Problem};
 use gha_slurm_github::payloads::Payload;
 use gha_slurm_telemetry::Metrics;
 use gha_slurm_telemetry::prometheus::{self, HistogramVec, IntCounterVec};
@@ -14,6 +14,7 @@ use secrecy::SecretString;
 use serde::Serialize;
 use tracing::Span;
 use tracing::field::Empty;
+use utoipa::{OpenApi, ToSchema};
 
 use crate::body::{BodyLimits, Encoding};
 use crate::convert;
@@ -58,18 +59,21 @@ impl IngestMetrics {
 }
 
 /// What became of an accepted delivery.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Outcome {
+    /// RabbitMQ has confirmed the event.
     Published,
     /// Nothing here acts upon this event.
     Ignored,
+    /// The answer to GitHub's `ping`.
     Pong,
 }
 
 /// The answer to an accepted delivery, which GitHub shows in the App's settings.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Answer<'a> {
+    /// `X-GitHub-Delivery`.
     delivery: &'a str,
     outcome: Outcome,
 }
@@ -82,7 +86,33 @@ struct Verified<'a> {
     guid: &'a str,
 }
 
-/// `POST /api/github/webhooks`.
+/// Takes a webhook of the GitHub App and answers when RabbitMQ has confirmed its event. GitHub sends it; the secret of the webhook
+/// signs it.
+#[utoipa::path(
+    post,
+    path = "/api/github/webhooks",
+    operation_id = "receiveWebhook",
+    params(
+        ("X-Hub-Signature-256" = String, Header, description = "`sha256=` and the HMAC-SHA-256 of the body, in hexadecimal, with the webhook's secret"),
+        ("X-GitHub-Event" = String, Header, description = "The event, such as `workflow_job`"),
+        ("X-GitHub-Delivery" = String, Header, description = "The delivery's GUID; a redelivery keeps it"),
+    ),
+    request_body(
+        description = "GitHub's payload; in a form, it is the field `payload`",
+        content((Object = "application/json"), (Object = "application/x-www-form-urlencoded")),
+    ),
+    responses(
+        (status = 200, description = "The answer to `ping`", body = Answer<'_>),
+        (status = 202, description = "The event is published, or nothing acts upon it", body = Answer<'_>),
+        (status = 400, description = "A header or the payload is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "The signature is missing or wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is neither JSON nor a form", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "The event could not be written", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "RabbitMQ does not confirm, or too many large bodies arrive at once: redeliver", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
 #[tracing::instrument(name = "delivery", skip_all, fields(delivery.guid = Empty, delivery.event = Empty))]
 pub(crate) async fn receive(
     request: HttpRequest,
@@ -189,4 +219,19 @@ impl<'r> Verified<'r> {
 
 fn header<'r>(request: &'r HttpRequest, name: &str) -> Option<&'r str> {
     request.headers().get(name)?.to_str().ok()
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "webhook-ingest",
+        description = "What GitHub sends to webhook-ingest."
+    ),
+    paths(receive)
+)]
+struct Document;
+
+/// The OpenAPI document of the service's port.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    Document::openapi()
 }

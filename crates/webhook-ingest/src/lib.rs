@@ -8,4 +8,5 @@ mod refusal;
 pub mod settings;
 
 pub use application::Application;
+pub use delivery::openapi;
 pub use settings::Settings;

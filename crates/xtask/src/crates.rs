@@ -6,15 +6,9 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
-<<<<<<< HEAD:crates/xtask/src/crates.rs
 use crate::source::PREFIX;
 
-const SERVICES: [&str; 5] = [
-=======
-/// Package names carry it, rooms do not.
-const PREFIX: &str = "gha-slurm-";
 const SERVICES: [&str; 6] = [
->>>>>>> agent:crates/xtask/src/rooms.rs
     "webhook-ingest",
     "launcher",
     "token-broker",

@@ -4,6 +4,7 @@
 mod circles;
 mod crates;
 mod demo;
+mod label_table;
 mod schemas;
 mod servers;
 mod skipped;
@@ -26,7 +27,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Write proto-schemas/ from the types.
+    /// Write proto-schemas/, and the table of labels in docs/workflows.md, from the types.
     Schemas {
         /// Only compare, and fail when a file differs.
         #[arg(long)]
@@ -64,8 +65,14 @@ fn main() -> ExitCode {
 fn run() -> Result<ExitCode> {
     let root = root();
     match Cli::parse().command {
-        Command::Schemas { check: false } => schemas::write(&root)?,
-        Command::Schemas { check: true } => schemas::check(&root)?,
+        Command::Schemas { check: false } => {
+            schemas::write(&root)?;
+            label_table::write(&root)?;
+        }
+        Command::Schemas { check: true } => {
+            schemas::check(&root)?;
+            label_table::check(&root)?;
+        }
         Command::Crates => {
             crates::check(&root)?;
             println!("every crate depends on what the table allows");

@@ -21,6 +21,10 @@ fn generate() -> Result<BTreeMap<&'static str, String>> {
         files.insert(name, pretty(&schema)?);
     }
     for (name, document) in [
+        (
+            "openapi/gha-slurm-munge.json",
+            gha_slurm_slurm_agent::openapi(),
+        ),
         ("openapi/launcher.json", gha_slurm_launcher::openapi()),
         (
             "openapi/repo-mapping.json",
@@ -29,6 +33,10 @@ fn generate() -> Result<BTreeMap<&'static str, String>> {
         (
             "openapi/token-broker.json",
             gha_slurm_token_broker::openapi(),
+        ),
+        (
+            "openapi/webhook-ingest.json",
+            gha_slurm_webhook_ingest::openapi(),
         ),
     ] {
         files.insert(name, pretty(&document)?);

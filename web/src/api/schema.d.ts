@@ -308,11 +308,6 @@ export interface components {
         /** @description One thing that happened. */
         TimelineEntry: {
             /**
-             * Format: uuid
-             * @description The launch it happened to.
-             */
-            launchId?: string | null;
-            /**
              * Format: date-time
              * @description When.
              */
@@ -324,6 +319,11 @@ export interface components {
              *     `in_progress`, `completed`, `withdrawn`, `failed`, …
              */
             kind: string;
+            /**
+             * Format: uuid
+             * @description The launch it happened to.
+             */
+            launchId?: string | null;
             /** @description End of the job script's log, after a failure. */
             logTail?: string | null;
             /** @description The runner. */
@@ -333,11 +333,6 @@ export interface components {
         };
         /** @description What the Slurm jobs for a repository used that spent one Slurm user's account, as Slurm's accounting says. */
         UsageSum: {
-            /**
-             * Format: int64
-             * @description Slurm jobs, with those that got no workflow job.
-             */
-            launches: number;
             /**
              * Format: int64
              * @description Slurm jobs in which a workflow job ran.
@@ -363,6 +358,11 @@ export interface components {
              * @description GPU seconds they had, used or not; 0 where Slurm does not count GPUs.
              */
             gpuAllocatedS: number;
+            /**
+             * Format: int64
+             * @description Slurm jobs, with those that got no workflow job.
+             */
+            launches: number;
             /**
              * Format: int64
              * @description The largest resident set of a task of them, in bytes, where Slurm gathers it.

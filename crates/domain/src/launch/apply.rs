@@ -444,7 +444,7 @@ impl Change {
         } else {
             report
                 .starts_at
-                .filter(|_| report.state == crate::state::SlurmState::Running)
+                .filter(|_| report.state == crate::slurm_state::SlurmState::Running)
         };
         let is_lost = report.state.is_lost();
         slurm.report = Some(report);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::ids::{ClassId, LaunchId, RepositoryId, RunnerId, SlurmJobId, WorkflowJobId};
-use crate::state::SlurmState;
+use crate::slurm_state::SlurmState;
 use crate::stored_as_text;
 
 pub use apply::{Admission, Applied, Context, Effect, Happening, Phase, Rejected};

@@ -14,6 +14,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
 use gha_slurm_auth::token::DEFAULT_LIFETIME_S;
 use gha_slurm_contract::LaunchClaims;
+use gha_slurm_contract::Problem;
 use gha_slurm_contract::problem::PROBLEM_JSON;
 use gha_slurm_service_kit::ApiError;
 use serde_json::json;
@@ -134,6 +135,17 @@ pub(crate) async fn start(
 }
 
 /// `POST /api/reload`: reads the file again. One that is wrong changes nothing.
+#[utoipa::path(
+    post,
+    path = "/api/reload",
+    operation_id = "reloadOriginalFile",
+    responses(
+        (status = 200, description = "The file is read again", body = gha_slurm_contract::launch_token::StartAnswer),
+        (status = 401, description = "The auth-token is missing or wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The file is wrong; the one that was read before stays", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("authToken" = []))
+)]
 pub(crate) async fn reload(
     original: web::Data<Original>,
     request: HttpRequest,

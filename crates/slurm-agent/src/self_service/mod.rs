@@ -2,7 +2,7 @@
 //! asserts it to repo-mapping with a key of its own.
 
 mod munge;
-mod routes;
+pub(crate) mod routes;
 
 use std::sync::Arc;
 use std::time::Duration;

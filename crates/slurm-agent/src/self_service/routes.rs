@@ -4,6 +4,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::{HttpRequest, HttpResponse, web};
 use aws_lc_rs::digest::{SHA256, digest};
+use gha_slurm_contract::Problem;
 use gha_slurm_contract::mapping::{RepositoryEntry, UserRepository};
 use gha_slurm_contract::self_service::{
     CredentialPayload, MUNGE_SCHEME, OwnLaunch, RepositoryRemoval, RunnerCancellation,
@@ -215,7 +216,19 @@ fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 }
 
 /// What the user has, and what waits.
-async fn list(
+#[utoipa::path(
+    get,
+    path = "/config/repos",
+    operation_id = "listRepositories",
+    responses(
+        (status = 200, description = "What the user has, and what waits", body = Vec<UserRepository>),
+        (status = 401, description = "A MUNGE credential is needed, or it is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "MUNGE or repo-mapping is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("mungeCredential" = []))
+)]
+pub(crate) async fn list(
     request: HttpRequest,
     service: web::Data<SelfService>,
 ) -> Result<HttpResponse, ApiError> {
@@ -225,7 +238,24 @@ async fn list(
 }
 
 /// Asks for a repository; it waits for an administrator.
-async fn add(
+#[utoipa::path(
+    post,
+    path = "/config/repos",
+    operation_id = "addRepository",
+    request_body = RepositoryEntry,
+    responses(
+        (status = 200, description = "It is mapped", body = UserRepository),
+        (status = 202, description = "It waits for an administrator", body = UserRepository),
+        (status = 400, description = "The body is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "A MUNGE credential is needed, or it is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It is mapped to another user", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "It cannot be used", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "MUNGE or repo-mapping is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("mungeCredential" = []))
+)]
+pub(crate) async fn add(
     request: HttpRequest,
     bytes: web::Bytes,
     service: web::Data<SelfService>,
@@ -245,7 +275,22 @@ async fn add(
 }
 
 /// Removes a repository, or what waits.
-async fn remove(
+#[utoipa::path(
+    delete,
+    path = "/config/repos",
+    operation_id = "removeRepository",
+    request_body = RepositoryRemoval,
+    responses(
+        (status = 204, description = "It is removed"),
+        (status = 400, description = "The body is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "A MUNGE credential is needed, or it is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "The user does not have it", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "MUNGE or repo-mapping is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("mungeCredential" = []))
+)]
+pub(crate) async fn remove(
     request: HttpRequest,
     bytes: web::Bytes,
     service: web::Data<SelfService>,
@@ -288,7 +333,19 @@ async fn remove(
 }
 
 /// The user's launches that are not over.
-async fn runners(
+#[utoipa::path(
+    get,
+    path = "/config/runners",
+    operation_id = "listRunners",
+    responses(
+        (status = 200, description = "The user's launches that are not over", body = Vec<OwnLaunch>),
+        (status = 401, description = "A MUNGE credential is needed, or it is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "MUNGE is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("mungeCredential" = []))
+)]
+pub(crate) async fn runners(
     request: HttpRequest,
     service: web::Data<SelfService>,
 ) -> Result<HttpResponse, ApiError> {
@@ -311,7 +368,22 @@ async fn runners(
 }
 
 /// Cancels one of them.
-async fn cancel(
+#[utoipa::path(
+    delete,
+    path = "/config/runners",
+    operation_id = "cancelRunner",
+    request_body = RunnerCancellation,
+    responses(
+        (status = 204, description = "It is cancelled"),
+        (status = 400, description = "The body is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "A MUNGE credential is needed, or it is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "The user has no such runner", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "MUNGE or Slurm is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("mungeCredential" = []))
+)]
+pub(crate) async fn cancel(
     request: HttpRequest,
     bytes: web::Bytes,
     service: web::Data<SelfService>,

@@ -25,6 +25,18 @@ pub(crate) const SCRIPT: &str = concat!(
     "/../../deploy/job-script/gha-slurm-job.sh"
 );
 
+/// The texts of the runner's hooks, as the agent hands them over.
+const HOOKS: [(&str, &str); 2] = [
+    (
+        "GHA_SLURM_JOB_STARTED_HOOK",
+        include_str!("../../../../deploy/job-script/gha-slurm-job-started.sh"),
+    ),
+    (
+        "GHA_SLURM_NO_CONTAINERS_HOOK",
+        include_str!("../../../../deploy/job-script/gha-slurm-no-containers.sh"),
+    ),
+];
+
 /// What a runner does that is given a workflow job at once.
 pub(crate) const ONE_WORKFLOW_JOB: &str = r#"
 listening
@@ -141,6 +153,7 @@ impl Launch {
             .env("GHA_SLURM_RUNNER_DIR", text(self.path("runner")))
             .env("GHA_SLURM_WORK_ROOT", text(self.path("work")))
             .env("TRACEPARENT", TRACEPARENT)
+            .envs(HOOKS)
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -5,16 +5,15 @@
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{ResourceRequest, SlurmState};
+use gha_slurm_domain::SlurmState;
 use nix::unistd::{Uid, User};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use crate::api_version::ApiVersion;
-use crate::backend::{
-    PATH, Queue, SlurmJob, comment, exit_code, launch_of, output_file, reason as told_reason,
-};
+use crate::backend::{PATH, Queue, SlurmJob, comment, exit_code, launch_of, output_file, standing};
+use crate::options::{Field, options};
 use crate::settings::SlurmrestdSettings;
 use crate::submission::Submission;
 
@@ -26,7 +25,7 @@ impl ApiVersion {
         settings: &SlurmrestdSettings,
     ) -> Value {
         // Before v0.0.40 slurmrestd reads what sbatch's options say; from then on, the fields of Slurm's own message.
-        let options = self < Self::V40;
+        let is_old = self < Self::V40;
         let mut job = Map::new();
         let mut set = |key: &str, value: Value| {
             job.insert(key.to_owned(), value);
@@ -38,7 +37,7 @@ impl ApiVersion {
         let output = output_file(&submission.name, &settings.output_folder);
         set("standard_output", json!(output));
         let environment = environment(submission);
-        if options {
+        if is_old {
             set("environment", environment.into());
             set("open_mode", json!("append"));
             // `requeue: false` changes nothing there.
@@ -61,42 +60,14 @@ impl ApiVersion {
             let delay = self.number(settings.signal_before_end_s.into());
             set("kill_warning_delay", delay);
         }
-        let ResourceRequest {
-            cpus,
-            memory_mib,
-            time_minutes,
-            gres,
-            partition,
-            account,
-            qos,
-            constraint,
-            reservation,
-            nodes,
-            exclusive,
-            // The job script's affair.
-            container: _,
-        } = &submission.resources;
-        let mut optional = |key: &str, value: Option<Value>| {
-            if let Some(value) = value {
-                set(key, value);
-            }
-        };
-        optional("cpus_per_task", cpus.map(Value::from));
-        optional("memory_per_node", memory_mib.map(|n| self.number(n)));
-        optional("time_limit", time_minutes.map(|n| self.number(n.into())));
-        optional("partition", partition.clone().map(Value::from));
-        optional("account", account.clone().map(Value::from));
-        optional("qos", qos.clone().map(Value::from));
-        optional("constraints", constraint.clone().map(Value::from));
-        optional("reservation", reservation.clone().map(Value::from));
-        optional("nodes", nodes.map(|n| n.to_string().into()));
-        if options {
-            optional("gres", gres.clone().map(Value::from));
-            // Its OpenAPI document says "true", which it refuses.
-            optional("exclusive", exclusive.then(|| json!("exclusive")));
-        } else {
-            optional("tres_per_node", gres.as_deref().map(as_tres));
-            optional("shared", exclusive.then(|| json!(["none"])));
+        for option in options(&submission.resources) {
+            let (key, value) = match option.field {
+                Field::Same(key, value) => (key, value),
+                Field::Number(key, number) => (key, self.number(number)),
+                Field::Changed { before_v40, .. } if self < Self::V40 => before_v40,
+                Field::Changed { from_v40, .. } => from_v40,
+            };
+            set(key, value);
         }
         json!({ "script": submission.script, "job": job })
     }
@@ -121,12 +92,6 @@ fn environment(submission: &Submission) -> Map<String, Value> {
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.into()));
     slurms.chain(ours).collect()
-}
-
-/// `gpu:2,shard:1` as `gres/gpu:2,gres/shard:1`, as sbatch does.
-fn as_tres(gres: &str) -> Value {
-    let each: Vec<String> = gres.split(',').map(|one| format!("gres/{one}")).collect();
-    each.join(",").into()
 }
 
 /// What slurmrestd answers, in any version.
@@ -206,11 +171,15 @@ pub(super) enum Words {
 }
 
 impl Words {
-    /// What squeue shows: a flag goes before the state it is added to.
+    /// What squeue shows: a flag goes before the state it is added to, unless only a newer Slurm has that flag.
     pub(super) fn shown(&self) -> &str {
         match self {
             Self::One(word) => word,
-            Self::Several(words) => words.last().map_or("", String::as_str),
+            Self::Several(words) => {
+                let mut known = words.iter().rev();
+                let known = known.find(|word| SlurmState::of_word(word).is_some());
+                known.or(words.last()).map_or("", String::as_str)
+            }
             Self::Other(_) => "",
         }
     }
@@ -286,13 +255,16 @@ impl Job {
     /// `None`: not a Slurm job of ours.
     pub(super) fn ours(&self) -> Option<SlurmJob> {
         let launch = launch_of(self.comment.as_deref()?)?;
-        let state = SlurmState::from_slurm(self.state.as_ref()?.shown());
+        let (state, reason) = standing(
+            self.state.as_ref()?.shown(),
+            self.state_reason.as_deref().unwrap_or_default(),
+        );
         Some(SlurmJob {
             launch,
             id: self.id.as_ref()?.value()?.to_string().parse().ok()?,
             user: self.user_name.clone().unwrap_or_default(),
             state,
-            reason: told_reason(self.state_reason.as_deref().unwrap_or_default(), state),
+            reason,
             starts_at: time(self.start_time.as_ref()),
             ended_at: time(self.end_time.as_ref()).filter(|_| state.is_over()),
             nodes: self.nodes.clone().filter(|nodes| !nodes.is_empty()),
@@ -408,7 +380,7 @@ pub(super) fn recorded<A: serde::de::DeserializeOwned>(version: ApiVersion, name
 mod tests {
     use std::collections::BTreeMap;
 
-    use gha_slurm_domain::LaunchId;
+    use gha_slurm_domain::{LaunchId, ResourceRequest};
 
     use super::*;
 
