@@ -10,7 +10,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::resources::{RESOURCE_LABELS, ResourceRequest, WrittenResources};
+use crate::resources::{InvalidValue, RESOURCE_LABELS, ResourceRequest, WrittenResources};
 
 /// Longest label GitHub accepts.
 pub const MAX_LABEL_LENGTH: usize = 256;
@@ -145,7 +145,7 @@ pub enum NotOurs {
     #[error("it names no label (a `runs-on: group` workflow job carries none)")]
     NoLabels,
     /// A label that neither the base labels, nor a profile, nor a parameter explains.
-    #[error("label `{0}` is not one of ours")]
+    #[error("label `{0}` is not served here")]
     UnknownLabel(String),
     /// All labels are base labels: nothing selects us.
     #[error("no label selects Slurm; add one of: {0}")]
@@ -156,7 +156,7 @@ pub enum NotOurs {
         /// The label as written, lower case.
         label: String,
         /// What is wrong and what is allowed.
-        problem: String,
+        problem: InvalidValue,
     },
     /// Two labels ask for different things.
     #[error("labels `{0}` and `{1}` contradict each other")]
@@ -237,12 +237,12 @@ impl LabelPolicy {
 fn parameter(
     label: &str,
     cluster: &str,
-) -> Option<(&'static str, Result<ResourceRequest, String>)> {
+) -> Option<(&'static str, Result<ResourceRequest, InvalidValue>)> {
     if let Some(named) = label.strip_prefix(CLUSTER_LABEL) {
         let asks = if named == cluster {
             Ok(ResourceRequest::default())
         } else {
-            Err(format!("the cluster is called {cluster}"))
+            Err(InvalidValue::OtherCluster(cluster.to_owned()))
         };
         return Some((CLUSTER_LABEL, asks));
     }

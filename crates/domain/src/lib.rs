@@ -12,7 +12,6 @@ pub mod release;
 pub mod resources;
 pub mod runner_class;
 pub mod slurm_state;
-pub mod state;
 mod text;
 pub mod timeline;
 pub mod usage;

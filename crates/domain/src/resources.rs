@@ -5,7 +5,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::naming::slurm_name;
+use crate::naming::{InvalidSlurmName, slurm_name};
 
 /// A label that asks for a resource: `slurm-<name>-<value>`, or `slurm-<name>` alone.
 #[derive(Debug, Clone, Copy)]
@@ -18,12 +18,12 @@ pub struct ResourceLabel {
     pub asks_for: &'static str,
     /// A label that is valid.
     pub example: &'static str,
-    read: fn(&str) -> Result<ResourceRequest, String>,
+    read: fn(&str) -> Result<ResourceRequest, InvalidValue>,
 }
 
 impl ResourceLabel {
     /// What `label` asks for, or what is wrong with its value. `None`: it is another label.
-    pub fn read(&self, label: &str) -> Option<Result<ResourceRequest, String>> {
+    pub fn read(&self, label: &str) -> Option<Result<ResourceRequest, InvalidValue>> {
         let value = label.strip_prefix(self.prefix)?;
         (self.prefix.ends_with('-') || value.is_empty()).then(|| (self.read)(value))
     }
@@ -82,7 +82,7 @@ macro_rules! resources {
                 asks_for: $asks_for,
                 example: $example,
                 read: |value| {
-                    let read: fn(&str) -> Result<$type, String> = $read;
+                    let read: fn(&str) -> Result<$type, InvalidValue> = $read;
                     let $field = read(value)?;
                     Ok(ResourceRequest { $field, ..ResourceRequest::default() })
                 },
@@ -141,19 +141,19 @@ resources! {
     /// Partition (`sbatch --partition`).
     partition: Option<String>,
         label "slurm-partition-" ("`slurm-partition-X`", "Slurm's partition X", "slurm-partition-gpu")
-        |value| slurm_name(value).map(Some);
+        |value| Ok(Some(slurm_name(value)?));
     /// Account charged (`sbatch --account`).
     account: Option<String>,
         label "slurm-account-" ("`slurm-account-X`", "Slurm's account X", "slurm-account-physics")
-        |value| slurm_name(value).map(Some);
+        |value| Ok(Some(slurm_name(value)?));
     /// Quality of service (`sbatch --qos`).
     qos: Option<String>,
         label "slurm-qos-" ("`slurm-qos-X`", "Slurm's QOS X", "slurm-qos-long")
-        |value| slurm_name(value).map(Some);
+        |value| Ok(Some(slurm_name(value)?));
     /// Node features (`sbatch --constraint`).
     constraint: Option<String>,
         label "slurm-constraint-" ("`slurm-constraint-X`", "nodes with the feature X", "slurm-constraint-infiniband")
-        |value| slurm_name(value).map(Some);
+        |value| Ok(Some(slurm_name(value)?));
     /// Reservation (`sbatch --reservation`).
     reservation: Option<String>;
     /// Image that the runner runs in, for example `/images/ci.sif`. No label names one: it is a profile's.
@@ -168,7 +168,7 @@ impl ResourceRequest {
 }
 
 /// `a100-2` as `gpu:a100:2`, `2` as `gpu:2`.
-fn gpus(value: &str) -> Result<String, String> {
+fn gpus(value: &str) -> Result<String, InvalidValue> {
     let (kind, count) = match value.rsplit_once('-') {
         Some((kind, count)) => (format!(":{}", slurm_name(kind)?), count),
         None => (String::new(), value),
@@ -176,34 +176,66 @@ fn gpus(value: &str) -> Result<String, String> {
     Ok(format!("gpu{kind}:{}", whole::<u32>(count, 1, 1024)?))
 }
 
+/// Why the value of a label is wrong. The text is shown to people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidValue {
+    /// Not a name that Slurm can have.
+    #[error(transparent)]
+    Name(#[from] InvalidSlurmName),
+    /// Not a whole number, or out of range.
+    #[error("the value must be a whole number from {low} to {high}")]
+    Number {
+        /// Least allowed value.
+        low: u64,
+        /// Greatest allowed value.
+        high: u64,
+    },
+    /// No known unit at the end.
+    #[error("write a number and {}, as in {example}", one_of(.units))]
+    Unit {
+        /// The known units.
+        units: [&'static str; 3],
+        /// A label that is right.
+        example: &'static str,
+    },
+    /// More than can be written down.
+    #[error("{0} is too much")]
+    TooMuch(String),
+    /// `slurm-cluster-…` names another cluster.
+    #[error("the cluster is called {0}")]
+    OtherCluster(String),
+}
+
+fn one_of([a, b, c]: &[&str; 3]) -> String {
+    format!("{a}, {b} or {c}")
+}
+
 /// A number with a unit, in units of 1.
 fn quantity<N: TryFrom<u64>>(
     value: &str,
-    units: &[(&str, u64); 3],
+    units: &[(&'static str, u64); 3],
     high: u64,
-    example: &str,
-) -> Result<N, String> {
+    example: &'static str,
+) -> Result<N, InvalidValue> {
     let found = units
         .iter()
         .find_map(|(unit, factor)| Some((value.strip_suffix(unit)?, factor)));
     let Some((digits, factor)) = found else {
-        let [a, b, c] = units.map(|(unit, _)| unit);
-        return Err(format!(
-            "write a number and {a}, {b} or {c}, as in {example}"
-        ));
+        let units = units.map(|(unit, _)| unit);
+        return Err(InvalidValue::Unit { units, example });
     };
     let number = whole::<u64>(digits, 1, high)? * factor;
-    N::try_from(number).map_err(|_| format!("{value} is too much"))
+    N::try_from(number).map_err(|_| InvalidValue::TooMuch(value.to_owned()))
 }
 
-fn whole<N: TryFrom<u64>>(digits: &str, low: u64, high: u64) -> Result<N, String> {
+fn whole<N: TryFrom<u64>>(digits: &str, low: u64, high: u64) -> Result<N, InvalidValue> {
     let canonical =
         !digits.is_empty() && digits.len() <= 9 && digits.bytes().all(|b| b.is_ascii_digit());
     let number = digits.parse::<u64>().ok();
     let number = number.filter(|n| canonical && (low..=high).contains(n));
     number
         .and_then(|n| N::try_from(n).ok())
-        .ok_or_else(|| format!("the value must be a whole number from {low} to {high}"))
+        .ok_or(InvalidValue::Number { low, high })
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use gha_slurm_contract::agent::{
     CallClaims, CallPurpose, CancelAnswer, ListAnswer, MAX_CANCELLED_AT_ONCE, MAX_STATES_AT_ONCE,
     StatesAnswer, StatesRequest,
 };
-use gha_slurm_contract::launch_token::StartRequest;
+use gha_slurm_contract::launch_token::{StartAnswer, StartRequest};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_service_kit::authentication::{assertion_invalid, bearer};
 

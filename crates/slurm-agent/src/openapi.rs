@@ -4,7 +4,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 use crate::self_service::routes;
-use crate::{calls, original, start};
+use crate::{calls, original};
 
 struct Security;
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use gha_slurm_contract::LaunchClaims;
-use gha_slurm_contract::Problem;
 use gha_slurm_contract::launch_token::{StartAnswer, StartRequest};
 use gha_slurm_contract::problem::ProblemPart;
 use gha_slurm_domain::naming::is_valid_runner_name;

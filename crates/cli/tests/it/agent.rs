@@ -65,7 +65,7 @@ fn labels_are_explained() {
         );
     }
     for (labels, reason) in [
-        (["slurm", "windows"], "label `windows` is not one of ours"),
+        (["slurm", "windows"], "label `windows` is not served here"),
         (
             ["slurm", "slurm-cpus-0"],
             "label `slurm-cpus-0`: the value must be a whole number from 1 to 4096",

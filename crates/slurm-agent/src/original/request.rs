@@ -2,7 +2,7 @@
 
 use actix_web::http::StatusCode;
 use gha_slurm_contract::problem::ProblemPart;
-use gha_slurm_domain::naming::slurm_name;
+use gha_slurm_domain::naming::{InvalidSlurmName, slurm_name};
 use gha_slurm_domain::{LaunchId, ResourceRequest};
 use gha_slurm_service_kit::ApiError;
 use reqwest::Url;
@@ -39,8 +39,8 @@ enum FieldError {
     Unit,
     #[error("write true or false")]
     Flag,
-    #[error("{0}")]
-    SlurmName(String),
+    #[error(transparent)]
+    SlurmName(#[from] InvalidSlurmName),
 }
 
 /// What was asked for.

@@ -134,7 +134,7 @@ async fn a_rename_keeps_the_mapping_and_a_recreated_name_does_not_inherit_it() {
         (list[0].repository.name.as_str(), list[0].repository.private),
         ("renamed", Some(true))
     );
-    let standing = repositories::standing(&mut conn, RepositoryId(9))
+    let (_, standing) = repositories::standing(&mut conn, RepositoryId(9))
         .await
         .unwrap()
         .unwrap();
@@ -191,7 +191,7 @@ async fn a_mapping_keeps_its_account_until_it_is_told_another() {
     let standing = repositories::standing(&mut conn, RepositoryId(2))
         .await
         .unwrap();
-    let mapping = standing.unwrap().mapped_to.unwrap();
+    let mapping = standing.unwrap().1.mapped_to.unwrap();
     assert_eq!(mapping.charge.account.as_deref(), Some("chemistry"));
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use gha_slurm_simulator::AppKey;
 use gha_slurm_test_support::{Credentials, Service};
 use tokio::signal::unix::{SignalKind, signal};
