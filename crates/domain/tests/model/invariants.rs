@@ -1,8 +1,8 @@
 //! What must hold after every step, and once events are quiet.
 
 use gha_slurm_domain::admission::admit;
-use gha_slurm_domain::launch::{Outcome, State};
-use gha_slurm_domain::{Launch, LaunchState, SlurmState, WorkflowJobState};
+use gha_slurm_domain::launch::{Attribution, Outcome, State};
+use gha_slurm_domain::{ClassId, Launch, LaunchState, SlurmState, WorkflowJobState};
 
 use crate::broker::redeemed;
 use crate::slurm::LIMIT;
@@ -52,6 +52,23 @@ impl World {
             return Some(format!("launch {id} redeems although nothing waits for it"));
         }
         None
+    }
+
+    /// What is wrong with planning so many launches more. Whatever may have, or get, one of the queued workflow jobs counts.
+    pub fn problem_of_plan(&self, id: ClassId, new: usize) -> Option<String> {
+        let demand = self.db.classes.get(&id).map_or(0, |class| class.demand);
+        let launches = self
+            .db
+            .launches
+            .values()
+            .filter(|launch| launch.class == id);
+        let open = launches.filter(|launch| match launch.work() {
+            Some(work) => work.attribution == Attribution::Unknown,
+            None => launch.over().is_none(),
+        });
+        let open = open.count();
+        (open + new > demand)
+            .then(|| format!("class {id}: {demand} wanted, {open} there, {new} more planned"))
     }
 
     /// What is wrong with the sums.

@@ -173,6 +173,10 @@ impl World {
         let causes: Vec<WorkflowJobId> = counted.map(|launch| launch.cause).collect();
         let (again, first): (Vec<_>, Vec<_>) =
             queued.into_iter().partition(|id| causes.contains(id));
+        if plan.launch > 0 {
+            let problem = self.problem_of_plan(id, plan.launch);
+            self.wrong(problem);
+        }
         for cause in first.into_iter().chain(again).take(plan.launch) {
             let new = NewLaunch {
                 id: LaunchId(Uuid::from_u128(self.db.launches.len() as u128 + 1)),

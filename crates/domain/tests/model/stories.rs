@@ -3,8 +3,8 @@
 use crate::story::holds;
 use crate::world::Action;
 use crate::world::Kind::{
-    ChangePolicy, ChangeStanding, Compare, Crash, Deliver, DeliverTwice, Forget, Minutes,
-    NodeSteps, Queue, Start, Step, StepUnanswered, Submit, Watch,
+    Cancel, CancelJob, ChangePolicy, ChangeStanding, Compare, Crash, Deliver, DeliverTwice, Forget,
+    Hours, Minutes, NodeSteps, Queue, Start, Step, StepInTrouble, StepUnanswered, Submit, Watch,
 };
 
 /// Two launchers submit a launch, since the first was slow: one is refused, the other accepted.
@@ -67,4 +67,41 @@ fn a_withdrawn_launch_leaves_no_registration_of_an_earlier_attempt() {
     let mut story = ANSWER_LOST_THEN_REDEEMED_AGAIN.to_vec();
     story.extend([Action(Crash, 39), Action(ChangeStanding, 0)]);
     holds(&story);
+}
+
+/// A call of the node that was on its way for long reaches the broker when the node has its runner already. GitHub is in trouble, so
+/// nothing comes of it but another attempt; then the launch is not wanted any more.
+#[test]
+fn a_runner_is_not_withdrawn_because_a_late_call_began_another_attempt() {
+    holds(&[
+        Action(Queue, 0),
+        Action(Deliver, 0),
+        Action(Submit, 0),
+        Action(CancelJob, 0),
+        Action(Queue, 0),
+        Action(Deliver, 1),
+        Action(Submit, 0),
+        Action(Step, 0),
+        Action(Deliver, 0),
+        Action(Step, 0),
+        Action(Watch, 0),
+        Action(Hours, 0),
+        Action(Queue, 3),
+        Action(DeliverTwice, 0),
+        Action(StepUnanswered, 0),
+        Action(Submit, 0),
+        Action(Step, 0),
+        Action(Step, 0),
+        Action(Step, 0),
+        Action(Start, 0),
+        Action(NodeSteps, 0),
+        Action(NodeSteps, 0),
+        Action(Step, 2),
+        Action(Step, 2),
+        Action(Step, 2),
+        Action(Step, 1),
+        Action(Step, 0),
+        Action(Cancel, 0),
+        Action(StepInTrouble, 1),
+    ]);
 }
