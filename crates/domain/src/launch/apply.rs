@@ -112,7 +112,10 @@ pub enum Happening {
     /// The planner wants its idle runner after all.
     ReleaseNotWanted,
     /// GitHub deregistered its runner: no workflow job can reach it.
-    Deregistered,
+    Deregistered {
+        /// Which registration GitHub was asked about: its node may have been given a newer one meanwhile.
+        attempt: u32,
+    },
     /// GitHub refused to deregister its runner: it has work.
     DeregistrationRefused,
     /// GitHub does not know its runner: not registered yet, or over. Its node will report which.
@@ -125,7 +128,10 @@ pub enum Happening {
     /// Its node saw no workflow job in time, and GitHub does not have its runner any more.
     GaveUpIdle,
     /// Nothing came from its node for long, and GitHub does not have its runner any more.
-    Silent,
+    Silent {
+        /// Which registration GitHub was asked about: its node may have been given a newer one meanwhile.
+        attempt: u32,
+    },
     /// GitHub says which workflow job its runner has.
     Attributed(WorkflowJobId),
     /// GitHub knows no workflow job that its runner took.
@@ -278,12 +284,12 @@ impl Launch {
             Happening::NotWanted(why) => change.not_wanted(why),
             Happening::ReleaseWanted => change.release_wanted(),
             Happening::ReleaseNotWanted => change.release_not_wanted(),
-            Happening::Deregistered => Ok(change.deregistered()),
+            Happening::Deregistered { attempt } => change.deregistered(attempt),
             Happening::DeregistrationRefused => Ok(change.deregistration_refused()),
-            Happening::DeregistrationUnknown => Ok(change.deregister_at(None)),
+            Happening::DeregistrationUnknown => Ok(change.deregistration_unknown()),
             Happening::DeregistrationDelayed { until } => Ok(change.deregister_at(Some(until))),
             Happening::GaveUpIdle => Ok(change.gave_up(Outcome::Idle)),
-            Happening::Silent => Ok(change.gave_up(Outcome::Silent)),
+            Happening::Silent { attempt } => change.silent(attempt),
             Happening::Attributed(workflow_job) => change.attributed(workflow_job),
             Happening::AttributionGivenUp => change.attribution_given_up(),
             Happening::CancelAsked { is_cancelled } => Ok(change.cancel_asked(is_cancelled)),
@@ -358,9 +364,7 @@ impl Change {
         if let State::Planned = self.launch.state {
             self.launch.state = State::Submitted;
         }
-        if let Some(cancel_at) = &mut self.launch.slurm.cancel_at {
-            *cancel_at = self.now;
-        }
+        self.cancel_if_over();
         self.entry(Kind::Submitted, detail);
         if was_limited {
             self.effects.push(Effect::TryNextOfClass);
@@ -372,10 +376,8 @@ impl Change {
         let submission = &mut self.launch.submission;
         submission.lease_until = None;
         let State::Planned = self.launch.state else {
-            // It was withdrawn meanwhile: there may be something to cancel, or not.
-            if let Some(cancel_at) = &mut self.launch.slurm.cancel_at {
-                *cancel_at = self.now;
-            }
+            // Its answer may be what is lost.
+            self.cancel_if_over();
             return Ok(self.done());
         };
         submission.not_before = next;
@@ -388,6 +390,14 @@ impl Change {
         Ok(self.done())
     }
 
+    /// The launch ended while it was submitted. A cancellation that was asked for before the agent had it found nothing.
+    fn cancel_if_over(&mut self) {
+        let is_over_unused = self.launch.over().is_some_and(|over| over.runner.is_none());
+        if is_over_unused || self.launch.slurm.cancel_at.is_some() {
+            self.launch.slurm.cancel_at = Some(self.now);
+        }
+    }
+
     fn may_try_again(mut self) -> Outcomes {
         let State::Planned = self.launch.state else {
             return Err(Rejected::Late);
@@ -398,10 +408,15 @@ impl Change {
     }
 
     fn refused(mut self, words: String) -> Outcomes {
-        self.launch.submission.lease_until = None;
+        let lease_until = self.launch.submission.lease_until.take();
         let State::Planned = self.launch.state else {
             return Err(Rejected::Late);
         };
+        // Another attempt, before or after this one, may have been accepted.
+        if self.launch.submission.attempts > 1 {
+            let at = lease_until.unwrap_or(self.now);
+            self.launch.slurm.cancel_at = Some(at.max(self.now));
+        }
         self.effects.push(Effect::ClassRefused(words.clone()));
         self.entry(Kind::Refused, words.clone());
         self.over(Outcome::Refused { words }, None, None);
@@ -518,11 +533,14 @@ impl Change {
             }
         }
         let refusal = admission.refusal.or_else(|| {
-            let is_wanted =
-                existing.is_some() || may_issue(admission.demand, admission.redeemed);
+            let is_wanted = existing.is_some() || may_issue(admission.demand, admission.redeemed);
             (!is_wanted).then_some(Why::NoDemand)
         });
         if let Some(why) = refusal {
+            if existing.is_some() {
+                // It may be a late call of a node whose runner has work.
+                return Err(Rejected::Gone(why.explained()));
+            }
             self.withdraw(why);
             return Ok(self.done());
         }
@@ -590,7 +608,10 @@ impl Change {
         let detail = if github_id.is_some() {
             format!("Runner {} is registered at GitHub", runner.name)
         } else {
-            format!("A registration token was given out for runner {}", runner.name)
+            format!(
+                "A registration token was given out for runner {}",
+                runner.name
+            )
         };
         self.launch.state = State::Registered(runner);
         self.entry(Kind::Registered, detail);
@@ -604,7 +625,14 @@ impl Change {
         ) {
             return Err(Rejected::Late);
         }
-        self.ended(Outcome::RefusedByGithub { words }, None, None, None);
+        // An earlier attempt may have registered one.
+        let deregister_at = Some(self.now + GIVES_BACK_WITHIN);
+        self.ended(
+            Outcome::RefusedByGithub { words },
+            None,
+            None,
+            deregister_at,
+        );
         Ok(self.done())
     }
 }
@@ -705,7 +733,9 @@ impl Change {
         ) {
             return Err(Rejected::Late);
         }
-        self.ended(outcome, log_tail, at, None);
+        // The broker may have registered its runner, and its answer was lost.
+        let deregister_at = Some(self.now + GIVES_BACK_WITHIN);
+        self.ended(outcome, log_tail, at, deregister_at);
         Ok(self.done())
     }
 }
@@ -713,7 +743,12 @@ impl Change {
 /// Withdrawal and release
 impl Change {
     fn not_wanted(mut self, why: Why) -> Outcomes {
-        match self.launch.state {
+        match &mut self.launch.state {
+            // Its node may have had an earlier answer, and a late call of it begins another attempt: only GitHub can tell.
+            State::Redeeming(runner) if runner.mint_attempt > 1 => {
+                runner.deregister_at.get_or_insert(self.now);
+                Ok(self.done())
+            }
             State::Planned | State::Submitted | State::Redeeming(_) => {
                 self.withdraw(why);
                 Ok(self.done())
@@ -747,15 +782,32 @@ impl Change {
         }
     }
 
-    fn deregistered(mut self) -> Applied {
+    fn deregistered(mut self, attempt: u32) -> Outcomes {
+        if !self.is_newest(attempt) {
+            return Err(Rejected::Late);
+        }
         if matches!(
             self.launch.state,
-            State::Registered(_) | State::Listening(_)
+            State::Redeeming(_) | State::Registered(_) | State::Listening(_)
         ) {
             self.withdraw(Why::NoDemand);
         }
         // Otherwise it had ended already, or its node reported something meanwhile.
+        Ok(self.deregister_at(None))
+    }
+
+    fn deregistration_unknown(mut self) -> Applied {
+        if matches!(self.launch.state, State::Redeeming(_)) {
+            // Nothing is registered, and whoever registers it now deletes it.
+            self.withdraw(Why::NoDemand);
+            return self.done();
+        }
         self.deregister_at(None)
+    }
+
+    fn is_newest(&self, attempt: u32) -> bool {
+        let runner = self.launch.runner();
+        runner.is_some_and(|runner| runner.mint_attempt == attempt)
     }
 
     fn deregistration_refused(self) -> Applied {
@@ -788,6 +840,16 @@ impl Change {
         }
         self.deregister_at(None)
     }
+
+    fn silent(mut self, attempt: u32) -> Outcomes {
+        if !self.is_newest(attempt) || self.launch.over().is_some() {
+            return Err(Rejected::Late);
+        }
+        // It may have been registered since GitHub was asked.
+        let deregister_at = Some(self.now + GIVES_BACK_WITHIN);
+        self.ended(Outcome::Silent, None, None, deregister_at);
+        Ok(self.done())
+    }
 }
 
 /// Attribution
@@ -815,7 +877,13 @@ impl Change {
                 };
                 State::Busy(runner, work)
             }
-            State::Busy(runner, work) => State::Busy(runner, Work { attribution, ..work }),
+            State::Busy(runner, work) => State::Busy(
+                runner,
+                Work {
+                    attribution,
+                    ..work
+                },
+            ),
             State::Over(over) => State::Over(Over {
                 work: Some(Work {
                     attribution,
@@ -856,8 +924,13 @@ impl Change {
     fn withdraw(&mut self, why: Why) {
         let detail = why.explained();
         let mut runner = self.launch.runner().cloned();
-        if let (Some(runner), State::Registered(_)) = (&mut runner, &self.launch.state) {
-            runner.deregister_at = Some(self.now);
+        if let Some(runner) = &mut runner {
+            runner.deregister_at = match self.launch.state {
+                State::Registered(_) => Some(self.now),
+                // Unless the broker ended while it registered it.
+                State::Redeeming(_) => Some(self.now + GIVES_BACK_WITHIN),
+                _ => None,
+            };
         }
         if self.launch.submission.attempts > 0 || self.launch.slurm.submitted_at.is_some() {
             // While a lease is held, a submission is under way, and there is no telling yet what to cancel.
