@@ -46,6 +46,21 @@ pub fn slurm_name(value: &str) -> Result<String, InvalidSlurmName> {
 )]
 pub struct InvalidSlurmName;
 
+/// The names of a launch's runner in every registration attempt up to `attempt`, from the one that it has now: the newest first.
+pub fn names_of_attempts(name: &str, attempt: u32) -> Vec<String> {
+    let first = name
+        .strip_suffix(&format!("-{attempt}"))
+        .filter(|_| attempt > 1)
+        .unwrap_or(name);
+    (1..=attempt.max(1))
+        .rev()
+        .map(|n| match n {
+            1 => first.to_owned(),
+            n => format!("{first}-{n}"),
+        })
+        .collect()
+}
+
 /// The unique name of a launch's runner: prefix, deployment, short id and, from the second registration attempt
 /// on, the attempt (a name GitHub may still hold is never used twice).
 pub fn runner_name(prefix: &str, deployment: &str, launch: LaunchId, mint_attempt: u32) -> String {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use gha_slurm_domain::launch::Runner;
+use gha_slurm_domain::naming::names_of_attempts;
 use gha_slurm_domain::workflow_job::Heard;
 use gha_slurm_domain::{
     Clock, InstallationId, RepositoryFullName, RepositoryId, WorkflowJob, WorkflowJobFacts,
@@ -55,7 +56,8 @@ impl Inquiry {
             .await?)
     }
 
-    /// Asks GitHub to deregister a runner. Where the App is not installed any more there is none.
+    /// Asks GitHub to deregister a runner, by its id, or by every name that a registration attempt of it may have used: a broker that
+    /// was killed while it registered one could not store which. Where the App is not installed any more there is none.
     pub(crate) async fn deregister(
         &self,
         runner: &Runner,
@@ -64,10 +66,18 @@ impl Inquiry {
         let Some(scope) = self.scope(repository).await? else {
             return Ok(Deletion::NotFound);
         };
-        Ok(self
-            .github
-            .deregister(&scope, runner.github_id, &runner.name)
-            .await?)
+        if let Some(id) = runner.github_id {
+            return Ok(self.github.delete_runner(&scope, id).await?);
+        }
+        let mut all = Deletion::NotFound;
+        for name in names_of_attempts(&runner.name, runner.mint_attempt) {
+            match self.github.deregister(&scope, None, &name).await? {
+                Deletion::Busy => return Ok(Deletion::Busy),
+                Deletion::Deleted => all = Deletion::Deleted,
+                Deletion::NotFound => {}
+            }
+        }
+        Ok(all)
     }
 
     /// Asks about one workflow job. Returns its state afterwards; `None`: nobody knows it.

@@ -147,12 +147,15 @@ async fn do_without(
         for before in found {
             let is_idle = before.launch.state.stage() >= LaunchState::Registered;
             let happening = if is_idle {
-                releasing.push(before.launch.id);
                 Happening::ReleaseWanted
             } else {
                 Happening::NotWanted(Why::NoDemand)
             };
-            apply(lock, &before, happening, now).await?;
+            let is_kept = apply(lock, &before, happening, now).await?;
+            if is_kept {
+                // Only GitHub can tell whether it has work.
+                releasing.push(before.launch.id);
+            }
         }
     }
     for id in class.releasing.iter().filter(|id| !releasing.contains(id)) {
@@ -163,17 +166,18 @@ async fn do_without(
     Ok(())
 }
 
-/// The class is being planned already, so nothing more has to be requested.
+/// The class is being planned already, so nothing more has to be requested. Returns whether the launch still counts as supply.
 async fn apply(
     lock: &mut ScopeLock<'_>,
     before: &launches::Loaded,
     happening: Happening,
     now: DateTime<Utc>,
-) -> Result<(), StorageError> {
-    if let Ok(applied) = before.apply(happening, now) {
-        let _ = launches::save(lock, before, &applied, now).await?;
-    }
-    Ok(())
+) -> Result<bool, StorageError> {
+    let Ok(applied) = before.apply(happening, now) else {
+        return Ok(before.launch.is_supply());
+    };
+    let _ = launches::save(lock, before, &applied, now).await?;
+    Ok(applied.launch.is_supply())
 }
 
 async fn launch(

@@ -359,6 +359,10 @@ async fn submit(submitter: &Submitter, due: &Loaded) -> Result<Option<Submitted>
             }
         };
         record(submitter, launch, happening).await?;
+        // The question may have taken long: another launcher may have the launch by now.
+        if launch.submission.lease_until.is_none_or(|until| until <= clock.now()) {
+            return Ok(None);
+        }
     }
     let claims = claims(submitter, due, clock.now());
     let outcome = match submitter.signer.sign(&claims) {

@@ -39,7 +39,9 @@ async fn release_one(inquiry: &Inquiry, loaded: &Loaded) -> Result<(), StorageEr
                 "GitHub was asked to deregister a runner"
             );
             match deletion {
-                Deletion::Deleted => Happening::Deregistered,
+                Deletion::Deleted => Happening::Deregistered {
+                    attempt: runner.mint_attempt,
+                },
                 Deletion::Busy => Happening::DeregistrationRefused,
                 // That GitHub does not know it does not mean that it is idle.
                 Deletion::NotFound => Happening::DeregistrationUnknown,

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use gha_slurm_contract::runner::RunnerMode;
 use gha_slurm_domain::admission::for_class;
 use gha_slurm_domain::launch::{Admission, Applied, Caller, Happening, Rejected};
-use gha_slurm_domain::naming::runner_name;
+use gha_slurm_domain::naming::{names_of_attempts, runner_name};
 use gha_slurm_domain::{
     Clock, InstallationId, LabelSet, LaunchId, RepositoryFullName, RepositoryId, RunnerId,
 };
@@ -193,7 +193,7 @@ impl Broker {
         for _ in 0..MAX_NAME_CLASHES {
             let mint = self.begin(launch, caller, mode).await?;
             let scope = self.scope(&mint.repository).await?;
-            self.clear_earlier_attempt(&scope, &mint).await?;
+            self.clear_earlier_attempts(&scope, &mint).await?;
             let (secret, id, expires_at) = match self.register(&scope, &mint, mode).await {
                 Ok(registered) => registered,
                 // The name is taken: an earlier attempt of ours, whose answer was lost. The next one has another name
@@ -331,29 +331,31 @@ impl Broker {
         Ok(done.unwrap_or(Err(Rejected::Late)))
     }
 
-    /// Deletes what an earlier attempt registered: by its id where we know it, else by the name it would have.
-    async fn clear_earlier_attempt(&self, scope: &Scope, mint: &Mint) -> Result<(), ApiError> {
-        if mint.attempt <= 1 {
-            return Ok(());
+    /// Deletes what earlier attempts registered: by the id that is known of the last one, and by the names that attempts whose id was
+    /// not stored would have.
+    async fn clear_earlier_attempts(&self, scope: &Scope, mint: &Mint) -> Result<(), ApiError> {
+        let mut names = names_of_attempts(&mint.name, mint.attempt).into_iter();
+        // The one that is to be registered now.
+        names.next();
+        if mint.superseded.is_some() {
+            // The last one, which has the id.
+            names.next();
         }
-        let DeploymentSettings { name, prefix } = self.deployment.as_ref();
-        let earlier = runner_name(prefix, name, mint.launch, mint.attempt.saturating_sub(1));
         let cleared = async {
-            let id = match mint.superseded {
-                Some(id) => Some(id),
-                None => self
-                    .github
-                    .find_runner(scope, &earlier)
-                    .await?
-                    .map(|runner| runner.id),
-            };
-            match id {
-                Some(id) => self.github.delete_runner(scope, id).await.map(Some),
-                None => Ok(None),
+            if let Some(id) = mint.superseded
+                && self.github.delete_runner(scope, id).await? == Deletion::Busy
+            {
+                return Ok(Deletion::Busy);
             }
+            for name in names {
+                if self.github.deregister(scope, None, &name).await? == Deletion::Busy {
+                    return Ok(Deletion::Busy);
+                }
+            }
+            Ok(Deletion::NotFound)
         };
         match cleared.await {
-            Ok(Some(Deletion::Busy)) => Err(conflict("its runner has a workflow job already")),
+            Ok(Deletion::Busy) => Err(conflict("its runner has a workflow job already")),
             Ok(_) => Ok(()),
             Err(error) => match github_trouble(&error) {
                 Some(answer) => Err(answer),

@@ -989,6 +989,8 @@ impl Change {
     }
 
     fn over(&mut self, outcome: Outcome, runner: Option<Runner>, work: Option<Work>) {
+        // It does not stand in the way of the others of its class that wait behind the limit.
+        self.launch.submission.is_limited = false;
         self.launch.state = State::Over(Over {
             outcome,
             at: self.now,

@@ -139,7 +139,9 @@ async fn give_up(
         Deletion::Busy => Happening::DeregistrationRefused,
         // Where GitHub does not know it, it may have had a workflow job all the same: that is looked up before another runner is
         // submitted for it.
-        Deletion::Deleted | Deletion::NotFound => Happening::Silent,
+        Deletion::Deleted | Deletion::NotFound => Happening::Silent {
+            attempt: runner.mint_attempt,
+        },
     };
     happen(reconciler, loaded, happening).await?;
     Ok(true)

@@ -43,7 +43,7 @@ async fn listed(agent: &Agent, site: &Site, launcher: Uuid) -> Vec<(LaunchId, Sl
         .into_iter()
         .map(|status| (status.launch, status.state))
         .collect();
-    listed.sort();
+    listed.sort_by_key(|(launch, _)| *launch);
     listed
 }
 
@@ -78,7 +78,7 @@ async fn a_launcher_lists_and_cancels_what_it_had_submitted() {
             (running.sub, SlurmState::Running),
             (pending.sub, SlurmState::Pending),
         ];
-        both.sort();
+        both.sort_by_key(|(launch, _)| *launch);
         both
     };
     wait_until("ours are listed", DEADLINE, || async {

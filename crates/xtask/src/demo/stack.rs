@@ -60,7 +60,7 @@ impl Stack {
             amqp_url: &servers.amqp_url,
             github_url: &github_url,
         };
-        let deployment = builder.build(&folder.path, credentials, &backing)?;
+        let deployment = builder.build(folder.root(), credentials, &backing)?;
         let mut stack = Self {
             simulator: simulator(&listen, &deployment.webhook_url(), credentials, &logs)?,
             deployment,
