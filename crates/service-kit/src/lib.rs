@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod authentication;
+pub mod every;
 pub mod http;
 pub mod operations;
 pub mod problem;
@@ -8,6 +9,7 @@ pub mod process;
 pub mod settings;
 pub mod tls;
 
+pub use every::{Every, Pause, Periodic};
 pub use http::HttpService;
 pub use operations::{Operations, Readiness};
 pub use problem::ApiError;
