@@ -12,9 +12,11 @@ pub mod runners;
 mod schema;
 mod server;
 pub mod slurm_jobs;
+mod sqlstate;
 pub mod timeline;
+mod transaction;
 pub mod usage;
 pub mod workflow_jobs;
 
 pub use diesel_async::{AsyncConnection, AsyncPgConnection};
-pub use pool::{Database, StorageError, lock_scope, run_migrations};
+pub use pool::{Database, Failure, StorageError, lock_scope, run_migrations};

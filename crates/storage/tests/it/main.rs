@@ -6,6 +6,7 @@ mod redemption;
 mod schema;
 mod submission;
 mod tls;
+mod transaction;
 
 use chrono::{DateTime, Utc};
 use gha_slurm_domain::{
