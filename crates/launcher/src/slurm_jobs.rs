@@ -12,6 +12,7 @@ use gha_slurm_contract::agent::{
 };
 use gha_slurm_contract::launch_token::AUDIENCE_AGENT;
 use gha_slurm_domain::LaunchId;
+use gha_slurm_service_kit::{Every, Pause};
 use gha_slurm_storage::slurm_jobs::{self, SlurmStatus};
 use gha_slurm_storage::{AsyncConnection, Database, StorageError, launches, usage};
 use secrecy::SecretString;
@@ -23,41 +24,29 @@ use crate::submission::{CONCURRENCY, Submitter};
 /// An agent without these calls is asked again after this; it may have been updated.
 const ORIGINAL_AGENT_PAUSE: Duration = Duration::from_secs(600);
 
-/// Asks where Slurm jobs stand, each `interval`, until `stop`. `changed` is notified when something may have to be planned.
+/// Asks where Slurm jobs stand, again and again until `stop`. `changed` is notified when something may have to be planned.
 pub async fn watch(
     submitter: Arc<Submitter>,
-    interval: Duration,
+    every: Every,
     changed: Arc<Notify>,
     stop: CancellationToken,
 ) {
-    let mut failing = false;
-    while !stop.is_cancelled() {
-        let mut pause = interval;
-        match look(&submitter).await {
-            Ok(Looked::Changed(0)) => failing = false,
-            Ok(Looked::Changed(_)) => {
-                failing = false;
+    let round = || async {
+        match look(&submitter).await? {
+            Looked::Changed(0) => Ok(Pause::Period),
+            Looked::Changed(_) => {
                 changed.notify_one();
+                Ok(Pause::Period)
             }
-            Ok(Looked::Original) => {
+            Looked::Original => {
                 tracing::info!(
                     "the Slurm agent does not tell where Slurm jobs stand: an original agent; carrying on without"
                 );
-                pause = ORIGINAL_AGENT_PAUSE;
-            }
-            Err(error) => {
-                // Once, not each time.
-                if !failing {
-                    tracing::warn!(error, "where Slurm jobs stand is not known");
-                }
-                failing = true;
+                Ok::<_, String>(Pause::For(ORIGINAL_AGENT_PAUSE))
             }
         }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
-        }
-    }
+    };
+    every.run(stop, round).await;
 }
 
 enum Looked {

@@ -11,7 +11,7 @@ use gha_slurm_domain::naming::slurm_name;
 use gha_slurm_domain::{RepositoryId, SlurmUser};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::mappings::{self, Entry, Mapped, Replaced};
-use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, StorageError, replan, repositories};
+use gha_slurm_storage::{AsyncPgConnection, StorageError, replan, repositories};
 
 use crate::resolve::{Resolved, Unresolved, part, resolve_list};
 use crate::routes::{State, github_error, storage_error};
@@ -215,9 +215,9 @@ pub(crate) async fn replace(
     let user = user_of(&path)?;
     let expected = expected(&request)?;
     let resolved = resolved(&state, entries(&body)?).await?;
-    let mut conn = state.connection().await?;
-    let (replaced, list) = conn
-        .transaction::<_, StorageError, _>(async |conn| {
+    let (replaced, list) = state
+        .database
+        .transaction::<_, StorageError, _>("replace mapping", async |conn| {
             store(conn, &user, &resolved, expected).await
         })
         .await

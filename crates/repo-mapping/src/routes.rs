@@ -10,7 +10,7 @@ use gha_slurm_contract::usage::{BuildUsage, MonthlyUsage, UsageSum};
 use gha_slurm_domain::SlurmUser;
 use gha_slurm_github::{Github, GithubError};
 use gha_slurm_service_kit::{ApiError, problem};
-use gha_slurm_storage::{AsyncPgConnection, Database, StorageError};
+use gha_slurm_storage::{AsyncPgConnection, Database, Failure, StorageError};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 
@@ -62,17 +62,17 @@ impl State {
 
 /// An error of Postgres as an answer.
 pub(crate) fn storage_error(error: &StorageError) -> ApiError {
-    if error.is_transient() {
-        ApiError::unavailable("The database", error, RETRY_S)
-    } else {
-        ApiError::internal(error)
+    match error.failure() {
+        Failure::Unavailable => ApiError::database_unavailable(error, RETRY_S),
+        Failure::Conflict => ApiError::conflict(error),
+        Failure::Rejected => ApiError::internal(error),
     }
 }
 
 /// An error of GitHub as an answer.
 pub(crate) fn github_error(error: &GithubError) -> ApiError {
     match error.retry_after() {
-        Some(after) => ApiError::unavailable("GitHub", error, after.as_secs().clamp(1, 3600)),
+        Some(after) => ApiError::github_unavailable(error, after.as_secs().clamp(1, 3600)),
         None => ApiError::internal(error),
     }
 }

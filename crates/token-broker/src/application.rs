@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use gha_slurm_github::Github;
-use gha_slurm_service_kit::{HttpService, Operations, Readiness};
+use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness};
 use gha_slurm_storage::Database;
 use gha_slurm_telemetry::Metrics;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ pub struct Application {
     http: HttpService,
     operations: Operations,
     readiness: Readiness,
+    periodic: Periodic,
     database: Database,
 }
 
@@ -26,6 +27,7 @@ impl Application {
     pub async fn build(settings: Settings) -> anyhow::Result<Self> {
         let metrics = Metrics::default();
         let readiness = Readiness::default();
+        let periodic = Periodic::register(&metrics)?;
         let redemptions = metrics.counter(
             "gha_slurm_redemptions_total",
             "Launch tokens that came back, by what became of them",
@@ -47,7 +49,8 @@ impl Application {
             settings.database.ca_file.as_deref(),
             "token-broker",
             settings.database.connections,
-        )?;
+        )?
+        .with_metrics(&metrics)?;
         database.migrate().await.context("database.url")?;
         let state = State {
             broker: Broker {
@@ -68,6 +71,7 @@ impl Application {
             http,
             operations,
             readiness,
+            periodic,
             database,
         })
     }
@@ -88,11 +92,12 @@ impl Application {
             http,
             operations,
             readiness,
+            periodic,
             database,
         } = self;
         let drained = CancellationToken::new();
         let operations = tokio::spawn(operations.run_until(drained.clone()));
-        let watch = readiness.watch("postgres", stop.clone(), move || {
+        let watch = readiness.watch(&periodic, "postgres", stop.clone(), move || {
             let database = database.clone();
             async move { database.ping().await }
         });

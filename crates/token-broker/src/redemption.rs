@@ -14,7 +14,7 @@ use gha_slurm_github::{Deletion, Github, GithubError, Scope};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::repositories::{self, Repository};
 use gha_slurm_storage::runners::{self, Ending, Mint, Redeemer, Redemption};
-use gha_slurm_storage::{AsyncConnection, Database, StorageError};
+use gha_slurm_storage::{AsyncConnection, Database, Failure, StorageError};
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
@@ -73,21 +73,18 @@ fn conflict(reason: impl Into<String>) -> ApiError {
 
 /// An error of Postgres as an answer.
 pub(crate) fn storage_error(error: &StorageError) -> ApiError {
-    if error.is_transient() {
-        ApiError::unavailable("The database", error, RETRY_S)
-    } else {
-        ApiError::internal(error)
+    match error.failure() {
+        Failure::Unavailable => ApiError::database_unavailable(error, RETRY_S),
+        Failure::Conflict => ApiError::conflict(error),
+        Failure::Rejected => ApiError::internal(error),
     }
 }
 
 /// GitHub in trouble as an answer; `None` where GitHub said no.
 pub(crate) fn github_trouble(error: &GithubError) -> Option<ApiError> {
     let after = error.retry_after()?;
-    Some(ApiError::unavailable(
-        "GitHub",
-        error,
-        after.as_secs().clamp(1, 3600),
-    ))
+    let after = after.as_secs().clamp(1, 3600);
+    Some(ApiError::github_unavailable(error, after))
 }
 
 /// The hash that is stored of a progress token.

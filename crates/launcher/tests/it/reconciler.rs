@@ -14,7 +14,6 @@ use gha_slurm_simulator::{AppKey, Handle, Settings, Simulator};
 use gha_slurm_storage::runners::{self, Ending, Redeemer, Redemption};
 use gha_slurm_storage::slurm_jobs::{self, SlurmStatus};
 use gha_slurm_storage::{mappings, workflow_jobs};
-use gha_slurm_telemetry::Metrics;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
 use gha_slurm_test_support::{TestDatabase, wait_until};
 use tokio::sync::Notify;
@@ -246,7 +245,7 @@ fn reconcile(database: &Database, github: &Github) -> Reconciling {
         wake: Arc::new(Notify::new()),
     };
     let stop = CancellationToken::new();
-    tokio::spawn(reconciler.run(stop.clone()));
+    tokio::spawn(reconciler.run(periodic(), stop.clone()));
     Reconciling {
         found,
         _stop: stop.drop_guard(),
