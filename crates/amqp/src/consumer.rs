@@ -1,10 +1,12 @@
 //! The consumer: acknowledges what was handled, and nothing else.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use gha_slurm_contract::Event;
+use gha_slurm_telemetry::panic_message;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
@@ -14,10 +16,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::topology::{Broker, LAUNCHER_QUEUE, backoff, open};
+use crate::topology::{Broker, Disconnected, LAUNCHER_QUEUE, Pauses, open};
 
 /// Events in hand at once.
 const PREFETCH: u16 = 16;
+
+/// The pause before an event whose handler panicked is handled again.
+const PANIC_PAUSE: Duration = Duration::from_secs(1);
 
 /// What became of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,31 +43,33 @@ pub enum Outcome {
 
 /// Consumes events until `stop`, then finishes those in hand. Reconnects for ever: RabbitMQ ends a stream with `None`
 /// and no error when the queue is deleted, so any end is a failure. `on_state` hears whether the broker is there.
+///
+/// An event whose handler panics is handled again after a second; as any other retry, it goes to the dead letters when its
+/// deliveries are used up.
 pub async fn consume<H, Fut>(
     broker: Broker,
     name: &'static str,
     stop: CancellationToken,
-    on_state: impl Fn(Result<(), String>) + Send,
+    on_state: impl Fn(Result<(), Disconnected>) + Send,
     handler: H,
 ) where
     H: Fn(Event) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Outcome> + Send + 'static,
 {
     let handler = Arc::new(handler);
-    let mut attempt = 0;
+    let mut pauses = Pauses::new();
     while !stop.is_cancelled() {
-        let result = session(&broker, name, &stop, &on_state, &handler, &mut attempt).await;
+        let result = session(&broker, name, &stop, &on_state, &handler, &mut pauses).await;
         if stop.is_cancelled() {
             return;
         }
         let reason = match result {
-            Ok(()) => "RabbitMQ ended the subscription".to_owned(),
-            Err(error) => error.to_string(),
+            Ok(()) => Disconnected::Ended,
+            Err(error) => Disconnected::Failed(error),
         };
-        on_state(Err(reason.clone()));
-        tracing::warn!(reason, attempt, "the subscription is lost");
-        tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(backoff(attempt)) => {} }
-        attempt += 1;
+        tracing::warn!(error = %reason, "the subscription is lost");
+        on_state(Err(reason));
+        tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(pauses.next()) => {} }
     }
 }
 
@@ -70,9 +77,9 @@ async fn session<H, Fut>(
     broker: &Broker,
     name: &'static str,
     stop: &CancellationToken,
-    on_state: &(impl Fn(Result<(), String>) + Send),
+    on_state: &(impl Fn(Result<(), Disconnected>) + Send),
     handler: &Arc<H>,
-    attempt: &mut u32,
+    pauses: &mut Pauses,
 ) -> lapin::Result<()>
 where
     H: Fn(Event) -> Fut + Send + Sync + 'static,
@@ -90,7 +97,7 @@ where
             FieldTable::default(),
         )
         .await?;
-    *attempt = 0;
+    *pauses = Pauses::new();
     on_state(Ok(()));
     let mut in_hand = JoinSet::new();
     let result = loop {
@@ -108,6 +115,7 @@ where
                 Some(Err(error)) => break Err(error),
                 None => break Ok(()),
             },
+            // A panic of a handler is caught in `handle`.
             Some(_) = in_hand.join_next() => {}
         }
     };
@@ -129,7 +137,19 @@ where
             if let Some(parent) = traceparent(&delivery) {
                 gha_slurm_telemetry::set_parent(&span, &parent);
             }
-            handler(event).instrument(span).await
+            // A task that died of the panic would hold its event until RabbitMQ's own timeout, 30 minutes.
+            let handled = AssertUnwindSafe(async { handler(event).await })
+                .catch_unwind()
+                .instrument(span)
+                .await;
+            handled.unwrap_or_else(|panic| {
+                let reason = panic_message(&*panic);
+                tracing::error!(
+                    reason,
+                    "the handler of an event panicked; it is tried again"
+                );
+                Outcome::Retry { after: PANIC_PAUSE }
+            })
         }
         Err(error) => Outcome::DeadLetter {
             reason: format!("not an event of a version we know: {error}"),

@@ -6,4 +6,6 @@ mod topology;
 
 pub use consumer::{Outcome, consume};
 pub use publisher::{PublishError, Publisher};
-pub use topology::{Broker, BrokerError, DEAD_QUEUE, EVENTS_EXCHANGE, LAUNCHER_QUEUE};
+pub use topology::{
+    Broker, BrokerError, DEAD_QUEUE, Disconnected, EVENTS_EXCHANGE, LAUNCHER_QUEUE,
+};

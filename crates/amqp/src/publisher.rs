@@ -9,12 +9,14 @@ use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::topology::{Broker, EVENTS_EXCHANGE, backoff, open};
+use crate::topology::{Broker, Disconnected, EVENTS_EXCHANGE, Pauses, open};
 
 /// How often an idle connection is looked at; a broken one is noticed at once by whoever publishes.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(200);
 /// A broker that takes longer to confirm (a quorum queue that lost its leader) is asked again on a new channel.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(3);
+/// Before an event that the broker refused, because a queue is full, is published again.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 /// Delivery mode 2 is persistent (AMQP 0.9.1, basic properties).
 const PERSISTENT: u8 = 2;
 
@@ -48,7 +50,7 @@ impl Publisher {
         name: &'static str,
         deadline: Duration,
         stop: CancellationToken,
-        on_state: impl Fn(Result<(), String>) + Send + 'static,
+        on_state: impl Fn(Result<(), Disconnected>) + Send + 'static,
     ) -> Self {
         let (sender, receiver) = watch::channel(None);
         tokio::spawn(supervise(broker, name, sender, stop, on_state));
@@ -134,7 +136,7 @@ impl Publisher {
                     return Err(PublishError::Unroutable(key.to_owned()));
                 }
                 Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => {
-                    tokio::time::sleep(backoff(0)).await;
+                    tokio::time::sleep(REFUSED_PAUSE).await;
                 }
                 Err(error) => {
                     tracing::debug!(%error, "publish failed; waiting for a new connection");
@@ -150,9 +152,9 @@ async fn supervise(
     name: &'static str,
     sender: watch::Sender<Option<Channel>>,
     stop: CancellationToken,
-    on_state: impl Fn(Result<(), String>) + Send + 'static,
+    on_state: impl Fn(Result<(), Disconnected>) + Send + 'static,
 ) {
-    let mut attempt = 0;
+    let mut pauses = Pauses::new();
     while !stop.is_cancelled() {
         let opened = async {
             let (connection, channel) = open(&broker, name).await?;
@@ -163,7 +165,7 @@ async fn supervise(
         };
         match opened.await {
             Ok((connection, channel)) => {
-                attempt = 0;
+                pauses = Pauses::new();
                 on_state(Ok(()));
                 sender.send_replace(Some(channel.clone()));
                 while connection.status().connected() && channel.status().connected() {
@@ -176,15 +178,14 @@ async fn supervise(
                     }
                 }
                 sender.send_replace(None);
-                on_state(Err("the connection to RabbitMQ is lost".into()));
+                on_state(Err(Disconnected::Ended));
                 tracing::warn!("the connection to RabbitMQ is lost");
             }
             Err(error) => {
-                on_state(Err(format!("no connection to RabbitMQ: {error}")));
-                tracing::warn!(%error, attempt, "no connection to RabbitMQ");
+                tracing::warn!(%error, "no connection to RabbitMQ");
+                on_state(Err(Disconnected::Failed(error)));
             }
         }
-        tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(backoff(attempt)) => {} }
-        attempt += 1;
+        tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(pauses.next()) => {} }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::tcp::OwnedTLSConfig;
 use lapin::types::{AMQPValue, FieldTable};
@@ -59,6 +60,17 @@ impl Broker {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("amqp.ca_file: {0}")]
 pub struct BrokerError(String);
+
+/// Why there is no connection to RabbitMQ.
+#[derive(Debug, thiserror::Error)]
+pub enum Disconnected {
+    /// It ended without an error.
+    #[error("RabbitMQ ended the connection")]
+    Ended,
+    /// It failed, or could not be made.
+    #[error("no connection to RabbitMQ: {0}")]
+    Failed(#[from] lapin::Error),
+}
 
 /// Opens a connection and a channel, and declares everything.
 pub(crate) async fn open(broker: &Broker, name: &str) -> lapin::Result<(Connection, Channel)> {
@@ -142,7 +154,28 @@ async fn declare(channel: &Channel) -> lapin::Result<()> {
     Ok(())
 }
 
-/// Waits between attempts to reach the broker: doubled each time, for ever.
-pub(crate) fn backoff(attempt: u32) -> Duration {
-    Duration::from_millis(100 * (1 << attempt.min(6)))
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_millis(6400);
+
+/// The pauses between attempts to reach the broker: doubled each time up to a last one, for ever, with jitter.
+#[derive(Debug)]
+pub(crate) struct Pauses(ExponentialBackoff);
+
+impl Pauses {
+    /// From the shortest one.
+    pub(crate) fn new() -> Self {
+        Self(
+            ExponentialBuilder::default()
+                .with_min_delay(FIRST_PAUSE)
+                .with_max_delay(LAST_PAUSE)
+                .without_max_times()
+                .with_jitter()
+                .build(),
+        )
+    }
+
+    /// The next one.
+    pub(crate) fn next(&mut self) -> Duration {
+        self.0.next().unwrap_or(LAST_PAUSE)
+    }
 }

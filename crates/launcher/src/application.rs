@@ -7,12 +7,12 @@ use std::time::Duration;
 use actix_web::web;
 use anyhow::Context;
 use chrono::{TimeDelta, Utc};
-use gha_slurm_amqp::{Broker, Outcome};
+use gha_slurm_amqp::{Broker, Disconnected, Outcome};
 use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::Event;
 use gha_slurm_github::Github;
-use gha_slurm_service_kit::{HttpService, Operations, Readiness};
 use gha_slurm_domain::Clock;
+use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness};
 use gha_slurm_storage::{AsyncPgConnection, Database, StorageError, identity, replan, versions};
 use gha_slurm_telemetry::Metrics;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
@@ -37,6 +37,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 const HOLD: Duration = Duration::from_secs(10 * 60);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
+/// The pause before a lost `LISTEN` connection is opened again.
+const LISTEN_AGAIN: Duration = Duration::from_millis(500);
 
 /// The launcher, built and bound.
 pub struct Application {
@@ -51,6 +53,7 @@ pub struct Application {
     wake: Arc<Notify>,
     operations: Operations,
     readiness: Readiness,
+    periodic: Periodic,
     events: IntCounterVec,
     port: u16,
     /// For an agent in outbound mode.
@@ -67,6 +70,7 @@ impl Application {
         let metrics = Metrics::default();
         let readiness = Readiness::default();
         readiness.not_ready("rabbitmq", "not connected yet");
+        let periodic = Periodic::register(&metrics)?;
         let events = metrics.counter(
             "gha_slurm_events_total",
             "Events consumed, by what became of them",
@@ -80,7 +84,8 @@ impl Application {
             settings.database.ca_file.as_deref(),
             "launcher",
             settings.database.connections,
-        )?;
+        )?
+        .with_metrics(&metrics)?;
         database.migrate().await.context("database.url")?;
         let launcher = {
             let mut conn = database.connection().await.context("database.url")?;
@@ -170,6 +175,7 @@ impl Application {
             wake,
             operations,
             readiness,
+            periodic,
             events,
             port,
             http,
@@ -201,6 +207,7 @@ impl Application {
             wake,
             operations,
             readiness,
+            periodic,
             events,
             http,
             quit,
@@ -243,27 +250,28 @@ impl Application {
         };
         let broker_state = {
             let readiness = readiness.clone();
-            move |state: Result<(), String>| match state {
+            move |state: Result<(), Disconnected>| match state {
                 Ok(()) => readiness.ready("rabbitmq"),
-                Err(reason) => readiness.not_ready("rabbitmq", reason),
+                Err(error) => readiness.not_ready("rabbitmq", error.to_string()),
             }
         };
         let consumer =
             gha_slurm_amqp::consume(broker, "launcher", stop.clone(), broker_state, handler);
         let watch = slurm_jobs::watch(
             Arc::clone(&submitter),
-            span(settings.cluster.states_interval_s),
+            periodic.every("slurm jobs", span(settings.cluster.states_interval_s)),
             Arc::clone(&wake),
             stop.clone(),
         );
         let rowless = rowless::watch(
             Arc::clone(&submitter),
+            periodic.clone(),
             span(settings.reconciler.rowless_s),
             stop.clone(),
         );
-        let retained = keep_bounded(retention, stop.clone());
+        let retained = keep_bounded(retention, periodic.clone(), stop.clone());
         let submissions = submission::run(submitter, Arc::clone(&wake), stop.clone());
-        let replans = replan_loop(database, policy, clock, wake, stop.clone());
+        let replans = replan_loop(periodic.clone(), database, policy, clock, wake, stop.clone());
         let not_ready = async {
             stop.cancelled().await;
             stopping.cancel();
@@ -287,7 +295,7 @@ impl Application {
             rowless,
             retained,
             replans,
-            Box::pin(reconciler.run(stop.clone())),
+            Box::pin(reconciler.run(periodic, stop.clone())),
             not_ready
         );
         quit.cancel();
@@ -299,16 +307,13 @@ impl Application {
 }
 
 /// Removes what is old, again and again.
-async fn keep_bounded(retention: Retention, stop: CancellationToken) {
-    while !stop.is_cancelled() {
-        if let Err(error) = retention.round().await {
-            tracing::warn!(%error, "old rows are not removed");
-        }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(span(retention.settings.interval_s)) => {}
-        }
-    }
+async fn keep_bounded(retention: Retention, periodic: Periodic, stop: CancellationToken) {
+    let interval = span(retention.settings.interval_s);
+    let round = || async { stop.run_until_cancelled(retention.round()).await.unwrap_or(Ok(())) };
+    periodic
+        .every("retention", interval)
+        .run(stop.clone(), round)
+        .await;
 }
 
 /// Where the labels that are served changed since the last start, open workflow jobs are decided again.
@@ -375,9 +380,14 @@ async fn handle(
                     () = tokio::time::sleep(pause) => pause = (pause * 2).min(LAST_PAUSE),
                 }
             }
-            Err(EventError::Storage(error)) => {
+            Err(EventError::Storage(error)) if error.is_transient() => {
                 tracing::error!(%error, "an event could not be applied");
                 return Outcome::Retry { after: LAST_PAUSE };
+            }
+            Err(EventError::Storage(error)) => {
+                return Outcome::DeadLetter {
+                    reason: format!("it can never be stored: {error}"),
+                };
             }
             Err(error @ EventError::Newer(_)) => {
                 return Outcome::DeadLetter {
@@ -390,42 +400,39 @@ async fn handle(
 
 /// Acts on replan requests: at once when notified, and by a sweep.
 async fn replan_loop(
+    periodic: Periodic,
     database: Database,
     policy: Arc<Policy>,
     clock: Clock,
     wake: Arc<Notify>,
     stop: CancellationToken,
 ) {
-    let (sender, mut notified) = mpsc::channel(1);
-    let listener = {
-        let (database, stop) = (database.clone(), stop.clone());
-        async move {
-            while !stop.is_cancelled() {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    error = replan::listen(&database, sender.clone()) => {
-                        tracing::warn!(%error, "no notifications of replan requests; sweeping meanwhile");
-                        tokio::time::sleep(FIRST_PAUSE * 5).await;
-                    }
-                }
-            }
+    let (sender, mut receiver) = mpsc::channel(1);
+    let notified = Arc::new(Notify::new());
+    // Not periodic: it ends only when the connection breaks.
+    let listener = async {
+        let listen = || replan::listen(&database, sender.clone());
+        while let Some(error) = stop.run_until_cancelled(listen()).await {
+            tracing::warn!(%error, "no notifications of replan requests; sweeping meanwhile");
+            stop.run_until_cancelled(tokio::time::sleep(LISTEN_AGAIN))
+                .await;
         }
     };
-    let sweeper = async {
-        while !stop.is_cancelled() {
-            match sweep(&database, &policy, &clock).await {
-                Ok(0) => {}
-                Ok(_) => wake.notify_one(),
-                Err(error) => tracing::warn!(%error, "replan requests cannot be read"),
-            }
-            tokio::select! {
-                () = stop.cancelled() => {}
-                _ = notified.recv() => {}
-                () = tokio::time::sleep(SWEEP) => {}
-            }
+    let forward = async {
+        while let Some(Some(())) = stop.run_until_cancelled(receiver.recv()).await {
+            notified.notify_one();
         }
     };
-    tokio::join!(listener, sweeper);
+    let sweeper = periodic
+        .every("replans", SWEEP)
+        .wake(Arc::clone(&notified))
+        .run(stop.clone(), || async {
+            if sweep(&database, &policy, &clock).await? > 0 {
+                wake.notify_one();
+            }
+            Ok::<_, StorageError>(())
+        });
+    tokio::join!(listener, forward, sweeper);
 }
 
 async fn sweep(

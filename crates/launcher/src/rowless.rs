@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use gha_slurm_contract::agent::LaunchStatus;
 use gha_slurm_domain::{Absence, LaunchId, SlurmState};
+use gha_slurm_service_kit::Periodic;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -59,26 +61,22 @@ impl Rowless {
 }
 
 /// Looks for them until `stop`, and has those cancelled that are pending and had no row for `patience`.
-pub async fn watch(submitter: Arc<Submitter>, patience: Duration, stop: CancellationToken) {
-    let mut rowless = Rowless::new(patience, Instant::now());
-    let mut told = HashSet::new();
-    let mut failing = false;
-    while !stop.is_cancelled() {
-        let looked = look(&submitter, &mut rowless, &mut told).await;
-        if let Err(error) = &looked
-            && !failing
-        {
-            tracing::warn!(
-                %error,
-                "Slurm jobs without a row in the database cannot be looked for"
-            );
-        }
-        failing = looked.is_err();
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(patience / 2) => {}
-        }
-    }
+pub async fn watch(
+    submitter: Arc<Submitter>,
+    periodic: Periodic,
+    patience: Duration,
+    stop: CancellationToken,
+) {
+    let state = Mutex::new((Rowless::new(patience, Instant::now()), HashSet::new()));
+    let round = || async {
+        let mut state = state.lock().await;
+        let (rowless, told) = &mut *state;
+        look(&submitter, rowless, told).await
+    };
+    periodic
+        .every("rowless", patience / 2)
+        .run(stop, round)
+        .await;
 }
 
 async fn look(

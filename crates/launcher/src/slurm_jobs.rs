@@ -11,6 +11,7 @@ use gha_slurm_contract::agent::{
 };
 use gha_slurm_domain::LaunchId;
 use gha_slurm_domain::launch::{Happening, SlurmReport};
+use gha_slurm_service_kit::{Every, Pause};
 use gha_slurm_storage::launches::{self, Loaded};
 use gha_slurm_storage::{AsyncPgConnection, ScopeLock, StorageError, versions};
 use tokio::sync::Notify;
@@ -23,41 +24,29 @@ const PEEKED_AT_ONCE: usize = 1000;
 /// An agent without these calls is asked again after this; it may have been updated.
 const ORIGINAL_AGENT_PAUSE: Duration = Duration::from_secs(600);
 
-/// Asks where Slurm jobs stand, each `interval`, until `stop`. `changed` is notified when something may have to be planned.
+/// Asks where Slurm jobs stand, again and again until `stop`. `changed` is notified when something may have to be planned.
 pub async fn watch(
     submitter: Arc<Submitter>,
-    interval: Duration,
+    every: Every,
     changed: Arc<Notify>,
     stop: CancellationToken,
 ) {
-    let mut failing = false;
-    while !stop.is_cancelled() {
-        let mut pause = interval;
-        match look(&submitter).await {
-            Ok(Looked::Changed(0)) => failing = false,
-            Ok(Looked::Changed(_)) => {
-                failing = false;
+    let round = || async {
+        match look(&submitter).await? {
+            Looked::Changed(0) => Ok(Pause::Period),
+            Looked::Changed(_) => {
                 changed.notify_one();
+                Ok(Pause::Period)
             }
-            Ok(Looked::Original) => {
+            Looked::Original => {
                 tracing::info!(
                     "the Slurm agent does not tell where Slurm jobs stand: an original agent; carrying on without"
                 );
-                pause = ORIGINAL_AGENT_PAUSE;
-            }
-            Err(error) => {
-                // Once, not each time.
-                if !failing {
-                    tracing::warn!(%error, "the states of Slurm jobs are not known");
-                }
-                failing = true;
+                Ok::<_, ClusterError>(Pause::For(ORIGINAL_AGENT_PAUSE))
             }
         }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
-        }
-    }
+    };
+    every.run(stop, round).await;
 }
 
 enum Looked {

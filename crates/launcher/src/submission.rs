@@ -212,6 +212,9 @@ async fn exchange(
                 [] => Vec::new(),
                 all => launches::peek_all(locks.conn(), all).await?,
             };
+            for id in ids.iter().filter(|id| loaded.iter().all(|l| l.launch.id != **id)) {
+                tracing::warn!(launch.id = %id, "a launch that was submitted has no row any more");
+            }
             let mut due = Vec::new();
             for before in loaded {
                 let Some(mut lock) = locks.one(before.launch.repository) else {

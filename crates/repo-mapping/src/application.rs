@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use gha_slurm_github::Github;
-use gha_slurm_service_kit::{HttpService, Operations, Readiness};
+use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness};
 use gha_slurm_storage::Database;
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,7 @@ pub struct Application {
     http: HttpService,
     operations: Operations,
     readiness: Readiness,
+    periodic: Periodic,
     database: Database,
 }
 
@@ -28,6 +29,7 @@ impl Application {
     pub async fn build(settings: Settings) -> anyhow::Result<Self> {
         let metrics = Metrics::default();
         let readiness = Readiness::default();
+        let periodic = Periodic::register(&metrics)?;
         let web = settings.web.folder.map(WebApplication::load).transpose()?;
         let github = Github::new(
             &settings.github.api_url,
@@ -40,7 +42,8 @@ impl Application {
             settings.database.ca_file.as_deref(),
             "repo-mapping",
             settings.database.connections,
-        )?;
+        )?
+        .with_metrics(&metrics)?;
         database.migrate().await.context("database.url")?;
         let state = State {
             database: database.clone(),
@@ -56,6 +59,7 @@ impl Application {
             http,
             operations,
             readiness,
+            periodic,
             database,
         })
     }
@@ -71,11 +75,12 @@ impl Application {
             http,
             operations,
             readiness,
+            periodic,
             database,
         } = self;
         let drained = CancellationToken::new();
         let operations = tokio::spawn(operations.run_until(drained.clone()));
-        let watch = readiness.watch("postgres", stop.clone(), move || {
+        let watch = readiness.watch(&periodic, "postgres", stop.clone(), move || {
             let database = database.clone();
             async move { database.ping().await }
         });

@@ -9,7 +9,7 @@ use gha_slurm_contract::problem::{Problem, ProblemPart};
 use gha_slurm_domain::{RepositoryId, SlurmUser};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::mappings::{self, Entry, Mapped, Replaced};
-use gha_slurm_storage::{AsyncConnection, AsyncPgConnection, StorageError, replan};
+use gha_slurm_storage::{AsyncPgConnection, StorageError, replan};
 
 use crate::resolve::{Resolved, Unresolved, Wanted, part, resolve_list};
 use crate::state::{State, github_error, storage_error};
@@ -189,9 +189,9 @@ pub(crate) async fn replace(
     let user = user_of(&path)?;
     let expected = expected(&request)?;
     let resolved = resolved(&state, entries(&body)?).await?;
-    let mut conn = state.connection().await?;
-    let (replaced, list) = conn
-        .transaction::<_, StorageError, _>(async |conn| {
+    let (replaced, list) = state
+        .database
+        .transaction::<_, StorageError, _>("replace mapping", async |conn| {
             store(conn, &user, &resolved, expected).await
         })
         .await

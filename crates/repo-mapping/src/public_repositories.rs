@@ -7,7 +7,7 @@ use gha_slurm_contract::mapping::PublicRepositoryAllowance;
 use gha_slurm_contract::problem::Problem;
 use gha_slurm_domain::RepositoryFullName;
 use gha_slurm_service_kit::ApiError;
-use gha_slurm_storage::{AsyncConnection, StorageError, replan, repositories};
+use gha_slurm_storage::{AsyncPgConnection, StorageError, replan, repositories};
 
 use crate::resolve::{resolve, unreachable};
 use crate::state::{State, github_error, storage_error};
@@ -99,8 +99,7 @@ async fn set(
         .detail(part.detail.clone())
         .errors(vec![part]));
     };
-    let mut conn = state.connection().await?;
-    conn.transaction::<_, StorageError, _>(async |conn| {
+    let allow = async |conn: &mut AsyncPgConnection| -> Result<(), StorageError> {
         let repository = &found.repository;
         found.store(conn, Utc::now()).await?;
         repositories::allow_public(conn, repository.id, reason).await?;
@@ -111,9 +110,12 @@ async fn set(
             "the policy for public repositories changed",
         )
         .await
-    })
-    .await
-    .map_err(|e| storage_error(&e))?;
+    };
+    state
+        .database
+        .transaction("allow public repository", allow)
+        .await
+        .map_err(|e| storage_error(&e))?;
     tracing::info!(repository = %name, allowed = reason.is_some(), reason, "a public repository");
     Ok(HttpResponse::NoContent().finish())
 }

@@ -6,7 +6,7 @@ use actix_web::HttpRequest;
 use gha_slurm_domain::SlurmUser;
 use gha_slurm_github::{Github, GithubError};
 use gha_slurm_service_kit::ApiError;
-use gha_slurm_storage::{AsyncPgConnection, Database, StorageError};
+use gha_slurm_storage::{AsyncPgConnection, Database, Failure, StorageError};
 
 use crate::access::{Access, Caller};
 
@@ -54,17 +54,17 @@ impl State {
 
 /// The answer to a request that failed at Postgres.
 pub(crate) fn storage_error(error: &StorageError) -> ApiError {
-    if error.is_transient() {
-        ApiError::unavailable("The database", error, RETRY_S)
-    } else {
-        ApiError::internal(error)
+    match error.failure() {
+        Failure::Unavailable => ApiError::database_unavailable(error, RETRY_S),
+        Failure::Conflict => ApiError::conflict(error),
+        Failure::Rejected => ApiError::internal(error),
     }
 }
 
 /// The answer to a request that failed at GitHub.
 pub(crate) fn github_error(error: &GithubError) -> ApiError {
     match error.retry_after() {
-        Some(after) => ApiError::unavailable("GitHub", error, after.as_secs().clamp(1, 3600)),
+        Some(after) => ApiError::github_unavailable(error, after.as_secs().clamp(1, 3600)),
         None => ApiError::internal(error),
     }
 }

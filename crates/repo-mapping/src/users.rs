@@ -14,7 +14,7 @@ use gha_slurm_domain::admission::Charge;
 use gha_slurm_service_kit::{ApiError, problem};
 use gha_slurm_storage::mappings::{self, Mapped, Replaced, Request, Requested};
 use gha_slurm_storage::repositories::Repository;
-use gha_slurm_storage::{AsyncConnection, StorageError, replan};
+use gha_slurm_storage::{AsyncPgConnection, StorageError, replan};
 use serde::Deserialize;
 
 use crate::access::Caller;
@@ -192,9 +192,9 @@ async fn grant(
     found: &Resolved,
     only_waiting: bool,
 ) -> Result<UserRepository, ApiError> {
-    let mut conn = state.connection().await?;
-    let granted = conn
-        .transaction::<_, StorageError, _>(async |conn| {
+    let granted = state
+        .database
+        .transaction::<_, StorageError, _>("map repository", async |conn| {
             let now = Utc::now();
             found.store(conn, now).await?;
             mappings::lock_list(conn, user).await?;
@@ -236,9 +236,9 @@ async fn ask(
 ) -> Result<UserRepository, ApiError> {
     let id = found.repository.id;
     let charge = found.charge.clone().unwrap_or_default();
-    let mut conn = state.connection().await?;
-    let (requested, mapped, waiting) = conn
-        .transaction::<_, StorageError, _>(async |conn| {
+    let (requested, mapped, waiting) = state
+        .database
+        .transaction::<_, StorageError, _>("request repository", async |conn| {
             let now = Utc::now();
             found.store(conn, now).await?;
             let requested = mappings::request(conn, user, id, &charge, cluster, now).await?;
@@ -292,17 +292,22 @@ pub(crate) async fn remove(
     let user = user_of(&user)?;
     state.authorize_for(&request, &user)?;
     let OnlyWaiting { waiting } = problem::query(&request)?;
-    let mut conn = state.connection().await?;
     if waiting {
-        conn.transaction(async |conn| mappings::remove_request(conn, &user, &owner, &name).await)
+        let remove = async |conn: &mut AsyncPgConnection| {
+            mappings::remove_request(conn, &user, &owner, &name).await
+        };
+        state
+            .database
+            .transaction("remove request", remove)
             .await
             .map_err(|e| storage_error(&e))?
             .ok_or_else(does_not_wait)?;
         tracing::info!(%user, owner, name, "a request for a repository was removed");
         return Ok(HttpResponse::NoContent().finish());
     }
-    let removed = conn
-        .transaction::<_, StorageError, _>(async |conn| {
+    let removed = state
+        .database
+        .transaction::<_, StorageError, _>("remove repository", async |conn| {
             let removed = mappings::remove(conn, &user, &owner, &name).await?;
             if let Some((id, true)) = removed {
                 replan::request(conn, id, true, "the repository mapping changed").await?;

@@ -1,12 +1,14 @@
 #![doc = include_str!("../README.md")]
 
 pub mod authentication;
+pub mod every;
 pub mod http;
 pub mod operations;
 pub mod problem;
 pub mod process;
 pub mod settings;
 
+pub use every::{Every, Pause, Periodic};
 pub use gha_slurm_tls as tls;
 pub use http::HttpService;
 pub use operations::{Operations, Readiness};

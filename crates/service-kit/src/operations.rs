@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
+use crate::every::Periodic;
 use crate::settings::OperationsSettings;
 
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
@@ -41,9 +42,11 @@ impl Readiness {
             .insert(name, value);
     }
 
-    /// Checks a condition every few seconds until `stop`; from then on the service is not ready.
+    /// Checks a condition every few seconds until `stop`; from then on the service is not ready. Each check is a round of a
+    /// [periodic](Periodic) task called `name`.
     pub async fn watch<F, E>(
         self,
+        periodic: &Periodic,
         name: &'static str,
         stop: CancellationToken,
         check: impl Fn() -> F,
@@ -51,16 +54,15 @@ impl Readiness {
         F: Future<Output = Result<(), E>>,
         E: std::fmt::Display,
     {
-        while !stop.is_cancelled() {
-            match check().await {
+        let round = || async {
+            let result = check().await;
+            match &result {
                 Ok(()) => self.ready(name),
                 Err(error) => self.not_ready(name, error.to_string()),
             }
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(WATCH_INTERVAL) => {}
-            }
-        }
+            result
+        };
+        periodic.every(name, WATCH_INTERVAL).run(stop, round).await;
         self.not_ready("running", "stopping");
     }
 

@@ -76,14 +76,45 @@ impl ApiError {
 
     /// 503 with Retry-After; `cause` is logged here, once.
     pub fn unavailable(what: &str, cause: &dyn fmt::Display, retry_after_s: u64) -> Self {
-        tracing::warn!(error = %cause, "{what} is not available");
+        Self::unavailable_as("unavailable", what, cause, retry_after_s)
+    }
+
+    /// 503 `database_unavailable`: Postgres is down or overloaded. `cause` is logged here, once.
+    pub fn database_unavailable(cause: &dyn fmt::Display, retry_after_s: u64) -> Self {
+        Self::unavailable_as("database_unavailable", "The database", cause, retry_after_s)
+    }
+
+    /// 503 `github_unavailable`: GitHub cannot be reached, or asks to wait. `cause` is logged here, once.
+    pub fn github_unavailable(cause: &dyn fmt::Display, retry_after_s: u64) -> Self {
+        Self::unavailable_as("github_unavailable", "GitHub", cause, retry_after_s)
+    }
+
+    fn unavailable_as(
+        code: &str,
+        what: &str,
+        cause: &dyn fmt::Display,
+        retry_after_s: u64,
+    ) -> Self {
+        tracing::warn!(error = %cause, code, "{what} is not available");
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "unavailable",
+            code,
             "Not available right now",
         )
         .detail(format!("{what} is not available; try again."))
         .retry_after(retry_after_s)
+    }
+
+    /// 503 with Retry-After: other requests changed the same rows, again and again. `cause` is logged here, once.
+    pub fn conflict(cause: &dyn fmt::Display) -> Self {
+        tracing::warn!(error = %cause, "a request collided with others");
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "conflict",
+            "Too many changes at the same time",
+        )
+        .detail("Other requests change the same data; try again.")
+        .retry_after(1)
     }
 }
 

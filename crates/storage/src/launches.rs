@@ -1,7 +1,9 @@
 //! Launches and their runners: loaded, changed by the one function of the domain that decides, and saved with what follows.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use diesel::pg::Pg;
 use diesel::prelude::*;
+use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use gha_slurm_domain::launch::{
     Applied, Attribution, Caller, Context, Effect, GITHUB_FORGETS, Happening, Over, Rejected, Run,
@@ -31,7 +33,7 @@ const OLDEST_WATCHED: TimeDelta = TimeDelta::days(8);
 const INSERTED_AT_ONCE: usize = 1000;
 
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, AsChangeset)]
-#[diesel(table_name = launches, treat_none_as_null = true)]
+#[diesel(table_name = launches, treat_none_as_null = true, treat_none_as_default_value = false)]
 struct LaunchRow {
     id: uuid::Uuid,
     class_id: i64,
@@ -65,7 +67,7 @@ struct LaunchRow {
 }
 
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, AsChangeset)]
-#[diesel(table_name = runners, treat_none_as_null = true)]
+#[diesel(table_name = runners, treat_none_as_null = true, treat_none_as_default_value = false)]
 struct RunnerRow {
     id: uuid::Uuid,
     launch_id: uuid::Uuid,
@@ -526,6 +528,25 @@ pub async fn save(
     Ok(saved)
 }
 
+/// A statement whose text is always the same. diesel keeps no prepared statement of an UPDATE, since its text may differ each time:
+/// that costs a round trip.
+struct Kept<T>(T);
+
+impl<T: QueryFragment<Pg>> QueryFragment<Pg> for Kept<T> {
+    fn walk_ast<'b>(&'b self, pass: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        self.0.walk_ast(pass)
+    }
+
+    fn is_safe_to_cache_prepared(&self, _: &Pg) -> QueryResult<bool> {
+        Ok(true)
+    }
+}
+
+impl<T> QueryId for Kept<T> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
 /// The rows of a launch and its timeline, in one round trip.
 async fn write(
     lock: &mut ScopeLock<'_>,
@@ -544,8 +565,7 @@ async fn write(
     let launch = async {
         if row != old {
             let mut conn = conn;
-            diesel::update(launches::table.find(row.id))
-                .set(&row)
+            Kept(diesel::update(launches::table.find(row.id)).set(&row))
                 .execute(&mut conn)
                 .await?;
         }
@@ -554,13 +574,12 @@ async fn write(
     let runner = async {
         if let Some(runner) = runner.filter(|_| true).filter(|r| Some(r) != old_runner.as_ref()) {
             let mut conn = conn;
-            diesel::insert_into(runners::table)
+            let upsert = diesel::insert_into(runners::table)
                 .values(&runner)
                 .on_conflict(runners::id)
                 .do_update()
-                .set(&runner)
-                .execute(&mut conn)
-                .await?;
+                .set(&runner);
+            Kept(upsert).execute(&mut conn).await?;
         }
         Ok(())
     };

@@ -13,6 +13,7 @@ pub mod retention;
 mod schema;
 pub mod scope;
 mod server;
+mod sqlstate;
 mod stored;
 pub mod timeline;
 pub mod transaction;
@@ -21,5 +22,5 @@ pub mod versions;
 pub mod workflow_jobs;
 
 pub use diesel_async::{AsyncConnection, AsyncPgConnection};
-pub use pool::{Database, StorageError, run_migrations};
+pub use pool::{Database, Failure, StorageError, run_migrations};
 pub use scope::{ScopeLock, ScopeLocks};

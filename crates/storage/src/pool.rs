@@ -11,11 +11,17 @@ use diesel_async::pooled_connection::{
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use futures_util::FutureExt;
+use gha_slurm_telemetry::{Metrics, prometheus};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::server::Server;
+use crate::sqlstate;
+use crate::transaction::TransactionMetrics;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
+
+/// The advisory lock of migrations. Scopes are locked by their ids at GitHub, which are positive, in the same key space.
+const MIGRATION_LOCK: i64 = -7_203_841;
 
 /// How long a caller waits for a free connection or a new one.
 const POOL_WAIT: Duration = Duration::from_secs(5);
@@ -40,21 +46,73 @@ pub enum StorageError {
     Unknown(&'static str),
 }
 
-impl StorageError {
-    /// Whether trying again later can help: Postgres is away, restarting, or ended the transaction.
-    pub fn is_transient(&self) -> bool {
-        use diesel::result::{DatabaseErrorKind as Kind, Error};
+/// What an error of storage means for whoever asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// Postgres is down, restarting, overloaded, or ended the statement. Trying again later helps.
+    Unavailable,
+    /// The transaction collided with another one. Trying it again at once helps.
+    Conflict,
+    /// It can never succeed as it was asked: a wrong value, a violated rule, or a program that does not fit the schema.
+    Rejected,
+}
+
+impl Failure {
+    /// `unavailable`, `conflict` or `rejected`, for logs and metrics.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::Unavailable(_) | Self::Query(Error::BrokenTransactionManager) => true,
-            Self::Query(Error::DatabaseError(kind, _)) => matches!(
-                kind,
-                Kind::ClosedConnection
-                    | Kind::SerializationFailure
-                    | Kind::UnableToSendCommand
-                    | Kind::Unknown
-            ),
-            _ => false,
+            Self::Unavailable => "unavailable",
+            Self::Conflict => "conflict",
+            Self::Rejected => "rejected",
         }
+    }
+
+    /// By SQLSTATE: PostgreSQL's manual, "PostgreSQL Error Codes".
+    fn of_sqlstate(code: &str) -> Self {
+        match code {
+            // Serialization failure, deadlock.
+            "40001" | "40P01" => Self::Conflict,
+            // Lock timeout; idle in transaction for too long; read-only: a standby that was a primary, or will be one.
+            "55P03" | "25P03" | "25006" => Self::Unavailable,
+            // Connections, resources (disk, memory, connections), intervention (shutdown, timeout), system errors.
+            _ if ["08", "53", "57", "58"].iter().any(|c| code.starts_with(c)) => Self::Unavailable,
+            _ => Self::Rejected,
+        }
+    }
+
+    pub(crate) fn of(error: &diesel::result::Error) -> Self {
+        use diesel::result::{DatabaseErrorKind as Kind, Error};
+        match error {
+            Error::BrokenTransactionManager => Self::Unavailable,
+            Error::RollbackErrorOnCommit { commit_error, .. } => Self::of(commit_error),
+            Error::DatabaseError(Kind::ClosedConnection | Kind::UnableToSendCommand, _) => {
+                Self::Unavailable
+            }
+            Error::DatabaseError(kind, information) => {
+                match (sqlstate::of(information.message()), kind) {
+                    (Some(code), _) => Self::of_sqlstate(code),
+                    (None, Kind::SerializationFailure) => Self::Conflict,
+                    (None, _) => Self::Rejected,
+                }
+            }
+            _ => Self::Rejected,
+        }
+    }
+}
+
+impl StorageError {
+    /// What the error means for whoever asked.
+    pub fn failure(&self) -> Failure {
+        match self {
+            Self::Unavailable(_) => Failure::Unavailable,
+            Self::Query(error) => Failure::of(error),
+            Self::Setup(_) | Self::Migration(_) | Self::Unknown(_) => Failure::Rejected,
+        }
+    }
+
+    /// Whether trying again can help.
+    pub fn is_transient(&self) -> bool {
+        self.failure() != Failure::Rejected
     }
 }
 
@@ -63,6 +121,7 @@ impl StorageError {
 pub struct Database {
     pool: Pool<AsyncPgConnection>,
     server: Server,
+    metrics: Option<TransactionMetrics>,
 }
 
 impl Database {
@@ -88,7 +147,21 @@ impl Database {
             .max_size(size)
             .build()
             .map_err(|e| StorageError::Unavailable(e.to_string()))?;
-        Ok(Self { pool, server })
+        Ok(Self {
+            pool,
+            server,
+            metrics: None,
+        })
+    }
+
+    /// Counts its named [transactions](Self::transaction) in `metrics`, once for a registry.
+    pub fn with_metrics(mut self, metrics: &Metrics) -> prometheus::Result<Self> {
+        self.metrics = Some(TransactionMetrics::register(metrics)?);
+        Ok(self)
+    }
+
+    pub(crate) fn metrics(&self) -> Option<&TransactionMetrics> {
+        self.metrics.as_ref()
     }
 
     /// Brings the database to this program's schema. Safe to call from several processes at once.
@@ -154,7 +227,7 @@ async fn migrate(server: Server) -> Result<(), StorageError> {
                 .await
                 .map_err(|e| StorageError::Unavailable(e.to_string()))?;
             // Released when this connection closes, after the migrations.
-            conn.batch_execute("SELECT pg_advisory_lock(7203841)")
+            conn.batch_execute(&format!("SELECT pg_advisory_lock({MIGRATION_LOCK})"))
                 .await?;
             Ok::<_, StorageError>(conn)
         })?;
@@ -172,4 +245,34 @@ async fn migrate(server: Server) -> Result<(), StorageError> {
     receiver
         .await
         .map_err(|_| StorageError::Migration("the migration thread died".into()))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sqlstate_decides() {
+        for (code, failure) in [
+            ("40001", Failure::Conflict),
+            ("40P01", Failure::Conflict),
+            ("57P01", Failure::Unavailable),
+            ("57014", Failure::Unavailable),
+            ("55P03", Failure::Unavailable),
+            ("53100", Failure::Unavailable),
+            ("22021", Failure::Rejected),
+            ("22003", Failure::Rejected),
+            ("23505", Failure::Rejected),
+            ("42P01", Failure::Rejected),
+        ] {
+            let text = format!("[{code}] in any language");
+            let kind = diesel::result::DatabaseErrorKind::Unknown;
+            let error = diesel::result::Error::DatabaseError(kind, Box::new(text));
+            assert_eq!(StorageError::from(error).failure(), failure, "{code}");
+        }
+        let text: Box<String> = Box::new("without a code".into());
+        let kind = diesel::result::DatabaseErrorKind::Unknown;
+        let error = StorageError::from(diesel::result::Error::DatabaseError(kind, text));
+        assert!(!error.is_transient());
+    }
 }

@@ -9,7 +9,7 @@ use gha_slurm_domain::{LaunchId, RepositoryId};
 
 use crate::launches::{self, Callback};
 use crate::pool::{Database, StorageError};
-use crate::transaction::{self, Work};
+use crate::transaction::{self, Attempts, Work};
 
 /// The scope's lock, held until the transaction ends. Whoever changes rows of a scope (workflow jobs, launches, runners, classes) has
 /// one: what is read through it is what the previous holder committed, and nobody else changes it meanwhile. Never held across a call
@@ -104,16 +104,29 @@ impl Database {
             + Sync
             + 'a,
         T: Send + 'a,
-        E: From<StorageError> + Send + 'a,
+        E: From<StorageError> + std::error::Error + Send + 'static,
     {
-        let _ = name;
         async move {
-            let mut conn = self.connection().await?;
+            let mut attempts = Attempts::new(self, name);
             let sql = format!("BEGIN; SELECT pg_advisory_xact_lock({})", repository.0);
-            transaction::begin(&mut conn, &sql).await?;
-            let conn: &mut AsyncPgConnection = &mut conn;
-            let result = work(ScopeLock { conn: &mut *conn, repository }).await;
-            transaction::finish(conn, result).await
+            loop {
+                let result = async {
+                    let mut conn = self.connection().await?;
+                    let conn: &mut AsyncPgConnection = &mut conn;
+                    transaction::begin(conn, &sql).await?;
+                    let lock = ScopeLock {
+                        conn: &mut *conn,
+                        repository,
+                    };
+                    let result = work(lock).await;
+                    transaction::finish(conn, result).await
+                }
+                .await;
+                match attempts.pause_after(&result) {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => return result,
+                }
+            }
         }
     }
 
@@ -133,7 +146,7 @@ impl Database {
             + Sync
             + 'a,
         T: Send + 'a,
-        E: From<StorageError> + Send + 'a,
+        E: From<StorageError> + std::error::Error + Send + 'static,
     {
         async move {
             let mut open = OpenTransaction(Some(self.connection().await?));

@@ -1,7 +1,7 @@
 //! Where the database is, and whether the way there is TLS.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use diesel::ConnectionError;
@@ -10,12 +10,14 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
-use tokio_postgres::config::{Host, SslMode};
+use tokio::net::UnixStream;
+use tokio_postgres::config::{Host, SslMode, SslNegotiation};
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Client, Config, Connection, Socket};
+use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::pool::StorageError;
+use crate::sqlstate::{Marked, MarkedPlain, MarkedTls};
 
 type Stream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
@@ -81,14 +83,43 @@ impl Server {
         self.config.connect(self.tls.clone()).await
     }
 
-    /// A connection for queries.
+    /// A connection for queries, whose errors carry their [SQLSTATE](crate::sqlstate).
     pub(crate) async fn establish(&self) -> Result<AsyncPgConnection, ConnectionError> {
-        let (client, connection) = self.connect().await.map_err(|error| {
+        let bad = |error: tokio_postgres::Error| {
             // Its own text names no cause.
             let cause = std::error::Error::source(&error).map(|e| format!(": {e}"));
             ConnectionError::BadConnection(format!("{error}{}", cause.unwrap_or_default()))
-        })?;
+        };
+        if self.config.get_ssl_mode() == SslMode::Require {
+            let connected = self.config.connect(MarkedTls(self.tls.clone())).await;
+            let (client, connection) = connected.map_err(bad)?;
+            return AsyncPgConnection::try_from_client_and_connection(client, connection).await;
+        }
+        if let Some(address) = self.unix_socket() {
+            let stream = UnixStream::connect(&address).await.map_err(|error| {
+                ConnectionError::BadConnection(format!("{}: {error}", address.display()))
+            })?;
+            let connected = self.config.connect_raw(Marked::new(stream), NoTls).await;
+            let (client, connection) = connected.map_err(bad)?;
+            // Ends with the client; its error is also that of the statement in flight.
+            tokio::spawn(connection);
+            return AsyncPgConnection::try_from(client).await;
+        }
+        let mut config = self.config.clone();
+        config
+            .ssl_mode(SslMode::Require)
+            .ssl_negotiation(SslNegotiation::Direct);
+        let (client, connection) = config.connect(MarkedPlain).await.map_err(bad)?;
         AsyncPgConnection::try_from_client_and_connection(client, connection).await
+    }
+
+    /// The socket of the server, where it is on this machine and no host has another address.
+    fn unix_socket(&self) -> Option<PathBuf> {
+        let [Host::Unix(folder)] = self.config.get_hosts() else {
+            return None;
+        };
+        let port = self.config.get_ports().first().unwrap_or(&5432);
+        Some(folder.join(format!(".s.PGSQL.{port}")))
     }
 }
 

@@ -19,7 +19,7 @@ pub enum About {
 }
 
 #[derive(Debug, Clone, Insertable)]
-#[diesel(table_name = timeline)]
+#[diesel(table_name = timeline, treat_none_as_default_value = false)]
 pub(crate) struct Row {
     recorded_at: DateTime<Utc>,
     happened_at: DateTime<Utc>,

@@ -1,12 +1,50 @@
-//! Named transactions.
+//! Named transactions: tried again when they collide with others, and counted by name.
 
+use std::error::Error;
 use std::future::Future;
+use std::time::{Duration, Instant};
 
-use diesel_async::{AsyncConnection, AsyncPgConnection, TransactionManager};
+use backon::{BackoffBuilder, ExponentialBuilder};
+use diesel_async::{AnsiTransactionManager, AsyncPgConnection, TransactionManager};
+use gha_slurm_telemetry::Metrics;
+use gha_slurm_telemetry::prometheus::{self, HistogramVec, IntCounterVec};
 
-use crate::pool::{Database, StorageError};
+use crate::pool::{Database, Failure, StorageError};
 
-type Manager = <AsyncPgConnection as AsyncConnection>::TransactionManager;
+/// Most further attempts of a transaction that collides.
+const RETRIES: usize = 4;
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LAST_PAUSE: Duration = Duration::from_millis(500);
+
+/// Counts transactions by name.
+#[derive(Debug, Clone)]
+pub(crate) struct TransactionMetrics {
+    outcomes: IntCounterVec,
+    retries: IntCounterVec,
+    seconds: HistogramVec,
+}
+
+impl TransactionMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> prometheus::Result<Self> {
+        Ok(Self {
+            outcomes: metrics.counter(
+                "gha_slurm_transactions_total",
+                "Transactions by name and outcome: committed, refused (by the caller's own rule), or why Postgres failed",
+                &["transaction", "outcome"],
+            )?,
+            retries: metrics.counter(
+                "gha_slurm_transaction_retries_total",
+                "Further attempts of transactions that collided with others",
+                &["transaction"],
+            )?,
+            seconds: metrics.seconds(
+                "gha_slurm_transaction_seconds",
+                "Duration of transactions, with their retries",
+                &["transaction"],
+            )?,
+        })
+    }
+}
 
 /// What is done in a transaction: an async closure that may run more than once, whose future can be sent to another thread. (That
 /// bound cannot be written on `AsyncFn` yet.)
@@ -24,7 +62,11 @@ where
 }
 
 impl Database {
-    /// Runs `work` in a transaction.
+    /// Runs `work` in a transaction on a connection from the pool, commits it when `work` succeeds, and otherwise rolls it back.
+    /// `name` is for logs and metrics.
+    ///
+    /// A serialization failure or a deadlock is tried again a few times, so `work` may run more than once: it has no effect
+    /// outside of the transaction. A connection that is not to be had, and a commit that fails, is a [`StorageError`].
     pub fn transaction<'a, T, E, F>(
         &'a self,
         name: &'static str,
@@ -37,18 +79,86 @@ impl Database {
             + Sync
             + 'a,
         T: Send + 'a,
-        E: From<StorageError> + Send + 'a,
+        E: From<StorageError> + Error + Send + 'static,
     {
-        let _ = name;
         async move {
-            let mut conn = self.connection().await?;
-            Manager::begin_transaction(&mut *conn)
-                .await
-                .map_err(StorageError::from)?;
-            let result = work(&mut conn).await;
-            finish(&mut conn, result).await
+            let mut attempts = Attempts::new(self, name);
+            loop {
+                let result = async {
+                    let mut conn = self.connection().await?;
+                    begin(&mut conn, "BEGIN").await?;
+                    let result = work(&mut conn).await;
+                    finish(&mut conn, result).await
+                }
+                .await;
+                match attempts.pause_after(&result) {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => return result,
+                }
+            }
         }
     }
+}
+
+/// The attempts of one transaction, and their metrics.
+pub(crate) struct Attempts<'a> {
+    database: &'a Database,
+    name: &'static str,
+    begun: Instant,
+    pauses: backon::ExponentialBackoff,
+}
+
+impl<'a> Attempts<'a> {
+    pub(crate) fn new(database: &'a Database, name: &'static str) -> Self {
+        Self {
+            database,
+            name,
+            begun: Instant::now(),
+            pauses: ExponentialBuilder::default()
+                .with_min_delay(FIRST_PAUSE)
+                .with_max_delay(LAST_PAUSE)
+                .with_max_times(RETRIES)
+                .with_jitter()
+                .build(),
+        }
+    }
+
+    /// How long to wait before the next attempt; `None`: this was the last one.
+    pub(crate) fn pause_after<T, E: Error + 'static>(
+        &mut self,
+        result: &Result<T, E>,
+    ) -> Option<Duration> {
+        let failure = result.as_ref().err().map(|error| failure(error));
+        let metrics = self.database.metrics();
+        if let (Some(Some(Failure::Conflict)), Err(error)) = (failure, result)
+            && let Some(pause) = self.pauses.next()
+        {
+            tracing::debug!(transaction = self.name, %error, "a transaction collided with another one; it is tried again");
+            if let Some(metrics) = metrics {
+                metrics.retries.with_label_values(&[self.name]).inc();
+            }
+            return Some(pause);
+        }
+        if let Some(metrics) = metrics {
+            let outcome = match failure {
+                None => "committed",
+                Some(failure) => failure.map_or("refused", Failure::name),
+            };
+            let labels = [self.name, outcome];
+            metrics.outcomes.with_label_values(&labels).inc();
+            let seconds = self.begun.elapsed().as_secs_f64();
+            metrics
+                .seconds
+                .with_label_values(&[self.name])
+                .observe(seconds);
+        }
+        None
+    }
+}
+
+/// Begins a transaction with these statements. Dropped in between, the connection counts as broken and leaves the pool.
+pub(crate) async fn begin(conn: &mut AsyncPgConnection, sql: &str) -> Result<(), StorageError> {
+    Ok(AnsiTransactionManager::begin_transaction_sql(conn, sql).await?)
 }
 
 /// Commits what went well, and rolls back the rest.
@@ -58,20 +168,32 @@ pub(crate) async fn finish<T, E: From<StorageError>>(
 ) -> Result<T, E> {
     match result {
         Ok(done) => {
-            Manager::commit_transaction(conn)
+            AnsiTransactionManager::commit_transaction(conn)
                 .await
                 .map_err(StorageError::from)?;
             Ok(done)
         }
         Err(error) => {
-            // One that cannot be rolled back is not used again: the pool sees that.
-            let _ = Manager::rollback_transaction(conn).await;
+            if let Err(rollback) = AnsiTransactionManager::rollback_transaction(conn).await {
+                tracing::debug!(error = %rollback, "a transaction could not be rolled back; its connection is closed");
+            }
             Err(error)
         }
     }
 }
 
-/// Begins a transaction with these statements.
-pub(crate) async fn begin(conn: &mut AsyncPgConnection, sql: &str) -> Result<(), StorageError> {
-    Ok(Manager::begin_transaction_sql(conn, sql).await?)
+/// What `error`, or the first cause of it that is storage's, means. `None`: it is the caller's own.
+fn failure(error: &(dyn Error + 'static)) -> Option<Failure> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<StorageError>() {
+            return Some(error.failure());
+        }
+        // `#[error(transparent)]` hides the StorageError around it.
+        if let Some(error) = error.downcast_ref::<diesel::result::Error>() {
+            return Some(Failure::of(error));
+        }
+        next = error.source();
+    }
+    None
 }

@@ -69,7 +69,7 @@ impl Drop for Guard {
     }
 }
 
-/// Starts logs, and traces where the OTEL variables ask for them, for the whole process. `service` is the service's
+/// Starts logs, and traces where the OTEL variables ask for them, for the whole process. Panics are logged and counted from now on. `service` is the service's
 /// name in traces unless `OTEL_SERVICE_NAME` says otherwise.
 pub fn init(service: &'static str, settings: &LogSettings) -> Result<Guard, TelemetryError> {
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
@@ -99,6 +99,7 @@ pub fn init(service: &'static str, settings: &LogSettings) -> Result<Guard, Tele
         .with(lines)
         .with(spans)
         .try_init()?;
+    crate::panics::install_hook();
     Ok(Guard { provider })
 }
 

@@ -4,15 +4,28 @@ use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::panics::PANICS;
+
 /// Seconds: from a millisecond to half a minute.
 const DURATION_BUCKETS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0,
 ];
 
-/// A registry, handed to whoever counts something. Cheap to clone.
-#[derive(Debug, Clone, Default)]
+/// A registry, handed to whoever counts something. Cheap to clone. Holds `gha_slurm_panics_total`, the panics of the process.
+#[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let registry = Registry::new();
+        if let Some(panics) = &*PANICS {
+            // A new registry holds no other metric of this name.
+            let _ = registry.register(Box::new(panics.clone()));
+        }
+        Self { registry }
+    }
 }
 
 impl Metrics {

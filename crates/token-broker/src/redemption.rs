@@ -18,7 +18,7 @@ use gha_slurm_github::{Deletion, Github, GithubError, Scope};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::launches::{self, Callback};
 use gha_slurm_storage::repositories::{self, Repository};
-use gha_slurm_storage::{Database, ScopeLock, StorageError};
+use gha_slurm_storage::{Database, Failure, ScopeLock, StorageError};
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
@@ -102,21 +102,18 @@ fn rejection(rejected: &Rejected) -> ApiError {
 
 /// An error of Postgres as an answer.
 pub(crate) fn storage_error(error: &StorageError) -> ApiError {
-    if error.is_transient() {
-        ApiError::unavailable("The database", error, RETRY_S)
-    } else {
-        ApiError::internal(error)
+    match error.failure() {
+        Failure::Unavailable => ApiError::database_unavailable(error, RETRY_S),
+        Failure::Conflict => ApiError::conflict(error),
+        Failure::Rejected => ApiError::internal(error),
     }
 }
 
 /// GitHub in trouble as an answer; `None` where GitHub said no.
 pub(crate) fn github_trouble(error: &GithubError) -> Option<ApiError> {
     let after = error.retry_after()?;
-    Some(ApiError::unavailable(
-        "GitHub",
-        error,
-        after.as_secs().clamp(1, 3600),
-    ))
+    let after = after.as_secs().clamp(1, 3600);
+    Some(ApiError::github_unavailable(error, after))
 }
 
 /// The hash that is stored of a progress token.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actix_web::web;
-use gha_slurm_amqp::{Broker, Publisher};
+use gha_slurm_amqp::{Broker, Disconnected, Publisher};
 use gha_slurm_service_kit::{HttpService, Operations, Readiness, problem};
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
@@ -30,9 +30,9 @@ impl Application {
         let drained = CancellationToken::new();
         let broker_state = {
             let readiness = readiness.clone();
-            move |state| match state {
+            move |state: Result<(), Disconnected>| match state {
                 Ok(()) => readiness.ready("rabbitmq"),
-                Err(reason) => readiness.not_ready("rabbitmq", reason),
+                Err(error) => readiness.not_ready("rabbitmq", error.to_string()),
             }
         };
         let ingest_metrics = IngestMetrics::register(&metrics)?;

@@ -138,6 +138,33 @@ async fn a_retry_comes_back_and_the_hopeless_go_to_the_dead_letters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn events_whose_handler_panics_come_back_and_the_others_are_handled() {
+    let broker = TestBroker::create().await;
+    let stop = CancellationToken::new();
+    let publisher = publisher(broker.amqp_url(), DEADLINE, &stop);
+    // More than are in flight at once: where each kept its place, no other would be handled.
+    let poison: Vec<String> = (0..20).map(|n| format!("panics once {n}")).collect();
+    for name in poison.iter().map(String::as_str).chain(["fine"]) {
+        publisher.publish(&event(name)).await.unwrap();
+    }
+    let (seen, task) = consumer(broker.amqp_url(), &stop, |event, times| {
+        assert!(
+            event.delivery == "fine" || times > 1,
+            "not at the first time"
+        );
+        Outcome::Ack
+    });
+    wait_until("all are acknowledged", DEADLINE, || async {
+        let all = seen.lock().unwrap().len() == 2 * poison.len() + 1;
+        (all && broker.depth(LAUNCHER_QUEUE).await == Some(0)).then_some(())
+    })
+    .await;
+    stop.cancel();
+    task.await.unwrap();
+    assert_eq!(broker.depth(DEAD_QUEUE).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_confirm_is_not_believed_when_no_queue_is_there() {
     let broker = TestBroker::create().await;
     let stop = CancellationToken::new();

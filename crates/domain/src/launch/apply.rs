@@ -318,6 +318,10 @@ impl Change {
             return Err(Rejected::Late);
         };
         let submission = &mut self.launch.submission;
+        // One process at a time; a lease that ran out (the process was killed) is taken again.
+        if submission.lease_until.is_some_and(|held| held > self.now) {
+            return Err(Rejected::Late);
+        }
         submission.lease_until = Some(until);
         submission.attempts = submission.attempts.saturating_add(1);
         Ok(self.done())

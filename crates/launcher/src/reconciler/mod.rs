@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use gha_slurm_github::GithubError;
+use gha_slurm_service_kit::Periodic;
 use gha_slurm_storage::{StorageError, leases, workflow_jobs};
 use gha_slurm_telemetry::prometheus::IntCounterVec;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -43,60 +44,64 @@ pub struct Reconciler {
     pub wake: Arc<Notify>,
 }
 
+/// What the reconciler looks at, and when it is due.
+struct Looks {
+    deliveries: Deliveries,
+    repositories: Repositories,
+    runners: Runners,
+    next_deliveries: Instant,
+    next_repositories: Instant,
+}
+
 impl Reconciler {
     /// Reconciles until `stop`, while no other launcher does.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(self, periodic: Periodic, stop: CancellationToken) {
         let holder = Uuid::new_v4();
-        let mut deliveries = Deliveries::new(self.inquiry.clock.now());
-        let mut repositories = Repositories::default();
-        let mut runners = Runners::default();
-        let interval = span(self.settings.interval_s);
-        let (mut next_deliveries, mut next_repositories) = (Instant::now(), Instant::now());
-        while !stop.is_cancelled() {
-            let work = async {
-                if !self.holds_lease(holder).await {
-                    return;
-                }
-                self.noted("questions", self.put_questions().await);
-                self.noted("runners", runners.look(&self).await);
-                if next_deliveries <= Instant::now() {
-                    next_deliveries = Instant::now() + span(self.settings.deliveries_s);
-                    self.noted("deliveries", deliveries.look(&self).await);
-                }
-                if next_repositories <= Instant::now() && repositories.is_done() {
-                    next_repositories = Instant::now() + span(self.settings.repositories_s);
-                    self.noted("repositories", repositories.begin(&self).await);
-                }
-                self.noted("repositories", repositories.next(&self).await);
-            };
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = work => {}
-            }
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = tokio::time::sleep(interval) => {}
-            }
-        }
+        let looks = Mutex::new(Looks {
+            deliveries: Deliveries::new(self.inquiry.clock.now()),
+            repositories: Repositories::default(),
+            runners: Runners::default(),
+            next_deliveries: Instant::now(),
+            next_repositories: Instant::now(),
+        });
+        let round = || async {
+            let mut looks = looks.lock().await;
+            let work = self.round(holder, &mut looks);
+            stop.run_until_cancelled(work).await.unwrap_or(Ok(()))
+        };
+        periodic
+            .every("reconciler", span(self.settings.interval_s))
+            .run(stop.clone(), round)
+            .await;
         if let Ok(mut conn) = self.inquiry.database.connection().await {
             // Otherwise it runs out.
             let _ = leases::release(&mut conn, LEASE, holder).await;
         }
     }
 
-    async fn holds_lease(&self, holder: Uuid) -> bool {
-        let hold = async {
-            let mut conn = self.inquiry.database.connection().await?;
-            let lifetime = LEASE_LIFETIME + delta(self.settings.interval_s);
-            leases::hold(&mut conn, LEASE, holder, lifetime, self.inquiry.clock.now()).await
-        };
-        match hold.await {
-            Ok(held) => held,
-            Err(error) => {
-                tracing::warn!(%error, "the reconciler has no database");
-                false
-            }
+    /// Looks at everything that is due. What fails in itself is noted and looked at again at its next turn.
+    async fn round(&self, holder: Uuid, looks: &mut Looks) -> Result<(), StorageError> {
+        if !self.holds_lease(holder).await? {
+            return Ok(());
         }
+        self.noted("questions", self.put_questions().await);
+        self.noted("runners", looks.runners.look(self).await);
+        if looks.next_deliveries <= Instant::now() {
+            looks.next_deliveries = Instant::now() + span(self.settings.deliveries_s);
+            self.noted("deliveries", looks.deliveries.look(self).await);
+        }
+        if looks.next_repositories <= Instant::now() && looks.repositories.is_done() {
+            looks.next_repositories = Instant::now() + span(self.settings.repositories_s);
+            self.noted("repositories", looks.repositories.begin(self).await);
+        }
+        self.noted("repositories", looks.repositories.next(self).await);
+        Ok(())
+    }
+
+    async fn holds_lease(&self, holder: Uuid) -> Result<bool, StorageError> {
+        let mut conn = self.inquiry.database.connection().await?;
+        let lifetime = LEASE_LIFETIME + delta(self.settings.interval_s);
+        leases::hold(&mut conn, LEASE, holder, lifetime, self.inquiry.clock.now()).await
     }
 
     /// One that failed is tried again at its next turn.

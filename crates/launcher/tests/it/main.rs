@@ -13,13 +13,19 @@ use gha_slurm_contract::event::{EVENT_VERSION, EventPayload, RepositoryFacts, Wo
 use gha_slurm_domain::planner::PlannerLimits;
 use gha_slurm_domain::{LabelSettings, RepositoryId, WorkflowJobFacts};
 use gha_slurm_launcher::planning::Policy;
+use gha_slurm_service_kit::Periodic;
 use gha_slurm_storage::{AsyncConnection, Database, StorageError, mappings, replan, repositories};
+use gha_slurm_telemetry::Metrics;
 
 const REPOSITORY: RepositoryId = RepositoryId(4711);
 
 fn now() -> DateTime<Utc> {
     // Before the real time, by which the submission loop looks for what is due.
     DateTime::from_timestamp(1_700_000_000, 0).unwrap()
+}
+
+fn periodic() -> Periodic {
+    Periodic::register(&Metrics::default()).unwrap()
 }
 
 fn policy() -> Policy {

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use gha_slurm_amqp::{Broker, Publisher};
+use gha_slurm_amqp::{Broker, DEAD_QUEUE, Publisher};
 use gha_slurm_auth::KeyFolder;
 use gha_slurm_domain::workflow_job::Verdict;
 use gha_slurm_launcher::{Application, Settings};
@@ -101,8 +101,8 @@ async fn an_event_in_the_queue_becomes_a_submission() {
     })
     .await;
 
-    let broker = Broker::new(broker.amqp_url().into(), None).unwrap();
-    let publisher = Publisher::start(broker, "test", DEADLINE, stop.clone(), |_| {});
+    let at = Broker::new(broker.amqp_url().into(), None).unwrap();
+    let publisher = Publisher::start(at, "test", DEADLINE, stop.clone(), |_| {});
     publisher.publish(&queued(1)).await.unwrap();
     wait_until("the workflow job waits for a mapping", DEADLINE, || async {
         let pool = database.pool();
@@ -114,6 +114,26 @@ async fn an_event_in_the_queue_becomes_a_submission() {
         (job.verdict == Verdict::WaitingForMapping).then_some(())
     })
     .await;
+    // Text in Postgres holds no NUL: SQLSTATE 22021, for ever.
+    let never = WorkflowJobFacts {
+        name: "a\0b".into(),
+        ..facts(2, &["self-hosted", "slurm"])
+    };
+    publisher
+        .publish(&workflow_job("queued", never))
+        .await
+        .unwrap();
+    wait_until("it is a dead letter", DEADLINE, || async {
+        (broker.depth(DEAD_QUEUE).await == Some(1)).then_some(())
+    })
+    .await;
+    let metrics = reqwest::get(ready.replace("health/ready", "metrics"));
+    let metrics = metrics.await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("gha_slurm_events_total{outcome=\"dead\"} 1"));
+    assert!(
+        !metrics.contains("outcome=\"retried\""),
+        "it was tried again"
+    );
     map(&database.pool()).await;
     wait_until("it is submitted", DEADLINE, || async {
         (states(database.url()).await == [("submitted".to_owned(), true)]).then_some(())

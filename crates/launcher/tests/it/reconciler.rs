@@ -15,7 +15,6 @@ use gha_slurm_launcher::settings::ReconcilerSettings;
 use gha_slurm_simulator::request::{NewRepository, NewWorkflowJob};
 use gha_slurm_simulator::{AppKey, Handle, Settings, Simulator};
 use gha_slurm_storage::{mappings, workflow_jobs};
-use gha_slurm_telemetry::Metrics;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
 use gha_slurm_test_support::seed::Seed;
 use gha_slurm_test_support::{TestDatabase, wait_until};
@@ -245,7 +244,7 @@ fn reconcile(database: &Database, github: &Github) -> Reconciling {
         wake: Arc::new(Notify::new()),
     };
     let stop = CancellationToken::new();
-    tokio::spawn(reconciler.run(stop.clone()));
+    tokio::spawn(reconciler.run(periodic(), stop.clone()));
     Reconciling {
         found,
         _stop: stop.drop_guard(),

@@ -567,7 +567,7 @@ async fn watching<T>(running: &Loop, until: impl Future<Output = T>) -> T {
     let stop = CancellationToken::new();
     let watching = tokio::spawn(gha_slurm_launcher::slurm_jobs::watch(
         Arc::clone(&running.submitter),
-        Duration::from_millis(50),
+        periodic().every("slurm jobs", Duration::from_millis(50)),
         Arc::new(Notify::new()),
         stop.clone(),
     ));
@@ -784,6 +784,7 @@ async fn rowless_slurm_jobs_are_cancelled_while_they_are_pending(way: Way) {
     let stop = CancellationToken::new();
     let watch = tokio::spawn(gha_slurm_launcher::rowless::watch(
         Arc::clone(&running.submitter),
+        periodic(),
         Duration::from_millis(400),
         stop.clone(),
     ));

@@ -100,13 +100,13 @@ fn happening(random: &mut Random, id: LaunchId, jobs: i64) -> Happening {
         }),
         17 => Happening::NotWanted(Why::NoDemand),
         18 => Happening::ReleaseWanted,
-        19 => Happening::Deregistered,
+        19 => Happening::Deregistered { attempt: 1 },
         20 => Happening::DeregistrationRefused,
         21 | 22 => Happening::Attributed(WorkflowJobId(1 + random.below(jobs as usize) as i64)),
         _ => [
             Happening::AttributionGivenUp,
             Happening::GaveUpIdle,
-            Happening::Silent,
+            Happening::Silent { attempt: 1 },
         ][random.below(3)]
         .clone(),
     }

@@ -10,6 +10,7 @@ mod schema;
 mod scope;
 mod submission;
 mod tls;
+mod transaction;
 
 use chrono::{DateTime, Utc};
 use gha_slurm_domain::launch::{Applied, Happening, Rejected};
