@@ -4,6 +4,12 @@ import { FakeApi } from '../test/fakeApi';
 
 const seconds = (ago: number) => new Date(Date.now() - ago * 1000).toISOString();
 
+/** The times of an entry that was recorded at once, or at another time (both in seconds ago). */
+const happened = (ago: number, recorded = ago) => ({
+  happenedAt: seconds(ago),
+  recordedAt: seconds(recorded),
+});
+
 /** Signs in and lets `api` answer the page. */
 export async function serve(page: Page, api: FakeApi, { signedIn = true } = {}): Promise<void> {
   await page.route(/\/(api|repositories)\//, async (route) => {
@@ -47,39 +53,51 @@ export function busyDay(): FakeApi {
     htmlUrl: 'https://github.com/octo/simulation/actions/runs/1/job/1',
   };
   const events: TimelineEntry[] = [
-    { at: seconds(95), kind: 'queued', detail: 'GitHub queued it' },
-    { at: seconds(94.6), kind: 'planned', detail: 'a launch is planned', ...launch },
+    { ...happened(95), kind: 'queued', detail: 'GitHub queued it' },
+    { ...happened(94.6), kind: 'planned', detail: 'a launch is planned', ...launch },
     {
-      at: seconds(94.1),
+      ...happened(94.1),
       kind: 'submitted',
       detail: 'submitted to cluster hpc as Slurm job 48213',
       ...launch,
     },
     {
-      at: seconds(61),
+      ...happened(90),
+      kind: 'slurm',
+      detail: 'pending (Priority, starts ~14:20 UTC)',
+      ...launch,
+    },
+    {
+      ...happened(61),
       kind: 'allocated',
       detail: 'Slurm job 48213 runs on node017 and has called back',
       ...launch,
     },
     {
-      at: seconds(60),
+      ...happened(60.5),
+      kind: 'set_up',
+      detail: 'Runner gha-slurm-demo-7f3a91 is being set up on node017',
+      ...launch,
+    },
+    {
+      ...happened(60),
       kind: 'registered',
       detail: 'runner gha-slurm-demo-7f3a91 is registered at GitHub',
       ...launch,
     },
     {
-      at: seconds(54),
+      ...happened(54),
       kind: 'listening',
       detail: 'runner gha-slurm-demo-7f3a91 listens for workflow jobs',
       ...launch,
     },
     {
-      at: seconds(52),
+      ...happened(52),
       kind: 'workflow_job_started',
       detail: 'a workflow job of run 8127731 started in runner gha-slurm-demo-7f3a91',
       ...launch,
     },
-    { at: seconds(51), kind: 'in_progress', detail: 'in runner gha-slurm-demo-7f3a91' },
+    { ...happened(51), kind: 'in_progress', detail: 'in runner gha-slurm-demo-7f3a91' },
   ];
   api.add(
     {
@@ -146,22 +164,22 @@ export function busyDay(): FakeApi {
       updatedAt: seconds(20),
     },
     [
-      { at: seconds(1300), kind: 'queued', detail: 'GitHub queued it' },
-      { at: seconds(1299), kind: 'planned', detail: 'a launch is planned', ...launch },
+      { ...happened(1300), kind: 'queued', detail: 'GitHub queued it' },
+      { ...happened(1299), kind: 'planned', detail: 'a launch is planned', ...launch },
       {
-        at: seconds(1298),
+        ...happened(1298),
         kind: 'delayed',
         detail: 'the Slurm agent cannot be reached; tried again in 4 s',
         ...launch,
       },
       {
-        at: seconds(1294),
+        ...happened(1294),
         kind: 'submitted',
         detail: 'submitted to cluster hpc as Slurm job 48213',
         ...launch,
       },
       {
-        at: seconds(1200),
+        ...happened(1200, 640),
         kind: 'ended_without_workflow_job',
         detail: 'the launch is over: the runner could not be unpacked (exit code 3)',
         logTail:
@@ -181,9 +199,9 @@ export function busyDay(): FakeApi {
       updatedAt: seconds(300),
     },
     [
-      { at: seconds(300), kind: 'queued', detail: 'GitHub queued it' },
+      { ...happened(300), kind: 'queued', detail: 'GitHub queued it' },
       {
-        at: seconds(300),
+        ...happened(300),
         kind: 'waiting_for_mapping',
         detail: 'no Slurm user has mapped this repository yet',
       },

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use anyhow::{Context, Result};
+use diesel_async::SimpleAsyncConnection;
 use gha_slurm_amqp::EVENTS_EXCHANGE;
 use gha_slurm_auth::webhook;
 use gha_slurm_domain::RepositoryId;
-use diesel_async::SimpleAsyncConnection;
 use gha_slurm_storage::{AsyncPgConnection, Database, StorageError, repositories};
 use gha_slurm_test_support::{Process, free_port, try_wait_until};
 use hyper::body::Bytes;

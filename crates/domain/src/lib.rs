@@ -24,8 +24,8 @@ pub use ids::{
     SlurmUser, WorkflowJobId,
 };
 pub use labels::{LabelPolicy, LabelSet, LabelSettings, NotOurs};
-pub use resources::ResourceRequest;
 pub use launch::{Launch, LaunchState};
+pub use resources::ResourceRequest;
 pub use slurm_state::SlurmState;
 pub use usage::Usage;
 pub use workflow_job::{WorkflowJob, WorkflowJobFacts, WorkflowJobState};

@@ -8,9 +8,7 @@ use utoipa::ToSchema;
 use crate::stored_as_text;
 
 /// What happened.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, ToSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = TimelineKind)]
 pub enum Kind {

@@ -83,9 +83,7 @@ impl WorkflowJobState {
 }
 
 /// What is decided about a workflow job.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, ToSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Not looked at yet.
@@ -337,9 +335,7 @@ impl WorkflowJob {
                     (facts.completed_at, format!("Completed: {conclusion}"))
                 }
                 (WorkflowJobState::Completed, ..) => (facts.completed_at, "Completed".to_owned()),
-                (WorkflowJobState::Queued, ..) => {
-                    (facts.created_at, "Queued at GitHub".to_owned())
-                }
+                (WorkflowJobState::Queued, ..) => (facts.created_at, "Queued at GitHub".to_owned()),
                 (WorkflowJobState::Waiting, ..) => (
                     facts.created_at,
                     "Waiting for an approval at GitHub".to_owned(),

@@ -10,8 +10,8 @@ use chrono::{TimeDelta, Utc};
 use gha_slurm_amqp::{Broker, Disconnected, Outcome};
 use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::Event;
-use gha_slurm_github::Github;
 use gha_slurm_domain::Clock;
+use gha_slurm_github::Github;
 use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness};
 use gha_slurm_storage::{AsyncPgConnection, Database, StorageError, identity, replan, versions};
 use gha_slurm_telemetry::Metrics;
@@ -97,7 +97,9 @@ impl Application {
             labels: settings.labels.policy(&settings.cluster.name),
             limits: settings.planner.limits(),
         });
-        note_labels(&database, &policy).await.context("database.url")?;
+        note_labels(&database, &policy)
+            .await
+            .context("database.url")?;
         let inquiry = Inquiry {
             database: database.clone(),
             github: Github::new(
@@ -271,7 +273,14 @@ impl Application {
         );
         let retained = keep_bounded(retention, periodic.clone(), stop.clone());
         let submissions = submission::run(submitter, Arc::clone(&wake), stop.clone());
-        let replans = replan_loop(periodic.clone(), database, policy, clock, wake, stop.clone());
+        let replans = replan_loop(
+            periodic.clone(),
+            database,
+            policy,
+            clock,
+            wake,
+            stop.clone(),
+        );
         let not_ready = async {
             stop.cancelled().await;
             stopping.cancel();
@@ -309,7 +318,11 @@ impl Application {
 /// Removes what is old, again and again.
 async fn keep_bounded(retention: Retention, periodic: Periodic, stop: CancellationToken) {
     let interval = span(retention.settings.interval_s);
-    let round = || async { stop.run_until_cancelled(retention.round()).await.unwrap_or(Ok(())) };
+    let round = || async {
+        stop.run_until_cancelled(retention.round())
+            .await
+            .unwrap_or(Ok(()))
+    };
     periodic
         .every("retention", interval)
         .run(stop.clone(), round)
@@ -435,11 +448,7 @@ async fn replan_loop(
     tokio::join!(listener, forward, sweeper);
 }
 
-async fn sweep(
-    database: &Database,
-    policy: &Policy,
-    clock: &Clock,
-) -> Result<usize, StorageError> {
+async fn sweep(database: &Database, policy: &Policy, clock: &Clock) -> Result<usize, StorageError> {
     let scopes = {
         let mut conn = database.connection().await?;
         let margin = policy.limits.token_margin;

@@ -45,23 +45,29 @@ pub async fn apply(
         EventPayload::WorkflowJob(e) => {
             let repository = RepositoryId(e.repository.id);
             database
-                .in_scope("apply a workflow_job event", repository, async |mut lock: ScopeLock<'_>| {
-                    workflow_job(&mut lock, policy, e, now).await
-                })
+                .in_scope(
+                    "apply a workflow_job event",
+                    repository,
+                    async |mut lock: ScopeLock<'_>| workflow_job(&mut lock, policy, e, now).await,
+                )
                 .await?;
         }
         EventPayload::Installation(e) => {
             database
-                .transaction("apply an installation event", async |conn: &mut AsyncPgConnection| {
-                    installation(conn, e, now).await
-                })
+                .transaction(
+                    "apply an installation event",
+                    async |conn: &mut AsyncPgConnection| installation(conn, e, now).await,
+                )
                 .await?;
         }
         EventPayload::InstallationRepositories(e) => {
             database
-                .transaction("apply an installation_repositories event", async |conn: &mut AsyncPgConnection| {
-                    installation_repositories(conn, e, now).await
-                })
+                .transaction(
+                    "apply an installation_repositories event",
+                    async |conn: &mut AsyncPgConnection| {
+                        installation_repositories(conn, e, now).await
+                    },
+                )
                 .await?;
         }
         // Concerns people's tokens; the launcher holds none.
@@ -172,7 +178,8 @@ pub(crate) async fn learn(
         // Which of the two is newer? GitHub knows; meanwhile it is demand.
         workflow_jobs::ask(lock.conn(), &[id], now).await?;
     }
-    news.classes.extend(before.as_ref().and_then(|job| job.class));
+    news.classes
+        .extend(before.as_ref().and_then(|job| job.class));
     news.classes.extend(job.class);
     news.fresh.extend(fresh);
     if let Some(class) = job.class.filter(|_| job.is_demand())

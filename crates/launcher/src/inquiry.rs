@@ -104,12 +104,17 @@ impl Inquiry {
         let now = self.clock.now();
         let state = self
             .database
-            .in_scope("record an answer", scope.repository, async |mut lock: ScopeLock<'_>| {
-                self.record(&mut lock, &before, answer.as_ref(), now).await?;
-                workflow_jobs::answered(lock.conn(), id).await?;
-                let job = workflow_jobs::find(lock.conn(), id).await?;
-                Ok::<_, StorageError>(job.map(|job| job.state))
-            })
+            .in_scope(
+                "record an answer",
+                scope.repository,
+                async |mut lock: ScopeLock<'_>| {
+                    self.record(&mut lock, &before, answer.as_ref(), now)
+                        .await?;
+                    workflow_jobs::answered(lock.conn(), id).await?;
+                    let job = workflow_jobs::find(lock.conn(), id).await?;
+                    Ok::<_, StorageError>(job.map(|job| job.state))
+                },
+            )
             .await?;
         Ok(state)
     }

@@ -13,7 +13,9 @@ use gha_slurm_domain::{
     ClassId, LabelPolicy, LabelSet, Launch, LaunchId, LaunchState, WorkflowJob, WorkflowJobId,
 };
 use gha_slurm_storage::classes::{self, Which};
-use gha_slurm_storage::{Database, ScopeLock, StorageError, launches, replan, repositories, workflow_jobs};
+use gha_slurm_storage::{
+    Database, ScopeLock, StorageError, launches, replan, repositories, workflow_jobs,
+};
 
 /// Launches planned, or done without, for one class in one transaction; the rest follows in the next, so that the scope's lock is
 /// given back in between.
@@ -212,7 +214,10 @@ async fn launch(
         .collect();
     let wait: TimeDelta = not_before - now;
     let detail = if wait > TimeDelta::zero() {
-        format!("A launch is planned, to be submitted in {} s", wait.num_seconds())
+        format!(
+            "A launch is planned, to be submitted in {} s",
+            wait.num_seconds()
+        )
     } else {
         "A launch is planned".to_owned()
     };

@@ -61,9 +61,13 @@ impl Retention {
         for (repository, ids) in scopes {
             removed += self
                 .database
-                .in_scope("remove launches", repository, async |mut lock: ScopeLock<'_>| {
-                    retention::remove_launches(&mut lock, &ids).await
-                })
+                .in_scope(
+                    "remove launches",
+                    repository,
+                    async |mut lock: ScopeLock<'_>| {
+                        retention::remove_launches(&mut lock, &ids).await
+                    },
+                )
                 .await?;
         }
         self.count("launches", removed);
@@ -80,9 +84,13 @@ impl Retention {
         for (repository, ids) in scopes {
             removed += self
                 .database
-                .in_scope("remove workflow jobs", repository, async |mut lock: ScopeLock<'_>| {
-                    retention::remove_workflow_jobs(&mut lock, &ids).await
-                })
+                .in_scope(
+                    "remove workflow jobs",
+                    repository,
+                    async |mut lock: ScopeLock<'_>| {
+                        retention::remove_workflow_jobs(&mut lock, &ids).await
+                    },
+                )
                 .await?;
         }
         self.count("workflow_jobs", removed);
@@ -97,9 +105,13 @@ impl Retention {
         for repository in repositories {
             let removed = self
                 .database
-                .in_scope("remove classes", repository, async |mut lock: ScopeLock<'_>| {
-                    retention::remove_unused_classes(&mut lock).await
-                })
+                .in_scope(
+                    "remove classes",
+                    repository,
+                    async |mut lock: ScopeLock<'_>| {
+                        retention::remove_unused_classes(&mut lock).await
+                    },
+                )
                 .await?;
             self.count("runner_classes", removed);
         }

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gha_slurm_contract::agent::{
-    CallPurpose, CancelAnswer, LaunchStatus, ListAnswer, MAX_CANCELLED_AT_ONCE,
-    MAX_STATES_AT_ONCE, StatesAnswer, StatesRequest,
+    CallPurpose, CancelAnswer, LaunchStatus, ListAnswer, MAX_CANCELLED_AT_ONCE, MAX_STATES_AT_ONCE,
+    StatesAnswer, StatesRequest,
 };
 use gha_slurm_domain::LaunchId;
 use gha_slurm_domain::launch::{Happening, SlurmReport};

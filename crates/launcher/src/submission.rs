@@ -10,7 +10,9 @@ use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER, StartRequest};
 use gha_slurm_domain::launch::Happening;
 use gha_slurm_domain::naming::runner_name;
-use gha_slurm_domain::{Launch, LaunchId, RepositoryId, SlurmJobId, WorkflowJobId, WorkflowJobState};
+use gha_slurm_domain::{
+    Launch, LaunchId, RepositoryId, SlurmJobId, WorkflowJobId, WorkflowJobState,
+};
 use gha_slurm_storage::launches::{self, Loaded};
 use gha_slurm_storage::{AsyncPgConnection, ScopeLock, ScopeLocks, StorageError, workflow_jobs};
 use secrecy::ExposeSecret;
@@ -363,7 +365,11 @@ async fn submit(submitter: &Submitter, due: &Loaded) -> Result<Option<Submitted>
         };
         record(submitter, launch, happening).await?;
         // The question may have taken long: another launcher may have the launch by now.
-        if launch.submission.lease_until.is_none_or(|until| until <= clock.now()) {
+        if launch
+            .submission
+            .lease_until
+            .is_none_or(|until| until <= clock.now())
+        {
             return Ok(None);
         }
     }
@@ -447,13 +453,18 @@ async fn find_other_cause(submitter: &Submitter, due: &Loaded) -> Result<(), Sto
     let launch = &due.launch;
     submitter
         .database
-        .in_scope("find another cause", launch.repository, async |mut lock: ScopeLock<'_>| {
-            let causes = workflow_jobs::causes(&mut lock, launch.class, 1).await?;
-            if let Some((cause, _)) = causes.into_iter().next() {
-                let _ = launches::happen(&mut lock, launch.id, Happening::CausedBy(cause), now).await?;
-            }
-            Ok::<_, StorageError>(())
-        })
+        .in_scope(
+            "find another cause",
+            launch.repository,
+            async |mut lock: ScopeLock<'_>| {
+                let causes = workflow_jobs::causes(&mut lock, launch.class, 1).await?;
+                if let Some((cause, _)) = causes.into_iter().next() {
+                    let _ = launches::happen(&mut lock, launch.id, Happening::CausedBy(cause), now)
+                        .await?;
+                }
+                Ok::<_, StorageError>(())
+            },
+        )
         .await
 }
 

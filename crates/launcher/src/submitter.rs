@@ -41,7 +41,6 @@ pub struct Submitter {
     pub freed: AtomicU64,
 }
 
-
 /// Why a call to the agent came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {

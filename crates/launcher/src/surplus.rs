@@ -4,8 +4,8 @@
 use chrono::TimeDelta;
 use gha_slurm_domain::launch::Happening;
 use gha_slurm_github::Deletion;
-use gha_slurm_storage::launches::{self, Loaded};
 use gha_slurm_storage::StorageError;
+use gha_slurm_storage::launches::{self, Loaded};
 
 use crate::inquiry::{Inquiry, InquiryError};
 

@@ -83,9 +83,7 @@ pub async fn find(
     found.map(row).transpose()
 }
 
-fn row(
-    (workflow_job, owner, name, slurm_user, stopped): Row,
-) -> Result<BuildRow, StorageError> {
+fn row((workflow_job, owner, name, slurm_user, stopped): Row) -> Result<BuildRow, StorageError> {
     Ok(BuildRow {
         workflow_job: workflow_job.read()?,
         owner,
@@ -169,7 +167,16 @@ pub async fn timeline(
     entries
         .into_iter()
         .map(
-            |(happened_at, recorded_at, kind, detail, launch_id, log_tail, slurm_job_id, runner)| {
+            |(
+                happened_at,
+                recorded_at,
+                kind,
+                detail,
+                launch_id,
+                log_tail,
+                slurm_job_id,
+                runner,
+            )| {
                 Ok(TimelineRow {
                     happened_at,
                     recorded_at,

@@ -17,6 +17,7 @@ use gha_slurm_domain::{
 
 use crate::classes::{self, Class, ClassRow};
 use crate::pool::{Database, StorageError};
+use crate::replan;
 use crate::repositories::{self, Repository, StandingRow};
 use crate::schema::{
     installations, launches, repositories as repositories_table, repository_mappings,
@@ -25,7 +26,6 @@ use crate::schema::{
 use crate::scope::ScopeLock;
 use crate::stored::{StoredLaunchState, launch_states};
 use crate::timeline::{About, Row as TimelineRow, append_rows};
-use crate::replan;
 
 /// A launch token lives a day and an hour, a workflow job five days: Slurm is not asked about what is older.
 const OLDEST_WATCHED: TimeDelta = TimeDelta::days(8);
@@ -356,10 +356,7 @@ macro_rules! with_all {
 }
 
 /// One launch of the scope.
-pub async fn load(
-    lock: &mut ScopeLock<'_>,
-    id: LaunchId,
-) -> Result<Option<Loaded>, StorageError> {
+pub async fn load(lock: &mut ScopeLock<'_>, id: LaunchId) -> Result<Option<Loaded>, StorageError> {
     let repository = lock.repository().0;
     let row: Option<LoadedRow> = with_all!(launches::table)
         .filter(launches::id.eq(id.0))
@@ -432,11 +429,7 @@ where
     C: diesel_async::AsyncConnectionCore<Backend = diesel::pg::Pg>,
 {
     let redeemed = siblings
-        .filter(
-            siblings
-                .field(launches::class_id)
-                .eq(launches::class_id),
-        )
+        .filter(siblings.field(launches::class_id).eq(launches::class_id))
         .filter(siblings.field(launches::in_supply))
         .filter(
             siblings
@@ -572,7 +565,10 @@ async fn write(
         Ok::<_, StorageError>(())
     };
     let runner = async {
-        if let Some(runner) = runner.filter(|_| true).filter(|r| Some(r) != old_runner.as_ref()) {
+        if let Some(runner) = runner
+            .filter(|_| true)
+            .filter(|r| Some(r) != old_runner.as_ref())
+        {
             let mut conn = conn;
             let upsert = diesel::insert_into(runners::table)
                 .values(&runner)
@@ -730,11 +726,7 @@ pub async fn due(
 ) -> Result<Vec<Located>, StorageError> {
     let older = siblings
         .filter(siblings.field(launches::limited))
-        .filter(
-            siblings
-                .field(launches::class_id)
-                .eq(launches::class_id),
-        )
+        .filter(siblings.field(launches::class_id).eq(launches::class_id))
         .filter(
             siblings
                 .field(launches::planned_at)

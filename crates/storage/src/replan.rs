@@ -82,10 +82,7 @@ pub async fn pending(
 pub async fn take(lock: &mut ScopeLock<'_>) -> Result<Option<Request>, StorageError> {
     let repository = lock.repository();
     let taken = diesel::delete(replan_requests::table.find(repository.0))
-        .returning((
-            replan_requests::forgive,
-            replan_requests::decided_through,
-        ))
+        .returning((replan_requests::forgive, replan_requests::decided_through))
         .get_result::<(bool, i64)>(lock.conn())
         .await
         .optional()?;
@@ -101,7 +98,13 @@ pub async fn put_back(
     decided_through: WorkflowJobId,
 ) -> Result<(), StorageError> {
     let repository = lock.repository();
-    request(lock.conn(), repository, true, "more workflow jobs to decide again").await?;
+    request(
+        lock.conn(),
+        repository,
+        true,
+        "more workflow jobs to decide again",
+    )
+    .await?;
     diesel::update(replan_requests::table.find(repository.0))
         .set(replan_requests::decided_through.eq(decided_through.0))
         .execute(lock.conn())

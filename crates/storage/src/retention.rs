@@ -187,8 +187,8 @@ pub async fn with_unused_classes(
 /// Removes runner classes of the scope that nothing refers to.
 pub async fn remove_unused_classes(lock: &mut ScopeLock<'_>) -> Result<usize, StorageError> {
     let launched = launches::table.filter(launches::class_id.eq(runner_classes::id));
-    let asked = workflow_jobs::table
-        .filter(workflow_jobs::class_id.eq(runner_classes::id.nullable()));
+    let asked =
+        workflow_jobs::table.filter(workflow_jobs::class_id.eq(runner_classes::id.nullable()));
     let repository = lock.repository().0;
     Ok(diesel::delete(
         runner_classes::table

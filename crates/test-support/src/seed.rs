@@ -9,9 +9,7 @@ use gha_slurm_domain::{
     WorkflowJobFacts, WorkflowJobId, WorkflowJobState,
 };
 use gha_slurm_storage::transaction::Work;
-use gha_slurm_storage::{
-    Database, ScopeLock, StorageError, classes, launches, workflow_jobs,
-};
+use gha_slurm_storage::{Database, ScopeLock, StorageError, classes, launches, workflow_jobs};
 
 /// The facts of a queued workflow job with these labels.
 pub fn facts(id: i64, labels: &[&str], queued_at: Option<DateTime<Utc>>) -> WorkflowJobFacts {
@@ -61,7 +59,9 @@ impl Seed<'_> {
             };
             let learned = WorkflowJob::learn(None, heard, now);
             let job = learned.job.decided(Decision::Ours(class), now);
-            let job = job.map(|(job, _)| job).ok_or(StorageError::Unknown("decision"))?;
+            let job = job
+                .map(|(job, _)| job)
+                .ok_or(StorageError::Unknown("decision"))?;
             workflow_jobs::save(&mut lock, None, &job, learned.entry.as_ref(), now).await?;
             Ok(job)
         })

@@ -244,13 +244,16 @@ impl Broker {
         let now = self.clock.now();
         let decided = self
             .database
-            .for_callback(launch, async |(mut lock, callback): (ScopeLock<'_>, Callback)| {
-                let happening = self.called_back(&callback, caller, mode);
-                let before = &callback.loaded;
-                let applied = launches::happen_to(&mut lock, before, happening, now).await?;
-                let superseded = before.launch.runner().and_then(|runner| runner.github_id);
-                Ok::<_, StorageError>((applied, superseded, callback.loaded))
-            })
+            .for_callback(
+                launch,
+                async |(mut lock, callback): (ScopeLock<'_>, Callback)| {
+                    let happening = self.called_back(&callback, caller, mode);
+                    let before = &callback.loaded;
+                    let applied = launches::happen_to(&mut lock, before, happening, now).await?;
+                    let superseded = before.launch.runner().and_then(|runner| runner.github_id);
+                    Ok::<_, StorageError>((applied, superseded, callback.loaded))
+                },
+            )
             .await
             .map_err(|e| storage_error(&e))?;
         let Some((applied, superseded, before)) = decided else {
@@ -320,9 +323,12 @@ impl Broker {
         let now = self.clock.now();
         let done = self
             .database
-            .for_callback(launch, async |(mut lock, callback): (ScopeLock<'_>, Callback)| {
-                launches::happen_to(&mut lock, &callback.loaded, happening.clone(), now).await
-            })
+            .for_callback(
+                launch,
+                async |(mut lock, callback): (ScopeLock<'_>, Callback)| {
+                    launches::happen_to(&mut lock, &callback.loaded, happening.clone(), now).await
+                },
+            )
             .await
             .map_err(|e| storage_error(&e))?;
         Ok(done.unwrap_or(Err(Rejected::Late)))

@@ -10,6 +10,8 @@ export type Build = components['schemas']['Build'];
 export type BuildDetail = components['schemas']['BuildDetail'];
 /** An event of a build. */
 export type TimelineEntry = components['schemas']['TimelineEntry'];
+/** What kind of event it is. */
+export type TimelineKind = components['schemas']['TimelineKind'];
 
 /** A repository of a Slurm user, mapped or waiting for an administrator. */
 export type UserRepository = components['schemas']['UserRepository'];

@@ -1,22 +1,4 @@
-import {
-  AlertIcon,
-  BroadcastIcon,
-  CalendarIcon,
-  CheckIcon,
-  ChevronRightIcon,
-  ClockIcon,
-  DotFillIcon,
-  type Icon,
-  LinkIcon,
-  NoEntryIcon,
-  PlayIcon,
-  PlugIcon,
-  ServerIcon,
-  SkipIcon,
-  UndoIcon,
-  UploadIcon,
-  XIcon,
-} from '@primer/octicons-react';
+import { ChevronRightIcon } from '@primer/octicons-react';
 import { Details, Text, Timeline, useDetails } from '@primer/react';
 import { FeatureFlags } from '@primer/react/experimental';
 import type { TimelineEntry } from '../api/api';
@@ -24,29 +6,8 @@ import { duration } from '../ui/time';
 import { Ago, LocalTime } from '../ui/When';
 import { sentence } from './BuildRow';
 import styles from './BuildTimeline.module.css';
-import { kindInWords, type Mark, markOf, plainText } from './timeline';
-
-const ICONS: Record<string, Icon> = {
-  waiting: ClockIcon,
-  queued: ClockIcon,
-  waiting_for_mapping: LinkIcon,
-  not_ours: SkipIcon,
-  planned: CalendarIcon,
-  submitted: UploadIcon,
-  delayed: AlertIcon,
-  refused: NoEntryIcon,
-  allocated: ServerIcon,
-  registered: PlugIcon,
-  listening: BroadcastIcon,
-  attributed: LinkIcon,
-  workflow_job_started: PlayIcon,
-  in_progress: PlayIcon,
-  withdrawn: UndoIcon,
-  failed: XIcon,
-  ended_without_workflow_job: XIcon,
-  completed: CheckIcon,
-  finished: CheckIcon,
-};
+import { type Look, lookOf, type Mark } from './kinds';
+import { plainText } from './timeline';
 
 const BADGES: Record<Mark, 'success' | 'danger' | 'attention' | 'accent' | undefined> = {
   good: 'success',
@@ -77,12 +38,11 @@ export function BuildTimeline({ timeline, conclusion }: Props) {
       <Timeline aria-label="Timeline" clipSidebar>
         {timeline.map((entry, index) => (
           <Entry
-            // Append-only: the position of an entry never changes.
-            // biome-ignore lint/suspicious/noArrayIndexKey: see above.
-            key={index}
+            // Not its position: an entry that is recorded late moves those that happened after it.
+            key={[entry.recordedAt, entry.launchId, entry.kind, entry.detail].join(' ')}
             entry={entry}
             before={timeline[index - 1]}
-            mark={markOf(entry, conclusion)}
+            look={lookOf(entry, conclusion)}
           />
         ))}
       </Timeline>
@@ -93,27 +53,25 @@ export function BuildTimeline({ timeline, conclusion }: Props) {
 interface EntryProps {
   readonly entry: TimelineEntry;
   readonly before: TimelineEntry | undefined;
-  readonly mark: Mark;
+  readonly look: Look;
 }
 
-function Entry({ entry, before, mark }: EntryProps) {
-  const Shape =
-    mark === 'bad' && entry.kind === 'completed' ? XIcon : (ICONS[entry.kind] ?? DotFillIcon);
-  const variant = BADGES[mark];
-  const passed = before === undefined ? 0 : Date.parse(entry.at) - Date.parse(before.at);
+function Entry({ entry, before, look: { name, icon: Shape, mark } }: EntryProps) {
+  const { happenedAt, recordedAt } = entry;
+  const passed = before === undefined ? 0 : Date.parse(happenedAt) - Date.parse(before.happenedAt);
   return (
     <Timeline.Item className={styles.item}>
-      <Timeline.Badge variant={variant}>
+      <Timeline.Badge variant={BADGES[mark]}>
         <Shape />
       </Timeline.Badge>
       <Timeline.Body className={styles.body}>
         <div className={styles.line}>
-          <span className={styles.kind}>{kindInWords(entry.kind)}</span>
+          <span className={styles.kind}>{name}</span>
           <span className={styles.time}>
-            <LocalTime at={entry.at} />
+            <LocalTime at={happenedAt} recordedAt={recordedAt} />
             <span>{passed >= 50 && `+${duration(passed)}`}</span>
             <span className={styles.ago}>
-              <Ago at={entry.at} />
+              <Ago at={happenedAt} recordedAt={recordedAt} />
             </span>
           </span>
         </div>

@@ -28,6 +28,9 @@ test.each<[Partial<Build>, string, string]>([
   [{ state: 'completed', conclusion: 'cancelled' }, 'cancelled', 'Cancelled'],
   [{ state: 'completed', conclusion: 'action_required' }, 'ended', 'Action required'],
   [{ state: 'completed' }, 'ended', 'Completed'],
+  // A newer server's.
+  [{ state: 'on_hold' as Build['state'] }, 'waiting', 'On hold'],
+  [{ verdict: 'over_budget' as Build['verdict'] }, 'waiting', 'Over budget'],
   // Somebody else's runner took it all the same: how it ended is what counts.
   [{ state: 'completed', conclusion: 'success', verdict: 'not_ours' }, 'succeeded', 'Succeeded'],
 ])('%o is %s: %s', (over, phase, label) => {

@@ -29,6 +29,7 @@ const CONCLUSIONS: Record<string, Standing> = {
   skipped: { phase: 'cancelled', label: 'Skipped' },
 };
 
+/** A state or verdict that the API gains does not compile until it has a case here; from a newer server it is shown as it is. */
 export function standingOf(build: Build): Standing {
   if (build.state === 'completed') {
     const conclusion = build.conclusion ?? 'completed';
@@ -41,16 +42,22 @@ export function standingOf(build: Build): Standing {
       return { phase: 'refused', label: 'Refused' };
     case 'waiting_for_mapping':
       return { phase: 'unmapped', label: 'Waiting for a mapping' };
+    case 'undecided':
+    case 'ours':
+      break;
+    default:
+      return { phase: 'waiting', label: inWords(build.verdict satisfies never) };
   }
-  if (build.state === 'in_progress') {
-    return { phase: 'running', label: 'In progress' };
+  switch (build.state) {
+    case 'waiting':
+      return { phase: 'waiting', label: 'Waiting on GitHub' };
+    case 'queued':
+      return { phase: build.reason == null ? 'queued' : 'stuck', label: 'Queued' };
+    case 'in_progress':
+      return { phase: 'running', label: 'In progress' };
+    default:
+      return { phase: 'waiting', label: inWords(build.state satisfies never) };
   }
-  if (build.state === 'waiting') {
-    return { phase: 'waiting', label: 'Waiting on GitHub' };
-  }
-  return build.reason == null
-    ? { phase: 'queued', label: 'Queued' }
-    : { phase: 'stuck', label: 'Queued' };
 }
 
 /** `workflow_job_started` → `Workflow job started`. */

@@ -114,6 +114,7 @@ describe('the list', () => {
 describe('a build', () => {
   const start = Date.now() - 60_000;
   const at = (second: number) => new Date(start + second * 1000).toISOString();
+  const happened = (second: number) => ({ happenedAt: at(second), recordedAt: at(second) });
   const launch = {
     launchId: '0198c0de-0000-7000-8000-000000000001',
     slurmJobId: '4711',
@@ -123,8 +124,8 @@ describe('a build', () => {
   it('shows its timeline with the Slurm job and the runner, and goes on by itself', async () => {
     const api = new FakeApi();
     api.add({ ...build, queuedAt: at(0) }, [
-      { at: at(0), kind: 'queued', detail: 'GitHub queued it' },
-      { at: at(1), kind: 'submitted', detail: 'submitted as Slurm job 4711', ...launch },
+      { ...happened(0), kind: 'queued', detail: 'GitHub queued it' },
+      { ...happened(1), kind: 'submitted', detail: 'submitted as Slurm job 4711', ...launch },
     ]);
     open('/builds/17?user=alice', { api });
     const timeline = within(await screen.findByRole('list', { name: 'Timeline' }));
@@ -137,7 +138,7 @@ describe('a build', () => {
 
     const detail = api.details.get(17);
     detail?.timeline.push({
-      at: at(9),
+      ...happened(9),
       kind: 'allocated',
       detail: 'Slurm job 4711 runs on node7 and has called back',
       ...launch,
@@ -150,7 +151,7 @@ describe('a build', () => {
     const api = new FakeApi();
     api.add({ ...build, reason: 'stopped after 3 failed attempts' }, [
       {
-        at: at(5),
+        ...happened(5),
         kind: 'ended_without_workflow_job',
         detail: 'the launch is over: exit code 3',
         logTail: '\u001b[31mNo space left on device\u001b[0m',
@@ -163,6 +164,41 @@ describe('a build', () => {
     expect(log.closest('details')).not.toHaveAttribute('open');
     await user.click(screen.getByText(/Show the end of the job script’s log/));
     expect(log.closest('details')).toHaveAttribute('open');
+  });
+
+  it('says of what was recorded late when that was', async () => {
+    const api = new FakeApi();
+    const late = { happenedAt: at(1), recordedAt: at(50 * 60) };
+    api.add(build, [
+      { ...happened(0), kind: 'queued', detail: 'GitHub queued it' },
+      { ...late, kind: 'slurm', detail: 'running on node7', ...launch },
+    ]);
+    open('/builds/17', { api });
+    const timeline = within(await screen.findByRole('list', { name: 'Timeline' }));
+    const [queued, slurm] = timeline.getAllByRole('listitem');
+    const times = (item: HTMLElement | undefined) => [...(item?.querySelectorAll('time') ?? [])];
+    for (const time of times(queued)) {
+      expect(time.title).not.toContain('recorded');
+    }
+    expect(times(slurm)).toHaveLength(2);
+    for (const time of times(slurm)) {
+      expect(time).toHaveAttribute('datetime', late.happenedAt);
+      expect(time.title).toMatch(/ \(recorded .+\)$/);
+    }
+  });
+
+  it('keeps a log open when something that happened before it is recorded late', async () => {
+    const api = new FakeApi();
+    const kind = 'ended_without_workflow_job';
+    api.add(build, [
+      { ...happened(5), kind, detail: 'exit code 3', logTail: 'No space', ...launch },
+    ]);
+    const { user } = open('/builds/17', { api });
+    await user.click(await screen.findByText(/Show the end of the job script’s log/));
+    const late = { happenedAt: at(1), recordedAt: at(9) };
+    api.details.get(17)?.timeline.unshift({ ...late, kind: 'slurm', detail: 'running', ...launch });
+    expect(await screen.findByText('Running.', {}, { timeout: 5000 })).toBeVisible();
+    expect(screen.getByText('No space').closest('details')).toHaveAttribute('open');
   });
 
   it('says why it was refused', async () => {

@@ -1,10 +1,15 @@
 import { describe, expect, it } from 'vitest';
-import type { Build, TimelineEntry } from '../api/api';
-import { markOf, plainText, slurmJobsOf, stepsOf } from './timeline';
+import type { Build, TimelineEntry, TimelineKind } from '../api/api';
+import { plainText, slurmJobsOf, stepsOf } from './timeline';
 
 const at = (second: number) => new Date(Date.UTC(2026, 0, 1, 0, 0, second)).toISOString();
-const entry = (second: number, kind: string, over: Partial<TimelineEntry> = {}): TimelineEntry => ({
-  at: at(second),
+const entry = (
+  second: number,
+  kind: TimelineKind,
+  over: Partial<TimelineEntry> = {},
+): TimelineEntry => ({
+  happenedAt: at(second),
+  recordedAt: at(second),
   kind,
   detail: kind,
   ...over,
@@ -55,6 +60,7 @@ describe('stepsOf', () => {
       entry(1, 'planned', first),
       entry(2, 'submitted', first),
       entry(3, 'ended_without_workflow_job', first),
+      entry(4, 'slurm', first),
     ];
     expect(
       stepsOf({ build, timeline })
@@ -70,12 +76,17 @@ describe('stepsOf', () => {
       entry(5, 'submitted', second),
       entry(6, 'in_progress'),
     ];
-    const running = { ...build, state: 'in_progress', runnerName: 'runner-a' };
+    const running: Build = { ...build, state: 'in_progress', runnerName: 'runner-a' };
     expect(stepsOf({ build: running, timeline })[2]?.at).toBe(at(1));
   });
 
   it('does not wait for stations of a build that was cancelled in the queue', () => {
-    const over = { ...build, state: 'completed', conclusion: 'cancelled', completedAt: at(5) };
+    const over: Build = {
+      ...build,
+      state: 'completed',
+      conclusion: 'cancelled',
+      completedAt: at(5),
+    };
     expect(stepsOf({ build: over, timeline: [] }).map(({ progress }) => progress)).toEqual([
       'done',
       'skipped',
@@ -96,11 +107,4 @@ it('names each Slurm job once', () => {
 
 it('shows a coloured log as plain text', () => {
   expect(plainText('\u001b[31mno space left\u001b[0m\r\nbye')).toBe('no space left\nbye');
-});
-
-it('marks the end by how it ended', () => {
-  expect(markOf(entry(0, 'completed'), 'success')).toBe('good');
-  expect(markOf(entry(0, 'completed'), 'failure')).toBe('bad');
-  expect(markOf(entry(0, 'completed'), 'cancelled')).toBe('neutral');
-  expect(markOf(entry(0, 'something_new'), undefined)).toBe('neutral');
 });

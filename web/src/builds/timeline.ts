@@ -1,5 +1,5 @@
-import type { BuildDetail, TimelineEntry } from '../api/api';
-import { inWords, isMoving } from './build';
+import type { BuildDetail, TimelineEntry, TimelineKind } from '../api/api';
+import { isMoving } from './build';
 
 /** A step of a build. */
 export interface Step {
@@ -10,7 +10,7 @@ export interface Step {
 }
 
 /** The steps of a build. A step is reached with the first timeline entry of one of its kinds. */
-const STEPS: readonly { readonly name: string; readonly kinds: readonly string[] }[] = [
+const STEPS: readonly { readonly name: string; readonly kinds: readonly TimelineKind[] }[] = [
   { name: 'Queued', kinds: ['queued'] },
   { name: 'Planned', kinds: ['planned'] },
   { name: 'Submitted', kinds: ['submitted'] },
@@ -28,7 +28,7 @@ export function stepsOf({ build, timeline }: BuildDetail): Step[] {
   const launch = servingLaunch(build.runnerName, timeline);
   const relevant = timeline.filter((entry) => entry.launchId == null || entry.launchId === launch);
   const reached = STEPS.map(
-    ({ kinds }) => relevant.find((entry) => kinds.includes(entry.kind))?.at,
+    ({ kinds }) => relevant.find((entry) => kinds.includes(entry.kind))?.happenedAt,
   );
   // GitHub's own times are known even where the timeline has no entry for them.
   reached[0] ??= build.queuedAt ?? undefined;
@@ -53,8 +53,12 @@ export function stepsOf({ build, timeline }: BuildDetail): Step[] {
   });
 }
 
-/** The kinds of entry after which a launch serves no workflow job. */
-const GONE = new Set(['withdrawn', 'refused', 'ended_without_workflow_job']);
+/** The kinds of entry after which a launch serves no workflow job. Slurm's reports may follow them. */
+const GONE: ReadonlySet<TimelineKind> = new Set([
+  'withdrawn',
+  'refused',
+  'ended_without_workflow_job',
+]);
 
 function servingLaunch(
   runner: string | null | undefined,
@@ -64,8 +68,9 @@ function servingLaunch(
   if (serving !== undefined) {
     return serving.launchId;
   }
-  const latest = timeline.findLast((entry) => entry.launchId != null);
-  return latest !== undefined && GONE.has(latest.kind) ? undefined : latest?.launchId;
+  const latest = timeline.findLast((entry) => entry.launchId != null)?.launchId;
+  const isGone = timeline.some(({ launchId, kind }) => launchId === latest && GONE.has(kind));
+  return isGone ? undefined : latest;
 }
 
 /** The Slurm jobs that a timeline names, oldest first. */
@@ -77,38 +82,4 @@ export function slurmJobsOf(timeline: readonly TimelineEntry[]): string[] {
 export function plainText(log: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: escape sequences start with one.
   return log.replace(/\u001b\[[0-?]*[ -/]*[@-~]/g, '').replaceAll('\r\n', '\n');
-}
-
-/** The colour of an entry's badge. */
-export type Mark = 'good' | 'bad' | 'attention' | 'active' | 'neutral';
-
-/** Kinds whose name for people is not the code in words. */
-const NAMES: Record<string, string> = {
-  not_ours: 'Not for this cluster',
-  waiting_for_mapping: 'Waiting for a mapping',
-  ended_without_workflow_job: 'Ended without a workflow job',
-};
-
-/** The name of an entry's kind, for people. */
-export function kindInWords(kind: string): string {
-  return NAMES[kind] ?? inWords(kind);
-}
-
-const MARKS: Record<string, Mark> = {
-  failed: 'bad',
-  refused: 'bad',
-  ended_without_workflow_job: 'bad',
-  delayed: 'attention',
-  waiting_for_mapping: 'attention',
-  in_progress: 'active',
-  workflow_job_started: 'active',
-  finished: 'good',
-};
-
-/** `conclusion` is the build's: it decides the mark of "completed". */
-export function markOf(entry: TimelineEntry, conclusion: string | null | undefined): Mark {
-  if (entry.kind === 'completed') {
-    return conclusion === 'success' ? 'good' : conclusion === 'failure' ? 'bad' : 'neutral';
-  }
-  return MARKS[entry.kind] ?? 'neutral';
 }

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { ago, duration } from './time';
+import { ago, duration, exactTime } from './time';
 
 test.each([
   [0, '0.0s'],
@@ -24,4 +24,15 @@ test.each([
   [86_400_000, 'yesterday'],
 ])('%d ms back is %s', (milliseconds, text) => {
   expect(ago(1_000_000_000 - milliseconds, 1_000_000_000)).toBe(text);
+});
+
+test.each([
+  [0, false],
+  [-5_000, false],
+  [60_000, false],
+  [60_001, true],
+])('a record %d ms later is mentioned: %s', (later, mentioned) => {
+  const at = 1_000_000_000;
+  const both = `${exactTime(at)} (recorded ${exactTime(at + later)})`;
+  expect(exactTime(at, at + later)).toBe(mentioned ? both : exactTime(at));
 });

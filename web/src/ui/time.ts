@@ -53,9 +53,13 @@ export function localTime(at: number, now: number): string {
   return (sameDay ? clockTime : dateAndTime).format(at);
 }
 
-/** Local date and time with its zone, for a tooltip. */
-export function exactTime(at: number): string {
-  return precise.format(at);
+/** A record this much later than what it is about is worth mentioning, in milliseconds. */
+const LATE = 60_000;
+
+/** Local date and time with its zone, for a tooltip; also of the record, if that came late. */
+export function exactTime(at: number, recordedAt = at): string {
+  const exact = precise.format(at);
+  return recordedAt - at > LATE ? `${exact} (recorded ${precise.format(recordedAt)})` : exact;
 }
 
 // One clock for the whole page: all relative times tick together, and only while one is shown.

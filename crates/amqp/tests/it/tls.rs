@@ -24,7 +24,9 @@ async fn events_go_by_tls_with_a_private_ca_alone() {
     let said = Arc::new(Mutex::new(String::new()));
     let heard = Arc::clone(&said);
     let _publisher = Publisher::start(stranger, "test", DEADLINE, stop.clone(), move |state| {
-        *heard.lock().unwrap() = state.err().map_or_else(|| "connected".into(), |error| error.to_string());
+        *heard.lock().unwrap() = state
+            .err()
+            .map_or_else(|| "connected".into(), |error| error.to_string());
     });
     wait_until(
         "a CA that nobody named is not trusted",

@@ -178,7 +178,7 @@ fn admission(w: &World, launch: &Launch) -> Admission {
     let refusal = match w.standings.get(&launch.repository.0).map(admit) {
         Some(Ok(mapping)) if mapping.user.as_str() == user => None,
         Some(Ok(_)) => Some(Why::MappedToAnother),
-        Some(Err(reason)) => Admission::refused(reason),
+        Some(Err(reason)) => Some(Why::NotAdmitted { reason }),
         None => None,
     };
     Admission {

@@ -27,7 +27,9 @@ async fn a_mapping_starts_what_waits_and_its_end_withdraws_what_is_pending() {
     stack.until_launches("state = 'submitted'", 1).await;
     stack.freeze(Service::Agent);
     stack.map(&[]).await;
-    stack.until_launches("outcome->>'kind' = 'withdrawn'", 1).await;
+    stack
+        .until_launches("outcome->>'kind' = 'withdrawn'", 1)
+        .await;
     stack.until_verdict(second, "waiting_for_mapping").await;
     stack.thaw(Service::TokenBroker);
     wait_until("its Slurm job is told to end", DEADLINE, || async {

@@ -51,7 +51,9 @@ async fn ten_call_back_at_once_and_one_is_wanted() {
     for id in cancelled {
         stack.github.cancel(*id).unwrap();
     }
-    stack.until_launches("outcome->>'kind' = 'withdrawn'", 9).await;
+    stack
+        .until_launches("outcome->>'kind' = 'withdrawn'", 9)
+        .await;
     stack.thaw(Service::TokenBroker);
     stack.until_succeeded(*wanted).await;
     stack.until_completed(*wanted).await;
@@ -82,7 +84,9 @@ async fn a_cancelled_workflow_job_takes_the_newest_pending_launch_with_it() {
     stack.until_launches("state = 'submitted'", 2).await;
     stack.freeze(Service::Agent);
     stack.github.cancel(older).unwrap();
-    stack.until_launches("outcome->>'kind' = 'withdrawn'", 1).await;
+    stack
+        .until_launches("outcome->>'kind' = 'withdrawn'", 1)
+        .await;
     let withdrawn = "SELECT workflow_job_id FROM launches WHERE outcome->>'kind' = 'withdrawn'";
     assert_eq!(stack.sql::<i64>(withdrawn, &[]).await, newer);
     stack.thaw(Service::TokenBroker);
@@ -113,7 +117,9 @@ async fn a_withdrawal_during_the_redemption_leaves_no_registration() {
     registered.await.unwrap();
     stack.freeze(Service::Agent);
     stack.github.cancel(id).unwrap();
-    stack.until_launches("outcome->>'kind' = 'withdrawn'", 1).await;
+    stack
+        .until_launches("outcome->>'kind' = 'withdrawn'", 1)
+        .await;
     let deleted = stack
         .github
         .wait_for("the registration is deleted", DEADLINE, |state| {
@@ -317,7 +323,9 @@ async fn an_idle_runner_that_is_not_wanted_any_more_is_deregistered_and_cancelle
     let (a, b) = (stack.queue("true"), stack.queue("true"));
     stack.until_listening(2).await;
     stack.github.cancel(b).unwrap();
-    stack.until_launches("outcome->>'kind' = 'withdrawn'", 1).await;
+    stack
+        .until_launches("outcome->>'kind' = 'withdrawn'", 1)
+        .await;
     // First at GitHub. Its node gives it back once more when it is told to end.
     assert_eq!(stack.github.state().runners.len(), 1);
     wait_until("one Slurm job is told to end", DEADLINE, || async {
@@ -342,7 +350,9 @@ async fn a_runner_that_only_looks_idle_is_kept() {
     let (wait, go) = stack.until_there("go");
     let (a, b) = (stack.queue(&wait), stack.queue(&wait));
     stack.until_listening(2).await;
-    stack.until_launches("state IN ('registered', 'listening', 'busy')", 2).await;
+    stack
+        .until_launches("state IN ('registered', 'listening', 'busy')", 2)
+        .await;
     stack.freeze(Service::TokenBroker);
     stack
         .github
@@ -352,7 +362,9 @@ async fn a_runner_that_only_looks_idle_is_kept() {
     stack.github.assign(a, &newest).unwrap();
     stack.until_in_progress(a).await;
     stack.github.cancel(b).unwrap();
-    stack.until_launches("outcome->>'kind' = 'withdrawn'", 1).await;
+    stack
+        .until_launches("outcome->>'kind' = 'withdrawn'", 1)
+        .await;
     assert_eq!(
         stack.github.calls(DELETE_RUNNER),
         2,

@@ -232,7 +232,9 @@ async fn what_slurm_takes_away_is_replaced_once(by: SlurmBackend) {
     assert_ne!(detail.build.conclusion.as_deref(), Some("success"));
     stack.until_launches(failed, 2).await;
     let detail = stack.build_detail(build).await.unwrap();
-    let why = |entry: &TimelineEntry| entry.kind == TimelineKind::Slurm && entry.detail.contains("node failed");
+    let why = |entry: &TimelineEntry| {
+        entry.kind == TimelineKind::Slurm && entry.detail.contains("node failed")
+    };
     assert!(detail.timeline.iter().any(why), "{:#?}", detail.timeline);
     assert_eq!(stack.launches("true").await, 7, "nothing replaces it");
     stack.finish().await;

@@ -106,7 +106,8 @@ async fn replaying_everything_that_can_be_read_gains_nothing() {
     assert!(!output.contains(launch_token), "{output}");
     stack.until_completed(second).await;
     wait_until("the runner is over as it should", DEADLINE, || async {
-        let reason = "SELECT coalesce(outcome->>'reason', '') FROM launches WHERE slurm_job_id = '2'";
+        let reason =
+            "SELECT coalesce(outcome->>'reason', '') FROM launches WHERE slurm_job_id = '2'";
         match stack.sql::<String>(reason, &[]).await {
             reason if reason == "completed" => Ok(()),
             other => Err(other),

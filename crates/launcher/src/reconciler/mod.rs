@@ -128,7 +128,8 @@ impl Reconciler {
                 Ok(_) => answered += 1,
                 Err(error) => {
                     let mut conn = self.inquiry.database.connection().await?;
-                    workflow_jobs::ask(&mut conn, &[id], self.inquiry.clock.now() + ASK_AGAIN).await?;
+                    workflow_jobs::ask(&mut conn, &[id], self.inquiry.clock.now() + ASK_AGAIN)
+                        .await?;
                     if is_for_all(&error) {
                         return Err(error);
                     }

@@ -89,9 +89,13 @@ async fn compare(reconciler: &Reconciler, repository: &Repository) -> Result<usi
     for some in listed.chunks(LEARNED_AT_ONCE) {
         found += inquiry
             .database
-            .in_scope("compare a repository", id, async |mut lock: ScopeLock<'_>| {
-                learn_new(reconciler, &mut lock, &scope, some, now).await
-            })
+            .in_scope(
+                "compare a repository",
+                id,
+                async |mut lock: ScopeLock<'_>| {
+                    learn_new(reconciler, &mut lock, &scope, some, now).await
+                },
+            )
             .await?;
     }
     let mut conn = inquiry.database.connection().await?;

@@ -104,10 +104,16 @@ async fn attribute(
         let installation = scope.map(|scope| scope.installation);
         inquiry
             .database
-            .in_scope("attribute a runner", launch.repository, async |mut lock: ScopeLock<'_>| {
-                let answers = [(found.clone(), state)];
-                inquiry.learn_all(&mut lock, answers, installation, now).await
-            })
+            .in_scope(
+                "attribute a runner",
+                launch.repository,
+                async |mut lock: ScopeLock<'_>| {
+                    let answers = [(found.clone(), state)];
+                    inquiry
+                        .learn_all(&mut lock, answers, installation, now)
+                        .await
+                },
+            )
             .await?;
         return Ok(true);
     }
@@ -157,7 +163,13 @@ async fn happen(
     // Unless it changed meanwhile: then the next look decides.
     let _ = inquiry
         .database
-        .happen("clear up a runner", repository, id, &happening, inquiry.clock.now())
+        .happen(
+            "clear up a runner",
+            repository,
+            id,
+            &happening,
+            inquiry.clock.now(),
+        )
         .await?;
     Ok(())
 }

@@ -28,7 +28,9 @@ async fn build(service: &Service, id: i64) {
             };
             let learned = WorkflowJob::learn(None, heard, now);
             let waiting = "no Slurm user has mapped this repository yet".to_owned();
-            let decided = learned.job.decided(Decision::WaitingForMapping(waiting), now);
+            let decided = learned
+                .job
+                .decided(Decision::WaitingForMapping(waiting), now);
             let (job, _) = decided.unwrap();
             workflow_jobs::save(&mut lock, None, &job, learned.entry.as_ref(), now).await
         })

@@ -84,7 +84,9 @@ async fn a_runner_that_is_over_is_still_deleted_at_github() {
     assert_eq!(broker.release(&token).await.status, 204);
     let not_any_more = "SELECT deregister_at IS NULL FROM launches";
     assert_eq!(broker.query(not_any_more).await, ["t"]);
-    let reason = broker.query("SELECT outcome->>'reason' || ' ' || (outcome->>'exit_code') FROM launches").await;
+    let reason = broker
+        .query("SELECT outcome->>'reason' || ' ' || (outcome->>'exit_code') FROM launches")
+        .await;
     assert_eq!(reason, ["runner_outdated 7"]);
 }
 

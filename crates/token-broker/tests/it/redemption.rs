@@ -81,7 +81,9 @@ async fn ten_nodes_call_back_for_one_workflow_job() {
     assert_eq!(statuses, BTreeMap::from([(200, 1), (410, 9)]));
     assert_eq!(broker.github_calls("POST", "generate-jitconfig").await, 1);
     let withdrawn = broker
-        .query("SELECT count(*) FROM launches WHERE outcome->>'kind' = 'withdrawn' AND NOT in_supply")
+        .query(
+            "SELECT count(*) FROM launches WHERE outcome->>'kind' = 'withdrawn' AND NOT in_supply",
+        )
         .await;
     assert_eq!(withdrawn, ["9"]);
 }

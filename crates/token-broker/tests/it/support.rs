@@ -7,13 +7,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER};
-use gha_slurm_domain::{
-    InstallationId, LaunchId, RepositoryId, ResourceRequest,
-};
+use gha_slurm_domain::{InstallationId, LaunchId, RepositoryId, ResourceRequest};
 use gha_slurm_service_kit::settings::load;
 use gha_slurm_storage::{Database, mappings, repositories};
-use gha_slurm_test_support::seed::{Seed, facts};
 use gha_slurm_test_support::TestDatabase;
+use gha_slurm_test_support::seed::{Seed, facts};
 use gha_slurm_token_broker::{Application, Settings};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};

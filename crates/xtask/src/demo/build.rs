@@ -83,7 +83,8 @@ impl Build {
                         .format("%H:%M:%S%.3f");
                     println!(
                         "{clock}  {after:+7.3} s  {:<22} {}",
-                        entry.kind.as_str(), entry.detail
+                        entry.kind.as_str(),
+                        entry.detail
                     );
                     if let Some(slurm) = slurm.filter(|_| entry.kind == TimelineKind::Allocated) {
                         println!("{}", queue(slurm).await?);
