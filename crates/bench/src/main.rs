@@ -8,6 +8,7 @@ mod floor;
 mod ingest;
 mod load;
 mod memory;
+mod planner;
 mod report;
 mod rounds;
 mod site;
@@ -38,7 +39,7 @@ struct Cli {
     what: Option<What>,
 }
 
-/// What else there is, beside webhook-ingest, token-broker and memory.
+/// What else there is, beside webhook-ingest, token-broker, the planner and memory.
 #[derive(Debug, Subcommand)]
 enum What {
     /// Submissions to a private Slurm through launcher and agent, beside bare ones. Takes root.
@@ -97,6 +98,7 @@ fn main() -> Result<()> {
             show(memory::measure(around).await?);
             show(ingest::measure(around, &cli.effort).await?);
             show(callbacks::measure(around, &cli.effort).await?);
+            show(planner::measure(around).await?);
             Ok(())
         })),
     }

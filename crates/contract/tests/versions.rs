@@ -1,6 +1,13 @@
 //! Launcher, agent, token-broker and job scripts are upgraded one after the other: each reads what a version before or after its
 //! own sends.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::needless_pass_by_value,
+    reason = "tests"
+)]
+
 use std::fmt::Debug;
 
 use gha_slurm_contract::LaunchClaims;

@@ -86,11 +86,13 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
             }
             calls.spawn(
                 async move {
-                    submit(&submitter, &due).await.unwrap_or_else(|error| {
-                        // The lease runs out and the row is tried again.
-                        tracing::warn!(%error, "a submission's answer could not be stored");
-                        None
-                    })
+                    Box::pin(submit(&submitter, &due))
+                        .await
+                        .unwrap_or_else(|error| {
+                            // The lease runs out and the row is tried again.
+                            tracing::warn!(%error, "a submission's answer could not be stored");
+                            None
+                        })
                 }
                 .instrument(span),
             );

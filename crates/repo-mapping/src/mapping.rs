@@ -139,7 +139,7 @@ fn entries(body: &[u8]) -> Result<Vec<Wanted>, ApiError> {
                 match Wanted::new(entry) {
                     Ok(entry) => wanted.push(entry),
                     Err(problem) => {
-                        wrong.push(part(index, &shown, "charge_invalid", problem.to_string()))
+                        wrong.push(part(index, &shown, "charge_invalid", problem.to_string()));
                     }
                 }
             }

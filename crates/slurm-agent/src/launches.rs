@@ -145,7 +145,7 @@ mod tests {
 
     /// A list, complete at once, where there is no accounting. Those that have ended.
     fn list(launches: &Launches, jobs: Vec<SlurmJob>) -> Vec<Entry> {
-        let begun = launches.book(|book| book.begin());
+        let begun = launches.book(Book::begin);
         answered(launches, jobs, begun)
     }
 
@@ -194,10 +194,10 @@ mod tests {
     #[test]
     fn a_list_from_before_the_submission_was_answered_says_nothing() {
         let launches = launches_of(vec![intent(1)]);
-        let before = launches.book(|book| book.begin());
-        let (also_before, after) = (launches.book(|book| book.begin()), {
+        let before = launches.book(Book::begin);
+        let (also_before, after) = (launches.book(Book::begin), {
             launches.book(|book| book.remember(entry(1)));
-            launches.book(|book| book.begin())
+            launches.book(Book::begin)
         });
         assert!(answered(&launches, vec![], before).is_empty());
         assert!(answered(&launches, vec![], also_before).is_empty());
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn accounting_says_how_it_ended_and_without_its_answer_nothing_is_gone() {
         let launches = launches_of(vec![entry(1), entry(2)]);
-        let begun = launches.book(|book| book.begin());
+        let begun = launches.book(Book::begin);
         for _ in 0..5 {
             let (ended, missing) = launches.book(|book| {
                 let begun = book.begin();
@@ -324,7 +324,7 @@ mod tests {
         let due = |seconds: i64| -> Vec<String> {
             let due = {
                 time.store(seconds, Ordering::SeqCst);
-                launches.book(|book| book.usage_due())
+                launches.book(Book::usage_due)
             }
             .into_iter();
             due.map(|id| id.to_string()).collect()
@@ -418,7 +418,7 @@ mod tests {
         let first = launches
             .reserve(intent(1).launch, |_, _| Ok::<(), ()>(()))
             .unwrap();
-        let before = launches.book(|book| book.begin());
+        let before = launches.book(Book::begin);
         first.keep();
         answered(&launches, vec![], before);
         list(&launches, vec![]);

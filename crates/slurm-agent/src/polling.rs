@@ -10,7 +10,7 @@ use gha_slurm_service_kit::Readiness;
 use gha_slurm_slurm::Slurm;
 use tokio_util::sync::CancellationToken;
 
-use crate::book::MAX_USAGES_AT_ONCE;
+use crate::book::{Book, MAX_USAGES_AT_ONCE};
 use crate::launches::Launches;
 use crate::ledger::{Entry, Ledger};
 
@@ -65,7 +65,7 @@ impl Polling {
 
     /// Lists Slurm's queue.
     async fn look(&self) {
-        let begun = self.launches.book(|book| book.begin());
+        let begun = self.launches.book(Book::begin);
         match self.slurm.list().await {
             Ok(queue) => {
                 self.readiness.ready("slurm");
@@ -110,7 +110,7 @@ impl Polling {
 
     /// Asks accounting what ended Slurm jobs used. `failing`: it failed before, which is logged once. Returns whether it fails.
     async fn ask_usage(&self, failing: bool) -> bool {
-        let due = self.launches.book(|book| book.usage_due());
+        let due = self.launches.book(Book::usage_due);
         if due.is_empty() {
             return failing;
         }
@@ -124,7 +124,7 @@ impl Polling {
                 tracing::info!(
                     "Slurm has no accounting here: what Slurm jobs use is not known; carrying on without"
                 );
-                self.launches.book(|book| book.has_no_accounting());
+                self.launches.book(Book::has_no_accounting);
                 false
             }
             Err(error) => {

@@ -359,6 +359,7 @@ fn refused_by_slurm(error: &SubmitError) -> ApiError {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 pub(crate) fn refused_by_policy(refusal: PolicyRefusal) -> ApiError {
     match &refusal {
         PolicyRefusal::Never(_) => ApiError::new(

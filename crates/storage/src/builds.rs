@@ -114,6 +114,17 @@ pub struct TimelineRow {
     pub runner_name: Option<String>,
 }
 
+type EntryRow = (
+    DateTime<Utc>,
+    DateTime<Utc>,
+    String,
+    String,
+    Option<uuid::Uuid>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+);
+
 /// What happened to a workflow job, and to the launches it caused (unless another workflow job took their runner)
 /// or whose runner it was given. In the order in which it happened.
 pub async fn timeline(
@@ -132,17 +143,7 @@ pub async fn timeline(
         .select(launches::id)
         .load(conn)
         .await?;
-    type Entry = (
-        DateTime<Utc>,
-        DateTime<Utc>,
-        String,
-        String,
-        Option<uuid::Uuid>,
-        Option<String>,
-        Option<String>,
-        Option<String>,
-    );
-    let entries: Vec<Entry> = timeline::table
+    let entries: Vec<EntryRow> = timeline::table
         .left_join(launches::table.on(launches::id.nullable().eq(timeline::launch_id)))
         .left_join(runners::table.on(runners::launch_id.nullable().eq(timeline::launch_id)))
         .filter(
@@ -164,30 +165,20 @@ pub async fn timeline(
         ))
         .load(conn)
         .await?;
-    entries
-        .into_iter()
-        .map(
-            |(
+    let read = entries.into_iter().filter_map(
+        |(happened_at, recorded_at, kind, detail, launch_id, log_tail, slurm_job_id, runner)| {
+            Some(TimelineRow {
                 happened_at,
                 recorded_at,
-                kind,
+                // A newer program may have written a kind that this one does not know.
+                kind: Kind::parse(&kind)?,
                 detail,
                 launch_id,
                 log_tail,
                 slurm_job_id,
-                runner,
-            )| {
-                Ok(TimelineRow {
-                    happened_at,
-                    recorded_at,
-                    kind: Kind::parse(&kind).ok_or(StorageError::Unknown("timeline.kind"))?,
-                    detail,
-                    launch_id,
-                    log_tail,
-                    slurm_job_id,
-                    runner_name: runner,
-                })
-            },
-        )
-        .collect()
+                runner_name: runner,
+            })
+        },
+    );
+    Ok(read.collect())
 }

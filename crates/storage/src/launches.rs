@@ -421,6 +421,15 @@ mod alias {
 }
 use alias::siblings;
 
+type CallbackRow = (
+    LaunchRow,
+    Option<RunnerRow>,
+    ClassRow,
+    Repository,
+    StandingRow,
+    Option<i64>,
+);
+
 pub(crate) async fn load_callback<C>(
     conn: &mut C,
     id: LaunchId,
@@ -438,14 +447,6 @@ where
         )
         .select(diesel::dsl::count_star())
         .single_value();
-    type CallbackRow = (
-        LaunchRow,
-        Option<RunnerRow>,
-        ClassRow,
-        Repository,
-        StandingRow,
-        Option<i64>,
-    );
     let row: Option<CallbackRow> = launches::table
         .inner_join(runner_classes::table)
         .inner_join(
@@ -756,6 +757,9 @@ pub async fn due(
     ))
 }
 
+/// Class, launch, repository, when it was planned, when it may be tried.
+type LimitedRow = (i64, uuid::Uuid, i64, DateTime<Utc>, DateTime<Utc>);
+
 /// Of each class that waits behind a limit the oldest launch, where its next attempt is still to come: of `most` classes, those that
 /// wait longest.
 pub async fn limited(
@@ -763,7 +767,7 @@ pub async fn limited(
     now: DateTime<Utc>,
     most: usize,
 ) -> Result<Vec<Located>, StorageError> {
-    let mut first: Vec<(i64, uuid::Uuid, i64, DateTime<Utc>, DateTime<Utc>)> = launches::table
+    let mut first: Vec<LimitedRow> = launches::table
         .filter(launches::limited)
         .distinct_on(launches::class_id)
         .order((launches::class_id, launches::planned_at, launches::id))

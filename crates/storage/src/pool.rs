@@ -74,8 +74,14 @@ impl Failure {
             "40001" | "40P01" => Self::Conflict,
             // Lock timeout; idle in transaction for too long; read-only: a standby that was a primary, or will be one.
             "55P03" | "25P03" | "25006" => Self::Unavailable,
-            // Connections, resources (disk, memory, connections), intervention (shutdown, timeout), system errors.
-            _ if ["08", "53", "57", "58"].iter().any(|c| code.starts_with(c)) => Self::Unavailable,
+            // Connections, resources (disk, memory, connections), intervention (shutdown, timeout), system errors. And what does not
+            // exist or is not allowed: a migration or a set-up is under way, and no event is to blame.
+            _ if ["08", "42", "53", "57", "58"]
+                .iter()
+                .any(|c| code.starts_with(c)) =>
+            {
+                Self::Unavailable
+            }
             _ => Self::Rejected,
         }
     }
@@ -263,7 +269,7 @@ mod tests {
             ("22021", Failure::Rejected),
             ("22003", Failure::Rejected),
             ("23505", Failure::Rejected),
-            ("42P01", Failure::Rejected),
+            ("42P01", Failure::Unavailable),
         ] {
             let text = format!("[{code}] in any language");
             let kind = diesel::result::DatabaseErrorKind::Unknown;

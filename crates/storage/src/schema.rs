@@ -70,8 +70,8 @@ diesel::table! {
 }
 
 diesel::table! {
-    use diesel::sql_types::*;
-    use crate::stored::sql_types::*;
+    use diesel::sql_types::{BigInt, Bool, Jsonb, Nullable, Text, Timestamptz};
+    use crate::stored::sql_types::{VerdictSql, WorkflowJobStateSql};
 
     workflow_jobs (id) {
         id -> BigInt,
@@ -91,8 +91,8 @@ diesel::table! {
 }
 
 diesel::table! {
-    use diesel::sql_types::*;
-    use crate::stored::sql_types::*;
+    use diesel::sql_types::{BigInt, Bool, Integer, Jsonb, Nullable, Text, Timestamptz, Uuid};
+    use crate::stored::sql_types::LaunchStateSql;
 
     launches (id) {
         id -> Uuid,

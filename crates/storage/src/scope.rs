@@ -91,6 +91,10 @@ impl<'t> ScopeLocks<'t> {
 impl Database {
     /// Runs `work` in a transaction under the scope's lock. The lock is taken in a statement of its own: what is read afterwards is
     /// what the previous holder committed.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "that the future can be sent to another thread has to be written down"
+    )]
     pub fn in_scope<'a, T, E, F>(
         &'a self,
         name: &'static str,
@@ -134,6 +138,10 @@ impl Database {
     ///
     /// Nodes call back in herds, so this asks Postgres as seldom as it can: the transaction begins, takes the lock and reads in one
     /// round trip. If anything fails, the connection is closed, which ends the transaction.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "that the future can be sent to another thread has to be written down"
+    )]
     pub fn for_callback<'a, T, E, F>(
         &'a self,
         launch: LaunchId,

@@ -67,6 +67,10 @@ impl Database {
     ///
     /// A serialization failure or a deadlock is tried again a few times, so `work` may run more than once: it has no effect
     /// outside of the transaction. A connection that is not to be had, and a commit that fails, is a [`StorageError`].
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "that the future can be sent to another thread has to be written down"
+    )]
     pub fn transaction<'a, T, E, F>(
         &'a self,
         name: &'static str,

@@ -5,6 +5,7 @@
 //! names: re-exports are followed, and are no edges themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -41,12 +42,12 @@ fn report(target: &Target) -> String {
     let edges = graph.edges();
     let mut text = String::new();
     for circle in circles(&edges) {
-        text += &format!("- `{}`: {} files\n", target.name, circle.len());
+        let _ = writeln!(text, "- `{}`: {} files", target.name, circle.len());
         for ((from, to), paths) in &edges {
             if circle.contains(from.as_path()) && circle.contains(to.as_path()) {
                 let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
                 let (from, to) = (from.display(), to.display());
-                text += &format!("    {from} -> {to}: {}\n", paths.join(", "));
+                let _ = writeln!(text, "    {from} -> {to}: {}", paths.join(", "));
             }
         }
     }

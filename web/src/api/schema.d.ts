@@ -188,15 +188,15 @@ export interface components {
              * @description When it started.
              */
             startedAt?: string | null;
-            /** @description `waiting`, `queued`, `in_progress`, `completed`. */
-            state: string;
+            /** @description How far it is. */
+            state: components["schemas"]["WorkflowJobState"];
             /**
              * Format: date-time
              * @description When we last learned something about it.
              */
             updatedAt: string;
-            /** @description `ours`, `not_ours`, `waiting_for_mapping`, `refused`. */
-            verdict: string;
+            /** @description What is decided about it. */
+            verdict: components["schemas"]["Verdict"];
             /**
              * Format: int64
              * @description GitHub's id of the workflow job.
@@ -307,18 +307,15 @@ export interface components {
         };
         /** @description One thing that happened. */
         TimelineEntry: {
-            /**
-             * Format: date-time
-             * @description When.
-             */
-            at: string;
             /** @description For people. */
             detail: string;
             /**
-             * @description `queued`, `planned`, `submitted`, `allocated`, `registered`, `listening`, `workflow_job_started`,
-             *     `in_progress`, `completed`, `withdrawn`, `failed`, …
+             * Format: date-time
+             * @description When it happened, by the clock of who reported it; entries are in this order.
              */
-            kind: string;
+            happenedAt: string;
+            /** @description What. */
+            kind: components["schemas"]["TimelineKind"];
             /**
              * Format: uuid
              * @description The launch it happened to.
@@ -326,11 +323,21 @@ export interface components {
             launchId?: string | null;
             /** @description End of the job script's log, after a failure. */
             logTail?: string | null;
+            /**
+             * Format: date-time
+             * @description When it was recorded.
+             */
+            recordedAt: string;
             /** @description The runner. */
             runnerName?: string | null;
             /** @description The Slurm job. */
             slurmJobId?: string | null;
         };
+        /**
+         * @description What happened.
+         * @enum {string}
+         */
+        TimelineKind: "waiting" | "queued" | "in_progress" | "completed" | "not_ours" | "waiting_for_mapping" | "refused" | "planned" | "delayed" | "submitted" | "slurm" | "allocated" | "set_up" | "registered" | "listening" | "workflow_job_started" | "attributed" | "finished" | "ended_without_workflow_job" | "withdrawn" | "cancelled";
         /** @description What the Slurm jobs for a repository used that spent one Slurm user's account, as Slurm's accounting says. */
         UsageSum: {
             /**
@@ -398,6 +405,16 @@ export interface components {
             /** @description The Slurm user. */
             user: string;
         };
+        /**
+         * @description What is decided about a workflow job.
+         * @enum {string}
+         */
+        Verdict: "undecided" | "ours" | "not_ours" | "waiting_for_mapping" | "refused";
+        /**
+         * @description State of a workflow job as far as it is known.
+         * @enum {string}
+         */
+        WorkflowJobState: "waiting" | "queued" | "in_progress" | "completed";
     };
     responses: never;
     parameters: never;

@@ -29,7 +29,10 @@ const CONCLUSIONS: Record<string, Standing> = {
   skipped: { phase: 'cancelled', label: 'Skipped' },
 };
 
-/** A state or verdict that the API gains does not compile until it has a case here; from a newer server it is shown as it is. */
+/**
+ * A state or verdict that the API gains does not compile until it has a case here. One that only a newer server knows is
+ * shown as it is.
+ */
 export function standingOf(build: Build): Standing {
   if (build.state === 'completed') {
     const conclusion = build.conclusion ?? 'completed';

@@ -48,6 +48,7 @@ describe('stepsOf', () => {
       entry(2, 'submitted', first),
       entry(3, 'ended_without_workflow_job', first),
       entry(9, 'planned', second),
+      entry(10, 'slurm', first),
     ];
     const steps = stepsOf({ build, timeline });
     expect(steps[1]).toMatchObject({ at: at(9), progress: 'done' });

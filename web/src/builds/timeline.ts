@@ -22,7 +22,7 @@ const STEPS: readonly { readonly name: string; readonly kinds: readonly Timeline
 
 /**
  * The progress of a build. Of several launches, only the one whose runner picked up the workflow job counts. Before
- * that, the latest launch counts, unless it has ended: then the next launch has yet to be planned.
+ * that, the latest launch that has not ended counts. If all have ended, the next launch has yet to be planned.
  */
 export function stepsOf({ build, timeline }: BuildDetail): Step[] {
   const launch = servingLaunch(build.runnerName, timeline);
@@ -68,9 +68,10 @@ function servingLaunch(
   if (serving !== undefined) {
     return serving.launchId;
   }
-  const latest = timeline.findLast((entry) => entry.launchId != null)?.launchId;
-  const isGone = timeline.some(({ launchId, kind }) => launchId === latest && GONE.has(kind));
-  return isGone ? undefined : latest;
+  const gone = new Set(
+    timeline.filter(({ kind }) => GONE.has(kind)).map(({ launchId }) => launchId),
+  );
+  return timeline.findLast(({ launchId }) => launchId != null && !gone.has(launchId))?.launchId;
 }
 
 /** The Slurm jobs that a timeline names, oldest first. */

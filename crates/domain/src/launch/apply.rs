@@ -242,7 +242,7 @@ impl Launch {
         };
         match happening {
             Happening::Leased { until } => change.leased(until),
-            Happening::DemandConfirmed => change.demand_confirmed(),
+            Happening::DemandConfirmed => Ok(change.demand_confirmed()),
             Happening::CausedBy(workflow_job) => change.caused_by(workflow_job),
             Happening::Accepted {
                 cluster,
@@ -253,7 +253,7 @@ impl Launch {
                 reason,
                 is_limit,
                 next,
-            } => change.delayed(reason, is_limit, next),
+            } => Ok(change.delayed(reason, is_limit, next)),
             Happening::MayTryAgain => change.may_try_again(),
             Happening::Refused { words } => change.refused(words),
             Happening::SlurmReported {
@@ -327,9 +327,9 @@ impl Change {
         Ok(self.done())
     }
 
-    fn demand_confirmed(mut self) -> Outcomes {
+    fn demand_confirmed(mut self) -> Applied {
         self.launch.submission.verify_demand = false;
-        Ok(self.done())
+        self.done()
     }
 
     fn caused_by(mut self, workflow_job: WorkflowJobId) -> Outcomes {
@@ -376,13 +376,13 @@ impl Change {
         self.done()
     }
 
-    fn delayed(mut self, reason: String, is_limit: bool, next: DateTime<Utc>) -> Outcomes {
+    fn delayed(mut self, reason: String, is_limit: bool, next: DateTime<Utc>) -> Applied {
         let submission = &mut self.launch.submission;
         submission.lease_until = None;
         let State::Planned = self.launch.state else {
             // Its answer may be what is lost.
             self.cancel_if_over();
-            return Ok(self.done());
+            return self.done();
         };
         submission.not_before = next;
         submission.is_limited = is_limit;
@@ -391,7 +391,7 @@ impl Change {
             submission.delay = Some(reason.clone());
             self.entry(Kind::Delayed, reason);
         }
-        Ok(self.done())
+        self.done()
     }
 
     /// The launch ended while it was submitted. A cancellation that was asked for before the agent had it found nothing.
@@ -906,12 +906,12 @@ impl Change {
     }
 
     fn attribution_given_up(mut self) -> Outcomes {
-        let work = match &mut self.launch.state {
-            State::Busy(_, work) => work,
-            State::Over(Over {
-                work: Some(work), ..
-            }) => work,
-            _ => return Err(Rejected::Late),
+        let (State::Busy(_, work)
+        | State::Over(Over {
+            work: Some(work), ..
+        })) = &mut self.launch.state
+        else {
+            return Err(Rejected::Late);
         };
         if work.attribution != Attribution::Unknown {
             return Err(Rejected::Late);

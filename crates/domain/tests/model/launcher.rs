@@ -375,7 +375,7 @@ impl Compare {
         let unfinished = jobs.filter(|job| job.state != WorkflowJobState::Completed);
         Self {
             repository,
-            unfinished: unfinished.map(|job| job.id()).collect(),
+            unfinished: unfinished.map(gha_slurm_domain::WorkflowJob::id).collect(),
             listed: None,
         }
     }

@@ -228,7 +228,7 @@ impl World {
             return;
         }
         let restarts = job.restarts;
-        let mode = if launch.0.as_u128() % 4 == 0 {
+        let mode = if launch.0.as_u128().is_multiple_of(4) {
             RunnerMode::Registration
         } else {
             RunnerMode::Jit

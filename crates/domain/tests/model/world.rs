@@ -418,7 +418,7 @@ impl World {
             FailNode => self.killed(number, SlurmState::NodeFailed, false),
             Signal => self.killed(number, SlurmState::TimedOut, true),
             Forget => self.killed(number, SlurmState::Gone, false),
-            _ => self.killed(number, SlurmState::Cancelled, pick % 2 == 0),
+            _ => self.killed(number, SlurmState::Cancelled, pick.is_multiple_of(2)),
         }
         Some(())
     }

@@ -87,7 +87,12 @@ async fn events_in_every_order_plan_at_most_one_launch_each() {
         "SELECT max(n) FROM (SELECT count(*) AS n FROM launches GROUP BY workflow_job_id) AS each";
     assert_eq!(stack.sql::<i64>(most, &[]).await, 1);
     // Only one was ever given a runner: the build that was real.
-    assert_eq!(stack.launches("redeemed_at IS NOT NULL").await, 1);
+    assert_eq!(
+        stack
+            .launches("id IN (SELECT launch_id FROM runners)")
+            .await,
+        1
+    );
     stack.thaw(Service::TokenBroker);
     stack.finish().await;
 }

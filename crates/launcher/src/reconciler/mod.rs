@@ -66,7 +66,7 @@ impl Reconciler {
         });
         let round = || async {
             let mut looks = looks.lock().await;
-            let work = self.round(holder, &mut looks);
+            let work = Box::pin(self.round(holder, &mut looks));
             stop.run_until_cancelled(work).await.unwrap_or(Ok(()))
         };
         periodic
@@ -85,7 +85,7 @@ impl Reconciler {
             return Ok(());
         }
         self.noted("questions", self.put_questions().await);
-        self.noted("runners", looks.runners.look(self).await);
+        self.noted("runners", Box::pin(looks.runners.look(self)).await);
         if looks.next_deliveries <= Instant::now() {
             looks.next_deliveries = Instant::now() + span(self.settings.deliveries_s);
             self.noted("deliveries", looks.deliveries.look(self).await);

@@ -238,7 +238,7 @@ async fn an_answer_that_cannot_be_stored_yet_is_kept() {
     let client = connect(database.url()).await;
     let refuse = "CREATE SEQUENCE tries;
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-            $$ BEGIN PERFORM nextval('tries'); RAISE 'not now'; END $$;
+            $$ BEGIN PERFORM nextval('tries'); RAISE 'not now' USING ERRCODE = 'disk_full'; END $$;
         CREATE TRIGGER refuse BEFORE INSERT ON timeline FOR EACH ROW EXECUTE FUNCTION refuse()";
     client.batch_execute(refuse).await.unwrap();
     let answer = serde_json::json!({"status": "OK!", "slurmJobId": "17"});
@@ -542,7 +542,7 @@ async fn a_refusal_is_forgiven_when_the_clusters_policy_changes(way: Way) {
             Err(seen)
         }
     });
-    watching(&running, again).await;
+    Box::pin(watching(&running, again)).await;
 }
 
 async fn an_original_agent_that_tells_nothing_is_carried_on_with(way: Way) {

@@ -121,12 +121,17 @@ async fn decide(pool: &Database, id: i64, random: &mut Random) {
         let before = before.unwrap();
         let labels = other.labels.iter().collect();
         let user = crate::user();
-        let class =
-            gha_slurm_storage::classes::ensure(&mut lock, &user, &labels, &Default::default())
-                .await?;
-        let decision = match is_refused {
-            true => Decision::Refused("no".into()),
-            false => Decision::Ours(class),
+        let class = gha_slurm_storage::classes::ensure(
+            &mut lock,
+            &user,
+            &labels,
+            &gha_slurm_domain::ResourceRequest::default(),
+        )
+        .await?;
+        let decision = if is_refused {
+            Decision::Refused("no".into())
+        } else {
+            Decision::Ours(class)
         };
         if let Some((after, entry)) = before.decided(decision, now()) {
             workflow_jobs::save(&mut lock, Some(&before), &after, entry.as_ref(), now()).await?;

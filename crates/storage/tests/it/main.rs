@@ -1,10 +1,11 @@
 //! Storage against a real PostgreSQL.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod counters;
 mod mapping;
 mod migrations;
 mod redemption;
+mod retention;
 mod round_trips;
 mod schema;
 mod scope;

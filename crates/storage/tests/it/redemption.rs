@@ -62,17 +62,17 @@ async fn call_back(pool: &Database, launch: LaunchId, caller: Caller) -> Answer 
         Err(Rejected::Gone(why)) => Answer::Gone(why),
         Err(Rejected::Conflict(why)) => Answer::Conflict(why),
         Err(Rejected::Late) => panic!("it is too late"),
-        Ok(applied) => match applied.turned_away() {
-            Some(why) => Answer::Gone(why),
-            None => {
-                let runner = applied.launch.runner().unwrap();
-                Answer::Mint {
-                    attempt: runner.mint_attempt,
-                    name: runner.name.clone(),
-                    superseded,
-                }
+        Ok(applied) => {
+            if let Some(why) = applied.turned_away() {
+                return Answer::Gone(why);
             }
-        },
+            let runner = applied.launch.runner().unwrap();
+            Answer::Mint {
+                attempt: runner.mint_attempt,
+                name: runner.name.clone(),
+                superseded,
+            }
+        }
     }
 }
 

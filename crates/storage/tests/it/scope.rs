@@ -16,10 +16,10 @@ async fn lockable(pool: &Database, wanted: &[RepositoryId]) -> Vec<RepositoryId>
         let taken = wanted.iter().copied().filter(|id| locks.holds(*id));
         Ok::<_, StorageError>(taken.collect())
     });
-    match tokio::time::timeout(DEADLINE, taken).await {
-        Ok(taken) => taken.unwrap(),
-        Err(_) => panic!("it waits for a lock"),
-    }
+    tokio::time::timeout(DEADLINE, taken)
+        .await
+        .expect("it waits for a lock")
+        .unwrap()
 }
 
 #[tokio::test]
