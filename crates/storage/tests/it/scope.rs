@@ -18,7 +18,7 @@ async fn lockable(pool: &Database, wanted: &[RepositoryId]) -> Vec<RepositoryId>
     });
     tokio::time::timeout(DEADLINE, taken)
         .await
-        .expect("it waits for a lock")
+        .unwrap()
         .unwrap()
 }
 
