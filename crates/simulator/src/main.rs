@@ -18,7 +18,7 @@ struct Arguments {
     /// Where it listens; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8090")]
     listen: SocketAddr,
-    /// Its address in answers and payloads [default: http://<listen>].
+    /// Its address in answers and payloads [default: http:// and `listen`].
     #[arg(long)]
     public_url: Option<Url>,
     /// Where repositories have their pages [default: the public address].

@@ -159,7 +159,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Forgets launches that are past `before` ([`Entry::is_past`]), and files that say nothing and are as old.
+    /// Forgets launches that are past `before` (`Entry::is_past`), and files that say nothing and are as old.
     pub fn prune(&self, before: DateTime<Utc>) -> io::Result<usize> {
         let mut pruned = 0;
         for path in self.files()? {

@@ -1,5 +1,5 @@
 //! `container:` and `services:`, by runner container hooks: a script that gets a command as JSON on standard input
-//! (ContainerHookManager.cs; https://github.com/actions/runner-container-hooks). Docker itself is not there.
+//! (ContainerHookManager.cs; <https://github.com/actions/runner-container-hooks>). Docker itself is not there.
 
 use std::io::Write as _;
 use std::path::Path;
