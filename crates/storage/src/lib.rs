@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 pub mod builds;
+mod callback;
 pub mod classes;
 pub mod identity;
 pub mod launches;
 pub mod leases;
 pub mod mappings;
+mod metrics;
 pub mod pool;
 pub mod replan;
 pub mod repositories;

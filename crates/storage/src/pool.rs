@@ -14,9 +14,9 @@ use futures_util::FutureExt;
 use gha_slurm_telemetry::{Metrics, prometheus};
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::metrics::TransactionMetrics;
 use crate::server::Server;
 use crate::sqlstate;
-use crate::transaction::TransactionMetrics;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 

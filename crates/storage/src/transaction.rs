@@ -5,9 +5,8 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use diesel_async::pooled_connection::deadpool::Object;
 use diesel_async::{AnsiTransactionManager, AsyncPgConnection, TransactionManager};
-use gha_slurm_telemetry::Metrics;
-use gha_slurm_telemetry::prometheus::{self, HistogramVec, IntCounterVec};
 
 use crate::pool::{Database, Failure, StorageError};
 
@@ -15,36 +14,6 @@ use crate::pool::{Database, Failure, StorageError};
 const RETRIES: usize = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LAST_PAUSE: Duration = Duration::from_millis(500);
-
-/// Counts transactions by name.
-#[derive(Debug, Clone)]
-pub(crate) struct TransactionMetrics {
-    outcomes: IntCounterVec,
-    retries: IntCounterVec,
-    seconds: HistogramVec,
-}
-
-impl TransactionMetrics {
-    pub(crate) fn register(metrics: &Metrics) -> prometheus::Result<Self> {
-        Ok(Self {
-            outcomes: metrics.counter(
-                "gha_slurm_transactions_total",
-                "Transactions by name and outcome: committed, refused (by the caller's own rule), or why Postgres failed",
-                &["transaction", "outcome"],
-            )?,
-            retries: metrics.counter(
-                "gha_slurm_transaction_retries_total",
-                "Further attempts of transactions that collided with others",
-                &["transaction"],
-            )?,
-            seconds: metrics.seconds(
-                "gha_slurm_transaction_seconds",
-                "Duration of transactions, with their retries",
-                &["transaction"],
-            )?,
-        })
-    }
-}
 
 /// What is done in a transaction: an async closure that may run more than once, whose future can be sent to another thread. (That
 /// bound cannot be written on `AsyncFn` yet.)
@@ -89,8 +58,7 @@ impl Database {
             let mut attempts = Attempts::new(self, name);
             loop {
                 let result = async {
-                    let mut conn = self.connection().await?;
-                    begin(&mut conn, "BEGIN").await?;
+                    let mut conn = begin(self, "BEGIN").await?;
                     let result = work(&mut conn).await;
                     finish(&mut conn, result).await
                 }
@@ -160,9 +128,20 @@ impl<'a> Attempts<'a> {
     }
 }
 
-/// Begins a transaction with these statements. Dropped in between, the connection counts as broken and leaves the pool.
-pub(crate) async fn begin(conn: &mut AsyncPgConnection, sql: &str) -> Result<(), StorageError> {
-    Ok(AnsiTransactionManager::begin_transaction_sql(conn, sql).await?)
+/// A connection on which a transaction was begun with these statements. If one of them fails, such as a lock that takes too long, diesel
+/// does not know of the transaction that the first one began: the connection is closed instead of going back to the pool.
+pub(crate) async fn begin(
+    database: &Database,
+    sql: &str,
+) -> Result<Object<AsyncPgConnection>, StorageError> {
+    let mut conn = database.connection().await?;
+    match AnsiTransactionManager::begin_transaction_sql(&mut *conn, sql).await {
+        Ok(()) => Ok(conn),
+        Err(error) => {
+            drop(Object::take(conn));
+            Err(error.into())
+        }
+    }
 }
 
 /// Commits what went well, and rolls back the rest.

@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_github::{Delivery, GithubError};
 use tokio::time::Instant;
 
-use super::Reconciler;
+use super::shared::Reconciler;
 use crate::inquiry::InquiryError;
 
 /// GitHub keeps deliveries so long (GitHub docs, "Redelivering webhooks").

@@ -3,25 +3,25 @@
 mod deliveries;
 mod repositories;
 mod runners;
-
-use std::sync::Arc;
+mod shared;
 
 use chrono::TimeDelta;
-use gha_slurm_github::GithubError;
 use gha_slurm_service_kit::Periodic;
 use gha_slurm_storage::{StorageError, leases, workflow_jobs};
-use gha_slurm_telemetry::prometheus::IntCounterVec;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::inquiry::{Inquiry, InquiryError};
-use crate::settings::{ReconcilerSettings, delta, span};
+use crate::inquiry::InquiryError;
+use crate::settings::{delta, span};
 
 use deliveries::Deliveries;
 use repositories::Repositories;
 use runners::Runners;
+use shared::is_for_all;
+
+pub use shared::Reconciler;
 
 /// However many launchers run, one reconciles.
 const LEASE: &str = "reconciler";
@@ -31,18 +31,6 @@ const LEASE_LIFETIME: TimeDelta = TimeDelta::seconds(30);
 const QUESTIONS: i64 = 50;
 /// A question that failed is put again after this.
 const ASK_AGAIN: TimeDelta = TimeDelta::seconds(60);
-
-/// The reconciler.
-pub struct Reconciler {
-    /// Asks GitHub.
-    pub inquiry: Inquiry,
-    /// Its bounds.
-    pub settings: ReconcilerSettings,
-    /// Counts what was found, by `what`.
-    pub found: IntCounterVec,
-    /// Notified when something may have been planned.
-    pub wake: Arc<Notify>,
-}
 
 /// What the reconciler looks at, and when it is due.
 struct Looks {
@@ -139,13 +127,4 @@ impl Reconciler {
         }
         Ok(answered)
     }
-}
-
-/// Whether the next call would fail in the same way.
-fn is_for_all(error: &InquiryError) -> bool {
-    matches!(
-        error,
-        InquiryError::Storage(StorageError::Unavailable(_))
-            | InquiryError::Github(GithubError::Unavailable { .. })
-    )
 }

@@ -8,7 +8,7 @@ use gha_slurm_github::Scope;
 use gha_slurm_storage::repositories::{self, Repository};
 use gha_slurm_storage::{ScopeLock, StorageError, workflow_jobs};
 
-use super::{Reconciler, is_for_all};
+use super::shared::{Reconciler, is_for_all};
 use crate::inquiry::InquiryError;
 
 /// Workflow jobs recorded in one transaction.

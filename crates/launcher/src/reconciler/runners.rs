@@ -10,7 +10,7 @@ use gha_slurm_storage::launches::{self, Loaded};
 use gha_slurm_storage::{ScopeLock, StorageError, workflow_jobs};
 use tokio::time::Instant;
 
-use super::{Reconciler, is_for_all};
+use super::shared::{Reconciler, is_for_all};
 use crate::inquiry::InquiryError;
 use crate::settings::{delta, span};
 

@@ -48,3 +48,25 @@ async fn locks_of_several_scopes_are_taken_without_waiting() {
     .unwrap();
     assert_eq!(lockable(&pool, &[ONE]).await, [ONE]);
 }
+
+/// A lock that takes too long ends the transaction, and its connection does not come back from the pool in that state.
+#[tokio::test]
+async fn a_lock_that_takes_too_long_leaves_no_broken_connection() {
+    let test_database = gha_slurm_test_support::TestDatabase::create().await;
+    let url = test_database.url().to_owned().into();
+    let pool = gha_slurm_storage::Database::new(&url, None, "test", 1).unwrap();
+    let (holder, connection) = tokio_postgres::connect(test_database.url(), tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    holder
+        .batch_execute("BEGIN; SELECT pg_advisory_xact_lock(1)")
+        .await
+        .unwrap();
+    let nothing = async |_lock: ScopeLock<'_>| Ok::<_, StorageError>(());
+    let error = pool.in_scope("test", ONE, nothing).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    holder.batch_execute("COMMIT").await.unwrap();
+    pool.in_scope("test", ONE, nothing).await.unwrap();
+    pool.ping().await.unwrap();
+}

@@ -1,0 +1,32 @@
+//! What every look of the reconciler needs.
+
+use std::sync::Arc;
+
+use gha_slurm_github::GithubError;
+use gha_slurm_storage::StorageError;
+use gha_slurm_telemetry::prometheus::IntCounterVec;
+use tokio::sync::Notify;
+
+use crate::inquiry::{Inquiry, InquiryError};
+use crate::settings::ReconcilerSettings;
+
+/// The reconciler.
+pub struct Reconciler {
+    /// Asks GitHub.
+    pub inquiry: Inquiry,
+    /// Its bounds.
+    pub settings: ReconcilerSettings,
+    /// Counts what was found, by `what`.
+    pub found: IntCounterVec,
+    /// Notified when something may have been planned.
+    pub wake: Arc<Notify>,
+}
+
+/// Whether the next call would fail in the same way.
+pub(super) fn is_for_all(error: &InquiryError) -> bool {
+    matches!(
+        error,
+        InquiryError::Storage(StorageError::Unavailable(_))
+            | InquiryError::Github(GithubError::Unavailable { .. })
+    )
+}
