@@ -20,6 +20,7 @@ ALTER TABLE runner_classes
 
 DROP INDEX workflow_jobs_demand;
 DROP INDEX workflow_jobs_old;
+DROP INDEX workflow_jobs_class;
 DROP INDEX workflow_jobs_unfinished;
 ALTER TABLE workflow_jobs
     ALTER COLUMN state TYPE TEXT USING state::TEXT,
@@ -72,6 +73,8 @@ DROP INDEX launches_watched;
 DROP INDEX launches_to_cancel;
 DROP INDEX launches_to_deregister;
 DROP INDEX launches_ended;
+DROP INDEX launches_class;
+DROP INDEX runners_workflow_job;
 
 ALTER TABLE runners
     DROP COLUMN attribution_given_up,

@@ -74,6 +74,9 @@ CREATE INDEX launches_watched ON launches (submitted_at) WHERE watched;
 CREATE INDEX launches_to_cancel ON launches (cancel_at) WHERE cancel_at IS NOT NULL;
 CREATE INDEX launches_to_deregister ON launches (deregister_at) WHERE deregister_at IS NOT NULL;
 CREATE INDEX launches_ended ON launches (ended_at) WHERE ended_at IS NOT NULL;
+-- What refers to rows that are removed.
+CREATE INDEX launches_class ON launches (class_id);
+CREATE INDEX runners_workflow_job ON runners (workflow_job_id) WHERE workflow_job_id IS NOT NULL;
 
 -- What GitHub says of a workflow job has one shape, the same in webhooks, events and here.
 ALTER TABLE workflow_jobs
@@ -109,6 +112,7 @@ ALTER TABLE workflow_jobs
     DROP COLUMN started_at,
     DROP COLUMN completed_at;
 CREATE INDEX workflow_jobs_demand ON workflow_jobs (class_id, created_at, id) WHERE demand;
+CREATE INDEX workflow_jobs_class ON workflow_jobs (class_id) WHERE class_id IS NOT NULL;
 CREATE INDEX workflow_jobs_old ON workflow_jobs (verdict, updated_at);
 CREATE INDEX workflow_jobs_unfinished ON workflow_jobs (repository_id, id) WHERE state <> 'completed';
 
