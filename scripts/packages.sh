@@ -53,7 +53,7 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
   fi
 fi
-# Only the programs are wanted: no cluster of the system's own shall be created or started.
+# Only the programs are wanted: no cluster of the system's own may be created or started.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
   printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee "$policy" >/dev/null

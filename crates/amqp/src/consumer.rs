@@ -34,14 +34,14 @@ pub enum Outcome {
         /// The pause.
         after: Duration,
     },
-    /// Never: a person shall look at it.
+    /// Never: a person has to look at it.
     DeadLetter {
         /// Why.
         reason: String,
     },
 }
 
-/// Consumes events until `stop`, then finishes those in hand. Reconnects for ever: RabbitMQ ends a stream with `None`
+/// Consumes events until `stop`, then finishes those in hand. Reconnects forever: RabbitMQ ends a stream with `None`
 /// and no error when the queue is deleted, so any end is a failure. `on_state` hears whether the broker is there.
 ///
 /// An event whose handler panics is handled again after a second; as any other retry, it goes to the dead letters when its

@@ -43,7 +43,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Starts the connection's supervisor, which reconnects for ever until `stop`. `on_state` hears whether the broker
+    /// Starts the connection's supervisor, which reconnects until `stop`. `on_state` hears whether the broker
     /// is there.
     pub fn start(
         broker: Broker,
@@ -116,7 +116,7 @@ impl Publisher {
                 )
                 .await;
             let confirmation = match sent {
-                // A connection that dies may leave the confirm unanswered for ever.
+                // A connection that dies may leave the confirm unanswered forever.
                 Ok(confirm) => tokio::select! {
                     confirmation = confirm => confirmation,
                     _ = current.changed() => continue,

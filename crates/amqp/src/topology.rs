@@ -157,7 +157,7 @@ async fn declare(channel: &Channel) -> lapin::Result<()> {
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_millis(6400);
 
-/// The pauses between attempts to reach the broker: doubled each time up to a last one, for ever, with jitter.
+/// The pauses between attempts to reach the broker: doubled each time up to a last one, then repeated forever; with jitter.
 #[derive(Debug)]
 pub(crate) struct Pauses(ExponentialBackoff);
 

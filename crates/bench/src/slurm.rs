@@ -18,7 +18,7 @@ use crate::surroundings::{DEPLOYMENT, Surroundings};
 
 /// As many calls as the launcher has under way at once.
 const SUBMITTERS: usize = 16;
-/// For what shall happen at all.
+/// For what has to happen at all.
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// How much is submitted.
@@ -128,7 +128,7 @@ async fn round(
     name: &str,
     effort: &Effort,
 ) -> Result<Round> {
-    // What an earlier round left shall not be in the way.
+    // What an earlier round left must not be in the way.
     let database_url = around.new_database(name).await?;
     let folder = around.folder().join(name);
     std::fs::create_dir(&folder)?;

@@ -49,7 +49,7 @@ pub struct CallClaims {
     /// Id of the launcher's database: it touches only what it had submitted itself. Absent: of an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub launcher: Option<Uuid>,
-    /// What shall be cancelled.
+    /// What to cancel.
     #[serde(default, alias = "allocations")]
     pub launches: Vec<LaunchId>,
     /// Only where the Slurm job is pending.
@@ -92,7 +92,7 @@ pub struct StatesAnswer {
     /// Those of the asked launches of which something is known.
     #[serde(alias = "allocations")]
     pub launches: Vec<LaunchStatus>,
-    /// Changes when the policy of the Slurm side does: what it refused may be allowed now.
+    /// Changes when the agent's policy does: what it refused may be allowed now.
     pub policy: String,
     /// Changes when something has ended: what waits because of a limit may be accepted now.
     #[serde(default)]

@@ -1,4 +1,4 @@
-//! The launch token and the call that carries it to the Slurm side.
+//! The launch token and the call that carries it to the agent.
 
 use chrono::{DateTime, Utc};
 use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmUser};

@@ -35,7 +35,7 @@ pub struct UserClaims {
     pub exp: i64,
 }
 
-/// A repository that shall be mapped, and what its launches shall be charged to.
+/// A repository to map, and what its launches are charged to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RepositoryEntry {

@@ -63,7 +63,7 @@ pub struct PollRequest {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PollAnswer {
-    /// What the agent shall answer.
+    /// What the agent has to answer.
     pub calls: Vec<Call>,
 }
 

@@ -66,11 +66,11 @@ slurm_states! {
     NodeFailed: "node_failed", Lost, "node failed", ["NODE_FAIL", "BOOT_FAIL"];
     /// Used more memory than it had.
     OutOfMemory: "out_of_memory", Over, "out of memory", ["OUT_OF_MEMORY"];
-    /// Had to make room for another one.
+    /// Another Slurm job of higher priority took its nodes.
     Preempted: "preempted", Lost, "preempted", ["PREEMPTED"];
     /// Cancelled by its user or an administrator.
     Cancelled: "cancelled", Over, "cancelled by its user or an administrator", ["CANCELLED", "REVOKED"];
-    /// Slurm does not know it any more, and nobody saw it end.
+    /// Slurm does not know it any more, and how it ended was not seen.
     Gone: "gone", Lost, "not known to Slurm any more", [];
 }
 

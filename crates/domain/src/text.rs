@@ -1,6 +1,6 @@
 //! Enums that are stored and sent as text.
 
-/// Gives an enum without data its stored text: `as_str`, `parse` and `ALL`. Every variant must be named: the compiler demands it.
+/// Implements `as_str`, `parse` and `ALL` for an enum without data. The compiler demands that every variant is named.
 #[macro_export]
 macro_rules! stored_as_text {
     ($name:ident { $($variant:ident => $text:literal),+ $(,)? }) => {

@@ -264,8 +264,6 @@ pub struct Heard {
 pub struct Learned {
     /// The workflow job as it is known now.
     pub job: WorkflowJob,
-    /// Whether that differs from what was known.
-    pub is_changed: bool,
     /// For people, where its state changed.
     pub entry: Option<Entry>,
     /// GitHub must be asked which of two reports is newer.
@@ -288,6 +286,11 @@ impl WorkflowJob {
     /// Whether a decision about it still matters.
     pub fn is_open(&self) -> bool {
         self.state <= WorkflowJobState::Queued
+    }
+
+    /// Whether people see what happens to it: what is not for this cluster is nobody's business here.
+    pub fn has_timeline(&self) -> bool {
+        self.verdict != Verdict::NotOurs
     }
 
     /// Merges a report into what is known. Order and repetition do not matter.
@@ -320,8 +323,7 @@ impl WorkflowJob {
             updated_at: known.map_or(now, |job| job.updated_at),
         };
         // A report that is no news may still bring what a late one knows: the runner's name, times.
-        let is_changed = known != Some(&job);
-        if is_changed {
+        if known != Some(&job) {
             job.updated_at = now;
         }
         let entry = is_news.then(|| {
@@ -351,7 +353,6 @@ impl WorkflowJob {
                 .clone()
                 .filter(|_| state >= WorkflowJobState::InProgress),
             job,
-            is_changed,
             entry,
         }
     }

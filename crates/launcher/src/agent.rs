@@ -27,7 +27,7 @@ const LIMITED: u16 = 429;
 /// What came of a submission.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Submission {
-    /// The Slurm side has it. An original agent does not say which Slurm job it is.
+    /// The agent has it. An original agent does not say which Slurm job it is.
     Accepted(Option<SlurmJobId>),
     /// Not now; the reason is for people. `retry_after` is the agent's own wish.
     Delayed {

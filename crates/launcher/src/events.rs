@@ -8,11 +8,11 @@ use gha_slurm_contract::event::{
 };
 use gha_slurm_domain::admission::Standing;
 use gha_slurm_domain::launch::Happening;
-use gha_slurm_domain::workflow_job::{Heard, Verdict};
+use gha_slurm_domain::timeline::Entry;
+use gha_slurm_domain::workflow_job::Heard;
 use gha_slurm_domain::{
     InstallationId, RepositoryId, WorkflowJob, WorkflowJobId, WorkflowJobState,
 };
-use gha_slurm_storage::timeline::{self, About};
 use gha_slurm_storage::{
     AsyncPgConnection, Database, ScopeLock, StorageError, launches, replan, repositories,
     workflow_jobs,
@@ -165,14 +165,9 @@ pub(crate) async fn learn(
     } else {
         (learned.job, None, None)
     };
-    // What is not for this cluster is nobody's business here: it has no timeline.
-    let is_seen = job.verdict != Verdict::NotOurs;
-    let entry = learned.entry.filter(|_| is_seen);
-    if learned.is_changed || before.as_ref() != Some(&job) {
-        workflow_jobs::save(lock, before.as_ref(), &job, entry.as_ref(), now).await?;
-    }
-    if let Some(entry) = decided.filter(|_| is_seen) {
-        timeline::append(lock.conn(), About::WorkflowJob(id), &[entry], now).await?;
+    if before.as_ref() != Some(&job) {
+        let entries: Vec<Entry> = learned.entry.into_iter().chain(decided).collect();
+        workflow_jobs::save(lock, before.as_ref(), &job, &entries, now).await?;
     }
     if learned.is_doubtful {
         // Which of the two is newer? GitHub knows; meanwhile it is demand.

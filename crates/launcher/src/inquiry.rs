@@ -149,7 +149,7 @@ impl Inquiry {
             },
         };
         if let Some((job, entry)) = corrected {
-            workflow_jobs::save(lock, Some(&current), &job, Some(&entry), now).await?;
+            workflow_jobs::save(lock, Some(&current), &job, &[entry], now).await?;
         }
         let news = News {
             classes: current.class.into_iter().collect(),

@@ -97,7 +97,7 @@ impl Mailbox {
         }
     }
 
-    /// What the agent shall answer: waits for calls, at most `wait`. What it was given and does not have in hand was lost, and
+    /// What the agent has to answer: waits for calls, at most `wait`. What it was given and does not have in hand was lost, and
     /// is given again. Ends an older poll, whose connection must be dead.
     pub async fn poll(
         &self,

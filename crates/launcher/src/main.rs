@@ -8,7 +8,7 @@ use gha_slurm_service_kit::ServiceInfo;
 fn main() -> ExitCode {
     let info = ServiceInfo {
         name: "launcher",
-        about: "Consumes GitHub events, plans launches and submits them to the Slurm side.",
+        about: "Consumes GitHub events, plans launches and submits them to the agent.",
         version: env!("CARGO_PKG_VERSION"),
     };
     gha_slurm_service_kit::run(

@@ -221,11 +221,8 @@ async fn launch(
     } else {
         "A launch is planned".to_owned()
     };
-    let entries: Vec<Entry> = new
-        .iter()
-        .map(|_| Entry::new(Kind::Planned, now, detail.clone()))
-        .collect();
-    launches::plan(lock, &new, &entries, now).await
+    let entry = Entry::new(Kind::Planned, now, detail);
+    launches::plan(lock, &new, &entry, now).await
 }
 
 /// Takes the request to look at a scope again, and acts on it.
@@ -270,7 +267,7 @@ async fn decide_again(
     for before in open {
         let (after, fresh, entry) = decide(lock, before.clone(), &standing, policy, now).await?;
         if after != before {
-            workflow_jobs::save(lock, Some(&before), &after, entry.as_ref(), now).await?;
+            workflow_jobs::save(lock, Some(&before), &after, entry.as_slice(), now).await?;
         }
         news.fresh.extend(fresh);
     }

@@ -132,7 +132,7 @@ fn default_states_interval() -> NonZeroU32 {
     NonZeroU32::new(5).unwrap_or(NonZeroU32::MIN)
 }
 
-/// `[planner]`: bounds, so that nothing is launched for ever in vain.
+/// `[planner]`: bounds, so that nothing is launched in vain forever.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlannerSettings {

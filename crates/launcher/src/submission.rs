@@ -43,7 +43,7 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: CancellationToken) {
     let mut calls = JoinSet::new();
     let mut answers: Vec<Submitted> = Vec::new();
-    // At most one, beside the loop: it calls GitHub and the agent, and nothing here shall wait for those.
+    // At most one, beside the loop: it calls GitHub and the agent, and nothing here may wait for those.
     let mut tidying = JoinSet::new();
     let mut cancelling_fails = false;
     let mut is_untidy = true;
@@ -123,7 +123,7 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
                 is_untidy = true;
             }
             Some(ended) = tidying.join_next() => cancelling_fails = ended.unwrap_or(false),
-            () = tokio::time::sleep(if is_crowded { CROWDED } else { SWEEP }) => is_untidy = !is_crowded,
+            () = tokio::time::sleep(if is_crowded { CROWDED } else { SWEEP }) => is_untidy |= !is_crowded,
         }
     }
     while let Some(ended) = calls.join_next().await {
@@ -228,7 +228,8 @@ async fn exchange(
                 if let Some(answer) = answer {
                     let happening = answer.happening(&submitter.cluster.name);
                     let _ = launches::happen_to(&mut lock, &before, happening, answer.at).await?;
-                } else if is_due(&before, now) {
+                } else {
+                    // Refused where another launcher has leased or delayed it meanwhile.
                     let until = now + LEASE;
                     let happening = Happening::Leased { until };
                     if let Ok(applied) = launches::happen_to(&mut lock, &before, happening, now).await? {
@@ -246,12 +247,6 @@ async fn exchange(
             })
         })
         .await
-}
-
-/// Whether it is still so under the lock: another launcher may have leased it meanwhile.
-fn is_due(loaded: &Loaded, now: DateTime<Utc>) -> bool {
-    let submission = &loaded.launch.submission;
-    submission.not_before <= now && submission.lease_until.is_none_or(|until| until <= now)
 }
 
 /// Stores an answer when nobody else has its scope locked any more.
@@ -329,7 +324,7 @@ enum Demand {
 }
 
 /// Runners of the class ended without a workflow job. Perhaps GitHub forgot the one that they were for, or it is over and
-/// no webhook said so: launching for it would go on for ever.
+/// no webhook said so: launching for it would go on forever.
 async fn demand(submitter: &Submitter, cause: WorkflowJobId) -> Result<Demand, StorageError> {
     match submitter.inquiry.ask(cause).await {
         Ok(Some(WorkflowJobState::Queued)) => Ok(Demand::Stands),

@@ -143,7 +143,7 @@ pub struct LiveLimits {
     /// Of one Slurm user.
     pub per_user: Option<u32>,
     /// Of one Slurm user, with the Slurm jobs that they submitted themselves: ours wait while there are so many. So far below
-    /// Slurm's own limit (`MaxSubmitJobs`) as shall stay free for the person.
+    /// Slurm's own limit (`MaxSubmitJobs`) as must stay free for the person.
     pub per_user_with_own: Option<u32>,
     /// Of one repository.
     pub per_repository: Option<u32>,
@@ -339,7 +339,7 @@ impl PolicySettings {
         full(live.total, total, "gha-slurm".into())
     }
 
-    /// Whether the Slurm side itself knows that the user lets the repository spend their account; `repository` is its name, for
+    /// Whether the cluster itself knows that the user lets the repository spend their account; `repository` is its name, for
     /// people. Blocks: reads a file.
     pub fn check_consent(
         &self,

@@ -27,7 +27,7 @@ pub(crate) fn client(timeout: Duration) -> Result<reqwest::Client> {
         .context("cannot make the webhook client")
 }
 
-/// Sends whatever is due, for ever.
+/// Sends whatever is due, forever.
 pub(crate) async fn send(shared: Shared, client: reqwest::Client) {
     loop {
         let Some(due) = shared.note(|world, now| world.deliveries.take_due(now)) else {

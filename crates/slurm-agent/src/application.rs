@@ -10,7 +10,7 @@ use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_domain::Clock;
 use gha_slurm_service_kit::problem::method_not_allowed;
 use gha_slurm_service_kit::settings::HttpSettings;
-use gha_slurm_service_kit::{HttpService, Operations, Readiness};
+use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness};
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +38,7 @@ pub struct Application {
     outbound: Option<Outbound>,
     operations: Operations,
     readiness: Readiness,
+    periodic: Periodic,
     starter: Arc<Starter>,
     interval: Duration,
     settings: Settings,
@@ -52,6 +53,7 @@ impl Application {
         let clock = Clock::new(Utc::now);
         let metrics = Metrics::default();
         let readiness = Readiness::default();
+        let periodic = Periodic::register(&metrics)?;
         let outcomes = metrics.counter(
             "gha_slurm_agent_starts_total",
             "Calls of POST /runner/start, by what became of them",
@@ -168,6 +170,7 @@ impl Application {
             outbound,
             operations,
             readiness,
+            periodic,
             starter,
             interval: Duration::from_secs(settings.slurm.interval_s.get().into()),
             settings,
@@ -205,10 +208,11 @@ impl Application {
             readiness: self.readiness.clone(),
             clock: self.starter.clock.clone(),
         };
-        let polling = polling.run(self.interval, stop.clone());
+        let polling = polling.run(&self.periodic, self.interval, stop.clone());
         let release = watch_release(
             self.starter.runner.folder.clone(),
             self.starter.clock.clone(),
+            &self.periodic,
             stop.clone(),
         );
         let not_ready = async {

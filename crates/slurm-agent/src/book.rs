@@ -484,7 +484,7 @@ impl Known {
         self.lacks_usage() && self.age(now) < USAGE_PATIENCE
     }
 
-    /// How long ago it ended, or how long it has been known where nobody saw it end.
+    /// How long ago it ended, or how long it has been known where its end was not seen.
     fn age(&self, now: DateTime<Utc>) -> TimeDelta {
         let ended = self.entry.ended.as_ref().and_then(|s| s.ended_at);
         now - ended.unwrap_or(self.since)

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use chrono::TimeDelta;
 use gha_slurm_domain::{Clock, SlurmJobId};
-use gha_slurm_service_kit::Readiness;
+use gha_slurm_service_kit::{Periodic, Readiness};
 use gha_slurm_slurm::Slurm;
 use tokio_util::sync::CancellationToken;
 
@@ -29,33 +30,30 @@ pub(crate) struct Polling {
 
 impl Polling {
     /// Looks each `interval`, until `stop`.
-    pub(crate) async fn run(self, interval: Duration, stop: CancellationToken) {
-        let pause = async |time| {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(time) => {}
-            }
-        };
-        let states = async {
-            while !stop.is_cancelled() {
-                self.look().await;
-                pause(interval).await;
-            }
-        };
-        // Beside it: a slow database shall not keep states back that are known.
+    pub(crate) async fn run(
+        self,
+        periodic: &Periodic,
+        interval: Duration,
+        stop: CancellationToken,
+    ) {
+        let states = periodic
+            .every("queue", interval)
+            .run(stop.clone(), || self.look());
+        // Beside it: a slow database must not keep states back that are known. Not periodic: a round in which nothing is due says
+        // nothing of whether accounting answers.
         let usages = async {
             let mut failing = false;
             while !stop.is_cancelled() && self.has_accounting() {
                 failing = self.ask_usage(failing).await;
-                pause(interval).await;
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(interval) => {}
+                }
             }
         };
-        let pruning = async {
-            while !stop.is_cancelled() {
-                pause(PRUNE_INTERVAL).await;
-                self.prune().await;
-            }
-        };
+        let pruning = periodic
+            .every("pruning", PRUNE_INTERVAL)
+            .run(stop.clone(), || self.prune());
         tokio::join!(states, usages, pruning);
     }
 
@@ -64,48 +62,41 @@ impl Polling {
     }
 
     /// Lists Slurm's queue.
-    async fn look(&self) {
+    async fn look(&self) -> anyhow::Result<()> {
         let begun = self.launches.book(Book::begin);
-        match self.slurm.list().await {
-            Ok(queue) => {
-                self.readiness.ready("slurm");
-                let (ended, missing) = self.launches.book(|book| book.take_in(queue, begun));
-                self.launches.looked();
-                self.write(ended).await;
-                self.look_for(missing, begun).await;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "Slurm does not answer");
-                self.readiness.not_ready("slurm", error.to_string());
-            }
-        }
+        let queue = self.slurm.list().await.inspect_err(|error| {
+            self.readiness.not_ready("slurm", error.to_string());
+        });
+        let queue = queue.context("Slurm does not answer")?;
+        self.readiness.ready("slurm");
+        let (ended, missing) = self.launches.book(|book| book.take_in(queue, begun));
+        self.launches.looked();
+        self.write(ended).await;
+        self.look_for(missing, begun).await
     }
 
     /// Asks accounting for the Slurm jobs that a list was without. Only where both have answered, it was complete.
-    async fn look_for(&self, missing: Vec<SlurmJobId>, begun: u64) {
+    async fn look_for(&self, missing: Vec<SlurmJobId>, begun: u64) -> anyhow::Result<()> {
         for ids in missing.chunks(MAX_USAGES_AT_ONCE) {
             let answer = if self.has_accounting() {
                 self.slurm.usage(ids).await
             } else {
                 Ok(None)
             };
-            match answer {
-                Ok(jobs) => {
-                    let jobs = jobs.unwrap_or_default();
-                    let ended = self
-                        .launches
-                        .book(|book| book.take_in_missing(ids, &jobs, begun));
-                    if !ended.is_empty() {
-                        self.launches.looked();
-                    }
-                    self.write(ended).await;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, missing = missing.len(), "Slurm jobs are in no list; how they ended is not known yet");
-                    return;
-                }
+            let jobs = answer.with_context(|| {
+                let missing = missing.len();
+                format!("{missing} Slurm jobs are in no list; how they ended is not known yet")
+            })?;
+            let jobs = jobs.unwrap_or_default();
+            let ended = self
+                .launches
+                .book(|book| book.take_in_missing(ids, &jobs, begun));
+            if !ended.is_empty() {
+                self.launches.looked();
             }
+            self.write(ended).await;
         }
+        Ok(())
     }
 
     /// Asks accounting what ended Slurm jobs used. `failing`: it failed before, which is logged once. Returns whether it fails.
@@ -138,24 +129,24 @@ impl Polling {
 
     /// Forgets launches that are over and that nobody can ask for again, on disk first: a launch that is not in the book would be
     /// written anew.
-    async fn prune(&self) {
+    async fn prune(&self) -> anyhow::Result<()> {
         let before = self.clock.now() - REMEMBER;
         let past = self.launches.book(|book| book.past(before));
         if past.is_empty() {
-            return;
+            return Ok(());
         }
         let (ledger, launches) = (Arc::clone(&self.ledger), past.clone());
         let removed = tokio::task::spawn_blocking(move || ledger.remove(&launches)).await;
-        match removed.map_err(std::io::Error::other).flatten() {
-            Ok(()) => {
-                self.launches.book(|book| book.forget(&past, before));
-                tracing::debug!(
-                    pruned = past.len(),
-                    "launches of expired launch tokens are forgotten"
-                );
-            }
-            Err(error) => tracing::error!(%error, "the ledger cannot be pruned"),
-        }
+        removed
+            .map_err(std::io::Error::other)
+            .flatten()
+            .context("the ledger cannot be pruned")?;
+        self.launches.book(|book| book.forget(&past, before));
+        tracing::debug!(
+            pruned = past.len(),
+            "launches of expired launch tokens are forgotten"
+        );
+        Ok(())
     }
 
     async fn write(&self, entries: Vec<Entry>) {
@@ -328,7 +319,7 @@ mod tests {
             }
             for state in [SlurmState::Running, SlurmState::Completed] {
                 slurm.holds(entries.iter().map(|entry| job(entry, state)).collect());
-                polling.look().await;
+                polling.look().await.unwrap();
             }
             while launches.book(|book| book.sizes().unaccounted) > 0 {
                 polling.ask_usage(false).await;
@@ -343,7 +334,7 @@ mod tests {
                 last = number;
             }
             time.fetch_add(24 * 3600, Ordering::SeqCst);
-            polling.prune().await;
+            polling.prune().await.unwrap();
             let sizes = launches.book(|book| book.sizes());
             let most = DAYS * A_DAY as usize;
             assert!(sizes.known <= most, "day {day}: {sizes:?}");
@@ -357,7 +348,7 @@ mod tests {
         assert_eq!(left, launches.book(|book| book.sizes().known));
         // Once nothing is launched any more, nothing is left.
         time.fetch_add(10 * 24 * 3600, Ordering::SeqCst);
-        polling.prune().await;
+        polling.prune().await.unwrap();
         assert_eq!(
             (files(state.path()), launches.book(|b| b.sizes().known)),
             (0, 0)

@@ -45,7 +45,7 @@ fn live(book: &Book, taken: &[&Entry], own: &Entry) -> Live {
     let count = |counts: fn(&Entry, &Entry) -> bool| {
         taken.iter().filter(|entry| counts(entry, own)).count() as u32
     };
-    // Of the user's alone: by such comments nobody shall take the places of others.
+    // Of the user's alone: such comments must not take the places of others.
     let strays = book.strays_of(&own.slurm_user, own.launch) as u32;
     Live {
         of_user: count(|entry, own| entry.slurm_user == own.slurm_user) + strays,

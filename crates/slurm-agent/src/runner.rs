@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use gha_slurm_domain::Clock;
 use gha_slurm_domain::release::RunnerRelease;
+use gha_slurm_service_kit::Periodic;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
@@ -182,22 +183,24 @@ pub(crate) fn hook<'de, D: Deserializer<'de>>(
 
 /// Warns while the release in `folder` is near the age at which GitHub may refuse it. Nothing is known about a release that
 /// `gha-slurm runner-update` did not install, or that this host does not see.
-pub(crate) async fn watch_release(folder: PathBuf, clock: Clock, stop: CancellationToken) {
-    while !stop.is_cancelled() {
+pub(crate) async fn watch_release(
+    folder: PathBuf,
+    clock: Clock,
+    periodic: &Periodic,
+    stop: CancellationToken,
+) {
+    let look = || async {
         let folder = folder.clone();
-        let release = tokio::task::spawn_blocking(move || release_in(&folder)).await;
-        if let Some(warning) = release
-            .ok()
-            .flatten()
-            .and_then(|release| release.warning(clock.now()))
-        {
+        let release = tokio::task::spawn_blocking(move || release_in(&folder)).await?;
+        if let Some(warning) = release.and_then(|release| release.warning(clock.now())) {
             tracing::warn!(runner.version = warning.version, "{}", warning.text);
         }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
-        }
-    }
+        Ok::<_, tokio::task::JoinError>(())
+    };
+    periodic
+        .every("runner release", LOOK_AGAIN)
+        .run(stop, look)
+        .await;
 }
 
 fn release_in(folder: &Path) -> Option<RunnerRelease> {

@@ -26,7 +26,7 @@ use crate::submission::{Extras, prepare};
 use gha_slurm_policy::{PolicyRefusal, PolicySettings};
 use gha_slurm_slurm::{Cancellation, Slurm, SubmitError};
 
-/// When the launcher shall ask again after a 503.
+/// When the launcher should ask again after a 503.
 const RETRY_AFTER_S: u64 = 5;
 /// Launches that are worked on at once; two that share a turn wait for each other, which only takes longer.
 const TURNS: usize = 64;

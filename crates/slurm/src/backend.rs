@@ -105,7 +105,7 @@ pub struct SlurmJob {
     pub exit_code: Option<i32>,
 }
 
-/// Which Slurm jobs shall be cancelled.
+/// Which Slurm jobs to cancel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cancellation {
     /// Those of this launch.

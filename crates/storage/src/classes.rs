@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text, Timestamptz};
 use diesel_async::RunQueryDsl;
 use gha_slurm_domain::planner::ClassView;
 use gha_slurm_domain::runner_class::Failures;
@@ -38,10 +38,38 @@ pub(crate) struct ClassRow {
     labels: String,
     resources: serde_json::Value,
     demand: i32,
+    #[diesel(embed)]
+    failures: FailuresRow,
+}
+
+/// What a class remembers of its failures.
+#[derive(Debug, Clone, Queryable, QueryableByName, Selectable, AsChangeset)]
+#[diesel(table_name = runner_classes, treat_none_as_null = true)]
+pub(crate) struct FailuresRow {
     failures: i32,
     last_failure_at: Option<DateTime<Utc>>,
     last_failure_reason: Option<String>,
     refused: bool,
+}
+
+impl FailuresRow {
+    fn of(failures: &Failures) -> Self {
+        Self {
+            failures: i32::try_from(failures.count).unwrap_or(i32::MAX),
+            last_failure_at: failures.last_at,
+            last_failure_reason: failures.last_reason.clone(),
+            refused: failures.is_refused,
+        }
+    }
+
+    fn read(self) -> Failures {
+        Failures {
+            count: self.failures.try_into().unwrap_or_default(),
+            last_at: self.last_failure_at,
+            last_reason: self.last_failure_reason,
+            is_refused: self.refused,
+        }
+    }
 }
 
 impl ClassRow {
@@ -56,12 +84,7 @@ impl ClassRow {
             resources: serde_json::from_value(self.resources)
                 .map_err(|_| StorageError::Unknown("runner_classes.resources"))?,
             demand: count(self.demand),
-            failures: Failures {
-                count: self.failures.try_into().unwrap_or_default(),
-                last_at: self.last_failure_at,
-                last_reason: self.last_failure_reason,
-                is_refused: self.refused,
-            },
+            failures: self.failures.read(),
         })
     }
 }
@@ -137,14 +160,8 @@ struct StandingRow {
     demand: i32,
     #[diesel(sql_type = Integer)]
     supply: i32,
-    #[diesel(sql_type = Integer)]
-    failures: i32,
-    #[diesel(sql_type = Nullable<Timestamptz>)]
-    last_failure_at: Option<DateTime<Utc>>,
-    #[diesel(sql_type = Nullable<Text>)]
-    last_failure_reason: Option<String>,
-    #[diesel(sql_type = Bool)]
-    refused: bool,
+    #[diesel(embed)]
+    failures: FailuresRow,
     #[diesel(sql_type = Nullable<Text>)]
     stopped: Option<String>,
     #[diesel(sql_type = Array<diesel::sql_types::Uuid>)]
@@ -194,12 +211,7 @@ pub async fn standings(
                 demand: count(row.demand),
                 supply: count(row.supply),
                 expiring: ids(row.expiring),
-                failures: Failures {
-                    count: row.failures.try_into().unwrap_or_default(),
-                    last_at: row.last_failure_at,
-                    last_reason: row.last_failure_reason,
-                    is_refused: row.refused,
-                },
+                failures: row.failures.read(),
             },
             releasing: ids(row.releasing),
             stopped: row.stopped,
@@ -214,12 +226,7 @@ pub async fn set_failures(
     failures: &Failures,
 ) -> Result<(), StorageError> {
     diesel::update(runner_classes::table.find(class.0))
-        .set((
-            runner_classes::failures.eq(i32::try_from(failures.count).unwrap_or(i32::MAX)),
-            runner_classes::last_failure_at.eq(failures.last_at),
-            runner_classes::last_failure_reason.eq(&failures.last_reason),
-            runner_classes::refused.eq(failures.is_refused),
-        ))
+        .set(FailuresRow::of(failures))
         .execute(lock.conn())
         .await?;
     Ok(())
@@ -238,13 +245,8 @@ pub async fn set_stopped(
     Ok(())
 }
 
-/// Gives every class of the scope a fresh start.
+/// Gives every class of the scope a fresh start: [`Failures::forgive`].
 pub async fn forgive(lock: &mut ScopeLock<'_>) -> Result<(), StorageError> {
-    let fresh = {
-        let mut failures = Failures::default();
-        failures.forgive();
-        failures
-    };
     let repository = lock.repository().0;
     diesel::update(
         runner_classes::table
@@ -252,8 +254,8 @@ pub async fn forgive(lock: &mut ScopeLock<'_>) -> Result<(), StorageError> {
             .filter(runner_classes::failures.gt(0).or(runner_classes::refused)),
     )
     .set((
-        runner_classes::failures.eq(i32::try_from(fresh.count).unwrap_or_default()),
-        runner_classes::refused.eq(fresh.is_refused),
+        runner_classes::failures.eq(0),
+        runner_classes::refused.eq(false),
     ))
     .execute(lock.conn())
     .await?;

@@ -367,15 +367,7 @@ pub async fn load(lock: &mut ScopeLock<'_>, id: LaunchId) -> Result<Option<Loade
     row.map(loaded).transpose()
 }
 
-/// One launch as it is now, for a look: nothing may be decided upon it.
-pub async fn peek(
-    conn: &mut AsyncPgConnection,
-    id: LaunchId,
-) -> Result<Option<Loaded>, StorageError> {
-    Ok(peek_all(conn, &[id]).await?.pop())
-}
-
-/// Launches as they are now, for a look; or under the locks of their scopes.
+/// Launches as they are now: without the locks of their scopes for a look, upon which nothing may be decided.
 pub async fn peek_all(
     conn: &mut AsyncPgConnection,
     ids: &[LaunchId],
@@ -566,10 +558,7 @@ async fn write(
         Ok::<_, StorageError>(())
     };
     let runner = async {
-        if let Some(runner) = runner
-            .filter(|_| true)
-            .filter(|r| Some(r) != old_runner.as_ref())
-        {
+        if let Some(runner) = runner.filter(|runner| Some(runner) != old_runner.as_ref()) {
             let mut conn = conn;
             let upsert = diesel::insert_into(runners::table)
                 .values(&runner)
@@ -589,7 +578,7 @@ async fn write(
 }
 
 /// Something happens to a launch of the scope: it is loaded, the domain decides, and what follows is saved. What must be planned again
-/// is requested. `Err(None)`: no such launch.
+/// is requested. A launch that has no row is refused as [`Rejected::Late`].
 pub async fn happen(
     lock: &mut ScopeLock<'_>,
     id: LaunchId,
@@ -637,11 +626,11 @@ impl Database {
     }
 }
 
-/// Writes planned launches of the scope, of one class.
+/// Writes planned launches of the scope, of one class, each with `entry` in its timeline.
 pub async fn plan(
     lock: &mut ScopeLock<'_>,
     new: &[Launch],
-    entries: &[Entry],
+    entry: &Entry,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
     let Some(class) = new.first().map(|launch| launch.class) else {
@@ -659,8 +648,7 @@ pub async fn plan(
     }
     let timeline: Vec<TimelineRow> = new
         .iter()
-        .zip(entries)
-        .map(|(launch, entry)| TimelineRow::new(About::Launch(launch.id), entry, now))
+        .map(|launch| TimelineRow::new(About::Launch(launch.id), entry, now))
         .collect();
     for chunk in timeline.chunks(INSERTED_AT_ONCE) {
         append_rows(lock.conn(), chunk).await?;
@@ -687,7 +675,7 @@ pub async fn newest(
     rows.into_iter().map(loaded).collect()
 }
 
-/// There was room for one of the class: perhaps there is for the next one that waits behind the limit.
+/// One of the class fitted under the limit: the next one that it delays may fit too.
 async fn try_next_of_class(
     lock: &mut ScopeLock<'_>,
     class: ClassId,

@@ -313,7 +313,7 @@ pub struct Request {
     pub user: SlurmUser,
     /// Which repository.
     pub repository: Repository,
-    /// What it shall be charged to.
+    /// What it is charged to.
     pub charge: Charge,
     /// Whose agent asserted the user.
     pub cluster: String,
@@ -324,7 +324,7 @@ pub struct Request {
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Requested {
-    /// An administrator shall decide.
+    /// An administrator has to decide.
     Waits,
     /// It is mapped to this user already.
     Mapped,

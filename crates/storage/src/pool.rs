@@ -204,7 +204,7 @@ async fn setup(
     application: &'static str,
 ) -> Result<AsyncPgConnection, ConnectionError> {
     let mut conn = server.establish().await?;
-    // A transaction that hangs must not hold a scope lock for ever.
+    // A transaction that hangs must not hold a scope lock forever.
     conn.batch_execute(&format!(
         "SET application_name = '{application}'; SET statement_timeout = '15s'; \
          SET idle_in_transaction_session_timeout = '30s'; SET lock_timeout = '10s'"

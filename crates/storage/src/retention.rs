@@ -10,7 +10,6 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use gha_slurm_domain::workflow_job::Verdict;
 use gha_slurm_domain::{LaunchId, RepositoryId, WorkflowJobId, WorkflowJobState};
 
-use crate::launches::Located;
 use crate::pool::StorageError;
 use crate::schema::{launches, runner_classes, runners, timeline, usages, workflow_jobs};
 use crate::scope::ScopeLock;
@@ -35,11 +34,9 @@ pub async fn ended_launches(
         .load(conn)
         .await?;
     let mut scopes: PerScope<LaunchId> = BTreeMap::new();
-    let located = rows
-        .into_iter()
-        .map(|(id, repository)| -> Located { (LaunchId(id), RepositoryId(repository)) });
-    for (id, repository) in located {
-        scopes.entry(repository).or_default().push(id);
+    for (id, repository) in rows {
+        let scope = scopes.entry(RepositoryId(repository)).or_default();
+        scope.push(LaunchId(id));
     }
     Ok(scopes)
 }

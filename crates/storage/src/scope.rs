@@ -53,6 +53,9 @@ impl<'t> ScopeLocks<'t> {
         conn: &'t mut AsyncPgConnection,
         mut repositories: Vec<RepositoryId>,
     ) -> Result<ScopeLocks<'t>, StorageError> {
+        if repositories.is_empty() {
+            return Ok(Self { conn, repositories });
+        }
         repositories.sort_unstable();
         repositories.dedup();
         let wanted: Vec<i64> = repositories.iter().map(|r| r.0).collect();

@@ -1,5 +1,7 @@
 //! Workflow jobs as they are known.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
@@ -92,12 +94,26 @@ pub async fn find(
     row.map(WorkflowJobRow::read).transpose()
 }
 
+/// Those of `ids` that are known.
+pub async fn known(
+    conn: &mut AsyncPgConnection,
+    ids: impl IntoIterator<Item = WorkflowJobId>,
+) -> Result<HashSet<WorkflowJobId>, StorageError> {
+    let ids: Vec<i64> = ids.into_iter().map(|id| id.0).collect();
+    let known = workflow_jobs::table
+        .filter(workflow_jobs::id.eq_any(ids))
+        .select(workflow_jobs::id)
+        .load::<i64>(conn)
+        .await?;
+    Ok(known.into_iter().map(WorkflowJobId).collect())
+}
+
 /// Writes a workflow job that was `before`, with what people see of the change, and counts the demand of its class.
 pub async fn save(
     lock: &mut ScopeLock<'_>,
     before: Option<&WorkflowJob>,
     after: &WorkflowJob,
-    entry: Option<&Entry>,
+    entries: &[Entry],
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
     let row = WorkflowJobRow::of(after)?;
@@ -108,9 +124,8 @@ pub async fn save(
         .set(&row)
         .execute(lock.conn())
         .await?;
-    if let Some(entry) = entry {
-        let about = About::WorkflowJob(after.id());
-        timeline::append(lock.conn(), about, std::slice::from_ref(entry), now).await?;
+    if after.has_timeline() {
+        timeline::append(lock.conn(), About::WorkflowJob(after.id()), entries, now).await?;
     }
     let demand_of = |job: &WorkflowJob| job.class.filter(|_| job.is_demand());
     let (was, is) = (before.and_then(demand_of), demand_of(after));
@@ -125,6 +140,21 @@ pub async fn save(
     Ok(())
 }
 
+/// GitHub has not called it completed: the condition of the index `workflow_jobs_unfinished`.
+macro_rules! is_unfinished {
+    () => {
+        workflow_jobs::state.ne(StoredWorkflowJobState(WorkflowJobState::Completed))
+    };
+}
+
+/// [`WorkflowJob::is_open`], found by the index of the unfinished ones.
+macro_rules! is_open {
+    () => {
+        is_unfinished!()
+            .and(workflow_jobs::state.le(StoredWorkflowJobState(WorkflowJobState::Queued)))
+    };
+}
+
 /// Workflow jobs of the scope about which a decision still matters, by their ids, after `after`.
 pub async fn open(
     lock: &mut ScopeLock<'_>,
@@ -134,8 +164,7 @@ pub async fn open(
     let repository = lock.repository().0;
     let rows: Vec<WorkflowJobRow> = workflow_jobs::table
         .filter(workflow_jobs::repository_id.eq(repository))
-        .filter(workflow_jobs::state.ne(StoredWorkflowJobState(WorkflowJobState::Completed)))
-        .filter(workflow_jobs::state.le(StoredWorkflowJobState(WorkflowJobState::Queued)))
+        .filter(is_open!())
         .filter(workflow_jobs::id.gt(after.0))
         .order(workflow_jobs::id)
         .limit(limit)
@@ -150,8 +179,7 @@ pub async fn repositories_with_open(
     conn: &mut AsyncPgConnection,
 ) -> Result<Vec<RepositoryId>, StorageError> {
     Ok(workflow_jobs::table
-        .filter(workflow_jobs::state.ne(StoredWorkflowJobState(WorkflowJobState::Completed)))
-        .filter(workflow_jobs::state.le(StoredWorkflowJobState(WorkflowJobState::Queued)))
+        .filter(is_open!())
         .select(workflow_jobs::repository_id)
         .distinct()
         .load::<i64>(conn)
@@ -209,7 +237,7 @@ pub async fn unfinished(
 ) -> Result<Vec<WorkflowJobId>, StorageError> {
     Ok(workflow_jobs::table
         .filter(workflow_jobs::repository_id.eq(repository.0))
-        .filter(workflow_jobs::state.ne(StoredWorkflowJobState(WorkflowJobState::Completed)))
+        .filter(is_unfinished!())
         .select(workflow_jobs::id)
         .load::<i64>(conn)
         .await?
@@ -244,8 +272,7 @@ pub async fn ask_about_open(
     diesel::update(
         workflow_jobs::table
             .filter(workflow_jobs::repository_id.eq(repository.0))
-            .filter(workflow_jobs::state.ne(StoredWorkflowJobState(WorkflowJobState::Completed)))
-            .filter(workflow_jobs::state.le(StoredWorkflowJobState(WorkflowJobState::Queued))),
+            .filter(is_open!()),
     )
     .set(workflow_jobs::ask_at.eq(at))
     .execute(conn)

@@ -4,7 +4,7 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::missing_panics_doc,
-    reason = "test code: a broken set-up shall stop the test with its reason"
+    reason = "test code: a broken set-up has to stop the test with its reason"
 )]
 
 mod accounting;

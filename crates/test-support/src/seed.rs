@@ -62,7 +62,7 @@ impl Seed<'_> {
             let job = job
                 .map(|(job, _)| job)
                 .ok_or(StorageError::Unknown("decision"))?;
-            workflow_jobs::save(&mut lock, None, &job, learned.entry.as_ref(), now).await?;
+            workflow_jobs::save(&mut lock, None, &job, learned.entry.as_slice(), now).await?;
             Ok(job)
         })
         .await
@@ -84,8 +84,8 @@ impl Seed<'_> {
                 traceparent: None,
             };
             let learned = WorkflowJob::learn(Some(&before), heard, now);
-            let entry = learned.entry.as_ref();
-            workflow_jobs::save(&mut lock, Some(&before), &learned.job, entry, now).await
+            let entries = learned.entry.as_slice();
+            workflow_jobs::save(&mut lock, Some(&before), &learned.job, entries, now).await
         })
         .await;
     }
@@ -106,7 +106,7 @@ impl Seed<'_> {
             };
             let launch = Launch::planned(new, now);
             let entry = Entry::new(Kind::Planned, now, "A launch is planned");
-            launches::plan(&mut lock, &[launch], &[entry], now).await
+            launches::plan(&mut lock, &[launch], &entry, now).await
         })
         .await;
         id

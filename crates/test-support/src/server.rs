@@ -22,7 +22,7 @@ const PORTS: std::ops::Range<u16> = 15_000..32_000;
 /// A loopback port that was free a moment ago. Never the same twice in a process.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Processes that ask at the same time shall not be told the same.
+    // Processes that ask at the same time must not be told the same.
     let start = std::process::id().wrapping_mul(97) % u32::from(PORTS.end - PORTS.start);
     (0..PORTS.len())
         .map(|_| {

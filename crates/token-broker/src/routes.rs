@@ -326,7 +326,7 @@ async fn installations(
     Ok(HttpResponse::Ok().json(found.is_some()))
 }
 
-/// The public launch-token keys (RFC 7517), for the Slurm side.
+/// The public launch-token keys (RFC 7517), for agents.
 #[utoipa::path(
     get,
     path = "/.well-known/jwks.json",

@@ -296,7 +296,7 @@ export interface components {
             /** @description Why; kept for the audit. */
             reason: string;
         };
-        /** @description A repository that shall be mapped, and what its launches shall be charged to. */
+        /** @description A repository to map, and what its launches are charged to. */
         RepositoryEntry: {
             /** @description Slurm account, where the labels of a workflow job name none. */
             account?: string | null;

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::ids::{RunnerId, SlurmJobId, WorkflowJobId};
 use crate::planner::may_issue;
+use crate::slurm_state::SlurmState;
 use crate::timeline::{Entry, Kind, happened};
 
 /// A node that reports the end of its runner gives an unused registration back next; otherwise the launcher does, after this.
@@ -200,7 +201,7 @@ pub enum Effect {
     ClassRefused(String),
     /// A workflow job started: the class works.
     ClassWorks,
-    /// There was room behind a limit: perhaps there is for the next launch of the class.
+    /// A launch fitted under the limit that had delayed it: the next one of the class may fit too.
     TryNextOfClass,
 }
 
@@ -319,7 +320,8 @@ impl Change {
         };
         let submission = &mut self.launch.submission;
         // One process at a time; a lease that ran out (the process was killed) is taken again.
-        if submission.lease_until.is_some_and(|held| held > self.now) {
+        let is_held = submission.lease_until.is_some_and(|held| held > self.now);
+        if is_held || submission.not_before > self.now {
             return Err(Rejected::Late);
         }
         submission.lease_until = Some(until);
@@ -463,7 +465,7 @@ impl Change {
         } else {
             report
                 .starts_at
-                .filter(|_| report.state == crate::slurm_state::SlurmState::Running)
+                .filter(|_| report.state == SlurmState::Running)
         };
         let is_lost = report.state.is_lost();
         slurm.report = Some(report);
@@ -802,7 +804,7 @@ impl Change {
 
     fn deregistration_unknown(mut self) -> Applied {
         if matches!(self.launch.state, State::Redeeming(_)) {
-            // Nothing is registered, and whoever registers it now deletes it.
+            // Nothing is registered. A broker that is registering it finds the launch over and deletes the registration.
             self.withdraw(Why::NoDemand);
             return self.done();
         }
@@ -946,7 +948,7 @@ impl Change {
         self.effects.push(Effect::Replan);
     }
 
-    /// It ended, for another reason than that nobody wants it. What had no workflow job leaves supply and is replaced while there is
+    /// It ended although it was wanted. What had no workflow job leaves supply and is replaced while there is
     /// demand; what had one stays supply until that workflow job leaves demand.
     fn ended(
         &mut self,

@@ -403,12 +403,6 @@ impl Launch {
             _ => None,
         }
     }
-
-    /// Whether its launch token expires before `deadline` while it still waits to start.
-    pub fn is_expiring(&self, deadline: DateTime<Utc>) -> bool {
-        LaunchState::PENDING.contains(&self.state.stage())
-            && self.slurm.token_expires_at.is_some_and(|at| at <= deadline)
-    }
 }
 
 impl SlurmReport {

@@ -31,9 +31,9 @@ pub struct Database {
     pub launches: BTreeMap<LaunchId, Launch>,
     pub jobs: BTreeMap<WorkflowJobId, WorkflowJob>,
     pub classes: BTreeMap<ClassId, Class>,
-    /// Classes that shall be planned again.
+    /// Classes to plan again.
     pub replan: BTreeSet<ClassId>,
-    /// Workflow jobs that GitHub shall be asked about, and when.
+    /// Workflow jobs to ask GitHub about, and when.
     pub questions: BTreeMap<WorkflowJobId, DateTime<Utc>>,
 }
 

@@ -9,6 +9,7 @@ use gha_slurm_domain::{
 
 use crate::broker::name_of;
 use crate::github::Deletion;
+use crate::planning::is_expiring;
 use crate::slurm::Answer;
 use crate::world::{Luck, Task, World};
 
@@ -508,7 +509,7 @@ impl World {
     pub fn sweep(&mut self) {
         let deadline = self.now + self.limits.token_margin;
         for launch in self.db.launches.values() {
-            if launch.is_supply() && launch.is_expiring(deadline) {
+            if launch.is_supply() && is_expiring(launch, deadline) {
                 self.db.replan.insert(launch.class);
             }
         }

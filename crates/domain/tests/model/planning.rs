@@ -1,5 +1,6 @@
 //! The launcher's decisions: what GitHub says of a workflow job, which class it belongs to, and the planner's plan carried out.
 
+use chrono::{DateTime, Utc};
 use gha_slurm_domain::admission::{NotAdmitted, admit};
 use gha_slurm_domain::launch::{Attribution, Happening, NewLaunch, Why};
 use gha_slurm_domain::planner::{ClassView, SURPLUS_ORDER, plan};
@@ -13,6 +14,15 @@ use uuid::Uuid;
 use crate::github::LABELS;
 use crate::tell;
 use crate::world::{USERS, World};
+
+/// Whether the launch token expires before `deadline` while the launch still waits to start.
+pub fn is_expiring(launch: &Launch, deadline: DateTime<Utc>) -> bool {
+    LaunchState::PENDING.contains(&launch.state.stage())
+        && launch
+            .slurm
+            .token_expires_at
+            .is_some_and(|at| at <= deadline)
+}
 
 impl World {
     /// Records what GitHub says, and plans the classes that it touches: one transaction.
@@ -36,9 +46,10 @@ impl World {
                     learned.job.state.as_str()
                 )
             });
+        let is_changed = known != Some(&learned.job);
         self.wrong(problem);
         let class = learned.job.class;
-        if learned.is_changed {
+        if is_changed {
             self.changes += 1;
             self.db.save_job(learned.job);
         }
@@ -149,7 +160,9 @@ impl World {
             return;
         };
         let pending = self.supply_in(id, &LaunchState::PENDING);
-        let expiring = pending.iter().filter(|launch| launch.is_expiring(deadline));
+        let expiring = pending
+            .iter()
+            .filter(|launch| is_expiring(launch, deadline));
         let view = ClassView {
             demand: class.demand,
             supply: class.supply,

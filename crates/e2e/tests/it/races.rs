@@ -378,7 +378,7 @@ async fn a_runner_that_only_looks_idle_is_kept() {
     stack.finish().await;
 }
 
-/// A fault of GitHub's (actions/runner#4617): a runner listens for ever although its registration is gone.
+/// A fault of GitHub's (actions/runner#4617): a runner listens forever although its registration is gone.
 #[tokio::test]
 async fn a_runner_that_lost_its_workflow_job_is_released_and_replaced() {
     let stack = Stack::builder()

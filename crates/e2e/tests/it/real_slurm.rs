@@ -63,7 +63,7 @@ async fn fifty_builds_arrive_while_slurmctld_is_away(by: SlurmBackend) {
     }
     stack.until_launches("in_supply", 0).await;
     assert_eq!(stack.launches("true").await, BUILDS as i64);
-    // On a busy machine the database may be out of reach when GitHub's answer shall be stored: the node asks again.
+    // On a busy machine the database may be out of reach when GitHub's answer is to be stored: the node asks again.
     let log = stack.service(Service::TokenBroker).log();
     let again = log.matches("The database is not available").count();
     let calls = stack.github.calls(CREATE_JIT) as usize;

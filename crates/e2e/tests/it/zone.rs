@@ -110,7 +110,7 @@ impl Zone {
         }
     }
 
-    /// Words before a command that shall run in it.
+    /// Words before a command, to run it there.
     pub(crate) fn starter(&self) -> Vec<String> {
         vec!["nsenter".into(), format!("--net=/run/netns/{}", self.name)]
     }

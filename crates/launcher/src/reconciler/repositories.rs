@@ -111,14 +111,15 @@ async fn learn_new(
     listed: &[WorkflowJobFacts],
     now: DateTime<Utc>,
 ) -> Result<usize, StorageError> {
+    let ids = listed.iter().map(|job| WorkflowJobId(job.id));
+    let known = workflow_jobs::known(lock.conn(), ids).await?;
     let mut found = 0;
     let mut answers = Vec::new();
     for job in listed {
         let Some(state) = WorkflowJobState::from_github(&job.status) else {
             continue;
         };
-        let known = workflow_jobs::find(lock.conn(), WorkflowJobId(job.id)).await?;
-        if known.is_none() {
+        if !known.contains(&WorkflowJobId(job.id)) {
             if state == WorkflowJobState::Completed {
                 continue;
             }

@@ -114,7 +114,7 @@ async fn an_event_in_the_queue_becomes_a_submission() {
         (job.verdict == Verdict::WaitingForMapping).then_some(())
     })
     .await;
-    // Text in Postgres holds no NUL: SQLSTATE 22021, for ever.
+    // Text in Postgres holds no NUL: SQLSTATE 22021, forever.
     let never = WorkflowJobFacts {
         name: "a\0b".into(),
         ..facts(2, &["self-hosted", "slurm"])

@@ -32,7 +32,7 @@ async fn build(service: &Service, id: i64) {
                 .job
                 .decided(Decision::WaitingForMapping(waiting), now);
             let (job, _) = decided.unwrap();
-            workflow_jobs::save(&mut lock, None, &job, learned.entry.as_ref(), now).await
+            workflow_jobs::save(&mut lock, None, &job, learned.entry.as_slice(), now).await
         })
         .await
         .unwrap();

@@ -167,7 +167,7 @@ impl SelfService {
         })
     }
 
-    /// What the Slurm side itself keeps of a user's consent, where it keeps any.
+    /// What the cluster itself keeps of a user's consent, where it keeps any.
     async fn consent(
         &self,
         user: &SlurmUser,

@@ -333,7 +333,7 @@ pub(crate) async fn states_and_cancelling(site: impl Fn(&PrivateSlurm) -> Site) 
     agent.stop();
 }
 
-/// The Slurm side has the last word.
+/// The cluster has the last word.
 pub(crate) async fn policy(site: impl Fn(&PrivateSlurm) -> Site) {
     let Some(slurm) = PrivateSlurm::for_test(1).await else {
         return;

@@ -220,7 +220,7 @@ async fn a_user_manages_their_repositories_from_a_login_node(by: By) {
     assert!(claims.exp - claims.iat <= 60);
     assert!(
         cluster.consents().contains(&format!("{USER} 42 ")),
-        "the Slurm side keeps the consent: {}",
+        "the cluster keeps the consent: {}",
         cluster.consents()
     );
 

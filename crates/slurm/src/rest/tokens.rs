@@ -26,7 +26,7 @@ const CACHED: u64 = 1000;
 const EARLY: Duration = Duration::from_secs(60);
 const DEADLINE: Duration = Duration::from_secs(8);
 
-/// A token and for how long it shall be used.
+/// A token, and how long to use it.
 #[derive(Clone)]
 struct Token {
     text: SecretString,

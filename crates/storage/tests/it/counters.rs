@@ -134,7 +134,7 @@ async fn decide(pool: &Database, id: i64, random: &mut Random) {
             Decision::Ours(class)
         };
         if let Some((after, entry)) = before.decided(decision, now()) {
-            workflow_jobs::save(&mut lock, Some(&before), &after, entry.as_ref(), now()).await?;
+            workflow_jobs::save(&mut lock, Some(&before), &after, entry.as_slice(), now()).await?;
         }
         Ok::<_, StorageError>(())
     })

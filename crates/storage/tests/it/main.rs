@@ -89,8 +89,8 @@ async fn happen(
 /// A launch as it is stored.
 async fn stored(pool: &Database, id: LaunchId) -> Launch {
     let mut conn = pool.connection().await.unwrap();
-    let found = launches::peek(&mut conn, id).await.unwrap();
-    found.unwrap().launch
+    let mut found = launches::peek_all(&mut conn, &[id]).await.unwrap();
+    found.pop().unwrap().launch
 }
 
 /// How the active classes of [`REPOSITORY`] stand.

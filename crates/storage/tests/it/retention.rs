@@ -1,12 +1,12 @@
 //! What is over and old goes; what is needed, and sums of usage, stay.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use gha_slurm_domain::RepositoryId;
-use gha_slurm_storage::{Database, ScopeLock, mappings, repositories, retention, usage};
+use gha_slurm_storage::{Database, ScopeLock, retention, usage};
 use gha_slurm_test_support::TestDatabase;
-use gha_slurm_test_support::seed::{Seed, facts};
+use gha_slurm_test_support::seed::facts;
 
-const REPOSITORY: RepositoryId = RepositoryId(7);
+use crate::{REPOSITORY, map, seed};
+
 const LAUNCHES: i64 = 100_000;
 /// Of each launch: a row of its own, a runner, usage, a workflow job and six entries of the timeline.
 const ROWS_PER_LAUNCH: i64 = 10;
@@ -14,10 +14,10 @@ const ROWS_PER_LAUNCH: i64 = 10;
 /// A hundred thousand launches that ended a hundred days ago, ten rows each.
 const OLD: &str = "
     INSERT INTO workflow_jobs (id, repository_id, state, verdict, class_id, facts, demand, updated_at)
-    SELECT 1000 + n, 7, 'completed', 'ours', (SELECT min(id) FROM runner_classes), '{}', FALSE, now() - interval '100 days'
+    SELECT 1000 + n, 4711, 'completed', 'ours', (SELECT min(id) FROM runner_classes), '{}', FALSE, now() - interval '100 days'
     FROM generate_series(1, 100000) AS n;
     INSERT INTO launches (id, class_id, repository_id, workflow_job_id, state, in_supply, planned_at, not_before, ended_at, outcome)
-    SELECT md5(n::text)::uuid, (SELECT min(id) FROM runner_classes), 7, 1000 + n, 'over', FALSE, now() - interval '100 days',
+    SELECT md5(n::text)::uuid, (SELECT min(id) FROM runner_classes), 4711, 1000 + n, 'over', FALSE, now() - interval '100 days',
         now() - interval '100 days', now() - interval '100 days', '{\"kind\": \"idle\"}'
     FROM generate_series(1, 100000) AS n;
     INSERT INTO runners (id, launch_id, name, mode, slurm_job_id, restart_count, mint_attempt, workflow_job_id, created_at)
@@ -30,12 +30,21 @@ const OLD: &str = "
     FROM generate_series(1, 100000) AS n, generate_series(1, 6) AS k;
     ANALYZE";
 
-async fn count(url: &str, query: &str) -> i64 {
+async fn client(url: &str) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
         .await
         .unwrap();
     tokio::spawn(connection);
-    client.query_one(query, &[]).await.unwrap().get(0)
+    client
+}
+
+async fn count(url: &str, query: &str) -> i64 {
+    client(url)
+        .await
+        .query_one(query, &[])
+        .await
+        .unwrap()
+        .get(0)
 }
 
 async fn rows(url: &str) -> i64 {
@@ -104,29 +113,8 @@ async fn a_million_old_rows_go_and_what_is_needed_stays() {
     let test_database = TestDatabase::create().await;
     let database = test_database.pool();
     let now = Utc::now();
-    {
-        let mut conn = database.connection().await.unwrap();
-        repositories::upsert(
-            &mut conn,
-            REPOSITORY,
-            None,
-            "acme",
-            "widgets",
-            Some(true),
-            now,
-        )
-        .await
-        .unwrap();
-        let user = "alice".parse().unwrap();
-        mappings::replace(&mut conn, &user, &[REPOSITORY.into()], None, now)
-            .await
-            .unwrap();
-    }
-    let seed = Seed {
-        database: &database,
-        repository: REPOSITORY,
-        user: "alice".parse().unwrap(),
-    };
+    map(&database, &[REPOSITORY]).await;
+    let seed = seed(&database, REPOSITORY);
     // Old, and still waiting for a runner: it stays, and so does its launch.
     let long_ago = now - TimeDelta::days(200);
     let waiting = seed
@@ -135,11 +123,11 @@ async fn a_million_old_rows_go_and_what_is_needed_stays() {
     seed.planned(&waiting, long_ago).await;
     let kept = rows(test_database.url()).await;
 
-    let (client, connection) = tokio_postgres::connect(test_database.url(), tokio_postgres::NoTls)
+    client(test_database.url())
+        .await
+        .batch_execute(OLD)
         .await
         .unwrap();
-    tokio::spawn(connection);
-    client.batch_execute(OLD).await.unwrap();
     assert_eq!(
         rows(test_database.url()).await,
         kept + LAUNCHES * ROWS_PER_LAUNCH
@@ -165,31 +153,12 @@ async fn counts_that_somebody_changed_by_hand_are_put_right() {
     let test_database = TestDatabase::create().await;
     let database = test_database.pool();
     let now = Utc::now();
-    {
-        let mut conn = database.connection().await.unwrap();
-        repositories::upsert(
-            &mut conn,
-            REPOSITORY,
-            None,
-            "acme",
-            "widgets",
-            Some(true),
-            now,
-        )
+    map(&database, &[REPOSITORY]).await;
+    seed(&database, REPOSITORY)
+        .queued(&facts(1, &["slurm"], None), now)
+        .await;
+    client(test_database.url())
         .await
-        .unwrap();
-    }
-    let seed = Seed {
-        database: &database,
-        repository: REPOSITORY,
-        user: "alice".parse().unwrap(),
-    };
-    seed.queued(&facts(1, &["slurm"], None), now).await;
-    let (client, connection) = tokio_postgres::connect(test_database.url(), tokio_postgres::NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
-    client
         .batch_execute("UPDATE runner_classes SET demand = 5, supply = 9")
         .await
         .unwrap();

@@ -27,10 +27,8 @@ async fn claim(pool: &Database, at: DateTime<Utc>, room: i64) -> Vec<Launch> {
             .collect();
         let mut leased = Vec::new();
         for before in launches::peek_all(locks.conn(), &ids).await? {
-            let lease = before.launch.submission.lease_until;
             let until = at + LEASE;
-            if lease.is_none_or(|lease| lease <= at)
-                && let Some(mut lock) = locks.one(before.launch.repository)
+            if let Some(mut lock) = locks.one(before.launch.repository)
                 && let Ok(applied) =
                     launches::happen_to(&mut lock, &before, Happening::Leased { until }, at).await?
             {

@@ -1,4 +1,4 @@
-//! Slurm jobs of the local backend outlive the agent, as they do in Slurm. They shall not outlive the demo, however it
+//! Slurm jobs of the local backend outlive the agent, as they do in Slurm. They must not outlive the demo, however it
 //! ends: a process of its own waits on a pipe to the demo, and ends them when the demo is gone.
 
 use std::fs;
