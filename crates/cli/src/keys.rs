@@ -7,6 +7,7 @@ use anyhow::bail;
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use gha_slurm_auth::KeyFolder;
+use gha_slurm_domain::Clock;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -52,7 +53,7 @@ fn generate(dir: &Path) -> anyhow::Result<String> {
             dir.display()
         );
     }
-    let kid = folder.generate(Utc::now().timestamp())?;
+    let kid = folder.generate(Clock::system().now().timestamp())?;
     Ok(format!(
         "{kid} now signs launch tokens.\n\
          Make {} readable only for the launcher; token-broker and agents need only the public key.\n",
@@ -69,7 +70,7 @@ fn rotate(dir: &Path) -> anyhow::Result<String> {
         );
     };
     // The newest key signs, so the new key must be the newest even within one second or after the clock was set back.
-    let now = Utc::now().timestamp();
+    let now = Clock::system().now().timestamp();
     let now = made_at(&newest).map_or(now, |at| now.max(at.timestamp() + 1));
     let kid = folder.generate(now)?;
     Ok(format!(

@@ -13,6 +13,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail, ensure};
 use chrono::{DateTime, Utc};
 use clap::Args;
+use gha_slurm_domain::Clock;
 use gha_slurm_domain::release::RunnerRelease;
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
@@ -54,7 +55,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<String> {
         check: only_check,
     } = arguments;
     if only_check {
-        return check(&folder, Utc::now());
+        return check(&folder, Clock::system().now());
     }
     let Some(sha256) = sha256 else {
         bail!("--sha256 is required: nodes run only verified releases");
@@ -80,7 +81,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<String> {
         seen == sha256,
         "{source} has the SHA-256 {seen}, not {sha256}; nothing was changed"
     );
-    let release = unpack(&folder, copy.path(), &sha256, Utc::now())?;
+    let release = unpack(&folder, copy.path(), &sha256, Clock::system().now())?;
     let before = fs::read_link(folder.join(CURRENT)).ok();
     switch(&folder, &release.version)?;
     let removed = remove_old(&folder, keep, before.as_deref())?;
@@ -91,7 +92,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<String> {
     for version in removed {
         writeln!(text, "Removed {version}.")?;
     }
-    if let Some(warning) = release.warning(Utc::now()) {
+    if let Some(warning) = release.warning(Clock::system().now()) {
         writeln!(text, "{}.", warning.text)?;
     }
     Ok(text)

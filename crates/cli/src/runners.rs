@@ -70,21 +70,22 @@ async fn list(options: &Options) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// `pending (Priority, starts ~14:05)`, `running on n3`.
+/// `pending (Priority, starts ~14:05)`, `running on n3`; `running on n3 (WORD)` if only a newer Slurm has that word for it.
 fn state(launch: &OwnLaunch) -> String {
     let Some(state) = launch.state else {
         return "submitted".into();
     };
     let mut text = state.as_str().replace('_', " ");
+    let mut starts = None;
     if state == SlurmState::Running {
         if let Some(nodes) = &launch.nodes {
             text = format!("{text} on {nodes}");
         }
-        return text;
+    } else {
+        starts = launch
+            .starts_at
+            .map(|at| format!("starts ~{}", at.with_timezone(&Local).format("%F %H:%M")));
     }
-    let starts = launch
-        .starts_at
-        .map(|at| format!("starts ~{}", at.with_timezone(&Local).format("%F %H:%M")));
     let why: Vec<String> = launch.reason.clone().into_iter().chain(starts).collect();
     if !why.is_empty() {
         text = format!("{text} ({})", why.join(", "));

@@ -5,11 +5,17 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-/// Returns the current time. Services get the system's clock from `service-kit`; tests get one that they move.
+/// Returns the current time. Programs take the system's clock where they are put together; tests set one.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>);
 
 impl Clock {
+    /// The system's clock. What is put together by a program is given it; nothing else asks the system for the time, which
+    /// `cargo xtask clocks` checks.
+    pub fn system() -> Self {
+        Self::new(Utc::now)
+    }
+
     /// A clock that asks `now` each time.
     pub fn new(now: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))

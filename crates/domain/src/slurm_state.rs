@@ -1,5 +1,6 @@
-//! States of a Slurm job. A new one is one line of the table below: Slurm's words for it, the text that is stored and sent,
-//! the words for people, and what it means for the launch all follow from that line.
+//! States of a Slurm job. A new word of Slurm goes into the row of a state with the same consequences. A row of its own is for
+//! a state with other consequences: the text that is stored and sent, the words for people, and whether it is over follow from the
+//! row; `docs/architecture.md` names the places that tell single states apart.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -80,9 +81,13 @@ impl SlurmState {
         self.row().stored
     }
 
-    /// From the stored text.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|s| s.as_str() == text)
+    /// From the text that is stored and sent. One that only a newer version knows counts as running, as a word of a newer Slurm
+    /// does: one launch's status must not make a message about 10,000 of them unreadable.
+    pub fn parse(text: &str) -> Self {
+        let mut states = Self::ALL.iter().copied();
+        states
+            .find(|state| state.as_str() == text)
+            .unwrap_or(Self::Running)
     }
 
     /// For people.
@@ -126,11 +131,9 @@ impl Serialize for SlurmState {
 }
 
 impl<'de> Deserialize<'de> for SlurmState {
-    /// A state that only a newer agent knows counts as running, as a word of a newer Slurm does: one launch's status must not
-    /// make a message about 10,000 of them unreadable.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Cow::<str>::deserialize(deserializer)?;
-        Ok(Self::parse(&text).unwrap_or(Self::Running))
+        Ok(Self::parse(&text))
     }
 }
 
@@ -150,7 +153,7 @@ mod tests {
             assert!(seen.insert(*word), "{word} is in two lines");
         }
         for state in SlurmState::ALL {
-            assert_eq!(SlurmState::parse(state.as_str()), Some(*state));
+            assert_eq!(SlurmState::parse(state.as_str()), *state);
             let json = serde_json::to_string(state).unwrap();
             assert_eq!(json, format!("\"{state}\""));
             let read: SlurmState = serde_json::from_str(&json).unwrap();

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use gha_slurm_domain::{InstallationId, RepositoryFullName, RepositoryId};
+use gha_slurm_domain::{Clock, InstallationId, RepositoryFullName, RepositoryId};
 use http::{Method, StatusCode};
 use moka::future::Cache;
 use octocrab::Octocrab;
@@ -64,6 +64,7 @@ struct Shared {
     installations: Cache<TokenKey, Octocrab>,
     pub(crate) registration_tokens: Cache<RepositoryId, RegistrationToken>,
     calls: Semaphore,
+    clock: Clock,
     /// No call before these, by installation (`None`: as the App).
     pauses: Cache<Option<InstallationId>, Instant>,
 }
@@ -124,13 +125,15 @@ impl Call<'_> {
 
 impl Github {
     /// A client of the API at `api_url` (`https://api.github.com`, or `https://HOST/api/v3`), as App `app_id` with its
-    /// private key in PEM. `ca_file`: a PEM file of CAs that are trusted beside the system's. Proxies are those of the
+    /// private key in PEM. `ca_file`: a PEM file of CAs that are trusted beside the system's. `clock`: by which
+    /// GitHub's times are read. Proxies are those of the
     /// environment (`https_proxy`, `no_proxy`).
     pub fn new(
         api_url: &str,
         app_id: u64,
         private_key: &SecretString,
         ca_file: Option<&Path>,
+        clock: Clock,
     ) -> Result<Self, GithubError> {
         let url = url::Url::parse(api_url)
             .map_err(|e| GithubError::Setup(format!("github.api_url `{api_url}`: {e}")))?;
@@ -154,8 +157,9 @@ impl Github {
                     .max_capacity(10_000)
                     .time_to_live(INSTALLATION_TOKEN_USE)
                     .build(),
-                registration_tokens: crate::runners::token_cache(),
+                registration_tokens: crate::runners::token_cache(clock.clone()),
                 calls: Semaphore::new(CONCURRENT_CALLS),
+                clock,
                 pauses: Cache::builder()
                     .max_capacity(10_000)
                     .time_to_live(Duration::from_secs(2 * 3600))
@@ -297,9 +301,7 @@ impl Github {
                 link: link.and_then(|l| l.to_str().ok()).map(str::to_owned),
             });
         }
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| d.as_secs());
+        let now = u64::try_from(self.shared.clock.now().timestamp()).unwrap_or_default();
         let error = GithubError::from_answer(name, status, &headers, &body, now);
         if let GithubError::RateLimited { retry_after, .. } = error {
             tracing::warn!(

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{LabelSet, RepositoryId};
+use gha_slurm_domain::{Clock, LabelSet, RepositoryId};
 use http::{Method, StatusCode};
 use moka::Expiry;
 use moka::future::Cache;
@@ -59,7 +59,7 @@ pub enum Deletion {
 }
 
 /// Each token lives in the cache until shortly before its own end.
-struct UntilShortlyBeforeItsEnd;
+struct UntilShortlyBeforeItsEnd(Clock);
 
 impl Expiry<RepositoryId, RegistrationToken> for UntilShortlyBeforeItsEnd {
     fn expire_after_create(
@@ -68,15 +68,17 @@ impl Expiry<RepositoryId, RegistrationToken> for UntilShortlyBeforeItsEnd {
         token: &RegistrationToken,
         _: Instant,
     ) -> Option<Duration> {
-        let left = (token.expires_at - Utc::now()).to_std().unwrap_or_default();
+        let left = (token.expires_at - self.0.now())
+            .to_std()
+            .unwrap_or_default();
         Some(left.saturating_sub(MARGIN))
     }
 }
 
-pub(crate) fn token_cache() -> Cache<RepositoryId, RegistrationToken> {
+pub(crate) fn token_cache(clock: Clock) -> Cache<RepositoryId, RegistrationToken> {
     Cache::builder()
         .max_capacity(10_000)
-        .expire_after(UntilShortlyBeforeItsEnd)
+        .expire_after(UntilShortlyBeforeItsEnd(clock))
         .build()
 }
 

@@ -19,7 +19,6 @@ use crate::mailbox::Mailbox;
 /// The agent may wait for Slurm: slurmrestd itself takes 9 s to notice that slurmctld is down.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(30);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-const UNREADABLE: &str = "the Slurm agent's answer is not what its contract says";
 const NOT_FOUND: u16 = 404;
 const REFUSED: u16 = 422;
 const LIMITED: u16 = 429;
@@ -40,6 +39,32 @@ pub enum Submission {
     },
     /// Never, as long as policy stays.
     Refused(String),
+}
+
+/// Why a call to the agent came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AgentError {
+    /// There is no connection to it.
+    #[error("the Slurm agent cannot be reached")]
+    Unreachable,
+    /// It took the call, and the deadline passed.
+    #[error("the Slurm agent does not answer in time")]
+    Silent,
+    /// Outbound mode: it does not poll.
+    #[error("the Slurm agent does not ask for calls")]
+    NotAsking,
+    /// Outbound mode: this launcher stops, and what was asked last has no answer yet.
+    #[error("the launcher stops")]
+    Stopping,
+    /// It answered with an error, which says so.
+    #[error("{0}")]
+    Answered(String),
+    /// Its answer cannot be read.
+    #[error("the Slurm agent's answer is not what its contract says")]
+    Unreadable,
+    /// The call cannot be written.
+    #[error("the call does not serialise: {0}")]
+    Unwritable(String),
 }
 
 /// A client of one agent.
@@ -81,9 +106,9 @@ impl Agent {
     pub async fn start(&self, request: &StartRequest, traceparent: Option<&str>) -> Submission {
         let reply = match self.send("/runner/start", None, traceparent, request).await {
             Ok(reply) => reply,
-            Err(reason) => {
+            Err(error) => {
                 return Submission::Delayed {
-                    reason,
+                    reason: error.to_string(),
                     retry_after: None,
                     is_limit: false,
                 };
@@ -95,8 +120,8 @@ impl Agent {
                 Ok(answer) => {
                     Submission::Accepted(answer.slurm_job_id.and_then(|id| id.parse().ok()))
                 }
-                Err(reason) => Submission::Delayed {
-                    reason,
+                Err(error) => Submission::Delayed {
+                    reason: error.to_string(),
                     retry_after,
                     is_limit: false,
                 },
@@ -120,13 +145,13 @@ impl Agent {
         path: &str,
         assertion: &SecretString,
         body: &impl Serialize,
-    ) -> Result<Option<A>, String> {
+    ) -> Result<Option<A>, AgentError> {
         let reply = self.send(path, Some(assertion), None, body).await?;
         if reply.status == NOT_FOUND {
             return Ok(None);
         }
         if !reply.is_success() {
-            return Err(reply.problem());
+            return Err(AgentError::Answered(reply.problem()));
         }
         reply.json().map(Some)
     }
@@ -137,7 +162,7 @@ impl Agent {
         assertion: Option<&SecretString>,
         traceparent: Option<&str>,
         body: &impl Serialize,
-    ) -> Result<Reply, String> {
+    ) -> Result<Reply, AgentError> {
         match &self.0 {
             Way::Direct { http, url } => {
                 let mut call = http.post(format!("{url}{path}")).json(body);
@@ -148,13 +173,13 @@ impl Agent {
                     call = call.header("traceparent", traceparent);
                 }
                 let response = call.send().await.map_err(|error| {
-                    let reason = if error.is_timeout() {
-                        "the Slurm agent does not answer in time"
+                    let reason = if error.is_timeout() && !error.is_connect() {
+                        AgentError::Silent
                     } else {
-                        "the Slurm agent cannot be reached"
+                        AgentError::Unreachable
                     };
                     tracing::debug!(%error, "{reason}");
-                    reason.to_owned()
+                    reason
                 })?;
                 let retry_after = response.headers().get("retry-after");
                 Ok(Reply {
@@ -172,7 +197,8 @@ impl Agent {
                     path: path.to_owned(),
                     assertion: assertion.map(|a| a.expose_secret().to_owned()),
                     traceparent: traceparent.map(str::to_owned),
-                    body: serde_json::to_value(body).map_err(|e| e.to_string())?,
+                    body: serde_json::to_value(body)
+                        .map_err(|e| AgentError::Unwritable(e.to_string()))?,
                 };
                 let answer = mailbox.call(call).await?;
                 Ok(Reply {
@@ -190,8 +216,8 @@ impl Reply {
         (200..300).contains(&self.status)
     }
 
-    fn json<A: DeserializeOwned>(&self) -> Result<A, String> {
-        serde_json::from_slice(&self.body).map_err(|_| UNREADABLE.to_owned())
+    fn json<A: DeserializeOwned>(&self) -> Result<A, AgentError> {
+        serde_json::from_slice(&self.body).map_err(|_| AgentError::Unreadable)
     }
 
     /// What the agent says is wrong.

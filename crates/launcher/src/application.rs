@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix_web::web;
 use anyhow::Context;
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use gha_slurm_amqp::{Broker, Disconnected, Outcome};
 use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::Event;
@@ -100,6 +100,7 @@ impl Application {
         note_labels(&database, &policy)
             .await
             .context("database.url")?;
+        let clock = Clock::system();
         let inquiry = Inquiry {
             database: database.clone(),
             github: Github::new(
@@ -107,9 +108,10 @@ impl Application {
                 settings.github.app_id,
                 &settings.github.private_key,
                 settings.github.ca_file.as_deref(),
+                clock.clone(),
             )?,
             policy: Arc::clone(&policy),
-            clock: Clock::new(Utc::now),
+            clock,
         };
         let reconciled = metrics.counter(
             "gha_slurm_reconciled_total",

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::agent::CALL_DEADLINE;
+use crate::agent::{AgentError, CALL_DEADLINE};
 
 /// An agent that does not ask for a call in this time is away.
 const TAKE_DEADLINE: Duration = Duration::from_secs(10);
@@ -68,7 +68,7 @@ impl Mailbox {
     }
 
     /// Makes a call: its answer, or why there is none.
-    pub async fn call(&self, call: Call) -> Result<CallAnswer, &'static str> {
+    pub async fn call(&self, call: Call) -> Result<CallAnswer, AgentError> {
         let (sender, answer) = oneshot::channel();
         let id = call.id;
         self.lock().calls.push(Pending {
@@ -90,10 +90,10 @@ impl Mailbox {
             sleep(STOP_DEADLINE).await;
         };
         tokio::select! {
-            answer = answer => answer.map_err(|_| "the Slurm agent does not answer"),
-            () = not_taken => Err("the Slurm agent does not ask for calls"),
-            () = sleep(CALL_DEADLINE) => Err("the Slurm agent does not answer in time"),
-            () = stopped => Err("the launcher stops"),
+            answer = answer => answer.map_err(|_| AgentError::Silent),
+            () = not_taken => Err(AgentError::NotAsking),
+            () = sleep(CALL_DEADLINE) => Err(AgentError::Silent),
+            () = stopped => Err(AgentError::Stopping),
         }
     }
 
@@ -256,10 +256,10 @@ mod tests {
         let mut mailbox = Mailbox::new(stop.clone());
         mailbox.take_deadline = SOON;
         let away = mailbox.call(call("/a")).await;
-        assert_eq!(away, Err("the Slurm agent does not ask for calls"));
+        assert_eq!(away, Err(AgentError::NotAsking));
         mailbox.take_deadline = WAIT;
         stop.cancel();
-        assert_eq!(mailbox.call(call("/a")).await, Err("the launcher stops"));
+        assert_eq!(mailbox.call(call("/a")).await, Err(AgentError::Stopping));
         assert!(mailbox.poll(&[], WAIT, &stop).await.is_empty());
     }
 }

@@ -67,8 +67,7 @@ async fn look(submitter: &Submitter) -> Result<Looked, ClusterError> {
     let answer: Option<StatesAnswer> = submitter
         .agent
         .call("/runner/states", &assertion, &request)
-        .await
-        .map_err(ClusterError::Agent)?;
+        .await?;
     match answer {
         Some(answer) => take_in(submitter, answer).await.map(Looked::Changed),
         None => Ok(Looked::Original),
@@ -217,8 +216,7 @@ pub(crate) async fn list(submitter: &Submitter) -> Result<Vec<LaunchStatus>, Clu
     let answer: Option<ListAnswer> = submitter
         .agent
         .call("/runner/list", &assertion, &serde_json::json!({}))
-        .await
-        .map_err(ClusterError::Agent)?;
+        .await?;
     Ok(answer.map(|answer| answer.launches).unwrap_or_default())
 }
 
@@ -254,8 +252,7 @@ async fn cancel(
     let answer: Option<CancelAnswer> = submitter
         .agent
         .call("/runner/cancel", &assertion, &serde_json::json!({}))
-        .await
-        .map_err(ClusterError::Agent)?;
+        .await?;
     // An original agent cannot cancel: the Slurm job ends by itself when its launch token is turned away.
     Ok(answer.map(|answer| answer.cancelled).unwrap_or_default())
 }

@@ -10,7 +10,7 @@ use gha_slurm_storage::{Database, StorageError};
 use secrecy::SecretString;
 use uuid::Uuid;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, AgentError};
 use crate::inquiry::Inquiry;
 use crate::settings::{ClusterSettings, DeploymentSettings};
 
@@ -48,8 +48,8 @@ pub enum ClusterError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The agent cannot be reached, or answered with an error.
-    #[error("{0}")]
-    Agent(String),
+    #[error(transparent)]
+    Agent(#[from] AgentError),
     /// The assertion cannot be signed.
     #[error("the assertion cannot be signed: {0}")]
     Signing(#[from] TokenError),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use gha_slurm_domain::Clock;
 use gha_slurm_github::Github;
 use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness};
 use gha_slurm_storage::Database;
@@ -31,11 +32,13 @@ impl Application {
         let readiness = Readiness::default();
         let periodic = Periodic::register(&metrics)?;
         let web = settings.web.folder.map(WebApplication::load).transpose()?;
+        let clock = Clock::system();
         let github = Github::new(
             &settings.github.api_url,
             settings.github.app_id,
             &settings.github.private_key,
             settings.github.ca_file.as_deref(),
+            clock.clone(),
         )?;
         let database = Database::new(
             &settings.database.url,
@@ -48,6 +51,7 @@ impl Application {
         let state = State {
             database: database.clone(),
             github,
+            clock,
             web_url: settings.github.web_url.as_str().into(),
             access: Arc::new(Access::new(settings.access.tokens, &settings.agents)?),
         };

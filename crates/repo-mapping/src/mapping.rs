@@ -3,7 +3,7 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ETAG, IF_MATCH};
 use actix_web::{HttpRequest, HttpResponse, web};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use gha_slurm_contract::mapping::{ListEntry, MAX_REPOSITORIES, RepositoryEntry};
 use gha_slurm_contract::problem::{Problem, ProblemPart};
 use gha_slurm_domain::{RepositoryId, SlurmUser};
@@ -192,7 +192,7 @@ pub(crate) async fn replace(
     let (replaced, list) = state
         .database
         .transaction::<_, StorageError, _>("replace mapping", async |conn| {
-            store(conn, &user, &resolved, expected).await
+            store(conn, &user, &resolved, expected, state.clock.now()).await
         })
         .await
         .map_err(|e| storage_error(&e))?;
@@ -237,8 +237,8 @@ async fn store(
     user: &SlurmUser,
     resolved: &[Resolved],
     expected: Option<i64>,
+    now: DateTime<Utc>,
 ) -> Result<(Replaced, Vec<Mapped>), StorageError> {
-    let now = Utc::now();
     for one in resolved {
         one.store(conn, now).await?;
     }

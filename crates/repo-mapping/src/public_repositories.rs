@@ -2,7 +2,6 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use chrono::Utc;
 use gha_slurm_contract::mapping::PublicRepositoryAllowance;
 use gha_slurm_contract::problem::Problem;
 use gha_slurm_domain::RepositoryFullName;
@@ -101,7 +100,7 @@ async fn set(
     };
     let allow = async |conn: &mut AsyncPgConnection| -> Result<(), StorageError> {
         let repository = &found.repository;
-        found.store(conn, Utc::now()).await?;
+        found.store(conn, state.clock.now()).await?;
         repositories::allow_public(conn, repository.id, reason).await?;
         replan::request(
             conn,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use actix_web::HttpRequest;
-use gha_slurm_domain::SlurmUser;
+use gha_slurm_domain::{Clock, SlurmUser};
 use gha_slurm_github::{Github, GithubError};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::{AsyncPgConnection, Database, Failure, StorageError};
@@ -18,6 +18,7 @@ const RETRY_S: u64 = 2;
 pub(crate) struct State {
     pub(crate) database: Database,
     pub(crate) github: Github,
+    pub(crate) clock: Clock,
     pub(crate) web_url: Arc<str>,
     pub(crate) access: Arc<Access>,
 }

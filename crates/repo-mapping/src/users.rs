@@ -4,7 +4,6 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use chrono::Utc;
 use gha_slurm_contract::mapping::{
     MAX_REPOSITORIES, MappingState, RepositoryEntry, UserRepository,
 };
@@ -195,7 +194,7 @@ async fn grant(
     let granted = state
         .database
         .transaction::<_, StorageError, _>("map repository", async |conn| {
-            let now = Utc::now();
+            let now = state.clock.now();
             found.store(conn, now).await?;
             mappings::lock_list(conn, user).await?;
             let mut entry = found.entry();
@@ -239,7 +238,7 @@ async fn ask(
     let (requested, mapped, waiting) = state
         .database
         .transaction::<_, StorageError, _>("request repository", async |conn| {
-            let now = Utc::now();
+            let now = state.clock.now();
             found.store(conn, now).await?;
             let requested = mappings::request(conn, user, id, &charge, cluster, now).await?;
             let (_, mapped) = mappings::list(conn, user).await?;

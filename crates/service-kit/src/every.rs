@@ -17,9 +17,10 @@
 use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::FutureExt;
+use gha_slurm_domain::Clock;
 use gha_slurm_telemetry::prometheus::{self, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use gha_slurm_telemetry::{Metrics, panic_message};
 use tokio::sync::Notify;
@@ -161,9 +162,7 @@ impl Every {
         let task = self.task;
         let (error, counter) = match result {
             Ok(Ok(pause)) => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH);
-                self.last_success
-                    .set(now.unwrap_or_default().as_secs() as i64);
+                self.last_success.set(Clock::system().now().timestamp());
                 if std::mem::take(failing) {
                     tracing::info!(task, "a periodic task works again");
                 }

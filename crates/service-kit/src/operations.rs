@@ -21,25 +21,26 @@ const CHECK_DEADLINE: Duration = Duration::from_secs(5);
 /// Named conditions that must all hold for the service to be ready. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
-    conditions: Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>,
+    /// `None`: it holds. Otherwise why not.
+    conditions: Arc<Mutex<BTreeMap<&'static str, Option<String>>>>,
 }
 
 impl Readiness {
     /// A condition holds.
     pub fn ready(&self, name: &'static str) {
-        self.set(name, Ok(()));
+        self.set(name, None);
     }
 
     /// A condition does not hold.
     pub fn not_ready(&self, name: &'static str, reason: impl Into<String>) {
-        self.set(name, Err(reason.into()));
+        self.set(name, Some(reason.into()));
     }
 
-    fn set(&self, name: &'static str, value: Result<(), String>) {
+    fn set(&self, name: &'static str, obstacle: Option<String>) {
         self.conditions
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(name, value);
+            .insert(name, obstacle);
     }
 
     /// Checks a condition every few seconds until `stop`; from then on the service is not ready. Each check is a round of a
@@ -72,7 +73,7 @@ impl Readiness {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .iter()
-            .filter_map(|(name, value)| value.as_ref().err().map(|reason| (*name, reason.clone())))
+            .filter_map(|(name, obstacle)| Some((*name, obstacle.clone()?)))
             .collect()
     }
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use actix_web::{guard, web};
 use anyhow::Context;
-use chrono::Utc;
 use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_domain::Clock;
 use gha_slurm_service_kit::problem::method_not_allowed;
@@ -50,7 +49,7 @@ impl Application {
     pub fn build(settings: Settings) -> anyhow::Result<Self> {
         // What it writes is its own affair; and sbatch hands it on to the output of Slurm jobs.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-        let clock = Clock::new(Utc::now);
+        let clock = Clock::system();
         let metrics = Metrics::default();
         let readiness = Readiness::default();
         let periodic = Periodic::register(&metrics)?;

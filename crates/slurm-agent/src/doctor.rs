@@ -7,7 +7,6 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use chrono::Utc;
 use gha_slurm_domain::{Clock, LaunchId, ResourceRequest, SlurmJobId, SlurmState, SlurmUser};
 use nix::unistd::User;
 use rustix::fs::OFlags;
@@ -65,7 +64,7 @@ pub(crate) async fn run(settings: Settings, node: Option<Node>) -> ExitCode {
         // To open it would start what is pending there.
         Backend::Local => Ok(None),
         Backend::Sbatch | Backend::Slurmrestd => {
-            backend::connect(&settings, Clock::new(Utc::now)).map(Some)
+            backend::connect(&settings, Clock::system()).map(Some)
         }
     };
     match slurm {

@@ -3,7 +3,6 @@
 use std::io::Read;
 
 use anyhow::Context;
-use chrono::Utc;
 use gha_slurm_contract::agent::DryRunRequest;
 use gha_slurm_domain::{Clock, LaunchId};
 use secrecy::SecretString;
@@ -39,7 +38,7 @@ pub(crate) async fn run(settings: &Settings, mut input: impl Read) -> anyhow::Re
     }
     policy.check_user(claims.slurm_user.as_str())?;
     consent()?;
-    let slurm = backend::connect(settings, Clock::new(Utc::now))?;
+    let slurm = backend::connect(settings, Clock::system())?;
     let submission = prepare(
         &claims,
         &SecretString::from(""),

@@ -111,6 +111,54 @@ impl Outbound {
     }
 }
 
+/// A call that the launcher gave us, until the launcher has the answer. One whose answer panics is given again, as one that was lost.
+struct InHand {
+    launcher: Arc<Launcher>,
+    id: Uuid,
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.launcher.in_hand().remove(&self.id);
+    }
+}
+
+impl InHand {
+    fn take(launcher: &Arc<Launcher>, id: Uuid) -> Self {
+        launcher.in_hand().insert(id);
+        Self {
+            launcher: Arc::clone(launcher),
+            id,
+        }
+    }
+
+    async fn answer(self, call: Call) {
+        let launcher = &self.launcher;
+        let request = AnswersRequest {
+            answers: vec![answer(&launcher.starter, call).await],
+        };
+        let started = Instant::now();
+        loop {
+            let told = launcher
+                .post(
+                    "/agent/answers",
+                    AgentPurpose::Answers,
+                    &request,
+                    CALL_DEADLINE,
+                )
+                .await;
+            match told {
+                Ok(_) => break,
+                Err(error) if started.elapsed() > ANSWER_DEADLINE => {
+                    tracing::warn!(%error, launcher = launcher.url, "an answer could not be given");
+                    break;
+                }
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+}
+
 impl Launcher {
     async fn answer_calls(self: Arc<Self>, stop: CancellationToken) {
         let mut calls = JoinSet::new();
@@ -131,8 +179,7 @@ impl Launcher {
                     // Empty and at once: it stops, or somebody else asks it in our name.
                     let in_vain = answer.calls.is_empty() && asked.elapsed() < PAUSE;
                     for call in answer.calls {
-                        self.in_hand().insert(call.id);
-                        calls.spawn(Arc::clone(&self).answer(call));
+                        calls.spawn(InHand::take(&self, call.id).answer(call));
                     }
                     in_vain
                 }
@@ -173,34 +220,6 @@ impl Launcher {
             .post("/agent/poll", AgentPurpose::Poll, &request, POLL_DEADLINE)
             .await?;
         answer.json().await.map_err(|_| LauncherError::Answer)
-    }
-
-    /// Answers a call. Until the launcher has the answer it is in hand.
-    async fn answer(self: Arc<Self>, call: Call) {
-        let id = call.id;
-        let request = AnswersRequest {
-            answers: vec![answer(&self.starter, call).await],
-        };
-        let started = Instant::now();
-        loop {
-            let told = self
-                .post(
-                    "/agent/answers",
-                    AgentPurpose::Answers,
-                    &request,
-                    CALL_DEADLINE,
-                )
-                .await;
-            match told {
-                Ok(_) => break,
-                Err(error) if started.elapsed() > ANSWER_DEADLINE => {
-                    tracing::warn!(%error, launcher = self.url, "an answer could not be given");
-                    break;
-                }
-                Err(_) => tokio::time::sleep(PAUSE).await,
-            }
-        }
-        self.in_hand().remove(&id);
     }
 
     /// Tells where Slurm jobs stand, at each change; after a start everything that is known.

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 
 use anyhow::bail;
-use chrono::Utc;
 use gha_slurm_domain::Clock;
 use gha_slurm_slurm::settings::{RunAs, SbatchSettings, SlurmrestdSettings};
 use gha_slurm_slurm::{RestSlurm, SbatchSlurm, Slurm};
@@ -26,7 +25,7 @@ async fn main() -> anyhow::Result<()> {
             let settings: SlurmrestdSettings = serde_json::from_value(
                 json!({ "url": url, "service_user": user, "tokens": "scontrol" }),
             )?;
-            Box::new(RestSlurm::new(settings, Clock::new(Utc::now))?)
+            Box::new(RestSlurm::new(settings, Clock::system())?)
         }
         _ => bail!("give `sbatch FOLDER` or `slurmrestd URL USER`"),
     };

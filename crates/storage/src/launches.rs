@@ -239,17 +239,13 @@ fn read(row: LaunchRow, runner: Option<RunnerRow>) -> Result<Launch, StorageErro
             work,
         }),
     };
-    let report = match row.slurm_state {
-        Some(state) => Some(SlurmReport {
-            state: SlurmState::parse(&state)
-                .ok_or(StorageError::Unknown("launches.slurm_state"))?,
-            reason: row.slurm_reason,
-            starts_at: row.slurm_starts_at,
-            nodes: row.slurm_nodes,
-            usage_to_come: row.usage_to_come,
-        }),
-        None => None,
-    };
+    let report = row.slurm_state.map(|state| SlurmReport {
+        state: SlurmState::parse(&state),
+        reason: row.slurm_reason,
+        starts_at: row.slurm_starts_at,
+        nodes: row.slurm_nodes,
+        usage_to_come: row.usage_to_come,
+    });
     Ok(Launch {
         id: LaunchId(row.id),
         class: ClassId(row.class_id),

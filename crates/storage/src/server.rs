@@ -148,13 +148,22 @@ fn is_here(host: &Host) -> bool {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let text = std::fs::read(path).map_err(|e| e.to_string())?;
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&text)
-        .collect::<Result<_, _>>()
-        .map_err(|e| e.to_string())?;
+/// Why no CA can be taken from a file.
+#[derive(Debug, thiserror::Error)]
+enum CaError {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Pem(#[from] rustls::pki_types::pem::Error),
+    #[error("there is no certificate (PEM) in it")]
+    Empty,
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaError> {
+    let text = std::fs::read(path)?;
+    let found: Vec<_> = CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>()?;
     if found.is_empty() {
-        return Err("there is no certificate (PEM) in it".into());
+        return Err(CaError::Empty);
     }
     Ok(found)
 }

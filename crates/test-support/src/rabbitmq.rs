@@ -23,6 +23,12 @@ pub const SHARED_RABBITMQ: &str = "GHA_SLURM_TEST_RABBITMQ";
 /// The broker of this test process.
 static BROKER: tokio::sync::OnceCell<PrivateRabbitMq> = tokio::sync::OnceCell::const_new();
 
+/// Virtual hosts that no test of this process has taken yet.
+static SPARE_VHOSTS: tokio::sync::Mutex<Vec<String>> = tokio::sync::Mutex::const_new(Vec::new());
+
+/// Each call of `rabbitmqctl` starts an Erlang of its own, which takes a processor for a second.
+const VHOSTS_AT_ONCE: usize = 8;
+
 /// A RabbitMQ of its own. Ends when dropped, and when this process ends.
 pub struct PrivateRabbitMq {
     folder: Folder,
@@ -163,18 +169,27 @@ impl PrivateRabbitMq {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Adds a virtual host and answers its AMQP URL.
-    async fn add_vhost(&self, vhost: &str) -> String {
-        // One call of `rabbitmqctl` instead of two: each starts an Erlang of its own.
-        let definitions = format!(
-            r#"{{"vhosts": [{{"name": "{vhost}"}}],
-                "permissions": [{{"user": "guest", "vhost": "{vhost}", "configure": ".*", "write": ".*", "read": ".*"}}]}}"#
-        );
-        let file = format!("{vhost}.json");
-        self.write(&file, &definitions, 0o600).expect("a file");
+    /// Adds [`VHOSTS_AT_ONCE`] virtual hosts and returns their names.
+    async fn add_vhosts(&self) -> Vec<String> {
+        let batch = uuid::Uuid::new_v4().simple().to_string();
+        let names: Vec<String> = (1..=VHOSTS_AT_ONCE)
+            .map(|number| format!("test-{batch}-{number}"))
+            .collect();
+        let permission = |vhost: &String| {
+            serde_json::json!({
+                "user": "guest", "vhost": vhost, "configure": ".*", "write": ".*", "read": ".*"
+            })
+        };
+        let definitions = serde_json::json!({
+            "vhosts": names.iter().map(|name| serde_json::json!({ "name": name })).collect::<Vec<_>>(),
+            "permissions": names.iter().map(permission).collect::<Vec<_>>(),
+        });
+        let file = format!("{batch}.json");
+        self.write(&file, &definitions.to_string(), 0o600)
+            .expect("a file");
         self.ctl(&["import_definitions", &file]).await;
         let _ = fs::remove_file(self.folder.path().join(file));
-        format!("amqp://guest:guest@127.0.0.1:{}/{vhost}", self.port)
+        names
     }
 
     async fn boot(&self) -> anyhow::Result<()> {
@@ -233,7 +248,9 @@ impl PrivateRabbitMq {
             .env("ERL_EPMD_RELAXED_COMMAND_CHECK", "1")
             .env(
                 "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
-                "-kernel inet_dist_use_interface {127,0,0,1}",
+                // One scheduler. Two wait for each other's locks by sched_yield(2), and Linux 6.18 lets a thread that yields wait
+                // for all others: beside busy tests, a broker with two confirmed nothing for up to a minute.
+                "+S 1:1 -kernel inet_dist_use_interface {127,0,0,1}",
             );
         command
     }
@@ -248,8 +265,15 @@ pub struct TestBroker {
 impl TestBroker {
     /// Makes one, on the broker of [`SHARED_RABBITMQ`] or on a private one of this process.
     pub async fn create() -> Self {
-        let vhost = format!("test-{}", uuid::Uuid::new_v4().simple());
-        let url = broker().await.add_vhost(&vhost).await;
+        let broker = broker().await;
+        let vhost = {
+            let mut spare = SPARE_VHOSTS.lock().await;
+            if spare.is_empty() {
+                *spare = broker.add_vhosts().await;
+            }
+            spare.pop().expect("a batch is not empty")
+        };
+        let url = format!("amqp://guest:guest@127.0.0.1:{}/{vhost}", broker.port);
         Self { url, vhost }
     }
 

@@ -1,7 +1,6 @@
 //! The service, built and bound.
 
 use anyhow::Context;
-use chrono::Utc;
 use gha_slurm_domain::Clock;
 use gha_slurm_github::Github;
 use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness};
@@ -40,11 +39,13 @@ impl Application {
             settings.deployment.name.clone(),
         )
         .context("keys.folder")?;
+        let clock = Clock::system();
         let github = Github::new(
             &settings.github.api_url,
             settings.github.app_id,
             &settings.github.private_key,
             settings.github.ca_file.as_deref(),
+            clock.clone(),
         )?;
         let database = Database::new(
             &settings.database.url,
@@ -60,7 +61,7 @@ impl Application {
                 github,
                 deployment: Arc::new(settings.deployment.clone()),
                 web_url: settings.github.web_url.as_str().into(),
-                clock: Clock::new(Utc::now),
+                clock,
             },
             keys,
             original_contract: settings.runners.original_contract,

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use chrono::Utc;
 use clap::Parser;
 use gha_slurm_domain::Clock;
 use gha_slurm_settings::{Settings as _, describe_source, load};
@@ -61,7 +60,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         .block_on(async {
             let stop = CancellationToken::new();
             stop_on_signals(stop.clone())?;
-            TokenSigner::build(settings, Clock::new(Utc::now))?
+            TokenSigner::build(settings, Clock::system())?
                 .run_until_stopped(stop)
                 .await
         })

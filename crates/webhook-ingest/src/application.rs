@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use actix_web::web;
 use gha_slurm_amqp::{Broker, Disconnected, Publisher};
+use gha_slurm_domain::Clock;
 use gha_slurm_service_kit::{HttpService, Operations, Readiness, problem};
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
@@ -54,6 +55,7 @@ impl Application {
                 Duration::from_secs(webhook.body_deadline_s.get()),
             ),
             publisher,
+            clock: Clock::system(),
             metrics: ingest_metrics,
         });
         let http = HttpService::bind(&settings.http, &metrics, move |config| {

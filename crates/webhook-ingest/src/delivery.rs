@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use chrono::Utc;
 use gha_slurm_amqp::{PublishError, Publisher};
 use gha_slurm_auth::webhook;
 use gha_slurm_contract::{Event, Problem};
+use gha_slurm_domain::Clock;
 use gha_slurm_github::payloads::Payload;
 use gha_slurm_telemetry::Metrics;
 use gha_slurm_telemetry::prometheus::{self, HistogramVec, IntCounterVec};
@@ -32,6 +32,7 @@ pub(crate) struct Ingest {
     pub(crate) secrets: Vec<SecretString>,
     pub(crate) limits: BodyLimits,
     pub(crate) publisher: Publisher,
+    pub(crate) clock: Clock,
     pub(crate) metrics: IngestMetrics,
 }
 
@@ -175,7 +176,8 @@ impl Ingest {
         let Some(payload) = payload else {
             return Ok((delivery.guid, Outcome::Ignored));
         };
-        let Some(event) = convert::event(payload, delivery.guid.to_owned(), Utc::now()) else {
+        let Some(event) = convert::event(payload, delivery.guid.to_owned(), self.clock.now())
+        else {
             return Ok((delivery.guid, Outcome::Pong));
         };
         self.publish(&event).await.map_err(Refusal::Publish)?;

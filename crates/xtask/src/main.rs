@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "commands answer on the terminal")]
 
 mod circles;
+mod clocks;
 mod crates;
 mod demo;
 mod label_table;
@@ -39,6 +40,8 @@ enum Command {
     Circles,
     /// Check that no error is a string.
     StringErrors,
+    /// Check that only the system's `Clock` asks for the time.
+    Clocks,
     /// Show one build from a signed webhook to a finished workflow job, on this machine.
     Demo(demo::Options),
     /// Ends what the demo leaves behind; started by it.
@@ -84,6 +87,10 @@ fn run() -> Result<ExitCode> {
         Command::StringErrors => {
             string_errors::check(&root)?;
             println!("no error is a string");
+        }
+        Command::Clocks => {
+            clocks::check(&root)?;
+            println!("the time comes from a Clock");
         }
         Command::Demo(options) => return demo::run(&root, &options),
         Command::DemoGuard { folder } => demo::watch(&folder)?,

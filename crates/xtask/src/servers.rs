@@ -19,6 +19,10 @@ const MARK: &str = "GHA_SLURM_TEST_RUN";
 /// How many tests run at once: twice the processors, for tests with servers and services wait more than they compute.
 const TEST_THREADS: &str = "RUST_TEST_THREADS";
 
+/// How much the command yields to the two servers (nice(1)). On few processors a broker that waits its turn among a test's many
+/// processes confirms nothing for seconds, and the tests fail at a deadline of the services.
+const NICENESS: &str = "5";
+
 /// How long a process of a test may take to end after the run.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -32,8 +36,9 @@ pub(crate) fn run_with(command: &[String]) -> Result<ExitCode> {
     let skipped_file = tempfile::NamedTempFile::new().context("a temporary file")?;
     let runtime = tokio::runtime::Runtime::new()?;
     let code = runtime.block_on(async {
-        let mut command = Command::new(program);
+        let mut command = Command::new("nice");
         command
+            .args(["-n", NICENESS, program])
             .args(arguments)
             .env(MARK, &mark)
             .env(SKIPPED_FILE, skipped_file.path());

@@ -7,7 +7,7 @@ use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use base64::Engine;
 use chrono::{TimeDelta, Utc};
-use gha_slurm_domain::{InstallationId, LabelSet, RepositoryFullName, RepositoryId};
+use gha_slurm_domain::{Clock, InstallationId, LabelSet, RepositoryFullName, RepositoryId};
 use gha_slurm_github::{Deletion, Github, GithubError, Scope};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
@@ -23,7 +23,7 @@ fn private_key() -> SecretString {
 
 async fn client() -> (MockServer, Github, Scope) {
     let server = MockServer::start().await;
-    let github = Github::new(&server.uri(), 7, &private_key(), None).unwrap();
+    let github = Github::new(&server.uri(), 7, &private_key(), None, Clock::system()).unwrap();
     let scope = Scope {
         installation: InstallationId(11),
         repository: RepositoryId(42),
@@ -172,7 +172,14 @@ async fn nothing_is_asked_while_a_rate_limit_is_used_up() {
 
 #[tokio::test]
 async fn a_dead_address_is_trouble_not_a_panic() {
-    let github = Github::new("http://127.0.0.1:9", 7, &private_key(), None).unwrap();
+    let github = Github::new(
+        "http://127.0.0.1:9",
+        7,
+        &private_key(),
+        None,
+        Clock::system(),
+    )
+    .unwrap();
     let name = RepositoryFullName::new("acme", "widgets").unwrap();
     let error = github.installation_of(&name).await.unwrap_err();
     assert!(matches!(error, GithubError::Unavailable { .. }), "{error}");
@@ -223,7 +230,13 @@ async fn deliveries_are_read_page_by_page() {
 
 #[test]
 fn a_wrong_key_says_so() {
-    let Err(error) = Github::new("https://api.github.com", 7, &"nonsense".into(), None) else {
+    let Err(error) = Github::new(
+        "https://api.github.com",
+        7,
+        &"nonsense".into(),
+        None,
+        Clock::system(),
+    ) else {
         panic!("accepted");
     };
     assert!(error.to_string().contains("private_key"), "{error}");

@@ -35,7 +35,7 @@ pub(crate) fn app_key() -> String {
 
 /// A client of a GitHub that does not look at signatures.
 pub(crate) fn github(url: &str) -> Github {
-    Github::new(url, 7, &app_key().into(), None).unwrap()
+    Github::new(url, 7, &app_key().into(), None, Clock::system()).unwrap()
 }
 
 /// A database, and a GitHub with one repository that alice mapped.
@@ -65,7 +65,7 @@ impl Site {
         let site = Self {
             pool: database.pool(),
             database,
-            github: Github::new(&handle.api_url(), 7, &pem.into(), None).unwrap(),
+            github: Github::new(&handle.api_url(), 7, &pem.into(), None, Clock::system()).unwrap(),
             simulator: handle,
             repository: RepositoryId(repository.id),
             installation: InstallationId(installation),
@@ -231,7 +231,7 @@ fn reconcile(database: &Database, github: &Github) -> Reconciling {
             database: database.clone(),
             github: github.clone(),
             policy: Arc::new(policy()),
-            clock: Clock::new(Utc::now),
+            clock: Clock::system(),
         },
         settings: ReconcilerSettings {
             interval_s: second,

@@ -47,8 +47,7 @@ fn what_the_sample_file_has_in_comments_is_right_too() {
     assert!(settings.http.unwrap().tls.unwrap().client_ca.is_some());
     assert_eq!(settings.outbound.unwrap().launchers.len(), 1);
     assert!(settings.relay.unwrap().tls.is_some());
-    let keys_ca =
-        "# tls.ca_file = \"/etc/gha-slurm/tls/ca.pem\"    # a private CA of token-broker's";
+    let keys_ca = "# tls.ca_file = \"/etc/gha-slurm/tls/ca.pem\"    # token-broker's private CA";
     let copy = uncommented(sample, keys_ca, "# public_keys");
     let settings: Settings = load(Some(copy.path()), []).unwrap();
     assert!(matches!(settings.keys, KeySource::Jwks { tls, .. } if tls.ca_file.is_some()));

@@ -331,7 +331,8 @@ async fn the_original_contract_is_answered_once() {
             .status,
         204
     );
-    broker.execute("UPDATE runners SET state = 'ended'").await;
+    let finished = json!({"phase": "finished", "reason": "signal"});
+    assert_eq!(broker.progress(go, finished).await.status, 204);
     assert_eq!(
         broker
             .progress(go, json!({"phase": "registered"}))
