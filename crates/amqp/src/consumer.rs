@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use crate::topology::{Broker, Disconnected, LAUNCHER_QUEUE, Pauses, open};
 
-/// Events in hand at once.
+/// Events in flight at once.
 const PREFETCH: u16 = 16;
 
 /// The pause before an event whose handler panicked is handled again.
@@ -41,8 +41,8 @@ pub enum Outcome {
     },
 }
 
-/// Consumes events until `stop`, then finishes those in hand. Reconnects forever: RabbitMQ ends a stream with `None`
-/// and no error when the queue is deleted, so any end is a failure. `on_state` hears whether the broker is there.
+/// Consumes events until `stop`, then finishes those in flight. Reconnects forever: RabbitMQ ends a stream with `None`
+/// and no error when the queue is deleted, so any end is a failure. `on_state` is called with whether the broker is connected.
 ///
 /// An event whose handler panics is handled again after a second; as any other retry, it goes to the dead letters when its
 /// deliveries are used up.

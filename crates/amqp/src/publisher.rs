@@ -43,8 +43,8 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Starts the connection's supervisor, which reconnects until `stop`. `on_state` hears whether the broker
-    /// is there.
+    /// Starts the connection's supervisor, which reconnects until `stop`. `on_state` is called with whether
+    /// the broker is connected.
     pub fn start(
         broker: Broker,
         name: &'static str,

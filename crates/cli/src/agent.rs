@@ -4,7 +4,7 @@ use std::process::Command;
 
 const PROGRAM: &str = "gha-slurm-munge";
 
-/// Returns a command for `gha-slurm-munge`: the file beside this program, or else the one on PATH.
+/// Returns a command for `gha-slurm-munge`: the file beside this program, otherwise the one on PATH.
 pub(crate) fn command() -> Command {
     let beside = std::env::current_exe().ok().and_then(|own| {
         let path = own.parent()?.join(PROGRAM);

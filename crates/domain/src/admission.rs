@@ -57,7 +57,7 @@ pub struct Standing {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum NotAdmitted {
-    /// Nobody mapped it: its workflow jobs wait, and start as soon as somebody does.
+    /// No Slurm user mapped it: its workflow jobs wait, and start as soon as somebody does.
     #[error("no Slurm user has mapped this repository yet")]
     Unmapped,
     /// Rule 9: foreign code runs nowhere by default.

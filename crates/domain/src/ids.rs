@@ -79,7 +79,7 @@ macro_rules! uuid_id {
 }
 
 uuid_id! {
-    /// Our identifier of one launch (one Slurm job of ours); also the idempotency key of its submission.
+    /// gha-slurm's identifier of one launch (one Slurm job of gha-slurm); also the idempotency key of its submission.
     LaunchId
 }
 uuid_id! {

@@ -1,4 +1,4 @@
-//! Which workflow jobs are ours, and what their labels ask for.
+//! Which workflow jobs are for this cluster, and what their labels ask for.
 //!
 //! GitHub gives a workflow job to a runner that has *all* its labels, ignoring case (GitHub docs, "Using self-hosted
 //! runners in a workflow"). So we take a workflow job only if we know every one of its labels, and only if at least
@@ -85,7 +85,7 @@ impl fmt::Display for LabelSet {
     }
 }
 
-/// `[labels]` of the launcher's settings: which workflow jobs are ours.
+/// `[labels]` of the launcher's settings: which workflow jobs are for this cluster.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LabelSettings {
@@ -138,7 +138,7 @@ pub struct LabelPolicy {
     cluster: String,
 }
 
-/// Why a workflow job is not ours. The text is shown to people.
+/// Why a workflow job is not for this cluster. The text is shown to people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotOurs {
     /// `runs-on` by group arrives without labels; an empty list must never match.
@@ -184,12 +184,12 @@ impl LabelPolicy {
         }
     }
 
-    /// Labels every runner of ours gets besides those its workflow jobs ask for.
+    /// Labels that every runner of gha-slurm gets besides those its workflow jobs ask for.
     pub fn base(&self) -> &LabelSet {
         &self.base
     }
 
-    /// Decides whether a workflow job with these labels is ours and what it asks for.
+    /// Decides whether a workflow job with these labels is for this cluster and what it asks for.
     pub fn classify<S: AsRef<str>>(&self, labels: &[S]) -> Result<ResourceRequest, NotOurs> {
         let wanted: LabelSet = labels.iter().collect();
         if wanted.is_empty() {

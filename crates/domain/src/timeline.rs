@@ -22,7 +22,7 @@ pub enum Kind {
     Completed,
     /// The workflow job is not for this cluster.
     NotOurs,
-    /// Nobody mapped the workflow job's repository yet.
+    /// No Slurm user mapped the workflow job's repository yet.
     WaitingForMapping,
     /// The repository may not be served, or the agent or Slurm refused the launch.
     Refused,

@@ -92,7 +92,7 @@ pub enum Verdict {
     Ours,
     /// Not for this cluster.
     NotOurs,
-    /// Nobody mapped its repository yet.
+    /// No Slurm user mapped its repository yet.
     WaitingForMapping,
     /// Its repository may not be served.
     Refused,
@@ -288,7 +288,7 @@ impl WorkflowJob {
         self.state <= WorkflowJobState::Queued
     }
 
-    /// Whether people see what happens to it: what is not for this cluster is nobody's business here.
+    /// Whether people see what happens to it: what is not for this cluster is not shown.
     pub fn has_timeline(&self) -> bool {
         self.verdict != Verdict::NotOurs
     }
@@ -426,7 +426,7 @@ pub enum Decision {
     Ours(ClassId),
     /// Not for this cluster.
     NotOurs(String),
-    /// Nobody mapped its repository yet.
+    /// No Slurm user mapped its repository yet.
     WaitingForMapping(String),
     /// Its repository may not be served.
     Refused(String),

@@ -21,7 +21,7 @@ pub enum GithubError {
         /// When to try again.
         retry_after: Duration,
     },
-    /// No answer, or a 5xx: trying again can help. The call may have taken effect all the same.
+    /// No answer, or a 5xx: trying again can help. The call may still have taken effect.
     #[error("{call}: GitHub is in trouble: {detail}")]
     Unavailable {
         /// Which call.

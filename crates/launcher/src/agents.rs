@@ -1,4 +1,4 @@
-//! The port on which an agent calls that accepts no connection itself: it asks for calls, answers them, and tells where Slurm
+//! The port for agents that accept no connection (outbound mode): an agent polls for calls, answers them, and reports where Slurm
 //! jobs stand.
 
 use std::path::{Path, PathBuf};
@@ -164,7 +164,7 @@ async fn answers(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// The agent tells where Slurm jobs stand.
+/// The agent reports the states of Slurm jobs.
 #[utoipa::path(
     post,
     path = "/agent/states",

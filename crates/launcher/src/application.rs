@@ -60,7 +60,7 @@ pub struct Application {
     http: Option<HttpService>,
     /// Ends its polls.
     quit: CancellationToken,
-    /// Tells the calls in hand that there is little time.
+    /// Tells the calls in flight that there is little time.
     stopping: CancellationToken,
 }
 
@@ -198,7 +198,7 @@ impl Application {
         self.port
     }
 
-    /// Works until `stop`, then finishes the events and calls in hand.
+    /// Works until `stop`, then finishes the events and calls in flight.
     pub async fn run_until_stopped(self, stop: CancellationToken) -> anyhow::Result<()> {
         let Self {
             settings,
@@ -288,7 +288,7 @@ impl Application {
             stopping.cancel();
             readiness.not_ready("running", "stopping");
         };
-        // Until the last call in hand is answered.
+        // Until the last call in flight is answered.
         let http = tokio::spawn({
             let (quit, stop) = (quit.clone(), stop.clone());
             async move {

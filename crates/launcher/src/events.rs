@@ -26,7 +26,7 @@ pub enum EventError {
     /// The database failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The event is of a version after ours.
+    /// The event is of a newer version.
     #[error("event version {0} is newer than this launcher; update it")]
     Newer(u16),
 }

@@ -1,4 +1,4 @@
-//! Asks GitHub's REST API about workflow jobs, and records what it says: what webhooks did not tell.
+//! Asks GitHub's REST API about workflow jobs, and records what no webhook reported.
 
 use std::sync::Arc;
 
@@ -80,7 +80,7 @@ impl Inquiry {
         Ok(all)
     }
 
-    /// Asks about one workflow job. Returns its state afterwards; `None`: nobody knows it.
+    /// Asks about one workflow job. Returns its state afterwards; `None`: it is unknown.
     pub async fn ask(&self, id: WorkflowJobId) -> Result<Option<WorkflowJobState>, InquiryError> {
         let (before, repository) = {
             let mut conn = self.database.connection().await?;

@@ -11,9 +11,9 @@ use uuid::Uuid;
 
 use crate::agent::{AgentError, CALL_DEADLINE};
 
-/// An agent that does not ask for a call in this time is away.
+/// An agent that does not poll for this long counts as unreachable.
 const TAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// What is in hand when the launcher stops gets so long; the next launcher makes the call again.
+/// What is in flight when the launcher stops gets so long; the next launcher makes the call again.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The calls to one agent.
@@ -39,7 +39,7 @@ struct Pending {
     answer: oneshot::Sender<CallAnswer>,
 }
 
-/// Takes a call back when nobody waits for its answer any more.
+/// Takes a call back when no caller waits for its answer any more.
 struct TakeBack<'a> {
     mailbox: &'a Mailbox,
     id: Uuid,
@@ -97,7 +97,7 @@ impl Mailbox {
         }
     }
 
-    /// What the agent has to answer: waits for calls, at most `wait`. What it was given and does not have in hand was lost, and
+    /// What the agent has to answer: waits for calls, at most `wait`. What it was given and does not have in flight was lost, and
     /// is given again. Ends an older poll, whose connection must be dead.
     pub async fn poll(
         &self,
@@ -148,7 +148,7 @@ impl Mailbox {
         (!calls.is_empty()).then_some(calls)
     }
 
-    /// The agent's answers. One that nobody waits for is dropped.
+    /// The agent's answers. One that no call waits for is dropped.
     pub fn answer(&self, answers: Vec<CallAnswer>) {
         let mut state = self.lock();
         for answer in answers {

@@ -155,7 +155,7 @@ async fn do_without(
             };
             let is_kept = apply(lock, &before, happening, now).await?;
             if is_kept {
-                // Only GitHub can tell whether it has work.
+                // Only GitHub knows whether it has work.
                 releasing.push(before.launch.id);
             }
         }

@@ -118,7 +118,7 @@ impl Retention {
         Ok(())
     }
 
-    /// Counts that rows changed by hand have made wrong would keep builds waiting, or nodes busy.
+    /// Counts that are wrong, because an administrator edited rows, would keep builds waiting or nodes busy.
     async fn recount(&self) -> Result<(), StorageError> {
         let repositories = {
             let mut conn = self.database.connection().await?;

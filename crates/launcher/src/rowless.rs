@@ -1,4 +1,4 @@
-//! Slurm jobs of ours that this database has no row of, because it was restored from an older state. Nobody waits for them, and
+//! gha-slurm's Slurm jobs without a row in this database, because it was restored from an older state. No build waits for them, and
 //! token-broker turns them away when they call back. Those that are pending are cancelled.
 
 use std::collections::{HashMap, HashSet};
@@ -33,7 +33,7 @@ impl Rowless {
         }
     }
 
-    /// Takes in what the agent lists, and those `rows` that the database had after that. Gives what has had no row for long enough.
+    /// Takes in what the agent lists, and those `rows` that the database had after that. Returns what has had no row for long enough.
     /// The look was begun at `begun`.
     pub fn look(
         &mut self,

@@ -14,14 +14,14 @@ use gha_slurm_service_kit::tls::ClientTlsSettings;
 use gha_slurm_telemetry::LogSettings;
 use serde::{Deserialize, Deserializer};
 
-/// Everything the launcher can be told.
+/// The launcher's settings.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Logs.
     #[serde(default)]
     pub log: LogSettings,
-    /// Where an agent in outbound mode calls; nobody else calls the launcher.
+    /// Where an agent in outbound mode calls; nothing else calls the launcher.
     #[serde(default)]
     pub http: Option<HttpSettings>,
     /// Liveness, readiness, metrics.
@@ -39,7 +39,7 @@ pub struct Settings {
     pub keys: KeySettings,
     /// The cluster.
     pub cluster: ClusterSettings,
-    /// Which workflow jobs are ours.
+    /// Which workflow jobs are for this cluster.
     #[serde(default)]
     pub labels: LabelSettings,
     /// Bounds of the planner.
@@ -132,7 +132,7 @@ fn default_states_interval() -> NonZeroU32 {
     NonZeroU32::new(5).unwrap_or(NonZeroU32::MIN)
 }
 
-/// `[planner]`: bounds, so that nothing is launched in vain forever.
+/// `[planner]`: bounds, so that a class that always fails is not launched forever.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlannerSettings {
@@ -167,7 +167,7 @@ impl PlannerSettings {
     }
 }
 
-/// `[reconciler]`: what was missed all the same is found again. All in seconds.
+/// `[reconciler]`: what was missed is found again. All in seconds.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReconcilerSettings {

@@ -38,7 +38,7 @@ const CROWDED: Duration = Duration::from_millis(50);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
-/// Submits planned launches until `stop`, then finishes the calls in hand. `wake` is notified when something was
+/// Submits planned launches until `stop`, then finishes the calls in flight. `wake` is notified when something was
 /// planned.
 pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: CancellationToken) {
     let mut calls = JoinSet::new();
@@ -249,7 +249,7 @@ async fn exchange(
         .await
 }
 
-/// Stores an answer when nobody else has its scope locked any more.
+/// Stores an answer when its scope is not locked any more.
 async fn store_alone(submitter: Arc<Submitter>, answer: Submitted) -> Option<Submitted> {
     let happening = answer.happening(&submitter.cluster.name);
     let stored = submitter

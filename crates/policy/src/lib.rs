@@ -142,7 +142,7 @@ pub struct MaxResources {
 pub struct LiveLimits {
     /// Of one Slurm user.
     pub per_user: Option<u32>,
-    /// Of one Slurm user, with the Slurm jobs that they submitted themselves: ours wait while there are so many. So far below
+    /// Of one Slurm user, with the Slurm jobs that they submitted themselves: gha-slurm's wait while there are so many. So far below
     /// Slurm's own limit (`MaxSubmitJobs`) as must stay free for the person.
     pub per_user_with_own: Option<u32>,
     /// Of one repository.
@@ -156,7 +156,7 @@ pub struct LiveLimits {
 pub struct Live {
     /// Of the user.
     pub of_user: u32,
-    /// Slurm jobs of the user that are not ours, as of the last list.
+    /// Slurm jobs of the user that are not gha-slurm's, as of the last list.
     pub of_users_own: u32,
     /// Of the repository.
     pub of_repository: u32,

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 pub use crate::access::AgentSettings;
 
-/// Everything repo-mapping can be told.
+/// repo-mapping's settings.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {

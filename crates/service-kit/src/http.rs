@@ -12,11 +12,11 @@ use tracing::Instrument;
 
 use crate::settings::HttpSettings;
 
-/// Threads that answer; a service of ours waits more than it computes, and idle memory counts.
+/// Threads that answer; a service waits more than it computes, and idle memory counts.
 const WORKERS: usize = 2;
 /// A client that does not send its request head in this time is cut off.
 const REQUEST_HEAD_DEADLINE: Duration = Duration::from_secs(10);
-/// Requests in hand get this long when the service stops.
+/// Requests in flight get this long when the service stops.
 const SHUTDOWN_TIMEOUT_S: u64 = 20;
 
 /// An HTTP server with problem documents, request spans and request metrics.
@@ -86,7 +86,7 @@ impl HttpService {
         self.port
     }
 
-    /// Answers until `stop`, then finishes what is in hand.
+    /// Answers until `stop`, then finishes what is in flight.
     pub async fn run_until_stopped(self, stop: CancellationToken) -> anyhow::Result<()> {
         let handle = self.server.handle();
         tokio::select! {

@@ -209,7 +209,7 @@ fn json_error(error: &actix_web::error::JsonPayloadError) -> ApiError {
     }
 }
 
-/// The answer for a path nobody serves.
+/// The answer for a path that has no handler.
 pub async fn not_found(request: HttpRequest) -> HttpResponse {
     ApiError::new(StatusCode::NOT_FOUND, "not_found", "There is nothing here")
         .detail(request.path().to_owned())

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::ledger::Entry;
 
-/// Accounting lags by seconds, and by as long as slurmdbd is away: slurmctld keeps what it has to tell it.
+/// Accounting lags by seconds, or by as long as slurmdbd is down: slurmctld keeps the records for it meanwhile.
 pub(crate) const USAGE_PATIENCE: TimeDelta = TimeDelta::days(1);
 /// They are an argument, or part of a URL.
 pub(crate) const MAX_USAGES_AT_ONCE: usize = 200;
@@ -311,7 +311,7 @@ impl Book {
                         }
                     }
                 }
-                // Somebody may write our comment into a Slurm job of their own: the number is what we were told.
+                // A user may copy gha-slurm's comment into a Slurm job of their own, so the number that Slurm reported decides.
                 Some(number) => match jobs.iter().find(|job| job.id == number) {
                     Some(job) => {
                         known.absence.seen();
@@ -450,7 +450,7 @@ impl Book {
     }
 }
 
-/// Whether accounting tells of the Slurm job of this entry.
+/// Whether an accounting record is about the Slurm job of this entry.
 fn is_of(job: &JobUsage, entry: &Entry) -> bool {
     // slurmctld may have lost its state, and another Slurm job have had the number before.
     let earliest = entry.intended_at - CLOCKS_DIFFER;

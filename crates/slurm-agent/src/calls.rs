@@ -44,7 +44,7 @@ pub(crate) async fn start(
     let starter = starter.into_inner();
     let work = Arc::clone(&starter).start(request.into_inner());
     match answer(&starter, work).await {
-        // Somebody of the original contract who forgot the header, or one of ours.
+        // A client of the original contract that forgot the header, or a launcher.
         Err(error) if starter.original && is_unauthorized(&error) => Ok(original::neither(&error)),
         other => other,
     }
@@ -94,7 +94,7 @@ fn too_many(most: usize) -> ApiError {
     .detail(format!("Name at most {most} at once."))
 }
 
-/// Cancels: pending Slurm jobs are gone at once, running ones are told to end. The launcher names only launches
+/// Cancels: pending Slurm jobs end at once, running ones get a signal first. The launcher names only launches
 /// whose runner has no workflow job.
 #[utoipa::path(
     post,

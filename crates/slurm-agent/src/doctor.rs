@@ -95,7 +95,7 @@ pub(crate) async fn run(settings: Settings, node: Option<Node>) -> ExitCode {
     }
 }
 
-/// Submits the node check, waits for its end and tells what it found.
+/// Submits the node check, waits for its end and returns its findings.
 async fn from_a_node(settings: &Settings, slurm: &dyn Slurm, node: &Node) -> Vec<Finding> {
     match look(settings, slurm, node).await {
         Ok(findings) => findings,
@@ -237,7 +237,7 @@ fn finding(line: &str) -> Option<Finding> {
     ))
 }
 
-/// The lines, or, where they stay on the node, what the exit code tells of them.
+/// The lines, or, where they stay on the node, what the exit code says about them.
 fn result(ended: &SlurmJob, lines: &[Finding], path: &Path) -> Vec<Finding> {
     let id = &ended.id;
     let node = ended.nodes.as_deref().unwrap_or("the node");

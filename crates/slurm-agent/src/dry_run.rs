@@ -13,7 +13,7 @@ use crate::submission::{claims_without_token, prepare};
 use gha_slurm_policy::PolicySettings;
 use gha_slurm_slurm::settings::Backend;
 
-/// Reads the request, applies the policy and says what Slurm would be told. How many launches are live is not looked at:
+/// Reads the request, applies the policy and returns what would be submitted to Slurm. How many launches are live is not looked at:
 /// that changes by the minute.
 pub(crate) async fn run(settings: &Settings, mut input: impl Read) -> anyhow::Result<String> {
     let mut text = String::new();

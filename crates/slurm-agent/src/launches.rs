@@ -59,7 +59,7 @@ impl Launches {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads or changes the book, while nobody else does. `work` must not wait.
+    /// Reads or changes the book, under its lock. `work` must not wait.
     pub fn book<T>(&self, work: impl FnOnce(&mut Book) -> T) -> T {
         work(&mut self.lock().book)
     }
@@ -179,7 +179,7 @@ mod tests {
             [NodeFailed, Running],
             "one list without it says nothing"
         );
-        // Somebody else's Slurm job with our comment, or another one of ours with its number.
+        // Another user's Slurm job with gha-slurm's comment, or another launch's Slurm job with its number.
         let others = vec![job(2, "99", Running), job(3, "2", Running)];
         assert_eq!(list(&launches, others).len(), 1);
         assert_eq!(states(&launches, &[1, 2]), [NodeFailed, Gone]);
@@ -279,7 +279,7 @@ mod tests {
         list(&launches, vec![]);
         list(&launches, vec![]);
         assert_eq!(states(&launches, &[1]), [Gone]);
-        // Nobody asks any more.
+        // No client waits for it any more.
         for _ in 0..ASKED_LISTS {
             list(&launches, vec![]);
         }

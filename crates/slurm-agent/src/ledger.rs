@@ -58,13 +58,14 @@ impl Entry {
         }
     }
 
-    /// Whether the launcher with this id may hear of it and cancel it. Those from before launchers had ids are everybody's.
+    /// Whether the launcher with this id may see this launch and cancel it. Entries without an id are from older versions, and every
+    /// launcher may.
     pub(crate) fn is_for(&self, launcher: Option<Uuid>) -> bool {
         self.launcher.is_none() || launcher.is_none() || self.launcher == launcher
     }
 
     /// Whether it can be forgotten: it has no Slurm job that may still run, and its launch token expired before `before`, so
-    /// that nobody can ask for it again.
+    /// that no launcher can ask for it again.
     pub(crate) fn is_past(&self, before: DateTime<Utc>) -> bool {
         let is_over = self.slurm_job_id.is_none() || self.ended.is_some();
         is_over && self.expires_at.unwrap_or(self.intended_at) < before

@@ -1,5 +1,5 @@
 //! Outbound mode, for a cluster that accepts no connection: the agent asks each launcher for calls, answers them with the
-//! handlers of its own port, and tells at once where Slurm jobs stand.
+//! handlers of its own port, and reports changed states of Slurm jobs at once.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,7 +35,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
 /// On top of what a poll waits.
 const POLL_DEADLINE: Duration = Duration::from_secs(POLL_WAIT_S + 10);
-/// A launcher that is away is asked again after this.
+/// Pause before a launcher that does not answer is asked again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// A launcher waits no longer for an answer.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
@@ -100,7 +100,7 @@ impl Outbound {
         })
     }
 
-    /// Works until `stop`, then finishes the calls in hand.
+    /// Works until `stop`, then finishes the calls in flight.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut tasks = JoinSet::new();
         for launcher in self.launchers {
@@ -111,7 +111,8 @@ impl Outbound {
     }
 }
 
-/// A call that the launcher gave us, until the launcher has the answer. One whose answer panics is given again, as one that was lost.
+/// A call in flight: from the poll that returned it until the launcher has the answer. If answering panics, the launcher hands it out
+/// again, as it does with a lost call.
 struct InHand {
     launcher: Arc<Launcher>,
     id: Uuid,
@@ -176,7 +177,7 @@ impl Launcher {
                     }
                     failing = false;
                     self.readiness.ready("launcher");
-                    // Empty and at once: it stops, or somebody else asks it in our name.
+                    // Empty and at once: the launcher stops, or another agent polls with this agent's key.
                     let in_vain = answer.calls.is_empty() && asked.elapsed() < PAUSE;
                     for call in answer.calls {
                         calls.spawn(InHand::take(&self, call.id).answer(call));
@@ -225,12 +226,12 @@ impl Launcher {
     /// Tells where Slurm jobs stand, at each change; after a start everything that is known.
     async fn tell_states(self: Arc<Self>, stop: CancellationToken) {
         let mut looked = self.starter.launches.looks();
-        // The number of the last change that was told.
+        // The number of the last change that was reported.
         let mut told = 0;
         let mut told_policy = None;
         let mut told_freed = 0;
         while !stop.is_cancelled() {
-            // Before the states: what they do not tell yet is told again.
+            // Read before the states: a change in between is reported in the next round.
             let (freed, (news, last)) = self
                 .starter
                 .launches
@@ -245,7 +246,7 @@ impl Launcher {
             if news.is_empty() && told_policy.as_ref() == Some(&policy) && told_freed == freed {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    // The sender lives as long as we do.
+                    // Never an error: the sender lives as long as this agent.
                     _ = looked.changed() => {}
                 }
                 continue;

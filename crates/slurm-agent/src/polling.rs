@@ -127,7 +127,7 @@ impl Polling {
         }
     }
 
-    /// Forgets launches that are over and that nobody can ask for again, on disk first: a launch that is not in the book would be
+    /// Forgets launches that are over and that no launcher can ask for again, on disk first: a launch that is not in the book would be
     /// written anew.
     async fn prune(&self) -> anyhow::Result<()> {
         let before = self.clock.now() - REMEMBER;
@@ -324,7 +324,7 @@ mod tests {
             while launches.book(|book| book.sizes().unaccounted) > 0 {
                 polling.ask_usage(false).await;
             }
-            // Outbound mode tells each change, and no more than that.
+            // Outbound mode reports each change, and nothing else.
             loop {
                 let (news, number) = launches.book(|book| book.changed_since(last, 300));
                 if news.is_empty() {

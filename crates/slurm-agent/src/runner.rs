@@ -1,4 +1,4 @@
-//! What the job script is told about containers and the way out of the cluster, and the age of the runner's release.
+//! What the job script gets to know about containers and the proxy out of the cluster, and the age of the runner's release.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

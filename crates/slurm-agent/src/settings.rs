@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::runner::{ApptainerSettings, NetworkSettings, PodmanSettings, hook};
 
-/// Everything the agent can be told.
+/// The agent's settings.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -243,7 +243,7 @@ pub struct RunnerSettings {
     /// Which runner token is asked for.
     #[serde(default)]
     pub mode: RunnerMode,
-    /// The job script; ours when absent. Read at each submission.
+    /// The job script; the built-in one when absent. Read at each submission.
     #[serde(default)]
     pub job_script: Option<PathBuf>,
     /// Where private work directories are made on the node; its `TMPDIR` or `/tmp` when absent.

@@ -305,7 +305,7 @@ impl Starter {
         Ok(())
     }
 
-    /// Cancels the Slurm jobs of launches, unless another launcher than this had them submitted. Gives those that had one that
+    /// Cancels the Slurm jobs of launches, unless another launcher than this had them submitted. Returns those that had one that
     /// was not over.
     pub(crate) async fn cancel(
         self: Arc<Self>,

@@ -122,7 +122,7 @@ impl Extras {
     }
 }
 
-/// Claims of something that no launch token of ours asked for.
+/// Claims for a submission that no launch token asked for.
 pub(crate) fn claims_without_token(
     launch: LaunchId,
     runner_name: String,

@@ -71,7 +71,7 @@ impl ApiVersion {
             .find(|version| listed.contains(&format!("data_parser/{}", version.as_str()).as_str()))
     }
 
-    /// Whether the job script can be told of its end beforehand. Before v0.0.40 a signal goes to steps alone, never to the
+    /// Whether the job script can be warned before its end. Before v0.0.40 a signal goes to steps alone, never to the
     /// batch script (`B:` is refused).
     pub fn signals_the_job_script(self) -> bool {
         self >= Self::V40

@@ -9,7 +9,7 @@ use gha_slurm_domain::{LaunchId, SlurmJobId, SlurmState, SlurmUser, Usage};
 
 use crate::submission::Submission;
 
-/// A Slurm job is ours if its comment begins with this; the launch follows.
+/// A Slurm job is gha-slurm's if its comment begins with this; the launch follows.
 const COMMENT: &str = "gha-slurm:";
 /// What a Slurm job finds programs with.
 pub(crate) const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -25,10 +25,10 @@ pub trait Slurm: Send + Sync {
     /// The Slurm job of a launch, pending, running or over.
     async fn find(&self, launch: LaunchId) -> Result<Option<SlurmJobId>, SlurmUnavailable>;
 
-    /// Every Slurm job of ours that Slurm still knows, and how many others there are, in one call.
+    /// Every Slurm job of gha-slurm that Slurm still knows, and how many others there are, in one call.
     async fn list(&self) -> Result<Queue, SlurmUnavailable>;
 
-    /// Cancels those of our Slurm jobs that are wanted cancelled and not over, after one look at the queue. Gives their
+    /// Cancels those of our Slurm jobs that are wanted cancelled and not over, after one look at the queue. Returns their
     /// launches.
     async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<LaunchId>, SlurmUnavailable>;
 
@@ -69,12 +69,12 @@ pub struct Survey {
 pub struct Queue {
     /// Ours, with those that are over.
     pub ours: Vec<SlurmJob>,
-    /// How many are pending or running that are not ours, by user. Of a job array, what waits together counts as one.
+    /// How many are pending or running that are not gha-slurm's, by user. Of a job array, what waits together counts as one.
     pub others: HashMap<String, u32>,
 }
 
 impl Queue {
-    /// Counts one that is not ours.
+    /// Counts one that is not gha-slurm's.
     pub(crate) fn add_other(&mut self, user: &str, state: SlurmState) {
         if !state.is_over() {
             *self.others.entry(user.to_owned()).or_default() += 1;
@@ -141,7 +141,7 @@ pub struct JobUsage {
     pub usage: Usage,
 }
 
-/// Slurm cannot be spoken to right now; a submission may have been accepted all the same.
+/// Slurm cannot be spoken to right now; a submission may still have been accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct SlurmUnavailable(pub String);
@@ -182,7 +182,7 @@ impl From<SlurmUnavailable> for CannotAct {
 /// Why there is no Slurm job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// Slurm cannot be spoken to right now; it may have accepted the submission all the same. Try again.
+    /// Slurm cannot be spoken to right now; it may still have accepted the submission. Try again.
     #[error(transparent)]
     Unavailable(#[from] SlurmUnavailable),
     /// A limit of Slurm's is reached (MaxSubmitJobs, QOS): wait, with Slurm's reason.
@@ -225,7 +225,7 @@ impl SubmitError {
     }
 }
 
-/// The comment of a Slurm job of ours; with the repository, for people, if that is wanted.
+/// The comment of gha-slurm's Slurm jobs; with the repository, for people, if that is wanted.
 pub(crate) fn comment(submission: &Submission, with_repository: bool) -> String {
     let mut comment = format!("{COMMENT}{}", submission.launch);
     if with_repository {
@@ -236,7 +236,7 @@ pub(crate) fn comment(submission: &Submission, with_repository: bool) -> String 
     comment
 }
 
-/// The launch that a comment names. `None`: not a Slurm job of ours.
+/// The launch that a comment names. `None`: not one of gha-slurm's Slurm jobs.
 pub(crate) fn launch_of(comment: &str) -> Option<LaunchId> {
     let rest = comment.strip_prefix(COMMENT)?;
     rest.split(' ').next()?.parse().ok()

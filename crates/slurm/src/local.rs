@@ -296,7 +296,7 @@ impl Inner {
         Ok(serde_json::from_slice(&bytes)?)
     }
 
-    /// Gives a draft the next free number: the moment of submission.
+    /// Assigns a draft the next free number: the moment of submission.
     fn name(&self, draft: &tempfile::TempDir) -> io::Result<u64> {
         let mut id = self.ids()?.last().copied().unwrap_or(0);
         loop {

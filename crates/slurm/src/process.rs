@@ -1,5 +1,5 @@
 //! Processes that are not our children: known by their pid and the time they started, so that a pid that was given to
-//! somebody else is not mistaken for ours.
+//! somebody else is not mistaken for this one.
 
 use rustix::process::{Pid, Signal};
 

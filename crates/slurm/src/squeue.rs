@@ -51,7 +51,7 @@ impl Separator {
     }
 }
 
-/// The columns of one. `None`: not a Slurm job of ours.
+/// The columns of one. `None`: not one of gha-slurm's Slurm jobs.
 fn slurm_job(columns: &[&str]) -> Option<SlurmJob> {
     let [
         id,

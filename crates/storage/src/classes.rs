@@ -245,7 +245,7 @@ pub async fn set_stopped(
     Ok(())
 }
 
-/// Gives every class of the scope a fresh start: [`Failures::forgive`].
+/// Lets every class of the scope start afresh: [`Failures::forgive`].
 pub async fn forgive(lock: &mut ScopeLock<'_>) -> Result<(), StorageError> {
     let repository = lock.repository().0;
     diesel::update(

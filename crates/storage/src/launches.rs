@@ -702,7 +702,7 @@ fn located(rows: Vec<(uuid::Uuid, i64)>) -> Vec<Located> {
         .collect()
 }
 
-/// Planned launches that are due and that nobody submits, oldest first; of those of a class that wait behind a limit, the oldest
+/// Planned launches that are due and that no launcher is submitting, oldest first; of those of a class that wait behind a limit, the oldest
 /// alone. A lease that ran out (the process was killed) is taken again: the agent gives the first answer for the same launch.
 pub async fn due(
     conn: &mut AsyncPgConnection,

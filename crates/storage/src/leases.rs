@@ -40,7 +40,7 @@ pub async fn hold(
     Ok(made == 1)
 }
 
-/// Gives the lease back, so that the next holder need not wait for its end.
+/// Ends the lease, so that the next holder need not wait for its end.
 pub async fn release(
     conn: &mut AsyncPgConnection,
     name: &str,

@@ -96,7 +96,7 @@ pub enum Replaced {
     TakenByOthers(Vec<RepositoryId>),
 }
 
-/// Locks a Slurm user's list, and what they ask for, until the transaction ends. Gives the list's version.
+/// Locks a Slurm user's list, and what they ask for, until the transaction ends. Returns the list's version.
 pub async fn lock_list(
     conn: &mut AsyncPgConnection,
     user: &SlurmUser,
@@ -239,7 +239,7 @@ pub async fn add(
     replace(conn, user, &entries, Some(version), now).await
 }
 
-/// Removes one repository, by its name, from a Slurm user's list and from what they ask for. Run it in a transaction. Gives
+/// Removes one repository, by its name, from a Slurm user's list and from what they ask for. Run it in a transaction. Returns
 /// its id and whether it was mapped; `None`: neither.
 pub async fn remove(
     conn: &mut AsyncPgConnection,

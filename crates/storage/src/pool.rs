@@ -29,7 +29,7 @@ const POOL_WAIT: Duration = Duration::from_secs(5);
 /// Why storage could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// No connection in time: Postgres is away or overloaded. Try again.
+    /// No connection in time: Postgres is down or overloaded. Try again.
     #[error("Postgres is not available: {0}")]
     Unavailable(String),
     /// A statement failed.
@@ -41,7 +41,7 @@ pub enum StorageError {
     /// A migration failed.
     #[error("migration: {0}")]
     Migration(String),
-    /// A stored value is not one we know: the database is newer than this program, or was edited by hand.
+    /// A stored value is unknown: the database is newer than this program, or an administrator edited it.
     #[error("the database holds an unknown value in {0}")]
     Unknown(&'static str),
 }

@@ -202,7 +202,7 @@ SELECT DISTINCT repository_id FROM runner_classes
 WHERE demand <> (SELECT count(*) FROM workflow_jobs WHERE class_id = runner_classes.id AND demand)
     OR supply <> (SELECT count(*) FROM launches WHERE class_id = runner_classes.id AND in_supply)";
 
-/// Repositories with classes whose counts of demand and supply may be wrong: rows were changed by hand.
+/// Repositories with classes whose counts of demand and supply may be wrong, because an administrator edited rows.
 pub async fn miscounted(conn: &mut AsyncPgConnection) -> Result<Vec<RepositoryId>, StorageError> {
     let rows: Vec<ScopeRow> = diesel::sql_query(WRONG).load(conn).await?;
     Ok(rows

@@ -90,7 +90,7 @@ impl Application {
         self.operations.port()
     }
 
-    /// Answers until `stop`, then finishes what is in hand.
+    /// Answers until `stop`, then finishes what is in flight.
     pub async fn run_until_stopped(self, stop: CancellationToken) -> anyhow::Result<()> {
         let Self {
             http,

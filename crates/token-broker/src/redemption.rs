@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 
 use crate::settings::DeploymentSettings;
 
-/// Names that may be taken at GitHub before we give up: each was an attempt of ours whose answer was lost.
+/// Most runner names that are tried: a name that exists at GitHub already is an earlier attempt whose answer was lost.
 const MAX_NAME_CLASHES: usize = 3;
 /// A node that lost a race against its own earlier call asks again after this.
 const RETRY_S: u64 = 2;
@@ -193,7 +193,7 @@ impl Broker {
             self.clear_earlier_attempts(&scope, &mint).await?;
             let (secret, id, expires_at) = match self.register(&scope, &mint, mode).await {
                 Ok(registered) => registered,
-                // The name is taken: an earlier attempt of ours, whose answer was lost. The next one has another name
+                // The name exists already: an earlier attempt, whose answer was lost. The next one has another name
                 // and deletes this.
                 Err(error) if error.status() == Some(409) => continue,
                 Err(error) => {

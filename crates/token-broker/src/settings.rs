@@ -9,7 +9,7 @@ use gha_slurm_service_kit::settings::{
 use gha_slurm_telemetry::LogSettings;
 use serde::Deserialize;
 
-/// Everything token-broker can be told.
+/// token-broker's settings.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -26,7 +26,7 @@ pub struct Settings {
     pub database: DatabaseSettings,
     /// GitHub and the App.
     pub github: GithubSettings,
-    /// What this deployment is called, as the launcher is told.
+    /// The deployment's name; the same as in the launcher's settings.
     pub deployment: DeploymentSettings,
     /// Launch-token keys.
     pub keys: KeySettings,

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::logs::LogSettings;
 
-/// Everything the token signer can be told.
+/// The token signer's settings.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {

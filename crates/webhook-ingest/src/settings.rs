@@ -16,7 +16,7 @@ const BODY_DEADLINE_S: NonZeroU64 = NonZeroU64::new(10).unwrap();
 /// Less than GitHub waits, so that it hears why.
 const PUBLISH_DEADLINE_S: NonZeroU64 = NonZeroU64::new(8).unwrap();
 
-/// Everything webhook-ingest can be told.
+/// webhook-ingest's settings.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {

@@ -50,7 +50,7 @@ impl Deliveries {
         }
     }
 
-    /// Lists what is new, and asks for another attempt of what failed. Gives how many were asked for.
+    /// Lists what is new, and asks for another attempt of what failed. Returns how many were asked for.
     pub(super) async fn look(&mut self, reconciler: &Reconciler) -> Result<usize, InquiryError> {
         let begin = reconciler.inquiry.clock.now();
         let github = &reconciler.inquiry.github;
@@ -95,7 +95,7 @@ impl Deliveries {
         }
     }
 
-    /// The oldest first: what they tell is the most overdue.
+    /// The oldest first: they are the most overdue.
     fn due(&self, now: Instant) -> Vec<(String, i64)> {
         let mut due: Vec<(String, i64)> = self
             .failed

@@ -1,4 +1,4 @@
-//! Compares what is known with GitHub, on a timer: what was missed all the same is found again.
+//! Compares what is known with GitHub, on a timer: what was missed is found again.
 
 mod deliveries;
 mod repositories;

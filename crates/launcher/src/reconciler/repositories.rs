@@ -1,4 +1,4 @@
-//! Workflow jobs that no webhook told of, or whose later webhooks were lost: GitHub lists them.
+//! Workflow jobs that no webhook reported, or whose later webhooks were lost: GitHub lists them.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -36,7 +36,7 @@ impl Repositories {
         Ok(0)
     }
 
-    /// Compares the next ones. Gives how many workflow jobs were found that nobody had told of.
+    /// Compares the next repositories. Returns how many workflow jobs were found that no webhook had reported.
     pub(super) async fn next(&mut self, reconciler: &Reconciler) -> Result<usize, InquiryError> {
         let mut found = 0;
         for _ in 0..AT_ONCE {
@@ -103,7 +103,7 @@ async fn compare(reconciler: &Reconciler, repository: &Repository) -> Result<usi
     Ok(found)
 }
 
-/// Records what GitHub lists. Returns how many workflow jobs nobody had reported.
+/// Records what GitHub lists. Returns how many workflow jobs no webhook had reported.
 async fn learn_new(
     reconciler: &Reconciler,
     lock: &mut ScopeLock<'_>,

@@ -143,7 +143,7 @@ async fn give_up(
         .await?;
     let happening = match deletion {
         Deletion::Busy => Happening::DeregistrationRefused,
-        // Where GitHub does not know it, it may have had a workflow job all the same: that is looked up before another runner is
+        // Where GitHub does not know it, it may still have had a workflow job: that is looked up before another runner is
         // submitted for it.
         Deletion::Deleted | Deletion::NotFound => Happening::Silent {
             attempt: runner.mint_attempt,

@@ -1,6 +1,6 @@
 //! The original contract, where a site opts in by `[original]`: a shared secret instead of a signature, and the site's own YAML
 //! file instead of a repository mapping. Weaker than a launch token, and logged as such: whoever has the secret starts
-//! Slurm jobs for every repository in the file. The policy applies all the same.
+//! Slurm jobs for every repository in the file. The policy still applies.
 
 mod file;
 mod request;
@@ -177,7 +177,7 @@ pub(crate) async fn reload(
     Ok(HttpResponse::Ok().json(json!({ "status": "OK!" })))
 }
 
-/// What a launch token of ours would say. The token that came is not looked into: we have no key for it.
+/// The claims that a launch token would have. The token in the request is not read: the agent has no key for it.
 fn claims(asked: &OriginalRequest, repository: &Repository, now: DateTime<Utc>) -> LaunchClaims {
     let launch = asked.launch();
     let simple = launch.0.simple().to_string();

@@ -80,7 +80,7 @@ impl OriginalRequest {
             ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong")
                 .detail(detail)
         };
-        // A wrong type is told with what was there; the token is text in any case.
+        // An error about a wrong type quotes the value; the token is always a string, so it is never quoted.
         let body: Body = serde_json::from_slice(body).map_err(|e| invalid(e.to_string()))?;
         let mut errors = Vec::new();
         let mut wrong = |field: &str, problem: FieldError| {

@@ -41,7 +41,7 @@ const CONFIG_LINE: &str = "%RUNNER_CONFIG_LINE%";
 pub(super) struct Template(String);
 
 impl Template {
-    /// The site's, or ours.
+    /// The site's, or the built-in one.
     pub(super) fn parse(text: Option<String>) -> anyhow::Result<Self> {
         let text = text.unwrap_or_else(|| OURS.to_owned());
         ensure!(!text.contains('\0'), "jobTemplate: a NUL character");

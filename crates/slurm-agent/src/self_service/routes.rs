@@ -114,7 +114,7 @@ impl SelfService {
         Ok(name)
     }
 
-    /// Asks repo-mapping in the name of the user. Gives its answer as it is.
+    /// Asks repo-mapping in the name of the user. Returns its answer as it is.
     async fn forward(
         &self,
         user: &SlurmUser,

@@ -115,7 +115,7 @@ fn hostname() -> String {
     name.trim().to_owned()
 }
 
-/// The policy is applied, and what Slurm would be told is shown; nothing is submitted. Gives what was shown.
+/// The policy is applied, and what Slurm would be told is shown; nothing is submitted. Returns what was shown.
 pub(crate) async fn a_dry_run(site: impl Fn(&PrivateSlurm) -> Site) -> Option<String> {
     let slurm = PrivateSlurm::for_test(1).await?;
     let site = site(&slurm)

@@ -288,7 +288,7 @@ impl Recorder<'_> {
         said.trim().strip_prefix("SLURM_JWT=").unwrap().to_owned()
     }
 
-    /// Submits, in the list as number `shown`. Gives the answer.
+    /// Submits, in the list as number `shown`. Returns the answer.
     async fn submit(&mut self, shown: u64, user: &str, script: &str, more: Value) -> Value {
         let mut job = json!({
             "name": format!("r{shown}"), "current_working_directory": "/", "standard_output": "/dev/null",

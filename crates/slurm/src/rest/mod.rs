@@ -247,7 +247,7 @@ impl RestSlurm {
         self.ask_once(user, call).await
     }
 
-    /// Submits; once more with a fresh token, unless Slurm has it all the same.
+    /// Submits; once more with a fresh token, unless Slurm already has it.
     async fn ask_to_submit(&self, submission: &Submission) -> Result<SlurmJobId, SubmitError> {
         let user = submission.slurm_user.as_str();
         let call = Call::Submit(submission);

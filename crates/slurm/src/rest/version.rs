@@ -252,7 +252,7 @@ impl Job {
         SlurmState::from_slurm(self.state.as_ref().map_or("", Words::shown))
     }
 
-    /// `None`: not a Slurm job of ours.
+    /// `None`: not one of gha-slurm's Slurm jobs.
     pub(super) fn ours(&self) -> Option<SlurmJob> {
         let launch = launch_of(self.comment.as_deref()?)?;
         let (state, reason) = standing(

@@ -1,0 +1,124 @@
+//! Transitions that no random schedule reaches, because nothing in the product asks for them: they guard the rules on their own.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use chrono::{DateTime, TimeDelta, Utc};
+use gha_slurm_domain::launch::{
+    Admission, Applied, Caller, Context, Happening, NewLaunch, Outcome, Phase, Rejected,
+    RunnerMode, Why,
+};
+use gha_slurm_domain::{
+    ClassId, Launch, LaunchId, LaunchState, RepositoryId, RunnerId, SlurmJobId, WorkflowJobId,
+};
+use uuid::Uuid;
+
+const WANTED: Admission = Admission {
+    refusal: None,
+    demand: 1,
+    redeemed: 0,
+};
+
+fn now() -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::days(20_000)
+}
+
+fn planned() -> Launch {
+    let new = NewLaunch {
+        id: LaunchId(Uuid::from_u128(1)),
+        class: ClassId(1),
+        repository: RepositoryId(1),
+        cause: WorkflowJobId(1),
+        traceparent: None,
+        not_before: now(),
+        verify_demand: false,
+    };
+    Launch::planned(new, now())
+}
+
+fn after(launch: &Launch, happening: Happening) -> Result<Launch, Rejected> {
+    let Applied { launch, .. } = launch.apply(happening, Context { demand: 1 }, now())?;
+    Ok(launch)
+}
+
+fn call(restart_count: i32, admission: Admission) -> Happening {
+    Happening::CalledBack {
+        caller: Caller {
+            slurm_job: Some("77".parse::<SlurmJobId>().unwrap()),
+            restart_count,
+            node: Some("n1".into()),
+        },
+        mode: RunnerMode::Jit,
+        admission,
+        runner: RunnerId(Uuid::from_u128(2)),
+        name: "gha-slurm-test".into(),
+    }
+}
+
+fn redeeming() -> Launch {
+    after(&planned(), call(0, WANTED)).unwrap()
+}
+
+fn registered() -> Launch {
+    let minted = Happening::Minted {
+        attempt: 1,
+        github_id: Some(900),
+        progress_token_hash: vec![1],
+    };
+    after(&redeeming(), minted).unwrap()
+}
+
+fn progressed(launch: &Launch, phase: Phase) -> Launch {
+    after(launch, Happening::Progressed { phase, at: None }).unwrap()
+}
+
+#[test]
+fn what_has_a_runner_token_is_never_withdrawn_without_github() {
+    let listening = progressed(&registered(), Phase::Listening);
+    let busy = progressed(&listening, Phase::WorkflowJobStarted { run: None });
+    for (launch, stage) in [
+        (registered(), LaunchState::Registered),
+        (listening, LaunchState::Listening),
+        (busy, LaunchState::Busy),
+    ] {
+        assert_eq!(launch.state.stage(), stage);
+        for why in [Why::NoDemand, Why::TokenExpiring, Why::MappedToAnother] {
+            let result = after(&launch, Happening::NotWanted(why));
+            assert_eq!(result, Err(Rejected::Late), "{stage:?}");
+        }
+    }
+}
+
+#[test]
+fn a_late_answer_about_an_earlier_registration_ends_nothing() {
+    let again = after(&registered(), call(0, WANTED)).unwrap();
+    let late = after(&again, Happening::Deregistered { attempt: 1 });
+    assert_eq!(late, Err(Rejected::Late));
+    let over = after(&again, Happening::Deregistered { attempt: 2 }).unwrap();
+    let outcome = over.over().map(|over| over.outcome.clone());
+    assert_eq!(outcome, Some(Outcome::Withdrawn { why: Why::NoDemand }));
+}
+
+#[test]
+fn a_repeated_call_that_is_refused_leaves_the_runner_alone() {
+    let refused = Admission {
+        refusal: Some(Why::MappedToAnother),
+        ..WANTED
+    };
+    for launch in [redeeming(), registered()] {
+        let result = after(&launch, call(0, refused.clone()));
+        assert_eq!(
+            result,
+            Err(Rejected::Gone(Why::MappedToAnother.explained()))
+        );
+    }
+    // A first call ends the launch: nothing is registered for it.
+    let over = after(&planned(), call(0, refused)).unwrap();
+    assert_eq!(over.state.stage(), LaunchState::Over);
+}
+
+#[test]
+fn a_restarted_slurm_job_gets_no_second_runner() {
+    let over = after(&registered(), call(1, WANTED)).unwrap();
+    let outcome = over.over().map(|over| over.outcome.clone());
+    assert_eq!(outcome, Some(Outcome::Restarted));
+}
