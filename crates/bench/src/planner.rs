@@ -110,7 +110,7 @@ async fn until_known(client: &Client, count: i64) -> Result<()> {
 /// Events per second of the last ones before so many waited.
 async fn rate(client: &Client, waiting: i64) -> Result<f64> {
     let sql = "SELECT extract(epoch FROM max(created_at) - min(created_at))::FLOAT8 FROM (
-                   SELECT created_at FROM workflow_jobs ORDER BY created_at OFFSET $1 LIMIT $2) AS some";
+                   SELECT created_at FROM workflow_jobs ORDER BY created_at OFFSET $1 LIMIT $2) AS part";
     let row = client
         .query_one(sql, &[&(waiting - WINDOW), &WINDOW])
         .await?;
