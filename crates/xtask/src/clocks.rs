@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use syn::ExprPath;
 use syn::visit::{self, Visit};
 
@@ -15,34 +15,19 @@ const FOR_TESTS: [&str; 5] = ["bench", "e2e", "simulator", "test-support", "xtas
 
 /// Fails with every place that asks.
 pub(crate) fn check(root: &Path) -> Result<()> {
-    let mut found = Vec::new();
-    for target in source::targets(root)? {
-        if !FOR_TESTS.contains(&target.name.as_str()) {
-            breaches(&target.name, &target.root, &mut found);
-        }
-    }
-    if found.is_empty() {
-        return Ok(());
-    }
-    bail!(
-        "the time comes from a Clock that is passed in:\n{}",
-        found.join("\n")
-    )
+    source::check(root, "the time comes from a Clock that is passed in", lines)
 }
 
-fn breaches(name: &str, module: &Module, found: &mut Vec<String>) {
-    if !(name == "domain" && module.file == Path::new(CLOCK)) {
-        let mut times = Times { lines: Vec::new() };
-        for item in &module.items {
-            times.visit_item(item);
-        }
-        let file = module.file.display();
-        let lines = times.lines.iter();
-        found.extend(lines.map(|line| format!("- `{name}`: {file}:{line}")));
+fn lines(name: &str, module: &Module) -> Vec<usize> {
+    let may_ask = name == "domain" && module.file == Path::new(CLOCK);
+    if may_ask || FOR_TESTS.contains(&name) {
+        return Vec::new();
     }
-    for child in &module.children {
-        breaches(name, child, found);
+    let mut times = Times { lines: Vec::new() };
+    for item in &module.items {
+        times.visit_item(item);
     }
+    times.lines
 }
 
 struct Times {
@@ -86,12 +71,10 @@ mod tests {
             items: syn::parse_file(text).unwrap().items,
             children: Vec::new(),
         };
-        let mut found = Vec::new();
-        breaches("domain", &module(CLOCK), &mut found);
+        let found = source::places("domain", &module(CLOCK), &lines);
         assert!(found.is_empty());
-        breaches("attic", &module(CLOCK), &mut found);
         assert_eq!(
-            found,
+            source::places("attic", &module(CLOCK), &lines),
             [2, 3, 4].map(|line| format!("- `attic`: {CLOCK}:{line}"))
         );
     }

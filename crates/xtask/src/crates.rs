@@ -276,7 +276,7 @@ mod tests {
             dependencies.reached.insert(name.to_owned(), reached);
         }
         let text = "\n## Crates\n\
-            | crate | owns | may depend on (ours) | must not see |\n\
+            | crate | owns | may depend on (crates of the workspace) | must not see |\n\
             |---|---|---|---|\n\
             | `domain` | words | – | async: `tokio` |\n\
             | `storage` | rows | domain | – |\n\

@@ -87,7 +87,7 @@ async fn run_with_servers(program: &str, mut command: Command) -> Result<ExitCod
     }
     let mut child = command
         .spawn()
-        .with_context(|| format!("cannot run {program}"))?;
+        .with_context(|| format!("cannot run {program} by nice(1)"))?;
     // Ctrl-C reaches the command too: it ends, and then the servers do.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let status = loop {

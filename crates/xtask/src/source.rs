@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use cargo_metadata::MetadataCommand;
 use syn::{Attribute, File, Item, ItemMod};
 
@@ -106,6 +106,37 @@ fn child(folder: &Path, parent: &Path, children_in: &Path, declared: ItemMod) ->
     };
     let items = parse(folder, &file)?.items;
     module(folder, &file, &inner, name, items)
+}
+
+/// Every line of the module, and of those below it, that `lines` finds in a module, with the crate and the file.
+pub(crate) fn places(
+    name: &str,
+    module: &Module,
+    lines: &impl Fn(&str, &Module) -> Vec<usize>,
+) -> Vec<String> {
+    let file = module.file.display();
+    let own = lines(name, module).into_iter();
+    let own = own.map(|line| format!("- `{name}`: {file}:{line}"));
+    let below = module.children.iter();
+    own.chain(below.flat_map(|child| places(name, child, lines)))
+        .collect()
+}
+
+/// Fails with `rule` and every place of the workspace that breaks it.
+pub(crate) fn check(
+    root: &Path,
+    rule: &str,
+    lines: impl Fn(&str, &Module) -> Vec<usize>,
+) -> Result<()> {
+    let targets = targets(root)?;
+    let found: Vec<String> = targets
+        .iter()
+        .flat_map(|target| places(&target.name, &target.root, &lines))
+        .collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    bail!("{rule}:\n{}", found.join("\n"))
 }
 
 /// Whether the attributes hold `#[cfg(test)]`.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use syn::visit::{self, Visit};
 use syn::{GenericArgument, ImplItemType, PathArguments, Type, TypePath};
 
@@ -10,27 +10,15 @@ use crate::source::{self, Module};
 
 /// Fails with every place that names such a type.
 pub(crate) fn check(root: &Path) -> Result<()> {
-    let mut found = Vec::new();
-    for target in source::targets(root)? {
-        breaches(&target.name, &target.root, &mut found);
-    }
-    if found.is_empty() {
-        return Ok(());
-    }
-    bail!("errors are types, not strings:\n{}", found.join("\n"))
+    source::check(root, "errors are types, not strings", lines)
 }
 
-fn breaches(name: &str, module: &Module, found: &mut Vec<String>) {
+fn lines(_: &str, module: &Module) -> Vec<usize> {
     let mut errors = StringErrors { lines: Vec::new() };
     for item in &module.items {
         errors.visit_item(item);
     }
-    let file = module.file.display();
-    let lines = errors.lines.iter();
-    found.extend(lines.map(|line| format!("- `{name}`: {file}:{line}")));
-    for child in &module.children {
-        breaches(name, child, found);
-    }
+    errors.lines
 }
 
 struct StringErrors {
@@ -94,10 +82,8 @@ mod tests {
             items: syn::parse_file(text).unwrap().items,
             children: Vec::new(),
         };
-        let mut found = Vec::new();
-        breaches("attic", &module, &mut found);
         assert_eq!(
-            found,
+            source::places("attic", &module, &lines),
             [2, 3, 4].map(|line| format!("- `attic`: src/lib.rs:{line}"))
         );
     }
