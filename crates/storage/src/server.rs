@@ -6,8 +6,6 @@ use std::sync::Arc;
 
 use diesel::ConnectionError;
 use diesel_async::AsyncPgConnection;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
 use tokio::net::UnixStream;
@@ -59,7 +57,7 @@ impl Server {
         let builder = if tls {
             let roots = match ca_file {
                 None => Vec::new(),
-                Some(path) => certificates(path)
+                Some(path) => gha_slurm_tls::certificates(path)
                     .map_err(|e| setup("ca_file", &format!("{}: {e}", path.display())))?,
             };
             let verifier = Verifier::new_with_extra_roots(roots, provider)
@@ -146,26 +144,6 @@ fn is_here(host: &Host) -> bool {
                     .is_ok_and(|address: IpAddr| address.is_loopback())
         }
     }
-}
-
-/// Why no CA can be taken from a file.
-#[derive(Debug, thiserror::Error)]
-enum CaError {
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-    #[error(transparent)]
-    Pem(#[from] rustls::pki_types::pem::Error),
-    #[error("there is no certificate (PEM) in it")]
-    Empty,
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaError> {
-    let text = std::fs::read(path)?;
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>()?;
-    if found.is_empty() {
-        return Err(CaError::Empty);
-    }
-    Ok(found)
 }
 
 #[cfg(test)]

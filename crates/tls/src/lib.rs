@@ -60,7 +60,7 @@ impl ServerTlsSettings {
             Some(path) => {
                 let key = format!("{section}.client_ca");
                 let mut roots = RootCertStore::empty();
-                for certificate in certificates(&key, path)? {
+                for certificate in certificates_of(&key, path)? {
                     roots
                         .add(certificate)
                         .with_context(|| format!("{key}: {}", path.display()))?;
@@ -86,7 +86,7 @@ impl ClientTlsSettings {
         }
         let provider = provider();
         let roots = match &self.ca_file {
-            Some(path) => certificates(&format!("{section}.ca_file"), path)?,
+            Some(path) => certificates_of(&format!("{section}.ca_file"), path)?,
             None => Vec::new(),
         };
         let verifier = Verifier::new_with_extra_roots(roots, Arc::clone(&provider))
@@ -118,14 +118,16 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// The certificates of a PEM file, at least one.
-fn certificates(key: &str, path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let read = || -> anyhow::Result<Vec<CertificateDer<'static>>> {
-        let found: Vec<_> =
-            CertificateDer::pem_slice_iter(&std::fs::read(path)?).collect::<Result<_, _>>()?;
-        anyhow::ensure!(!found.is_empty(), "there is no certificate (PEM) in it");
-        Ok(found)
-    };
-    read().with_context(|| format!("{key}: {}", path.display()))
+pub fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let found: Vec<_> =
+        CertificateDer::pem_slice_iter(&std::fs::read(path)?).collect::<Result<_, _>>()?;
+    anyhow::ensure!(!found.is_empty(), "there is no certificate (PEM) in it");
+    Ok(found)
+}
+
+/// Those of the file that the setting `key` names.
+fn certificates_of(key: &str, path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    certificates(path).with_context(|| format!("{key}: {}", path.display()))
 }
 
 /// A certificate and its key, read again when one of the two files is another one. Until they fit each other, the last
@@ -197,7 +199,7 @@ fn stamp(files: &[(String, PathBuf); 2]) -> Stamp {
 fn read(
     [(key_of_certificate, certificate), (key_of_key, key)]: &[(String, PathBuf); 2],
 ) -> anyhow::Result<CertifiedKey> {
-    let chain = certificates(key_of_certificate, certificate)?;
+    let chain = certificates_of(key_of_certificate, certificate)?;
     let in_key = || format!("{key_of_key}: {}", key.display());
     let text = std::fs::read(key).with_context(in_key)?;
     let private = PrivateKeyDer::from_pem_slice(&text)
