@@ -54,8 +54,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<String> {
         keep,
         check: only_check,
     } = arguments;
+    let clock = Clock::system();
     if only_check {
-        return check(&folder, Clock::system().now());
+        return check(&folder, clock.now());
     }
     let Some(sha256) = sha256 else {
         bail!("--sha256 is required: nodes run only verified releases");
@@ -81,7 +82,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<String> {
         seen == sha256,
         "{source} has the SHA-256 {seen}, not {sha256}; nothing was changed"
     );
-    let release = unpack(&folder, copy.path(), &sha256, Clock::system().now())?;
+    let release = unpack(&folder, copy.path(), &sha256, clock.now())?;
     let before = fs::read_link(folder.join(CURRENT)).ok();
     switch(&folder, &release.version)?;
     let removed = remove_old(&folder, keep, before.as_deref())?;
@@ -92,7 +93,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<String> {
     for version in removed {
         writeln!(text, "Removed {version}.")?;
     }
-    if let Some(warning) = release.warning(Clock::system().now()) {
+    if let Some(warning) = release.warning(clock.now()) {
         writeln!(text, "{}.", warning.text)?;
     }
     Ok(text)

@@ -75,20 +75,59 @@ fn state(launch: &OwnLaunch) -> String {
     let Some(state) = launch.state else {
         return "submitted".into();
     };
+    let is_running = state == SlurmState::Running;
     let mut text = state.as_str().replace('_', " ");
-    let mut starts = None;
-    if state == SlurmState::Running {
-        if let Some(nodes) = &launch.nodes {
-            text = format!("{text} on {nodes}");
-        }
-    } else {
-        starts = launch
-            .starts_at
-            .map(|at| format!("starts ~{}", at.with_timezone(&Local).format("%F %H:%M")));
+    if let Some(nodes) = launch.nodes.as_ref().filter(|_| is_running) {
+        text = format!("{text} on {nodes}");
     }
+    let starts = launch.starts_at.filter(|_| !is_running);
+    let starts =
+        starts.map(|at| format!("starts ~{}", at.with_timezone(&Local).format("%F %H:%M")));
     let why: Vec<String> = launch.reason.clone().into_iter().chain(starts).collect();
     if !why.is_empty() {
         text = format!("{text} ({})", why.join(", "));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    #[test]
+    fn people_read_where_it_runs_or_why_it_waits() {
+        let launch = |state, reason: Option<&str>| OwnLaunch {
+            launch: "0192f0c1-2345-7000-8123-456789abcdef".parse().unwrap(),
+            slurm_job_id: "7".into(),
+            repository_url: "https://github.com/acme/widgets".into(),
+            submitted_at: DateTime::UNIX_EPOCH,
+            state,
+            reason: reason.map(str::to_owned),
+            starts_at: None,
+            nodes: Some("n3".into()),
+        };
+        for (state, reason, text) in [
+            (None, None, "submitted"),
+            (
+                Some(SlurmState::Pending),
+                Some("Priority"),
+                "pending (Priority)",
+            ),
+            (Some(SlurmState::Running), None, "running on n3"),
+            (
+                Some(SlurmState::Running),
+                Some("MIGRATING"),
+                "running on n3 (MIGRATING)",
+            ),
+        ] {
+            assert_eq!(super::state(&launch(state, reason)), text);
+        }
+        let starts = OwnLaunch {
+            starts_at: Some(DateTime::UNIX_EPOCH),
+            ..launch(Some(SlurmState::Pending), Some("Priority"))
+        };
+        assert!(super::state(&starts).starts_with("pending (Priority, starts ~19"));
+    }
 }

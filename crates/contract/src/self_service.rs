@@ -51,7 +51,7 @@ pub struct OwnLaunch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub state: Option<SlurmState>,
-    /// Slurm's word for why it is pending.
+    /// Slurm's word for why it is pending; for a running one, Slurm's word for its state if only a newer Slurm has that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// When it started, or is expected to.

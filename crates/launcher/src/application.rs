@@ -70,7 +70,8 @@ impl Application {
         let metrics = Metrics::default();
         let readiness = Readiness::default();
         readiness.not_ready("rabbitmq", "not connected yet");
-        let periodic = Periodic::register(&metrics)?;
+        let clock = Clock::system();
+        let periodic = Periodic::register(&metrics, clock.clone())?;
         let events = metrics.counter(
             "gha_slurm_events_total",
             "Events consumed, by what became of them",
@@ -100,7 +101,6 @@ impl Application {
         note_labels(&database, &policy)
             .await
             .context("database.url")?;
-        let clock = Clock::system();
         let inquiry = Inquiry {
             database: database.clone(),
             github: Github::new(

@@ -148,7 +148,7 @@ impl Mailbox {
         (!calls.is_empty()).then_some(calls)
     }
 
-    /// The agent's answers. One that no call waits for is dropped.
+    /// The agent's answers. An answer whose caller no longer waits is dropped.
     pub fn answer(&self, answers: Vec<CallAnswer>) {
         let mut state = self.lock();
         for answer in answers {

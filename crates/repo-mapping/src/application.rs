@@ -30,9 +30,9 @@ impl Application {
     pub async fn build(settings: Settings) -> anyhow::Result<Self> {
         let metrics = Metrics::default();
         let readiness = Readiness::default();
-        let periodic = Periodic::register(&metrics)?;
-        let web = settings.web.folder.map(WebApplication::load).transpose()?;
         let clock = Clock::system();
+        let periodic = Periodic::register(&metrics, clock.clone())?;
+        let web = settings.web.folder.map(WebApplication::load).transpose()?;
         let github = Github::new(
             &settings.github.api_url,
             settings.github.app_id,

@@ -5,7 +5,7 @@
 //! # use gha_slurm_service_kit::{CancellationToken, every::Periodic};
 //! # async fn sweep() -> std::io::Result<()> { Ok(()) }
 //! # async fn example(metrics: &gha_slurm_telemetry::Metrics, stop: CancellationToken) -> anyhow::Result<()> {
-//! let periodic = Periodic::register(metrics)?; // once in a process
+//! let periodic = Periodic::register(metrics, clock)?; // once in a process
 //! periodic
 //!     .every("sweep", Duration::from_secs(5))
 //!     .run(stop, || async { sweep().await })
@@ -38,11 +38,12 @@ const JITTER: f64 = 0.1;
 pub struct Periodic {
     last_success: IntGaugeVec,
     failures: IntCounterVec,
+    clock: Clock,
 }
 
 impl Periodic {
-    /// Registers the metrics. Fails when called twice for one registry.
-    pub fn register(metrics: &Metrics) -> prometheus::Result<Self> {
+    /// Registers the metrics, whose times are `clock`'s. Fails when called twice for one registry.
+    pub fn register(metrics: &Metrics, clock: Clock) -> prometheus::Result<Self> {
         Ok(Self {
             last_success: metrics.gauge(
                 "gha_slurm_periodic_last_success_timestamp_seconds",
@@ -54,6 +55,7 @@ impl Periodic {
                 "Failed rounds of a periodic task, by cause",
                 &["task", "cause"],
             )?,
+            clock,
         })
     }
 
@@ -64,6 +66,7 @@ impl Periodic {
             period,
             jitter: JITTER,
             wake: None,
+            clock: self.clock.clone(),
             last_success: self.last_success.with_label_values(&[task]),
             errors: self.failures.with_label_values(&[task, "error"]),
             panics: self.failures.with_label_values(&[task, "panic"]),
@@ -94,6 +97,7 @@ pub struct Every {
     period: Duration,
     jitter: f64,
     wake: Option<Arc<Notify>>,
+    clock: Clock,
     last_success: IntGauge,
     errors: IntCounter,
     panics: IntCounter,
@@ -162,7 +166,7 @@ impl Every {
         let task = self.task;
         let (error, counter) = match result {
             Ok(Ok(pause)) => {
-                self.last_success.set(Clock::system().now().timestamp());
+                self.last_success.set(self.clock.now().timestamp());
                 if std::mem::take(failing) {
                     tracing::info!(task, "a periodic task works again");
                 }
@@ -207,7 +211,7 @@ mod tests {
 
     fn periodic() -> (Metrics, Periodic) {
         let metrics = Metrics::default();
-        let periodic = Periodic::register(&metrics).unwrap();
+        let periodic = Periodic::register(&metrics, Clock::system()).unwrap();
         (metrics, periodic)
     }
 

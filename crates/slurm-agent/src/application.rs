@@ -52,7 +52,7 @@ impl Application {
         let clock = Clock::system();
         let metrics = Metrics::default();
         let readiness = Readiness::default();
-        let periodic = Periodic::register(&metrics)?;
+        let periodic = Periodic::register(&metrics, clock.clone())?;
         let outcomes = metrics.counter(
             "gha_slurm_agent_starts_total",
             "Calls of POST /runner/start, by what became of them",

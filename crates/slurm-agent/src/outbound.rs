@@ -113,18 +113,18 @@ impl Outbound {
 
 /// A call in flight: from the poll that returned it until the launcher has the answer. If answering panics, the launcher hands it out
 /// again, as it does with a lost call.
-struct InHand {
+struct InFlight {
     launcher: Arc<Launcher>,
     id: Uuid,
 }
 
-impl Drop for InHand {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.launcher.in_hand().remove(&self.id);
     }
 }
 
-impl InHand {
+impl InFlight {
     fn take(launcher: &Arc<Launcher>, id: Uuid) -> Self {
         launcher.in_hand().insert(id);
         Self {
@@ -180,7 +180,7 @@ impl Launcher {
                     // Empty and at once: the launcher stops, or another agent polls with this agent's key.
                     let in_vain = answer.calls.is_empty() && asked.elapsed() < PAUSE;
                     for call in answer.calls {
-                        calls.spawn(InHand::take(&self, call.id).answer(call));
+                        calls.spawn(InFlight::take(&self, call.id).answer(call));
                     }
                     in_vain
                 }

@@ -28,7 +28,8 @@ impl Application {
     pub async fn build(settings: Settings) -> anyhow::Result<Self> {
         let metrics = Metrics::default();
         let readiness = Readiness::default();
-        let periodic = Periodic::register(&metrics)?;
+        let clock = Clock::system();
+        let periodic = Periodic::register(&metrics, clock.clone())?;
         let redemptions = metrics.counter(
             "gha_slurm_redemptions_total",
             "Launch tokens that came back, by what became of them",
@@ -39,7 +40,6 @@ impl Application {
             settings.deployment.name.clone(),
         )
         .context("keys.folder")?;
-        let clock = Clock::system();
         let github = Github::new(
             &settings.github.api_url,
             settings.github.app_id,

@@ -260,7 +260,7 @@ export interface components {
             /** @description The one with the most CPU time first. */
             sums: components["schemas"]["UsageSum"][];
         };
-        /** @description An error as every service answers with it. `code` is stable and meant for programs; `detail` is for people. */
+        /** @description The error body of every service. `code` is stable and meant for programs; `detail` is for people. */
         Problem: {
             /** @description Stable machine-readable code, for example `signature_invalid`. */
             code: string;

@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use gha_slurm_contract::Event;
 use gha_slurm_contract::event::{EVENT_VERSION, EventPayload, RepositoryFacts, WorkflowJobEvent};
 use gha_slurm_domain::planner::PlannerLimits;
-use gha_slurm_domain::{LabelSettings, RepositoryId, WorkflowJobFacts};
+use gha_slurm_domain::{Clock, LabelSettings, RepositoryId, WorkflowJobFacts};
 use gha_slurm_launcher::planning::Policy;
 use gha_slurm_service_kit::Periodic;
 use gha_slurm_storage::{AsyncConnection, Database, StorageError, mappings, replan, repositories};
@@ -25,7 +25,7 @@ fn now() -> DateTime<Utc> {
 }
 
 fn periodic() -> Periodic {
-    Periodic::register(&Metrics::default()).unwrap()
+    Periodic::register(&Metrics::default(), Clock::system()).unwrap()
 }
 
 fn policy() -> Policy {
