@@ -86,7 +86,7 @@ pub struct Call {
     pub body: serde_json::Value,
 }
 
-/// Body of `POST /agent/answers`, which is answered 204. Answers to calls that no call waits for any more are dropped.
+/// Body of `POST /agent/answers`, which is answered 204. An answer whose caller no longer waits is dropped.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AnswersRequest {

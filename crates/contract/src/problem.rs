@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 /// Media type of a problem document.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
-/// An error as every service answers with it. `code` is stable and meant for programs; `detail` is for people.
+/// The error body of every service. `code` is stable and meant for programs; `detail` is for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// `urn:gha-slurm:problem:<code>`.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-/// Returns the current time. Programs take the system's clock where they are put together; tests set one.
+/// Returns the current time. A program takes the system's clock at its start and passes it on; tests set the time.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>);
 
 impl Clock {
-    /// The system's clock. What is put together by a program is given it; nothing else asks the system for the time, which
-    /// `cargo xtask clocks` checks.
+    /// The system's clock, for a program to take at its start. `cargo xtask clocks` fails for code that reads the system time
+    /// otherwise.
     pub fn system() -> Self {
         Self::new(Utc::now)
     }

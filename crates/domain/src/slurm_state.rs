@@ -1,6 +1,6 @@
-//! States of a Slurm job. A new word of Slurm goes into the row of a state with the same consequences. A row of its own is for
-//! a state with other consequences: the text that is stored and sent, the words for people, and whether it is over follow from the
-//! row; `docs/architecture.md` names the places that tell single states apart.
+//! States of a Slurm job. A new word of Slurm goes into the row of the state that is handled the same way. A state that needs
+//! different handling gets a row: the text that is stored and sent, the words for people, and whether it is over follow from it.
+//! `docs/architecture.md` names the code that distinguishes states.
 
 use std::borrow::Cow;
 use std::fmt;

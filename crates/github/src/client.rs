@@ -125,9 +125,8 @@ impl Call<'_> {
 
 impl Github {
     /// A client of the API at `api_url` (`https://api.github.com`, or `https://HOST/api/v3`), as App `app_id` with its
-    /// private key in PEM. `ca_file`: a PEM file of CAs that are trusted beside the system's. `clock`: by which
-    /// GitHub's times are read. Proxies are those of the
-    /// environment (`https_proxy`, `no_proxy`).
+    /// private key in PEM. `ca_file`: a PEM file of CAs that are trusted beside the system's. `clock` decides when a rate limit or
+    /// a token ends. Proxies are those of the environment (`https_proxy`, `no_proxy`).
     pub fn new(
         api_url: &str,
         app_id: u64,

@@ -142,8 +142,8 @@ pub struct MaxResources {
 pub struct LiveLimits {
     /// Of one Slurm user.
     pub per_user: Option<u32>,
-    /// Of one Slurm user, with the Slurm jobs that they submitted themselves: gha-slurm's wait while there are so many. So far below
-    /// Slurm's own limit (`MaxSubmitJobs`) as must stay free for the person.
+    /// Slurm jobs of one Slurm user, including those that they submitted themselves, at which gha-slurm's wait. Keep it below Slurm's own
+    /// limit (`MaxSubmitJobs`) by as many as must stay free for the person.
     pub per_user_with_own: Option<u32>,
     /// Of one repository.
     pub per_repository: Option<u32>,

@@ -702,8 +702,8 @@ fn located(rows: Vec<(uuid::Uuid, i64)>) -> Vec<Located> {
         .collect()
 }
 
-/// Planned launches that are due and that no launcher is submitting, oldest first; of those of a class that wait behind a limit, the oldest
-/// alone. A lease that ran out (the process was killed) is taken again: the agent gives the first answer for the same launch.
+/// Planned launches that are due and that no launcher is submitting, oldest first; of those of a class that wait behind a limit, only
+/// the oldest. A lease that ran out (the process was killed) is taken again: the agent gives the first answer for the same launch.
 pub async fn due(
     conn: &mut AsyncPgConnection,
     now: DateTime<Utc>,
