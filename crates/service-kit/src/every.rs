@@ -4,7 +4,9 @@
 //! # use std::time::Duration;
 //! # use gha_slurm_service_kit::{CancellationToken, every::Periodic};
 //! # async fn sweep() -> std::io::Result<()> { Ok(()) }
-//! # async fn example(metrics: &gha_slurm_telemetry::Metrics, stop: CancellationToken) -> anyhow::Result<()> {
+//! # use gha_slurm_domain::Clock;
+//! # use gha_slurm_telemetry::Metrics;
+//! # async fn example(metrics: &Metrics, clock: Clock, stop: CancellationToken) -> anyhow::Result<()> {
 //! let periodic = Periodic::register(metrics, clock)?; // once in a process
 //! periodic
 //!     .every("sweep", Duration::from_secs(5))
