@@ -6,9 +6,12 @@ use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text, Timestamptz};
 use diesel_async::RunQueryDsl;
 use gha_slurm_domain::planner::ClassView;
 use gha_slurm_domain::runner_class::Failures;
-use gha_slurm_domain::{ClassId, LabelSet, LaunchId, LaunchState, ResourceRequest, SlurmUser};
+use gha_slurm_domain::{
+    ClassId, LabelSet, Launch, LaunchId, LaunchState, ResourceRequest, SlurmUser,
+};
 
 use crate::pool::StorageError;
+use crate::prepared::Kept;
 use crate::schema::runner_classes;
 use crate::scope::ScopeLock;
 use crate::stored::{launch_states, sql_types::LaunchStateSql};
@@ -26,6 +29,8 @@ pub struct Class {
     pub resources: ResourceRequest,
     /// Queued workflow jobs that want a runner.
     pub demand: usize,
+    /// Launches of its supply that were given a runner token.
+    pub redeemed: usize,
     /// How often it failed in a row.
     pub failures: Failures,
 }
@@ -38,6 +43,7 @@ pub(crate) struct ClassRow {
     labels: String,
     resources: serde_json::Value,
     demand: i32,
+    redeemed: i32,
     #[diesel(embed)]
     failures: FailuresRow,
 }
@@ -84,6 +90,7 @@ impl ClassRow {
             resources: serde_json::from_value(self.resources)
                 .map_err(|_| StorageError::Unknown("runner_classes.resources"))?,
             demand: count(self.demand),
+            redeemed: count(self.redeemed),
             failures: self.failures.read(),
         })
     }
@@ -262,22 +269,75 @@ pub async fn forgive(lock: &mut ScopeLock<'_>) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Counts what entered (or, below 0, left) demand and supply of a class.
-pub(crate) async fn changed(
-    lock: &mut ScopeLock<'_>,
+/// How many of a class there are, or by how many that changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Workflow jobs that want a runner.
+    pub(crate) demand: i32,
+    /// Launches that count as supply.
+    pub(crate) supply: i32,
+    /// Launches of the supply that were given a runner token.
+    pub(crate) redeemed: i32,
+}
+
+impl Counts {
+    /// So many more workflow jobs.
+    pub(crate) fn demand(change: i32) -> Self {
+        Self {
+            demand: change,
+            ..Self::default()
+        }
+    }
+
+    /// What one launch counts as.
+    pub(crate) fn of(launch: &Launch) -> Self {
+        Self {
+            demand: 0,
+            supply: launch.is_supply().into(),
+            redeemed: launch.is_redeemed_supply().into(),
+        }
+    }
+}
+
+impl std::ops::Sub for Counts {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            demand: self.demand - other.demand,
+            supply: self.supply - other.supply,
+            redeemed: self.redeemed - other.redeemed,
+        }
+    }
+}
+
+impl std::iter::Sum for Counts {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), |sum, one| Self {
+            demand: sum.demand.saturating_add(one.demand),
+            supply: sum.supply.saturating_add(one.supply),
+            redeemed: sum.redeemed.saturating_add(one.redeemed),
+        })
+    }
+}
+
+/// Counts what entered (or, below 0, left) a class whose scope the caller has locked.
+pub(crate) async fn changed<C>(
+    conn: &mut C,
     class: ClassId,
-    demand: i32,
-    supply: i32,
-) -> Result<(), StorageError> {
-    if demand == 0 && supply == 0 {
+    change: Counts,
+) -> Result<(), StorageError>
+where
+    C: diesel_async::AsyncConnectionCore<Backend = diesel::pg::Pg>,
+{
+    if change == Counts::default() {
         return Ok(());
     }
-    diesel::update(runner_classes::table.find(class.0))
-        .set((
-            runner_classes::demand.eq(runner_classes::demand + demand),
-            runner_classes::supply.eq(runner_classes::supply + supply),
-        ))
-        .execute(lock.conn())
-        .await?;
+    let update = diesel::update(runner_classes::table.find(class.0)).set((
+        runner_classes::demand.eq(runner_classes::demand + change.demand),
+        runner_classes::supply.eq(runner_classes::supply + change.supply),
+        runner_classes::redeemed.eq(runner_classes::redeemed + change.redeemed),
+    ));
+    Kept(update).execute(conn).await?;
     Ok(())
 }

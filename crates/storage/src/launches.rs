@@ -1,9 +1,7 @@
 //! Launches and their runners: loaded, changed by the one function of the domain that decides, and saved with what follows.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use gha_slurm_domain::launch::{
     Applied, Attribution, Caller, Context, Effect, GITHUB_FORGETS, Happening, Over, Rejected, Run,
@@ -15,8 +13,9 @@ use gha_slurm_domain::{
     WorkflowJobId,
 };
 
-use crate::classes::{self, Class, ClassRow};
+use crate::classes::{self, Class, ClassRow, Counts};
 use crate::pool::{Database, StorageError};
+use crate::prepared::Kept;
 use crate::replan;
 use crate::repositories::{self, Repository, StandingRow};
 use crate::schema::{
@@ -64,6 +63,7 @@ struct LaunchRow {
     outcome: Option<serde_json::Value>,
     cancel_at: Option<DateTime<Utc>>,
     watched: bool,
+    due_at: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, AsChangeset)]
@@ -153,6 +153,7 @@ fn rows(launch: &Launch) -> Result<(LaunchRow, Option<RunnerRow>), StorageError>
         outcome,
         cancel_at: *cancel_at,
         watched: launch.is_watched(),
+        due_at: launch.due_at(),
     };
     let runner = launch.runner().map(|runner| {
         let Runner {
@@ -363,6 +364,19 @@ pub async fn load(lock: &mut ScopeLock<'_>, id: LaunchId) -> Result<Option<Loade
     row.map(loaded).transpose()
 }
 
+/// One launch of any scope.
+pub(crate) async fn load_any<C>(conn: &mut C, id: LaunchId) -> Result<Option<Loaded>, StorageError>
+where
+    C: diesel_async::AsyncConnectionCore<Backend = diesel::pg::Pg>,
+{
+    let row: Option<LoadedRow> = with_all!(launches::table)
+        .filter(launches::id.eq(id.0))
+        .first(conn)
+        .await
+        .optional()?;
+    row.map(loaded).transpose()
+}
+
 /// Launches as they are now: without the locks of their scopes for a look, upon which nothing may be decided.
 pub async fn peek_all(
     conn: &mut AsyncPgConnection,
@@ -399,15 +413,7 @@ pub struct Callback {
     pub loaded: Loaded,
     /// What is known of its repository.
     pub standing: gha_slurm_domain::admission::Standing,
-    /// Launches of its class that were given a runner token and count as supply.
-    pub redeemed: usize,
 }
-
-/// Other launches of the same class.
-mod alias {
-    diesel::alias!(crate::schema::launches as siblings: Siblings);
-}
-use alias::siblings;
 
 type CallbackRow = (
     LaunchRow,
@@ -415,7 +421,6 @@ type CallbackRow = (
     ClassRow,
     Repository,
     StandingRow,
-    Option<i64>,
 );
 
 pub(crate) async fn load_callback<C>(
@@ -425,16 +430,6 @@ pub(crate) async fn load_callback<C>(
 where
     C: diesel_async::AsyncConnectionCore<Backend = diesel::pg::Pg>,
 {
-    let redeemed = siblings
-        .filter(siblings.field(launches::class_id).eq(launches::class_id))
-        .filter(siblings.field(launches::in_supply))
-        .filter(
-            siblings
-                .field(launches::state)
-                .eq_any(launch_states(&LaunchState::REDEEMED)),
-        )
-        .select(diesel::dsl::count_star())
-        .single_value();
     let row: Option<CallbackRow> = launches::table
         .inner_join(runner_classes::table)
         .inner_join(
@@ -450,20 +445,16 @@ where
             ClassRow::as_select(),
             Repository::as_select(),
             repositories::standing_columns!(),
-            redeemed,
         ))
         .first(conn)
         .await
         .optional()?;
-    let Some((launch, runner, class, repository, standing, redeemed)) = row else {
+    let Some((launch, runner, class, repository, standing)) = row else {
         return Ok(None);
     };
     Ok(Some(Callback {
         loaded: loaded((launch, runner, class, repository))?,
         standing: repositories::read_standing(standing)?,
-        redeemed: redeemed
-            .and_then(|count| usize::try_from(count).ok())
-            .unwrap_or_default(),
     }))
 }
 
@@ -502,34 +493,13 @@ pub async fn save(
     if failures != before.class.failures {
         classes::set_failures(lock, launch.class, &failures).await?;
     }
-    let supply = i32::from(launch.is_supply()) - i32::from(before.launch.is_supply());
-    classes::changed(lock, launch.class, 0, supply).await?;
     if tries_next {
         try_next_of_class(lock, launch.class, now).await?;
     }
     Ok(saved)
 }
 
-/// A statement whose text is always the same. diesel keeps no prepared statement of an UPDATE, since its text may differ each time:
-/// that costs a round trip.
-struct Kept<T>(T);
-
-impl<T: QueryFragment<Pg>> QueryFragment<Pg> for Kept<T> {
-    fn walk_ast<'b>(&'b self, pass: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        self.0.walk_ast(pass)
-    }
-
-    fn is_safe_to_cache_prepared(&self, _: &Pg) -> QueryResult<bool> {
-        Ok(true)
-    }
-}
-
-impl<T> QueryId for Kept<T> {
-    type QueryId = ();
-    const HAS_STATIC_QUERY_ID: bool = false;
-}
-
-/// The rows of a launch and its timeline, in one round trip.
+/// The rows of a launch, its timeline and the counts of its class, in one round trip.
 async fn write(
     lock: &mut ScopeLock<'_>,
     before: &Launch,
@@ -554,22 +524,30 @@ async fn write(
         Ok::<_, StorageError>(())
     };
     let runner = async {
-        if let Some(runner) = runner.filter(|runner| Some(runner) != old_runner.as_ref()) {
-            let mut conn = conn;
-            let upsert = diesel::insert_into(runners::table)
-                .values(&runner)
-                .on_conflict(runners::id)
-                .do_update()
-                .set(&runner);
-            Kept(upsert).execute(&mut conn).await?;
+        let mut conn = conn;
+        match (&old_runner, &runner) {
+            (None, Some(runner)) => {
+                let insert = diesel::insert_into(runners::table).values(runner);
+                Kept(insert).execute(&mut conn).await?;
+            }
+            (Some(old), Some(runner)) if runner != old => {
+                let update = diesel::update(runners::table.find(old.id)).set(runner);
+                Kept(update).execute(&mut conn).await?;
+            }
+            _ => {}
         }
-        Ok(())
+        Ok::<_, StorageError>(())
     };
     let timeline = async {
         let mut conn = conn;
         append_rows(&mut conn, &timeline).await
     };
-    futures_util::try_join!(launch, runner, timeline)?;
+    let counts = async {
+        let mut conn = conn;
+        let change = Counts::of(after) - Counts::of(before);
+        classes::changed(&mut conn, after.class, change).await
+    };
+    futures_util::try_join!(launch, runner, timeline, counts)?;
     Ok(())
 }
 
@@ -649,8 +627,8 @@ pub async fn plan(
     for chunk in timeline.chunks(INSERTED_AT_ONCE) {
         append_rows(lock.conn(), chunk).await?;
     }
-    let supply = new.iter().filter(|launch| launch.is_supply()).count();
-    classes::changed(lock, class, 0, i32::try_from(supply).unwrap_or(i32::MAX)).await
+    let counts = new.iter().map(Counts::of).sum();
+    classes::changed(lock.conn(), class, counts).await
 }
 
 /// The newest launches of a class that are in one of these states and count as supply.
@@ -702,6 +680,12 @@ fn located(rows: Vec<(uuid::Uuid, i64)>) -> Vec<Located> {
         .collect()
 }
 
+/// Other launches of the same class.
+mod alias {
+    diesel::alias!(crate::schema::launches as siblings: Siblings);
+}
+use alias::siblings;
+
 /// Planned launches that are due and that no launcher is submitting, oldest first; of those of a class that wait behind a limit, only
 /// the oldest. A lease that ran out (the process was killed) is taken again: the agent gives the first answer for the same launch.
 pub async fn due(
@@ -723,9 +707,7 @@ pub async fn due(
         );
     Ok(located(
         launches::table
-            .filter(launches::in_supply)
-            .filter(launches::state.eq(StoredLaunchState(LaunchState::Planned)))
-            .filter(launches::not_before.le(now))
+            .filter(launches::due_at.le(now))
             // What a limit refuses for one of a class, it refuses for all.
             .filter(diesel::dsl::not(diesel::dsl::exists(older)))
             .filter(

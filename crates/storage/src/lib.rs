@@ -9,6 +9,7 @@ pub mod leases;
 pub mod mappings;
 mod metrics;
 pub mod pool;
+mod prepared;
 pub mod replan;
 pub mod repositories;
 pub mod retention;

@@ -64,6 +64,7 @@ diesel::table! {
         last_failure_reason -> Nullable<Text>,
         demand -> Integer,
         supply -> Integer,
+        redeemed -> Integer,
         refused -> Bool,
         stopped -> Nullable<Text>,
     }
@@ -124,6 +125,7 @@ diesel::table! {
         outcome -> Nullable<Jsonb>,
         cancel_at -> Nullable<Timestamptz>,
         watched -> Bool,
+        due_at -> Nullable<Timestamptz>,
     }
 }
 

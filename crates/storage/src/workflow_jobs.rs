@@ -11,7 +11,7 @@ use gha_slurm_domain::{
     WorkflowJobState,
 };
 
-use crate::classes;
+use crate::classes::{self, Counts};
 use crate::pool::StorageError;
 use crate::schema::workflow_jobs;
 use crate::scope::ScopeLock;
@@ -131,10 +131,10 @@ pub async fn save(
     let (was, is) = (before.and_then(demand_of), demand_of(after));
     if was != is {
         if let Some(class) = was {
-            classes::changed(lock, class, -1, 0).await?;
+            classes::changed(lock.conn(), class, Counts::demand(-1)).await?;
         }
         if let Some(class) = is {
-            classes::changed(lock, class, 1, 0).await?;
+            classes::changed(lock.conn(), class, Counts::demand(1)).await?;
         }
     }
     Ok(())

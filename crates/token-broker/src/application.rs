@@ -62,6 +62,7 @@ impl Application {
                 deployment: Arc::new(settings.deployment.clone()),
                 web_url: settings.github.web_url.as_str().into(),
                 clock,
+                runtime: tokio::runtime::Handle::current(),
             },
             keys,
             original_contract: settings.runners.original_contract,

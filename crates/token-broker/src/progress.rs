@@ -88,10 +88,17 @@ impl Broker {
                     attempt: request.run_attempt.unwrap_or(1),
                 }),
             },
-            ProgressPhase::Finished => Phase::Finished {
-                outcome: outcome_of(request),
-                log_tail: log_tail_of(request),
-            },
+            ProgressPhase::Finished => {
+                tracing::info!(
+                    reason = request.reason,
+                    exit_code = request.exit_code,
+                    "a runner is over"
+                );
+                Phase::Finished {
+                    outcome: outcome_of(request),
+                    log_tail: log_tail_of(request),
+                }
+            }
         };
         let happening = Happening::Progressed {
             phase,

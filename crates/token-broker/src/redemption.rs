@@ -1,5 +1,6 @@
 //! A launch token becomes a runner token: decide under the lock, register outside it, store, answer.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
@@ -16,11 +17,13 @@ use gha_slurm_domain::{
 };
 use gha_slurm_github::{Deletion, Github, GithubError, Scope};
 use gha_slurm_service_kit::ApiError;
-use gha_slurm_storage::launches::{self, Callback};
+use gha_slurm_storage::launches::{self, Callback, Loaded};
 use gha_slurm_storage::repositories::{self, Repository};
 use gha_slurm_storage::{Database, Failure, ScopeLock, StorageError};
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+use tracing::Instrument;
 
 use crate::settings::DeploymentSettings;
 
@@ -37,6 +40,8 @@ pub(crate) struct Broker {
     pub(crate) deployment: Arc<DeploymentSettings>,
     pub(crate) web_url: Arc<str>,
     pub(crate) clock: Clock,
+    /// Where the connections to Postgres and GitHub are driven.
+    pub(crate) runtime: Handle,
 }
 
 /// What to register at GitHub.
@@ -166,22 +171,20 @@ impl Broker {
             .map_err(|e| storage_error(&e))
     }
 
-    /// Redeems. Runs to its end once begun, also when the node hangs up: a registration that nobody stores would stay
-    /// at GitHub.
-    pub(crate) async fn redeem(
-        self,
-        launch: LaunchId,
-        caller: Caller,
-        mode: RunnerMode,
-    ) -> Result<Redeemed, ApiError> {
-        use tracing::Instrument;
-        let work = async move { self.redeem_to_the_end(launch, &caller, mode).await };
-        tokio::spawn(work.in_current_span())
+    /// Runs to its end once begun, also when the node hangs up: a registration that nobody stores would stay at GitHub. It runs where
+    /// the connections are driven: on an HTTP worker's thread, each answer of Postgres would wake another thread.
+    pub(crate) async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        self.runtime
+            .spawn(work.in_current_span())
             .await
             .map_err(|e| ApiError::internal(&e))?
     }
 
-    async fn redeem_to_the_end(
+    /// `POST /gha/runner`: redeems a launch token.
+    pub(crate) async fn redeem(
         &self,
         launch: LaunchId,
         caller: &Caller,
@@ -278,11 +281,7 @@ impl Broker {
     }
 
     fn called_back(&self, callback: &Callback, caller: &Caller, mode: RunnerMode) -> Happening {
-        let Callback {
-            loaded,
-            standing,
-            redeemed,
-        } = callback;
+        let Callback { loaded, standing } = callback;
         let attempt = loaded.launch.runner().map_or(0, |r| r.mint_attempt);
         let DeploymentSettings { name, prefix } = self.deployment.as_ref();
         Happening::CalledBack {
@@ -291,7 +290,7 @@ impl Broker {
             admission: Admission {
                 refusal: for_class(standing, &loaded.class.slurm_user),
                 demand: loaded.class.demand,
-                redeemed: *redeemed,
+                redeemed: loaded.class.redeemed,
             },
             runner: RunnerId(uuid::Uuid::now_v7()),
             name: runner_name(prefix, name, loaded.launch.id, attempt.saturating_add(1)),
@@ -325,8 +324,8 @@ impl Broker {
             .database
             .for_callback(
                 launch,
-                async |(mut lock, callback): (ScopeLock<'_>, Callback)| {
-                    launches::happen_to(&mut lock, &callback.loaded, happening.clone(), now).await
+                async |(mut lock, before): (ScopeLock<'_>, Loaded)| {
+                    launches::happen_to(&mut lock, &before, happening.clone(), now).await
                 },
             )
             .await

@@ -6,10 +6,10 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use gha_slurm_auth::TokenError;
 use gha_slurm_contract::problem::Problem;
 use gha_slurm_contract::runner::{
-    OriginalRunnerAnswer, ProgressPhase, ProgressRequest, RunnerAnswer, RunnerMode, RunnerRequest,
+    OriginalRunnerAnswer, ProgressRequest, RunnerAnswer, RunnerMode, RunnerRequest,
 };
 use gha_slurm_domain::launch::Caller;
-use gha_slurm_domain::{RepositoryFullName, SlurmJobId};
+use gha_slurm_domain::{LaunchId, RepositoryFullName, SlurmJobId};
 use gha_slurm_service_kit::authentication::bearer;
 use gha_slurm_service_kit::{ApiError, problem};
 use gha_slurm_telemetry::prometheus::IntCounterVec;
@@ -154,8 +154,7 @@ async fn redeem_either(
             restart_count: i32::try_from(wanted.restart_count).unwrap_or(i32::MAX),
             node: Some(wanted.node.chars().take(255).collect()),
         };
-        let broker = state.broker.clone();
-        let redeemed = broker.redeem(claims.sub, caller, wanted.mode).await?;
+        let redeemed = redeem_to_the_end(state, claims.sub, caller, wanted.mode).await?;
         return Ok(HttpResponse::Ok().json(answer(redeemed)));
     }
     let raw = request
@@ -182,14 +181,22 @@ async fn redeem_either(
         restart_count: 0,
         node: None,
     };
-    let broker = state.broker.clone();
-    let redeemed = broker
-        .redeem(claims.sub, caller, RunnerMode::Registration)
-        .await?;
+    let redeemed = redeem_to_the_end(state, claims.sub, caller, RunnerMode::Registration).await?;
     let (RunnerToken::Jit(token) | RunnerToken::Registration(token)) = redeemed.secret;
     Ok(HttpResponse::Ok().json(OriginalRunnerAnswer {
         token: token.expose_secret().to_owned(),
     }))
+}
+
+async fn redeem_to_the_end(
+    state: &State,
+    launch: LaunchId,
+    caller: Caller,
+    mode: RunnerMode,
+) -> Result<Redeemed, ApiError> {
+    let broker = state.broker.clone();
+    let work = async move { broker.redeem(launch, &caller, mode).await };
+    state.broker.to_the_end(work).await
 }
 
 async fn verified(
@@ -253,21 +260,17 @@ async fn progress(
     if token.contains('.') {
         let claims = verified(&state, token).await?;
         let said: ProgressRequest = parse(&body)?;
-        state
-            .broker
-            .progress_before_redemption(&claims, &said)
-            .await?;
+        let broker = state.broker.clone();
+        let work = async move { broker.progress_before_redemption(&claims, &said).await };
+        state.broker.to_the_end(work).await?;
     } else {
-        let loaded = state.broker.launch_of(token).await?;
-        let said: ProgressRequest = parse(&body)?;
-        state.broker.progress(&loaded.launch, &said).await?;
-        if said.phase == ProgressPhase::Finished {
-            tracing::info!(
-                reason = said.reason,
-                exit_code = said.exit_code,
-                "a runner is over"
-            );
-        }
+        let (broker, token) = (state.broker.clone(), token.to_owned());
+        let work = async move {
+            let loaded = broker.launch_of(&token).await?;
+            let said: ProgressRequest = parse(&body)?;
+            broker.progress(&loaded.launch, &said).await
+        };
+        state.broker.to_the_end(work).await?;
     }
     Ok(HttpResponse::NoContent().finish())
 }
@@ -287,7 +290,9 @@ async fn progress(
 )]
 async fn release(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
     let token = bearer(&request).ok_or_else(no_token)?.to_owned();
-    state.broker.release(&token).await?;
+    let broker = state.broker.clone();
+    let work = async move { broker.release(&token).await };
+    state.broker.to_the_end(work).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 

@@ -67,14 +67,6 @@ stored_as_text!(LaunchState {
 });
 
 impl LaunchState {
-    /// States in which a runner token was given out, or is being made.
-    pub const REDEEMED: [Self; 5] = [
-        Self::Redeeming,
-        Self::Registered,
-        Self::Listening,
-        Self::Busy,
-        Self::Over,
-    ];
     /// States in which Slurm has not started it, as far as is known.
     pub const PENDING: [Self; 2] = [Self::Planned, Self::Submitted];
 }
@@ -351,6 +343,19 @@ impl Launch {
                 .work
                 .as_ref()
                 .is_some_and(|work| work.attribution == Attribution::Unknown),
+        }
+    }
+
+    /// Whether it counts as supply and was given a runner token, or is being given one.
+    pub fn is_redeemed_supply(&self) -> bool {
+        self.is_supply() && !matches!(self.state, State::Planned | State::Submitted)
+    }
+
+    /// When it may be submitted; `None`: it does not wait for that.
+    pub fn due_at(&self) -> Option<DateTime<Utc>> {
+        match self.state {
+            State::Planned => Some(self.submission.not_before),
+            _ => None,
         }
     }
 

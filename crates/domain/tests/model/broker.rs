@@ -5,7 +5,7 @@ use gha_slurm_domain::launch::{
     Admission, Caller, Happening, Launch, Rejected, RunnerMode, State, Why,
 };
 use gha_slurm_domain::naming::runner_name;
-use gha_slurm_domain::{LaunchId, LaunchState, RunnerId, SlurmJobId};
+use gha_slurm_domain::{LaunchId, RunnerId, SlurmJobId};
 use uuid::Uuid;
 
 use crate::github::{Deletion, Registration};
@@ -192,8 +192,7 @@ fn admission(w: &World, launch: &Launch) -> Admission {
 pub fn redeemed(w: &World, of: &Launch) -> usize {
     let launches = w.db.launches.values();
     launches
-        .filter(|launch| launch.class == of.class && launch.is_supply())
-        .filter(|launch| LaunchState::REDEEMED.contains(&launch.state.stage()))
+        .filter(|launch| launch.class == of.class && launch.is_redeemed_supply())
         .count()
 }
 

@@ -9,7 +9,7 @@ pub(crate) mod runners;
 pub(crate) mod tokens;
 pub(crate) mod workflow_jobs;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 
@@ -38,6 +38,8 @@ pub(crate) struct World {
     /// Lower-case `owner/name` that a repository had once.
     former_names: BTreeMap<String, i64>,
     runners: BTreeMap<i64, Registration>,
+    /// Ids of runners by repository and name in lower case.
+    runner_names: HashMap<(i64, String), i64>,
     /// One id per spelling of a label.
     label_ids: BTreeMap<String, i64>,
     pub(crate) runs: BTreeMap<i64, WorkflowRun>,
@@ -99,6 +101,7 @@ impl World {
             repositories: BTreeMap::new(),
             former_names: BTreeMap::new(),
             runners: BTreeMap::new(),
+            runner_names: HashMap::new(),
             label_ids: BTreeMap::new(),
             runs: BTreeMap::new(),
             workflow_jobs: BTreeMap::new(),

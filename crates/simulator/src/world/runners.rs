@@ -94,14 +94,12 @@ impl World {
         replace: bool,
         now: Now,
     ) -> Result<(Runner, String), RunnerRefusal> {
+        let name = (new.repository_id, new.name.to_ascii_lowercase());
         let holder = self
-            .runners
-            .values()
-            .find(|runner| {
-                !runner.ghost
-                    && runner.facts.repository_id == new.repository_id
-                    && runner.facts.name.eq_ignore_ascii_case(&new.name)
-            })
+            .runner_names
+            .get(&name)
+            .and_then(|id| self.runners.get(id))
+            .filter(|runner| !runner.ghost)
             .map(|runner| runner.facts.id);
         match holder {
             Some(_) if !replace => return Err(RunnerRefusal::Exists),
@@ -125,6 +123,7 @@ impl World {
             created_at: now,
         };
         let credential = tokens::noise(64);
+        self.runner_names.insert(name, facts.id);
         self.runners.insert(
             facts.id,
             Registration {
@@ -187,7 +186,7 @@ impl World {
         if runner.facts.workflow_job_id.is_some() {
             return Err(RunnerRefusal::Busy);
         }
-        self.runners.remove(&id);
+        self.forget_runner(id);
         Ok(())
     }
 
@@ -251,13 +250,29 @@ impl World {
         }
     }
 
+    fn forget_runner(&mut self, id: i64) {
+        let Some(runner) = self.runners.remove(&id) else {
+            return;
+        };
+        let Runner {
+            repository_id,
+            name,
+            ..
+        } = runner.facts;
+        let name = (repository_id, name.to_ascii_lowercase());
+        // A ghost's name may have been taken since.
+        if self.runner_names.get(&name) == Some(&id) {
+            self.runner_names.remove(&name);
+        }
+    }
+
     /// A runner that is done with a workflow job: an ephemeral one is deleted, another listens again.
     pub(crate) fn free_runner(&mut self, id: i64, now: Now) {
         let Some(runner) = self.runners.get_mut(&id) else {
             return;
         };
         if runner.facts.ephemeral {
-            self.runners.remove(&id);
+            self.forget_runner(id);
             return;
         }
         runner.facts.workflow_job_id = None;

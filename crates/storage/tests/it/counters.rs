@@ -148,16 +148,19 @@ WITH demand AS (
     SELECT class_id, count(*) AS counted FROM workflow_jobs
     WHERE state = 'queued' AND verdict = 'ours' GROUP BY class_id
 ), supply AS (
-    SELECT class_id, count(*) AS counted
+    SELECT class_id, count(*) AS counted, count(*) FILTER (WHERE state NOT IN ('planned', 'submitted')) AS redeemed
     FROM launches LEFT JOIN runners ON runners.launch_id = launches.id
     WHERE state NOT IN ('busy', 'over')
         OR (state = 'busy' OR runners.busy_at IS NOT NULL)
             AND runners.workflow_job_id IS NULL AND NOT runners.attribution_given_up
     GROUP BY class_id
+), counted AS (
+    SELECT id, coalesce(d.counted, 0) AS demand, coalesce(s.counted, 0) AS supply, coalesce(s.redeemed, 0) AS redeemed
+    FROM runner_classes LEFT JOIN demand d ON d.class_id = id LEFT JOIN supply s ON s.class_id = id
 )
-SELECT concat_ws(' ', id, demand, coalesce(d.counted, 0), supply, coalesce(s.counted, 0))
-FROM runner_classes LEFT JOIN demand d ON d.class_id = id LEFT JOIN supply s ON s.class_id = id
-WHERE demand <> coalesce(d.counted, 0) OR supply <> coalesce(s.counted, 0)";
+SELECT concat_ws(' ', id, stored.demand, counted.demand, stored.supply, counted.supply, stored.redeemed, counted.redeemed)
+FROM runner_classes stored JOIN counted USING (id)
+WHERE (stored.demand, stored.supply, stored.redeemed) <> (counted.demand, counted.supply, counted.redeemed)";
 
 #[tokio::test]
 async fn counters_of_a_class_are_what_its_rows_say() {

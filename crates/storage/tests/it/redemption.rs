@@ -45,7 +45,7 @@ async fn call_back(pool: &Database, launch: LaunchId, caller: Caller) -> Answer 
                     admission: Admission {
                         refusal: for_class(&callback.standing, &before.class.slurm_user),
                         demand: before.class.demand,
-                        redeemed: callback.redeemed,
+                        redeemed: callback.loaded.class.redeemed,
                     },
                     runner: RunnerId(uuid::Uuid::now_v7()),
                     name: format!("runner-{launch}-{attempt}"),

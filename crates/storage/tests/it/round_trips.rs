@@ -92,7 +92,7 @@ async fn redeem(pool: &Database, launch: LaunchId) {
         admission: Admission {
             refusal: for_class(&callback.standing, &callback.loaded.class.slurm_user),
             demand: callback.loaded.class.demand,
-            redeemed: callback.redeemed,
+            redeemed: callback.loaded.class.redeemed,
         },
         runner: RunnerId(uuid::Uuid::now_v7()),
         name: format!("runner-{launch}"),

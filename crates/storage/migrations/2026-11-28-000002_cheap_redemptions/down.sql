@@ -1,0 +1,9 @@
+ALTER TABLE runner_classes DROP COLUMN redeemed;
+
+ALTER TABLE runners RESET (fillfactor);
+ALTER TABLE launches RESET (fillfactor);
+DROP INDEX launches_supply;
+DROP INDEX launches_due;
+ALTER TABLE launches DROP COLUMN due_at;
+CREATE INDEX launches_supply ON launches (class_id, state, planned_at DESC, id DESC) WHERE in_supply;
+CREATE INDEX launches_due ON launches (state, not_before) WHERE in_supply;
