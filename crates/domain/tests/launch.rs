@@ -99,6 +99,24 @@ fn a_late_answer_about_an_earlier_registration_ends_nothing() {
 }
 
 #[test]
+fn what_github_let_go_was_withdrawn_for_the_planners_reason() {
+    let why = |launch: &Launch| {
+        let gone = after(launch, Happening::Deregistered { attempt: 1 }).unwrap();
+        gone.over().map(|over| over.outcome.clone())
+    };
+    let idle = progressed(&registered(), Phase::Listening);
+    let marked = after(&idle, Happening::ReleaseWanted(Why::MappedToAnother)).unwrap();
+    let mapped = Outcome::Withdrawn {
+        why: Why::MappedToAnother,
+    };
+    assert_eq!(why(&marked), Some(mapped));
+    // Wanted after all, and then not again: for the reason of then.
+    let wanted = after(&marked, Happening::ReleaseNotWanted).unwrap();
+    let again = after(&wanted, Happening::ReleaseWanted(Why::NoDemand)).unwrap();
+    assert_eq!(why(&again), Some(Outcome::Withdrawn { why: Why::NoDemand }));
+}
+
+#[test]
 fn a_repeated_call_that_is_refused_leaves_the_runner_alone() {
     let refused = Admission {
         refusal: Some(Why::MappedToAnother),

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use gha_slurm_domain::admission::{NotAdmitted, Standing, admit};
+use gha_slurm_domain::admission::{NotAdmitted, Standing, admit, for_class};
 use gha_slurm_domain::launch::{Happening, NewLaunch, Why};
 use gha_slurm_domain::planner::{Plan, PlannerLimits, SURPLUS_ORDER, plan};
 use gha_slurm_domain::timeline::{Entry, Kind};
@@ -140,6 +140,11 @@ async fn do_without(
 ) -> Result<(), StorageError> {
     let mut left = surplus.min(LAUNCHES_AT_ONCE);
     let mut releasing: Vec<LaunchId> = Vec::new();
+    let repository = lock.repository();
+    let standing = match left {
+        0 => None,
+        _ => repositories::standing(lock.conn(), repository).await?,
+    };
     for states in SURPLUS_ORDER {
         if left == 0 {
             break;
@@ -147,11 +152,15 @@ async fn do_without(
         let found = launches::newest(lock, class.id, states, left).await?;
         left = left.saturating_sub(found.len());
         for before in found {
+            let why = standing
+                .as_ref()
+                .and_then(|(_, standing)| for_class(standing, &before.class.slurm_user))
+                .unwrap_or(Why::NoDemand);
             let is_idle = before.launch.state.stage() >= LaunchState::Registered;
             let happening = if is_idle {
-                Happening::ReleaseWanted
+                Happening::ReleaseWanted(why)
             } else {
-                Happening::NotWanted(Why::NoDemand)
+                Happening::NotWanted(why)
             };
             let is_kept = apply(lock, &before, happening, now).await?;
             if is_kept {

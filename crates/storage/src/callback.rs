@@ -86,8 +86,8 @@ impl Database {
             let found = {
                 let shared = &*conn;
                 let (mut first, mut second) = (shared, shared);
-                // In this order, also where the connection has to prepare them first: Postgres answers in order, and `join!` asks the
-                // first one first.
+                // Postgres runs them in this order. Where a statement is new to the connection, it is sent only once Postgres has
+                // prepared it, which it does in this order too; and what reads is never prepared before what locks.
                 let (begun, locked, found) = futures_util::join!(
                     first.batch_execute(BEGIN),
                     Kept(diesel::sql_query(LOCK).bind::<Uuid, _>(launch.0)).execute(&mut second),

@@ -25,6 +25,7 @@ use crate::schema::{
 use crate::scope::ScopeLock;
 use crate::stored::{StoredLaunchState, launch_states};
 use crate::timeline::{About, Row as TimelineRow, append_rows};
+use crate::transaction::first_cause;
 
 /// A launch token lives a day and an hour, a workflow job five days: Slurm is not asked about what is older.
 const OLDEST_WATCHED: TimeDelta = TimeDelta::days(8);
@@ -86,6 +87,7 @@ struct RunnerRow {
     listening_at: Option<DateTime<Utc>>,
     busy_at: Option<DateTime<Utc>>,
     attribution_given_up: bool,
+    not_wanted: Option<serde_json::Value>,
 }
 
 fn rows(launch: &Launch) -> Result<(LaunchRow, Option<RunnerRow>), StorageError> {
@@ -155,6 +157,12 @@ fn rows(launch: &Launch) -> Result<(LaunchRow, Option<RunnerRow>), StorageError>
         watched: launch.is_watched(),
         due_at: launch.due_at(),
     };
+    let not_wanted = launch
+        .runner()
+        .and_then(|runner| runner.not_wanted.as_ref())
+        .map(serde_json::to_value)
+        .transpose()
+        .map_err(|_| StorageError::Unknown("runners.not_wanted"))?;
     let runner = launch.runner().map(|runner| {
         let Runner {
             id: runner_id,
@@ -167,6 +175,7 @@ fn rows(launch: &Launch) -> Result<(LaunchRow, Option<RunnerRow>), StorageError>
             created_at,
             listening_at,
             deregister_at: _,
+            not_wanted: _,
         } = runner;
         let work = launch.work();
         RunnerRow {
@@ -195,6 +204,7 @@ fn rows(launch: &Launch) -> Result<(LaunchRow, Option<RunnerRow>), StorageError>
             listening_at: *listening_at,
             busy_at: work.and_then(|w| w.started_at),
             attribution_given_up: work.is_some_and(|w| w.attribution == Attribution::GivenUp),
+            not_wanted,
         }
     });
     Ok((row, runner))
@@ -294,6 +304,10 @@ fn read_runner(
         created_at: row.created_at,
         listening_at: row.listening_at,
         deregister_at,
+        // A newer program's reason is no reason to fail.
+        not_wanted: row
+            .not_wanted
+            .and_then(|why| serde_json::from_value(why).ok()),
     })
 }
 
@@ -547,8 +561,8 @@ async fn write(
         let change = Counts::of(after) - Counts::of(before);
         classes::changed(&mut conn, after.class, change).await
     };
-    futures_util::try_join!(launch, runner, timeline, counts)?;
-    Ok(())
+    let (launch, runner, timeline, counts) = futures_util::join!(launch, runner, timeline, counts);
+    first_cause([launch, runner, timeline, counts])
 }
 
 /// Something happens to a launch of the scope: it is loaded, the domain decides, and what follows is saved. What must be planned again

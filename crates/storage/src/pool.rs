@@ -116,6 +116,14 @@ impl StorageError {
         }
     }
 
+    /// Whether it only says that an earlier statement of the transaction failed.
+    pub(crate) fn is_aftermath(&self) -> bool {
+        let Self::Query(diesel::result::Error::DatabaseError(_, information)) = self else {
+            return false;
+        };
+        sqlstate::of(information.message()) == Some("25P02")
+    }
+
     /// Whether trying again can help.
     pub fn is_transient(&self) -> bool {
         self.failure() != Failure::Rejected

@@ -148,6 +148,7 @@ diesel::table! {
         listening_at -> Nullable<Timestamptz>,
         busy_at -> Nullable<Timestamptz>,
         attribution_given_up -> Bool,
+        not_wanted -> Nullable<Jsonb>,
     }
 }
 

@@ -165,6 +165,22 @@ pub(crate) async fn finish<T, E: From<StorageError>>(
     }
 }
 
+/// What became of statements of one transaction that were sent together, in whichever order Postgres ran them: after one that failed
+/// it refuses the others, which says nothing about them.
+pub(crate) fn first_cause<const N: usize>(
+    results: [Result<(), StorageError>; N],
+) -> Result<(), StorageError> {
+    let mut refused = Ok(());
+    for result in results {
+        match result {
+            Err(error) if error.is_aftermath() => refused = Err(error),
+            Err(error) => return Err(error),
+            Ok(()) => {}
+        }
+    }
+    refused
+}
+
 /// What `error`, or the first cause of it that is storage's, means. `None`: it is the caller's own.
 fn failure(error: &(dyn Error + 'static)) -> Option<Failure> {
     let mut next = Some(error);

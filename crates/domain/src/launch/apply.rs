@@ -109,7 +109,7 @@ pub enum Happening {
     /// The planner does not want it any more and it has no runner token yet.
     NotWanted(Why),
     /// The planner does not want its idle runner any more: GitHub must be asked whether it has work.
-    ReleaseWanted,
+    ReleaseWanted(Why),
     /// The planner wants its idle runner after all.
     ReleaseNotWanted,
     /// GitHub deregistered its runner: no workflow job can reach it.
@@ -283,7 +283,7 @@ impl Launch {
                 at,
             } => change.ended_before_runner(outcome, log_tail, at),
             Happening::NotWanted(why) => change.not_wanted(why),
-            Happening::ReleaseWanted => change.release_wanted(),
+            Happening::ReleaseWanted(why) => change.release_wanted(why),
             Happening::ReleaseNotWanted => change.release_not_wanted(),
             Happening::Deregistered { attempt } => change.deregistered(attempt),
             Happening::DeregistrationRefused => Ok(change.deregistration_refused()),
@@ -595,6 +595,7 @@ impl Change {
             created_at: self.now,
             listening_at: None,
             deregister_at: None,
+            not_wanted: None,
         }
     }
 
@@ -753,6 +754,7 @@ impl Change {
             // Its node may have had an earlier answer, and a late call of it begins another attempt: only GitHub can tell.
             State::Redeeming(runner) if runner.mint_attempt > 1 => {
                 runner.deregister_at.get_or_insert(self.now);
+                runner.not_wanted.get_or_insert(why);
                 Ok(self.done())
             }
             State::Planned | State::Submitted | State::Redeeming(_) => {
@@ -766,11 +768,12 @@ impl Change {
         }
     }
 
-    fn release_wanted(mut self) -> Outcomes {
+    fn release_wanted(mut self, why: Why) -> Outcomes {
         let now = self.now;
         match &mut self.launch.state {
             State::Registered(runner) | State::Listening(runner) => {
                 runner.deregister_at.get_or_insert(now);
+                runner.not_wanted.get_or_insert(why);
                 Ok(self.done())
             }
             _ => Err(Rejected::Late),
@@ -781,6 +784,7 @@ impl Change {
         match &mut self.launch.state {
             State::Registered(runner) | State::Listening(runner) => {
                 runner.deregister_at = None;
+                runner.not_wanted = None;
                 Ok(self.done())
             }
             // The planner did not mark what is over, so it does not unmark it.
@@ -796,7 +800,7 @@ impl Change {
             self.launch.state,
             State::Redeeming(_) | State::Registered(_) | State::Listening(_)
         ) {
-            self.withdraw(Why::NoDemand);
+            self.withdraw_as_the_planner_wanted();
         }
         // Otherwise it had ended already, or its node reported something meanwhile.
         Ok(self.deregister_at(None))
@@ -805,7 +809,7 @@ impl Change {
     fn deregistration_unknown(mut self) -> Applied {
         if matches!(self.launch.state, State::Redeeming(_)) {
             // Nothing is registered. A broker that is registering it finds the launch over and deletes the registration.
-            self.withdraw(Why::NoDemand);
+            self.withdraw_as_the_planner_wanted();
             return self.done();
         }
         self.deregister_at(None)
@@ -926,6 +930,14 @@ impl Change {
 
 /// Ends
 impl Change {
+    fn withdraw_as_the_planner_wanted(&mut self) {
+        let marked = self
+            .launch
+            .runner()
+            .and_then(|runner| runner.not_wanted.clone());
+        self.withdraw(marked.unwrap_or(Why::NoDemand));
+    }
+
     /// Not wanted any more: its launch token answers 410 from now on, whatever Slurm's state. Who is registering its runner deletes it.
     fn withdraw(&mut self, why: Why) {
         let detail = why.explained();

@@ -197,6 +197,8 @@ pub struct Runner {
     pub listening_at: Option<DateTime<Utc>>,
     /// From then on GitHub is asked to deregister it.
     pub deregister_at: Option<DateTime<Utc>>,
+    /// Why the planner does not want it any more, while GitHub is asked to deregister it.
+    pub not_wanted: Option<Why>,
 }
 
 /// The workflow job that started in a runner.

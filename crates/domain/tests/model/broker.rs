@@ -1,11 +1,11 @@
 //! token-broker: each call of a node is a sequence of steps between which anything may happen, a crash too.
 
-use gha_slurm_domain::admission::admit;
+use gha_slurm_domain::admission::for_class;
 use gha_slurm_domain::launch::{
     Admission, Caller, Happening, Launch, Rejected, RunnerMode, State, Why,
 };
 use gha_slurm_domain::naming::runner_name;
-use gha_slurm_domain::{LaunchId, RunnerId, SlurmJobId};
+use gha_slurm_domain::{ClassId, LaunchId, RunnerId, SlurmJobId};
 use uuid::Uuid;
 
 use crate::github::{Deletion, Registration};
@@ -171,21 +171,20 @@ impl Redeem {
 }
 
 fn admission(w: &World, launch: &Launch) -> Admission {
-    let (demand, user) = match w.db.classes.get(&launch.class) {
-        Some(class) => (class.demand, class.user),
-        None => (0, ""),
-    };
-    let refusal = match w.standings.get(&launch.repository.0).map(admit) {
-        Some(Ok(mapping)) if mapping.user.as_str() == user => None,
-        Some(Ok(_)) => Some(Why::MappedToAnother),
-        Some(Err(reason)) => Some(Why::NotAdmitted { reason }),
-        None => None,
-    };
     Admission {
-        refusal,
-        demand,
+        refusal: refusal(w, launch.class),
+        demand: w.db.classes.get(&launch.class).map_or(0, |c| c.demand),
         redeemed: redeemed(w, launch),
     }
+}
+
+/// Why a class may not have runners now.
+pub fn refusal(w: &World, class: ClassId) -> Option<Why> {
+    let class = w.db.classes.get(&class)?;
+    for_class(
+        w.standings.get(&class.repository)?,
+        &class.user.parse().ok()?,
+    )
 }
 
 /// Launches of the class that were given a runner token and have no workflow job yet.

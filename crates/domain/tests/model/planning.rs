@@ -11,6 +11,7 @@ use gha_slurm_domain::{
 };
 use uuid::Uuid;
 
+use crate::broker::refusal;
 use crate::github::LABELS;
 use crate::tell;
 use crate::world::{USERS, World};
@@ -214,15 +215,16 @@ impl World {
 
     /// Withdraws surplus, and marks for deregistration what may have work by now; unmarks the others.
     fn do_without(&mut self, class: ClassId, mut surplus: usize) {
+        let why = refusal(self, class).unwrap_or(Why::NoDemand);
         for states in SURPLUS_ORDER {
             let launches: Vec<LaunchId> =
                 self.supply_in(class, states).iter().map(|l| l.id).collect();
             for launch in launches {
                 let is_idle = states.contains(&LaunchState::Listening);
                 let happening = match (is_idle, surplus > 0) {
-                    (true, true) => Happening::ReleaseWanted,
+                    (true, true) => Happening::ReleaseWanted(why.clone()),
                     (true, false) => Happening::ReleaseNotWanted,
-                    (false, true) => Happening::NotWanted(Why::NoDemand),
+                    (false, true) => Happening::NotWanted(why.clone()),
                     (false, false) => continue,
                 };
                 surplus = surplus.saturating_sub(1);

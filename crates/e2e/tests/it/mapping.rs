@@ -28,7 +28,7 @@ async fn a_mapping_starts_what_waits_and_its_end_withdraws_what_is_pending() {
     stack.freeze(Service::Agent);
     stack.map(&[]).await;
     stack
-        .until_launches("outcome->>'kind' = 'withdrawn'", 1)
+        .until_launches("outcome->'why'->>'reason' = 'unmapped'", 1)
         .await;
     stack.until_verdict(second, "waiting_for_mapping").await;
     stack.thaw(Service::TokenBroker);

@@ -162,6 +162,10 @@ async fn a_suspended_installation_withdraws_and_an_unsuspended_one_plans_again()
     replan_now(&pool).await;
     assert_eq!(supply(&states(database.url()).await), 0);
     assert_eq!(verdict(database.url(), 1).await.0, "refused");
+    let words = "SELECT detail FROM timeline WHERE kind = 'withdrawn'";
+    let client = connect(database.url()).await;
+    let words: String = client.query_one(words, &[]).await.unwrap().get(0);
+    assert!(words.contains("suspended"), "{words}");
     apply(&pool, installation("unsuspend")).await;
     replan_now(&pool).await;
     assert_eq!(supply(&states(database.url()).await), 1);

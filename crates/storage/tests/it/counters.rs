@@ -99,7 +99,7 @@ fn happening(random: &mut Random, id: LaunchId, jobs: i64) -> Happening {
             log_tail: None,
         }),
         17 => Happening::NotWanted(Why::NoDemand),
-        18 => Happening::ReleaseWanted,
+        18 => Happening::ReleaseWanted(Why::NoDemand),
         19 => Happening::Deregistered { attempt: 1 },
         20 => Happening::DeregistrationRefused,
         21 | 22 => Happening::Attributed(WorkflowJobId(1 + random.below(jobs as usize) as i64)),

@@ -2,10 +2,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
-use gha_slurm_storage::{AsyncPgConnection, Failure, StorageError};
+use gha_slurm_domain::launch::{Happening, Why};
+use gha_slurm_storage::{AsyncPgConnection, Database, Failure, StorageError};
 use gha_slurm_telemetry::Metrics;
 use gha_slurm_test_support::TestDatabase;
 use tokio::sync::Barrier;
+
+use crate::{REPOSITORY, now, plan, scope_with_queued, seed};
 
 async fn lock(conn: &mut AsyncPgConnection, key: i64) -> Result<(), StorageError> {
     diesel::sql_query("SELECT pg_advisory_xact_lock($1)")
@@ -54,6 +57,29 @@ async fn what_postgres_refuses_for_ever_is_told_from_a_postgres_that_is_away() {
         // The pool has a connection that works.
         pool.ping().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn the_statement_that_failed_is_named_not_those_that_were_sent_with_it() {
+    let database = TestDatabase::create().await;
+    let jobs = scope_with_queued(&database.pool(), 1).await;
+    let planned = plan(&database.pool(), &jobs).await;
+    let pool = Database::new(&database.url().into(), None, "test", 1).unwrap();
+    // This connection knows the statement that appends to a timeline, so that it overtakes the one that changes the launch.
+    seed(&pool, REPOSITORY).completed(1, now()).await;
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE 'not now' USING ERRCODE = 'disk_full'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON timeline FOR EACH ROW EXECUTE FUNCTION refuse()";
+    let mut conn = pool.connection().await.unwrap();
+    conn.batch_execute(refuse).await.unwrap();
+    drop(conn);
+    let why = Happening::NotWanted(Why::NoDemand);
+    let error = pool
+        .happen("test", REPOSITORY, planned[0], &why, now())
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("not now"), "{error}");
+    assert_eq!(error.failure(), Failure::Unavailable);
 }
 
 #[tokio::test]

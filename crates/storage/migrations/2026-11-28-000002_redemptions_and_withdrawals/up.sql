@@ -8,6 +8,9 @@ DROP INDEX launches_due;
 DROP INDEX launches_supply;
 CREATE INDEX launches_due ON launches (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX launches_supply ON launches (class_id, planned_at DESC, id DESC) WHERE in_supply;
+ALTER TABLE runners
+    -- Why the planner does not want it any more, while GitHub is asked to deregister it.
+    ADD COLUMN not_wanted JSONB;
 ALTER TABLE launches SET (fillfactor = 70);
 ALTER TABLE runners SET (fillfactor = 70);
 
