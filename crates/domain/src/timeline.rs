@@ -112,10 +112,16 @@ impl Entry {
     }
 }
 
-/// `reported`, but never after `now`: clocks of nodes and of GitHub differ from this one. GitHub writes whole seconds: such a time is
+/// GitHub ends a workflow run after 35 days ("Usage limits" of GitHub Actions).
+const OLDEST: TimeDelta = TimeDelta::days(40);
+
+/// `reported`, but never after `now`: clocks of nodes and of GitHub differ from this one. What is older than any workflow run is no
+/// time at which something of it happened, and is taken as `now`. GitHub writes whole seconds: such a time is
 /// taken as the end of its second, so that what happened within the second comes before.
 pub fn happened(reported: Option<DateTime<Utc>>, now: DateTime<Utc>) -> DateTime<Utc> {
-    let Some(at) = reported else { return now };
+    let Some(at) = reported.filter(|at| *at > now - OLDEST && *at < now) else {
+        return now;
+    };
     let is_whole = at.timestamp_subsec_nanos() == 0;
     let at = if is_whole {
         at + TimeDelta::milliseconds(999)
@@ -138,5 +144,14 @@ mod tests {
         assert_eq!(happened(Some(second), ms(500)), ms(500));
         assert_eq!(happened(Some(ms(7)), ms(500)), ms(7));
         assert_eq!(happened(Some(ms(90_000)), ms(500)), ms(500));
+        let days = |days| second - TimeDelta::days(days);
+        assert_eq!(
+            happened(Some(days(39)), ms(5)),
+            days(39) + TimeDelta::milliseconds(999)
+        );
+        let last_whole = DateTime::from_timestamp(DateTime::<Utc>::MAX_UTC.timestamp(), 0).unwrap();
+        for never in [days(41), DateTime::<Utc>::MIN_UTC, last_whole] {
+            assert_eq!(happened(Some(never), ms(5)), ms(5));
+        }
     }
 }

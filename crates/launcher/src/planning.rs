@@ -116,7 +116,7 @@ async fn carry_out(
             apply(lock, &before, why, now).await?;
         }
     }
-    do_without(lock, class, plan.surplus, now).await?;
+    Box::pin(do_without(lock, class, plan.surplus, now)).await?;
     if class.stopped != plan.stopped {
         classes::set_stopped(lock, class.id, plan.stopped.as_deref()).await?;
     }

@@ -88,6 +88,7 @@ struct RunnerRow {
     busy_at: Option<DateTime<Utc>>,
     attribution_given_up: bool,
     not_wanted: Option<serde_json::Value>,
+    set_up_at: Option<DateTime<Utc>>,
 }
 
 fn rows(launch: &Launch) -> Result<(LaunchRow, Option<RunnerRow>), StorageError> {
@@ -173,6 +174,7 @@ fn rows(launch: &Launch) -> Result<(LaunchRow, Option<RunnerRow>), StorageError>
             github_id,
             progress_token_hash,
             created_at,
+            set_up_at,
             listening_at,
             deregister_at: _,
             not_wanted: _,
@@ -205,6 +207,7 @@ fn rows(launch: &Launch) -> Result<(LaunchRow, Option<RunnerRow>), StorageError>
             busy_at: work.and_then(|w| w.started_at),
             attribution_given_up: work.is_some_and(|w| w.attribution == Attribution::GivenUp),
             not_wanted,
+            set_up_at: *set_up_at,
         }
     });
     Ok((row, runner))
@@ -302,6 +305,7 @@ fn read_runner(
         github_id: row.github_runner_id,
         progress_token_hash: row.progress_token_hash,
         created_at: row.created_at,
+        set_up_at: row.set_up_at,
         listening_at: row.listening_at,
         deregister_at,
         // A newer program's reason is no reason to fail.

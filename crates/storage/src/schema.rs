@@ -149,6 +149,7 @@ diesel::table! {
         busy_at -> Nullable<Timestamptz>,
         attribution_given_up -> Bool,
         not_wanted -> Nullable<Jsonb>,
+        set_up_at -> Nullable<Timestamptz>,
     }
 }
 

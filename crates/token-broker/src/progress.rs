@@ -13,15 +13,27 @@ use crate::redemption::{Broker, github_trouble, gone, progress_hash, storage_err
 
 /// Most characters of a node's reason that are kept.
 const MAX_REASON: usize = 500;
+/// Most characters of a node's name that are kept: as many as a host name has at most.
+const MAX_NODE: usize = 255;
+
+/// What a node wrote, as one line that Postgres can store: without control characters, and cut.
+fn one_line(text: &str, most: usize) -> String {
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(most)
+        .collect()
+}
+
+/// The name of a node as it wrote it.
+pub(crate) fn node_name(text: &str) -> String {
+    one_line(text, MAX_NODE)
+}
+
 /// The end as its node reports it: the reason is one short line.
 fn outcome_of(request: &ProgressRequest) -> Outcome {
     let reason = request.reason.as_deref().unwrap_or("no reason given");
     Outcome::NodeReported {
-        reason: reason
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(MAX_REASON)
-            .collect(),
+        reason: one_line(reason, MAX_REASON),
         exit_code: request.exit_code,
     }
 }
@@ -74,12 +86,12 @@ impl Broker {
             ProgressPhase::Allocated | ProgressPhase::Unknown => return Ok(()),
             ProgressPhase::Registered => {
                 return match launch.state {
-                    State::Over(_) => Err(gone("it was withdrawn meanwhile")),
+                    State::Over(ref over) => Err(gone(over.outcome.explained())),
                     _ => Ok(()),
                 };
             }
             ProgressPhase::SetUp => Phase::SetUp {
-                node: request.node.clone(),
+                node: request.node.as_deref().map(node_name),
             },
             ProgressPhase::Listening => Phase::Listening,
             ProgressPhase::WorkflowJobStarted => Phase::WorkflowJobStarted {
@@ -88,24 +100,24 @@ impl Broker {
                     attempt: request.run_attempt.unwrap_or(1),
                 }),
             },
-            ProgressPhase::Finished => {
-                tracing::info!(
-                    reason = request.reason,
-                    exit_code = request.exit_code,
-                    "a runner is over"
-                );
-                Phase::Finished {
-                    outcome: outcome_of(request),
-                    log_tail: log_tail_of(request),
-                }
-            }
+            ProgressPhase::Finished => Phase::Finished {
+                outcome: outcome_of(request),
+                log_tail: log_tail_of(request),
+            },
         };
         let happening = Happening::Progressed {
             phase,
             at: request.at,
         };
         // A report that comes late, or twice, changes nothing and is no error of the node.
-        let _ = self.happen(launch.id, &happening).await?;
+        let applied = self.happen(launch.id, &happening).await?;
+        if let Some(over) = applied
+            .ok()
+            .as_ref()
+            .and_then(|applied| applied.launch.over())
+        {
+            tracing::info!(launch = %launch.id, outcome = over.outcome.explained(), "a runner is over");
+        }
         Ok(())
     }
 

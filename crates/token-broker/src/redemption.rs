@@ -218,7 +218,7 @@ impl Broker {
                         .ok();
                 }
                 return Err(gone(
-                    "it was withdrawn while its runner was being registered",
+                    "it was withdrawn while its runner was being registered, or its Slurm job has called again",
                 ));
             }
             return Ok(Redeemed {

@@ -20,6 +20,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 use crate::keys::Keys;
+use crate::progress::node_name;
 use crate::redemption::{Broker, Redeemed, RunnerToken, github_trouble};
 
 /// A body holds at most a log tail, escaped.
@@ -152,7 +153,7 @@ async fn redeem_either(
         let caller = Caller {
             slurm_job: Some(slurm_job),
             restart_count: i32::try_from(wanted.restart_count).unwrap_or(i32::MAX),
-            node: Some(wanted.node.chars().take(255).collect()),
+            node: Some(node_name(&wanted.node)),
         };
         let redeemed = redeem_to_the_end(state, claims.sub, caller, wanted.mode).await?;
         return Ok(HttpResponse::Ok().json(answer(redeemed)));

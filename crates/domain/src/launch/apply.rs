@@ -557,6 +557,7 @@ impl Change {
                 mint_attempt: runner.mint_attempt.saturating_add(1),
                 github_id: None,
                 progress_token_hash: None,
+                set_up_at: None,
                 ..runner
             },
             None => self.first_call(caller, mode, id, name),
@@ -593,6 +594,7 @@ impl Change {
             github_id: None,
             progress_token_hash: None,
             created_at: self.now,
+            set_up_at: None,
             listening_at: None,
             deregister_at: None,
             not_wanted: None,
@@ -650,9 +652,12 @@ impl Change {
         let when = happened(at, self.now);
         match phase {
             Phase::SetUp { node } => {
-                let Some(runner) = self.launch.runner() else {
+                let State::Registered(runner) = &mut self.launch.state else {
                     return Err(Rejected::Late);
                 };
+                if runner.set_up_at.replace(self.now).is_some() {
+                    return Err(Rejected::Late);
+                }
                 let place = node.map(|n| format!(" on {n}")).unwrap_or_default();
                 let detail = format!("Runner {} is being set up{place}", runner.name);
                 self.effects

@@ -193,6 +193,8 @@ pub struct Runner {
     pub progress_token_hash: Option<Vec<u8>>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
+    /// When its node reported that it sets the runner up; once for a registration.
+    pub set_up_at: Option<DateTime<Utc>>,
     /// When its node reported "Listening for Jobs".
     pub listening_at: Option<DateTime<Utc>>,
     /// From then on GitHub is asked to deregister it.

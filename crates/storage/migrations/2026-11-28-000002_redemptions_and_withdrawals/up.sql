@@ -10,7 +10,9 @@ CREATE INDEX launches_due ON launches (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX launches_supply ON launches (class_id, planned_at DESC, id DESC) WHERE in_supply;
 ALTER TABLE runners
     -- Why the planner does not want it any more, while GitHub is asked to deregister it.
-    ADD COLUMN not_wanted JSONB;
+    ADD COLUMN not_wanted JSONB,
+    -- When its node reported that it sets the runner up.
+    ADD COLUMN set_up_at TIMESTAMPTZ;
 ALTER TABLE launches SET (fillfactor = 70);
 ALTER TABLE runners SET (fillfactor = 70);
 

@@ -26,6 +26,36 @@ async fn redeemed(broker: &Broker) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_node_fills_no_timeline() {
+    let broker = Broker::start().await;
+    let token = redeemed(&broker).await;
+    let node = format!("n\0{}", "x".repeat(100_000));
+    for at in [
+        "-9000-01-01T00:00:00Z",
+        "1970-01-01T00:00:00Z",
+        "+262142-12-31T23:59:59Z",
+    ] {
+        let body = json!({"phase": "set_up", "node": node, "at": at});
+        let answer = broker.progress(&token, body).await;
+        assert_eq!(answer.status, 204, "{}", answer.body);
+    }
+    let entries = "SELECT length(detail) < 400 AND happened_at > now() - interval '1 day' FROM timeline WHERE kind = 'set_up'";
+    assert_eq!(broker.query(entries).await, ["t"]);
+    let finished = json!({"phase": "finished", "reason": "r\0".repeat(50_000)});
+    for _ in 0..2 {
+        let answer = broker.progress(&token, finished.clone()).await;
+        assert_eq!(answer.status, 204, "{}", answer.body);
+    }
+    // What is over stays as it is.
+    let late = json!({"phase": "set_up", "node": "n1"});
+    assert_eq!(broker.progress(&token, late).await.status, 204);
+    assert_eq!(
+        kinds(&broker).await.last().unwrap(),
+        "ended_without_workflow_job"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_runner_has_a_timeline() {
     let broker = Broker::start().await;
     let token = redeemed(&broker).await;
