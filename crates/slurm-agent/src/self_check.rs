@@ -263,7 +263,7 @@ async fn check_users(
 fn check_group(settings: &Settings) -> (Finding, Option<SlurmUser>) {
     const ABOUT: &str = "policy.group";
     let Some(group) = &settings.policy.group else {
-        let text = "not set: everybody from policy.min_uid on has opted in, so to say";
+        let text = "not set: every user from policy.min_uid on may be charged for builds";
         return (Finding::warning(ABOUT, text), None);
     };
     match Group::from_name(group) {

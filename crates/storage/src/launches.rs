@@ -64,7 +64,6 @@ struct LaunchRow {
     outcome: Option<serde_json::Value>,
     cancel_at: Option<DateTime<Utc>>,
     watched: bool,
-    due_at: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, AsChangeset)]
@@ -156,7 +155,6 @@ fn rows(launch: &Launch) -> Result<(LaunchRow, Option<RunnerRow>), StorageError>
         outcome,
         cancel_at: *cancel_at,
         watched: launch.is_watched(),
-        due_at: launch.due_at(),
     };
     let not_wanted = launch
         .runner()

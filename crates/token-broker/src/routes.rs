@@ -108,6 +108,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
         (status = 200, description = "A fresh runner token", body = RunnerAnswer),
         (status = 400, description = "The body is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "The launch token is bad or expired", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The original contract, which the settings switch off", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "Redeemed by another Slurm job, or listening already", body = Problem, content_type = "application/problem+json"),
         (status = 410, description = "Nothing waits for this runner: give the node back", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
@@ -247,7 +248,9 @@ fn answer(redeemed: Redeemed) -> RunnerAnswer {
         (status = 204, description = "Noted; after `registered`: go"),
         (status = 400, description = "The body is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "The token is bad", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The launch token, where the progress token is needed", body = Problem, content_type = "application/problem+json"),
         (status = 410, description = "After `registered`: it was withdrawn, do not start the runner", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("progressToken" = []))
 )]

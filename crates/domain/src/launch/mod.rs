@@ -355,14 +355,6 @@ impl Launch {
         self.is_supply() && !matches!(self.state, State::Planned | State::Submitted)
     }
 
-    /// When it may be submitted; `None`: it does not wait for that.
-    pub fn due_at(&self) -> Option<DateTime<Utc>> {
-        match self.state {
-            State::Planned => Some(self.submission.not_before),
-            _ => None,
-        }
-    }
-
     /// Whether Slurm is asked how it is: it has it, or accounting still owes what it used.
     pub fn is_watched(&self) -> bool {
         self.slurm.submitted_at.is_some()

@@ -626,8 +626,7 @@ async fn what_was_lost_at_once_is_one_failure(way: Way) {
     running.task.await.unwrap();
     // Lost once more, they are another failure: those that come after it were planned after it was counted.
     let again = start(way, &pool, &agent.uri());
-    let due =
-        "UPDATE launches SET not_before = planned_at, due_at = planned_at WHERE state = 'planned'";
+    let due = "UPDATE launches SET not_before = planned_at WHERE state = 'planned'";
     let client = connect(database.url()).await;
     client
         .execute("UPDATE launches SET verify_demand = FALSE", &[])

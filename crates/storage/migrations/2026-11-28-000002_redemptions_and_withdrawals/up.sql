@@ -2,8 +2,7 @@
 -- changes the row alone (HOT) and none of its indexes.
 ALTER TABLE launches
     -- When it may be submitted, while it waits for that.
-    ADD COLUMN due_at TIMESTAMPTZ;
-UPDATE launches SET due_at = not_before WHERE state = 'planned';
+    ADD COLUMN due_at TIMESTAMPTZ GENERATED ALWAYS AS (CASE WHEN state = 'planned' THEN not_before END) STORED;
 DROP INDEX launches_due;
 DROP INDEX launches_supply;
 CREATE INDEX launches_due ON launches (due_at) WHERE due_at IS NOT NULL;

@@ -28,6 +28,20 @@ pub(super) struct Build {
     bearer_token: String,
 }
 
+/// What the simulator is asked to queue.
+fn workflow_job() -> serde_json::Value {
+    json!({ "repository": REPOSITORY, "labels": LABELS, "script": SCRIPT })
+}
+
+/// The shell command that queues another one.
+pub(super) fn command_for_another(stack: &Stack) -> String {
+    format!(
+        "curl -sS --json '{}' {}/simulator/workflow-jobs",
+        workflow_job(),
+        stack.github_url
+    )
+}
+
 impl Build {
     /// Maps the repository and queues a workflow job in it; GitHub's signed webhook is on its way then.
     pub(super) async fn begin(stack: &Stack, bearer_token: String) -> Result<Self> {
@@ -44,7 +58,7 @@ impl Build {
         println!("{REPOSITORY} is mapped to the Slurm user {SLURM_USER}");
         let queue = http
             .post(format!("{}/simulator/workflow-jobs", stack.github_url))
-            .json(&json!({ "repository": REPOSITORY, "labels": LABELS, "script": SCRIPT }));
+            .json(&workflow_job());
         let workflow_job = checked(queue).await.context("queueing a workflow job")?;
         let id = workflow_job.get("id").and_then(serde_json::Value::as_i64);
         let id = id.context("a workflow job without id")?;

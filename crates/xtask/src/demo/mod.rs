@@ -74,7 +74,11 @@ async fn show(root: &Path, options: &Options) -> Result<ExitCode> {
         None => println!("\nThe page is not built (that takes Node.js); its API: {url}/api/builds"),
     }
     let bearer_token = demo.credentials.bearer_token()?;
-    println!("  Its bearer token: {bearer_token}\n  Ctrl-C ends the demo.");
+    println!("  Its bearer token: {bearer_token}");
+    println!("Another build: {}", build::command_for_another(&demo.stack));
+    let kept = demo.folder.path("");
+    println!("Settings, secrets and logs: {}", kept.display());
+    println!("Ctrl-C ends the demo.");
     let told = told_to_stop.await;
     println!("\nstopping");
     demo.stack.stop();
@@ -87,7 +91,7 @@ struct Demo {
     _guard: guard::Guard,
     servers: servers::Servers,
     credentials: Credentials,
-    _folder: folder::Folder,
+    folder: folder::Folder,
 }
 
 impl Demo {
@@ -116,7 +120,7 @@ impl Demo {
             _guard: guard,
             servers,
             credentials,
-            _folder: folder,
+            folder,
         })
     }
 

@@ -99,6 +99,19 @@ async fn told_to_stop_it_ends_everything() {
         demo.log().contains("Ctrl-C ends the demo")
     })
     .await;
+    let log = demo.log();
+    let another = log
+        .lines()
+        .find_map(|line| line.strip_prefix("Another build: "));
+    let queued = std::process::Command::new("sh")
+        .args(["-c", another.unwrap()])
+        .output()
+        .unwrap();
+    let queued: serde_json::Value = serde_json::from_slice(&queued.stdout).unwrap();
+    assert!(
+        queued.get("id").is_some_and(serde_json::Value::is_i64),
+        "{queued}"
+    );
     demo.signal(rustix::process::Signal::INT);
     let status = wait_until("it ends", DEADLINE, || {
         let exited = demo.exited();
