@@ -8,12 +8,13 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Uuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use gha_slurm_domain::workflow_job::Verdict;
-use gha_slurm_domain::{LaunchId, RepositoryId, WorkflowJobId, WorkflowJobState};
+use gha_slurm_domain::{LaunchId, LaunchState, RepositoryId, WorkflowJobId, WorkflowJobState};
 
 use crate::pool::StorageError;
 use crate::schema::{launches, runner_classes, runners, timeline, usages, workflow_jobs};
 use crate::scope::ScopeLock;
-use crate::stored::{StoredVerdict, StoredWorkflowJobState};
+use crate::stored::sql_types::LaunchStateSql;
+use crate::stored::{StoredVerdict, StoredWorkflowJobState, launch_states};
 
 /// Rows of some scopes that may go.
 pub type PerScope<T> = BTreeMap<RepositoryId, Vec<T>>;
@@ -197,34 +198,47 @@ pub async fn remove_unused_classes(lock: &mut ScopeLock<'_>) -> Result<usize, St
     .await?)
 }
 
-const WRONG: &str = "\
-SELECT DISTINCT repository_id FROM runner_classes
-WHERE demand <> (SELECT count(*) FROM workflow_jobs WHERE class_id = runner_classes.id AND demand)
-    OR supply <> (SELECT count(*) FROM launches WHERE class_id = runner_classes.id AND in_supply)";
+/// What the counts of each class should be; `$1` are the states before a runner token.
+const COUNTED: &str = "\
+SELECT id, repository_id,
+    (SELECT count(*) FROM workflow_jobs WHERE class_id = runner_classes.id AND demand)::int AS demand,
+    (SELECT count(*) FROM launches WHERE class_id = runner_classes.id AND in_supply)::int AS supply,
+    (SELECT count(*) FROM launches
+        WHERE class_id = runner_classes.id AND in_supply AND state <> ALL($1))::int AS redeemed
+FROM runner_classes";
 
-/// Repositories with classes whose counts of demand and supply may be wrong, because an administrator edited rows.
+/// Where `counted` differs from what is stored.
+const WRONG: &str = "\
+(counted.demand, counted.supply, counted.redeemed)
+    <> (runner_classes.demand, runner_classes.supply, runner_classes.redeemed)";
+
+/// Repositories with classes whose counts may be wrong, because an administrator edited rows.
 pub async fn miscounted(conn: &mut AsyncPgConnection) -> Result<Vec<RepositoryId>, StorageError> {
-    let rows: Vec<ScopeRow> = diesel::sql_query(WRONG).load(conn).await?;
+    let sql = format!(
+        "WITH counted AS ({COUNTED}) SELECT DISTINCT counted.repository_id \
+         FROM counted JOIN runner_classes USING (id) WHERE {WRONG}"
+    );
+    let rows: Vec<ScopeRow> = diesel::sql_query(sql)
+        .bind::<Array<LaunchStateSql>, _>(launch_states(&LaunchState::PENDING))
+        .load(conn)
+        .await?;
     Ok(rows
         .into_iter()
         .map(|row| RepositoryId(row.repository_id))
         .collect())
 }
 
-/// Counts demand and supply of the scope's classes anew. Returns how many were wrong.
+/// Counts demand, supply and what was redeemed of the scope's classes anew. Returns how many were wrong.
 pub async fn recount(lock: &mut ScopeLock<'_>) -> Result<usize, StorageError> {
     let repository = lock.repository().0;
-    Ok(diesel::sql_query(
-        "WITH counted AS ( \
-           SELECT id, \
-             (SELECT count(*) FROM workflow_jobs WHERE class_id = runner_classes.id AND demand)::int AS demand, \
-             (SELECT count(*) FROM launches WHERE class_id = runner_classes.id AND in_supply)::int AS supply \
-           FROM runner_classes WHERE repository_id = $1) \
-         UPDATE runner_classes SET demand = counted.demand, supply = counted.supply FROM counted \
-         WHERE counted.id = runner_classes.id \
-           AND (counted.demand, counted.supply) <> (runner_classes.demand, runner_classes.supply)",
-    )
-    .bind::<BigInt, _>(repository)
-    .execute(lock.conn())
-    .await?)
+    let sql = format!(
+        "WITH counted AS ({COUNTED} WHERE repository_id = $2) \
+         UPDATE runner_classes SET demand = counted.demand, supply = counted.supply, redeemed = counted.redeemed \
+         FROM counted WHERE counted.id = runner_classes.id AND {WRONG}"
+    );
+    Ok(diesel::sql_query(sql)
+        .bind::<Array<LaunchStateSql>, _>(launch_states(&LaunchState::PENDING))
+        .bind::<BigInt, _>(repository)
+        .execute(lock.conn())
+        .await?)
 }

@@ -157,23 +157,25 @@ async fn counts_that_somebody_changed_by_hand_are_put_right() {
     seed(&database, REPOSITORY)
         .queued(&facts(1, &["slurm"], None), now)
         .await;
-    client(test_database.url())
-        .await
-        .batch_execute("UPDATE runner_classes SET demand = 5, supply = 9")
-        .await
-        .unwrap();
-    let wrong = {
-        let mut conn = database.connection().await.unwrap();
-        retention::miscounted(&mut conn).await.unwrap()
-    };
-    assert_eq!(wrong, [REPOSITORY]);
-    let recounted = database
-        .in_scope("test", REPOSITORY, async |mut lock: ScopeLock<'_>| {
-            retention::recount(&mut lock).await
-        })
-        .await
-        .unwrap();
-    assert_eq!(recounted, 1);
-    let query = "SELECT (demand * 10 + supply)::bigint FROM runner_classes";
-    assert_eq!(count(test_database.url(), query).await, 10);
+    for by_hand in ["demand = 5, supply = 9", "redeemed = 3"] {
+        client(test_database.url())
+            .await
+            .batch_execute(&format!("UPDATE runner_classes SET {by_hand}"))
+            .await
+            .unwrap();
+        let wrong = {
+            let mut conn = database.connection().await.unwrap();
+            retention::miscounted(&mut conn).await.unwrap()
+        };
+        assert_eq!(wrong, [REPOSITORY]);
+        let recounted = database
+            .in_scope("test", REPOSITORY, async |mut lock: ScopeLock<'_>| {
+                retention::recount(&mut lock).await
+            })
+            .await
+            .unwrap();
+        assert_eq!(recounted, 1);
+        let query = "SELECT (demand * 10 + supply + redeemed * 100)::bigint FROM runner_classes";
+        assert_eq!(count(test_database.url(), query).await, 10);
+    }
 }
