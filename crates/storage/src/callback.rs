@@ -2,21 +2,13 @@
 
 use std::future::Future;
 
-use diesel::sql_types::Uuid;
 use diesel_async::pooled_connection::deadpool::Object;
-use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use gha_slurm_domain::{LaunchId, RepositoryId};
 
-use crate::launches::{self, Callback, Loaded};
 use crate::pool::{Database, StorageError};
-use crate::prepared::Kept;
 use crate::scope::ScopeLock;
 use crate::transaction::Work;
-
-/// Every statement finds its rows by their keys: a plan for these very values is never better than the one that is there already, and
-/// for a join of seven tables costs more than the transaction.
-const BEGIN: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan";
-const LOCK: &str = "SELECT pg_advisory_xact_lock(repository_id) FROM launches WHERE id = $1";
 
 /// What a call about one launch needs to know of it.
 pub trait OfLaunch: Sized + Send {
@@ -28,32 +20,6 @@ pub trait OfLaunch: Sized + Send {
 
     /// The scope of the launch.
     fn scope(&self) -> RepositoryId;
-}
-
-impl OfLaunch for Loaded {
-    async fn read(
-        mut conn: &AsyncPgConnection,
-        launch: LaunchId,
-    ) -> Result<Option<Self>, StorageError> {
-        launches::load_any(&mut conn, launch).await
-    }
-
-    fn scope(&self) -> RepositoryId {
-        self.launch.repository
-    }
-}
-
-impl OfLaunch for Callback {
-    async fn read(
-        mut conn: &AsyncPgConnection,
-        launch: LaunchId,
-    ) -> Result<Option<Self>, StorageError> {
-        launches::load_callback(&mut conn, launch).await
-    }
-
-    fn scope(&self) -> RepositoryId {
-        self.loaded.scope()
-    }
 }
 
 impl Database {
@@ -82,19 +48,20 @@ impl Database {
     {
         async move {
             let mut open = OpenTransaction(Some(self.connection().await?));
+            // Every statement finds its rows by their keys. A plan made for these very values is never better than the one that is there
+            // already, and making it costs more than the transaction.
+            let begin = format!(
+                "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan; SELECT lock_scope_of('{}')",
+                launch.0
+            );
             let conn = open.conn()?;
             let found = {
                 let shared = &*conn;
-                let (mut first, mut second) = (shared, shared);
-                // Postgres runs them in this order. Where a statement is new to the connection, it is sent only once Postgres has
-                // prepared it, which it does in this order too; and what reads is never prepared before what locks.
-                let (begun, locked, found) = futures_util::join!(
-                    first.batch_execute(BEGIN),
-                    Kept(diesel::sql_query(LOCK).bind::<Uuid, _>(launch.0)).execute(&mut second),
-                    L::read(shared, launch)
-                );
+                let mut first = shared;
+                // In this order: what begins and locks needs no preparation, so it is sent first.
+                let (begun, found) =
+                    futures_util::join!(first.batch_execute(&begin), L::read(shared, launch));
                 begun.map_err(StorageError::from)?;
-                locked.map_err(StorageError::from)?;
                 found?
             };
             let done = match found {

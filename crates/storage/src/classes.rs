@@ -289,47 +289,23 @@ impl Counts {
         }
     }
 
-    /// What one launch counts as.
-    pub(crate) fn of(launch: &Launch) -> Self {
+    /// What changes with one launch.
+    pub(crate) fn change(before: &Launch, after: &Launch) -> Self {
+        let change = |is: fn(&Launch) -> bool| i32::from(is(after)) - i32::from(is(before));
         Self {
             demand: 0,
-            supply: launch.is_supply().into(),
-            redeemed: launch.is_redeemed_supply().into(),
+            supply: change(Launch::is_supply),
+            redeemed: change(Launch::is_redeemed_supply),
         }
     }
 }
 
-impl std::ops::Sub for Counts {
-    type Output = Self;
-
-    fn sub(self, other: Self) -> Self {
-        Self {
-            demand: self.demand - other.demand,
-            supply: self.supply - other.supply,
-            redeemed: self.redeemed - other.redeemed,
-        }
-    }
-}
-
-impl std::iter::Sum for Counts {
-    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
-        counts.fold(Self::default(), |sum, one| Self {
-            demand: sum.demand.saturating_add(one.demand),
-            supply: sum.supply.saturating_add(one.supply),
-            redeemed: sum.redeemed.saturating_add(one.redeemed),
-        })
-    }
-}
-
-/// Counts what entered (or, below 0, left) a class whose scope the caller has locked.
-pub(crate) async fn changed<C>(
-    conn: &mut C,
+/// Counts what entered (or, below 0, left) a class of the scope.
+pub(crate) async fn changed(
+    lock: &ScopeLock<'_>,
     class: ClassId,
     change: Counts,
-) -> Result<(), StorageError>
-where
-    C: diesel_async::AsyncConnectionCore<Backend = diesel::pg::Pg>,
-{
+) -> Result<(), StorageError> {
     if change == Counts::default() {
         return Ok(());
     }
@@ -338,6 +314,7 @@ where
         runner_classes::supply.eq(runner_classes::supply + change.supply),
         runner_classes::redeemed.eq(runner_classes::redeemed + change.redeemed),
     ));
-    Kept(update).execute(conn).await?;
+    let mut conn = lock.shared();
+    Kept(update).execute(&mut conn).await?;
     Ok(())
 }

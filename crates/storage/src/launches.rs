@@ -13,6 +13,7 @@ use gha_slurm_domain::{
     WorkflowJobId,
 };
 
+use crate::callback::OfLaunch;
 use crate::classes::{self, Class, ClassRow, Counts};
 use crate::pool::{Database, StorageError};
 use crate::prepared::Kept;
@@ -368,29 +369,28 @@ macro_rules! with_all {
     };
 }
 
-/// One launch of the scope.
-pub async fn load(lock: &mut ScopeLock<'_>, id: LaunchId) -> Result<Option<Loaded>, StorageError> {
-    let repository = lock.repository().0;
-    let row: Option<LoadedRow> = with_all!(launches::table)
-        .filter(launches::id.eq(id.0))
-        .filter(launches::repository_id.eq(repository))
-        .first(lock.conn())
-        .await
-        .optional()?;
-    row.map(loaded).transpose()
+impl OfLaunch for Loaded {
+    async fn read(
+        mut conn: &AsyncPgConnection,
+        launch: LaunchId,
+    ) -> Result<Option<Self>, StorageError> {
+        let row: Option<LoadedRow> = with_all!(launches::table)
+            .filter(launches::id.eq(launch.0))
+            .first(&mut conn)
+            .await
+            .optional()?;
+        row.map(loaded).transpose()
+    }
+
+    fn scope(&self) -> RepositoryId {
+        self.launch.repository
+    }
 }
 
-/// One launch of any scope.
-pub(crate) async fn load_any<C>(conn: &mut C, id: LaunchId) -> Result<Option<Loaded>, StorageError>
-where
-    C: diesel_async::AsyncConnectionCore<Backend = diesel::pg::Pg>,
-{
-    let row: Option<LoadedRow> = with_all!(launches::table)
-        .filter(launches::id.eq(id.0))
-        .first(conn)
-        .await
-        .optional()?;
-    row.map(loaded).transpose()
+/// One launch of the scope.
+pub async fn load(lock: &mut ScopeLock<'_>, id: LaunchId) -> Result<Option<Loaded>, StorageError> {
+    let found = Loaded::read(lock.shared(), id).await?;
+    Ok(found.filter(|loaded| loaded.scope() == lock.repository()))
 }
 
 /// Launches as they are now: without the locks of their scopes for a look, upon which nothing may be decided.
@@ -439,39 +439,42 @@ type CallbackRow = (
     StandingRow,
 );
 
-pub(crate) async fn load_callback<C>(
-    conn: &mut C,
-    id: LaunchId,
-) -> Result<Option<Callback>, StorageError>
-where
-    C: diesel_async::AsyncConnectionCore<Backend = diesel::pg::Pg>,
-{
-    let row: Option<CallbackRow> = launches::table
-        .inner_join(runner_classes::table)
-        .inner_join(
-            repositories_table::table
-                .left_join(installations::table)
-                .left_join(repository_mappings::table),
-        )
-        .left_join(runners::table)
-        .filter(launches::id.eq(id.0))
-        .select((
-            LaunchRow::as_select(),
-            Option::<RunnerRow>::as_select(),
-            ClassRow::as_select(),
-            Repository::as_select(),
-            repositories::standing_columns!(),
-        ))
-        .first(conn)
-        .await
-        .optional()?;
-    let Some((launch, runner, class, repository, standing)) = row else {
-        return Ok(None);
-    };
-    Ok(Some(Callback {
-        loaded: loaded((launch, runner, class, repository))?,
-        standing: repositories::read_standing(standing)?,
-    }))
+impl OfLaunch for Callback {
+    async fn read(
+        mut conn: &AsyncPgConnection,
+        launch: LaunchId,
+    ) -> Result<Option<Self>, StorageError> {
+        let row: Option<CallbackRow> = launches::table
+            .inner_join(runner_classes::table)
+            .inner_join(
+                repositories_table::table
+                    .left_join(installations::table)
+                    .left_join(repository_mappings::table),
+            )
+            .left_join(runners::table)
+            .filter(launches::id.eq(launch.0))
+            .select((
+                LaunchRow::as_select(),
+                Option::<RunnerRow>::as_select(),
+                ClassRow::as_select(),
+                Repository::as_select(),
+                repositories::standing_columns!(),
+            ))
+            .first(&mut conn)
+            .await
+            .optional()?;
+        let Some((launch, runner, class, repository, standing)) = row else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            loaded: loaded((launch, runner, class, repository))?,
+            standing: repositories::read_standing(standing)?,
+        }))
+    }
+
+    fn scope(&self) -> RepositoryId {
+        self.loaded.scope()
+    }
 }
 
 /// What saving leaves to the caller.
@@ -529,7 +532,8 @@ async fn write(
         .iter()
         .map(|entry| TimelineRow::new(About::Launch(after.id), entry, now))
         .collect();
-    let conn = &*lock.conn();
+    let lock = &*lock;
+    let conn = lock.shared();
     let launch = async {
         if row != old {
             let mut conn = conn;
@@ -558,11 +562,7 @@ async fn write(
         let mut conn = conn;
         append_rows(&mut conn, &timeline).await
     };
-    let counts = async {
-        let mut conn = conn;
-        let change = Counts::of(after) - Counts::of(before);
-        classes::changed(&mut conn, after.class, change).await
-    };
+    let counts = classes::changed(lock, after.class, Counts::change(before, after));
     let (launch, runner, timeline, counts) = futures_util::join!(launch, runner, timeline, counts);
     first_cause([launch, runner, timeline, counts])
 }
@@ -643,8 +643,12 @@ pub async fn plan(
     for chunk in timeline.chunks(INSERTED_AT_ONCE) {
         append_rows(lock.conn(), chunk).await?;
     }
-    let counts = new.iter().map(Counts::of).sum();
-    classes::changed(lock.conn(), class, counts).await
+    let supply = new.iter().filter(|launch| launch.is_supply()).count();
+    let counts = Counts {
+        supply: i32::try_from(supply).unwrap_or(i32::MAX),
+        ..Counts::default()
+    };
+    classes::changed(lock, class, counts).await
 }
 
 /// The newest launches of a class that are in one of these states and count as supply.

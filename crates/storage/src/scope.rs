@@ -34,6 +34,11 @@ impl ScopeLock<'_> {
         self.repository
     }
 
+    /// The connection, for statements that are sent together.
+    pub(crate) fn shared(&self) -> &AsyncPgConnection {
+        self.conn
+    }
+
     /// The connection, for what is read and for rows that belong to no scope.
     pub fn conn(&mut self) -> &mut AsyncPgConnection {
         self.conn

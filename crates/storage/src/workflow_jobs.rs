@@ -131,10 +131,10 @@ pub async fn save(
     let (was, is) = (before.and_then(demand_of), demand_of(after));
     if was != is {
         if let Some(class) = was {
-            classes::changed(lock.conn(), class, Counts::demand(-1)).await?;
+            classes::changed(lock, class, Counts::demand(-1)).await?;
         }
         if let Some(class) = is {
-            classes::changed(lock.conn(), class, Counts::demand(1)).await?;
+            classes::changed(lock, class, Counts::demand(1)).await?;
         }
     }
     Ok(())

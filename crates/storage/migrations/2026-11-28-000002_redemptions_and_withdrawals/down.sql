@@ -1,7 +1,10 @@
+ALTER TABLE runners DROP COLUMN set_up_at, DROP COLUMN not_wanted;
+
 ALTER TABLE runner_classes DROP COLUMN redeemed;
 
+DROP FUNCTION lock_scope_of;
+
 ALTER TABLE runners RESET (fillfactor);
-ALTER TABLE runners DROP COLUMN set_up_at, DROP COLUMN not_wanted;
 ALTER TABLE launches RESET (fillfactor);
 DROP INDEX launches_supply;
 DROP INDEX launches_due;
