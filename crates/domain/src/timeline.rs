@@ -116,8 +116,8 @@ impl Entry {
 const OLDEST: TimeDelta = TimeDelta::days(40);
 
 /// `reported`, but never after `now`: clocks of nodes and of GitHub differ from this one. What is older than any workflow run is no
-/// time at which something of it happened, and is taken as `now`. GitHub writes whole seconds: such a time is
-/// taken as the end of its second, so that what happened within the second comes before.
+/// time at which something of it happened, and is taken as `now`. GitHub writes whole seconds: such a time is taken as the end of its
+/// second, so that what happened within the second comes before.
 pub fn happened(reported: Option<DateTime<Utc>>, now: DateTime<Utc>) -> DateTime<Utc> {
     let Some(at) = reported.filter(|at| *at > now - OLDEST && *at < now) else {
         return now;

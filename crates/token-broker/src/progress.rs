@@ -111,12 +111,9 @@ impl Broker {
         };
         // A report that comes late, or twice, changes nothing and is no error of the node.
         let applied = self.happen(launch.id, &happening).await?;
-        if let Some(over) = applied
-            .ok()
-            .as_ref()
-            .and_then(|applied| applied.launch.over())
-        {
-            tracing::info!(launch = %launch.id, outcome = over.outcome.explained(), "a runner is over");
+        if request.phase == ProgressPhase::Finished && applied.is_ok() {
+            let outcome = outcome_of(request).explained();
+            tracing::info!(launch = %launch.id, outcome, "a runner is over");
         }
         Ok(())
     }

@@ -171,14 +171,16 @@ impl Broker {
             .map_err(|e| storage_error(&e))
     }
 
-    /// Runs to its end once begun, also when the node hangs up: a registration that nobody stores would stay at GitHub. It runs where
-    /// the connections are driven: on an HTTP worker's thread, each answer of Postgres would wake another thread.
-    pub(crate) async fn to_the_end<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
-    ) -> Result<T, ApiError> {
+    /// Runs `work` to its end even if the node hangs up meanwhile; otherwise a registration could stay at GitHub that no row knows of.
+    /// It runs on the runtime that also drives the connections: on an HTTP worker's thread, every response from Postgres would wake
+    /// another thread.
+    pub(crate) async fn to_the_end<T, W>(&self, work: impl FnOnce(Self) -> W) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, ApiError>> + Send + 'static,
+    {
         self.runtime
-            .spawn(work.in_current_span())
+            .spawn(work(self.clone()).in_current_span())
             .await
             .map_err(|e| ApiError::internal(&e))?
     }

@@ -9,7 +9,7 @@ use gha_slurm_contract::runner::{
     OriginalRunnerAnswer, ProgressRequest, RunnerAnswer, RunnerMode, RunnerRequest,
 };
 use gha_slurm_domain::launch::Caller;
-use gha_slurm_domain::{LaunchId, RepositoryFullName, SlurmJobId};
+use gha_slurm_domain::{RepositoryFullName, SlurmJobId};
 use gha_slurm_service_kit::authentication::bearer;
 use gha_slurm_service_kit::{ApiError, problem};
 use gha_slurm_telemetry::prometheus::IntCounterVec;
@@ -156,7 +156,12 @@ async fn redeem_either(
             restart_count: i32::try_from(wanted.restart_count).unwrap_or(i32::MAX),
             node: Some(node_name(&wanted.node)),
         };
-        let redeemed = redeem_to_the_end(state, claims.sub, caller, wanted.mode).await?;
+        let redeemed = state
+            .broker
+            .to_the_end(
+                |broker| async move { broker.redeem(claims.sub, &caller, wanted.mode).await },
+            )
+            .await?;
         return Ok(HttpResponse::Ok().json(answer(redeemed)));
     }
     let raw = request
@@ -183,22 +188,18 @@ async fn redeem_either(
         restart_count: 0,
         node: None,
     };
-    let redeemed = redeem_to_the_end(state, claims.sub, caller, RunnerMode::Registration).await?;
+    let redeemed = state
+        .broker
+        .to_the_end(|broker| async move {
+            broker
+                .redeem(claims.sub, &caller, RunnerMode::Registration)
+                .await
+        })
+        .await?;
     let (RunnerToken::Jit(token) | RunnerToken::Registration(token)) = redeemed.secret;
     Ok(HttpResponse::Ok().json(OriginalRunnerAnswer {
         token: token.expose_secret().to_owned(),
     }))
-}
-
-async fn redeem_to_the_end(
-    state: &State,
-    launch: LaunchId,
-    caller: Caller,
-    mode: RunnerMode,
-) -> Result<Redeemed, ApiError> {
-    let broker = state.broker.clone();
-    let work = async move { broker.redeem(launch, &caller, mode).await };
-    state.broker.to_the_end(work).await
 }
 
 async fn verified(
@@ -264,17 +265,22 @@ async fn progress(
     if token.contains('.') {
         let claims = verified(&state, token).await?;
         let said: ProgressRequest = parse(&body)?;
-        let broker = state.broker.clone();
-        let work = async move { broker.progress_before_redemption(&claims, &said).await };
-        state.broker.to_the_end(work).await?;
+        state
+            .broker
+            .to_the_end(
+                |broker| async move { broker.progress_before_redemption(&claims, &said).await },
+            )
+            .await?;
     } else {
-        let (broker, token) = (state.broker.clone(), token.to_owned());
-        let work = async move {
-            let loaded = broker.launch_of(&token).await?;
-            let said: ProgressRequest = parse(&body)?;
-            broker.progress(&loaded.launch, &said).await
-        };
-        state.broker.to_the_end(work).await?;
+        let token = token.to_owned();
+        state
+            .broker
+            .to_the_end(|broker| async move {
+                let loaded = broker.launch_of(&token).await?;
+                let said: ProgressRequest = parse(&body)?;
+                broker.progress(&loaded.launch, &said).await
+            })
+            .await?;
     }
     Ok(HttpResponse::NoContent().finish())
 }
@@ -294,9 +300,10 @@ async fn progress(
 )]
 async fn release(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
     let token = bearer(&request).ok_or_else(no_token)?.to_owned();
-    let broker = state.broker.clone();
-    let work = async move { broker.release(&token).await };
-    state.broker.to_the_end(work).await?;
+    state
+        .broker
+        .to_the_end(|broker| async move { broker.release(&token).await })
+        .await?;
     Ok(HttpResponse::NoContent().finish())
 }
 

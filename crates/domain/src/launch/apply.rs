@@ -759,7 +759,7 @@ impl Change {
             // Its node may have had an earlier answer, and a late call of it begins another attempt: only GitHub can tell.
             State::Redeeming(runner) if runner.mint_attempt > 1 => {
                 runner.deregister_at.get_or_insert(self.now);
-                runner.not_wanted.get_or_insert(why);
+                runner.not_wanted = Some(why);
                 Ok(self.done())
             }
             State::Planned | State::Submitted | State::Redeeming(_) => {
@@ -778,7 +778,7 @@ impl Change {
         match &mut self.launch.state {
             State::Registered(runner) | State::Listening(runner) => {
                 runner.deregister_at.get_or_insert(now);
-                runner.not_wanted.get_or_insert(why);
+                runner.not_wanted = Some(why);
                 Ok(self.done())
             }
             _ => Err(Rejected::Late),
