@@ -28,6 +28,19 @@ processes_of_podman() {
     done
 }
 
+# Whether a process of the user is in execve(2): it has its program, but gets its arguments and environment last, and may
+# wait for the disk before.
+one_changes_its_program() {
+    local process argument
+    for process in /proc/[0-9]*; do
+        [[ -O $process && -e $process/exe ]] || continue
+        argument=
+        IFS= read -r -d '' argument 2>/dev/null <"$process/cmdline"
+        [[ $argument ]] || return 0
+    done
+    return 1
+}
+
 # Looks until there is none: one that ends may start another, as Podman's do.
 end_processes() {
     local pid found
@@ -39,7 +52,7 @@ end_processes() {
             processes_of_steps
             processes_of_podman
         )
-        [[ $found ]] || return 0
+        [[ $found ]] || one_changes_its_program || return 0
         sleep 0.05
     done
 }

@@ -238,11 +238,28 @@ of_podman() {
         XDG_RUNTIME_DIR=$podman_state timeout "$PODMAN_PATIENCE_S" "${podman[@]}" "$@" </dev/null &>/dev/null
 }
 
+# Whether a process of the user is in execve(2): it has its program, but gets its arguments and environment last, and may
+# wait for the disk before.
+one_changes_its_program() {
+    local process argument
+    for process in /proc/[0-9]*; do
+        [[ -O $process && -e $process/exe ]] || continue
+        argument=
+        IFS= read -r -d '' argument 2>/dev/null <"$process/cmdline"
+        [[ $argument ]] || return 0
+    done
+    return 1
+}
+
+# Looks until there is none: one that ends may have started another.
 end_leftovers() {
     local pids
-    pids=$(leftovers)
-    # shellcheck disable=SC2086 # a list of numbers
-    [[ -z $pids ]] || kill -KILL $pids 2>/dev/null
+    for _ in {1..20}; do
+        pids=$(leftovers)
+        # shellcheck disable=SC2086 # a list of numbers; those of $(…) itself have ended
+        kill -KILL $pids 2>/dev/null || one_changes_its_program || return 0
+        sleep 0.05
+    done
 }
 
 clean_up() {

@@ -1,15 +1,30 @@
 //! "Cleaning up orphan processes": what a workflow job left running, found by the tracking id in its environment
 //! (JobExtension.cs).
 
+use std::path::Path;
+use std::time::Duration;
+
 use rustix::process::{Pid, Signal, kill_process};
 
+/// How often it looks again for processes that could not be read, and the pause between.
+const LOOKS: usize = 100;
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Ends every process that carries the tracking id.
-pub(crate) fn end(tracking_id: &str) {
-    let Ok(processes) = std::fs::read_dir("/proc") else {
-        return;
-    };
+pub(crate) async fn end(tracking_id: &str) {
     let mark = format!("RUNNER_TRACKING_ID={tracking_id}");
-    for process in processes.flatten() {
+    for _ in 0..LOOKS {
+        if end_those_with(&mark) == 0 {
+            return;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// How many processes could not be told, because they are between two programs.
+fn end_those_with(mark: &str) -> usize {
+    let mut unknown = 0;
+    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = process.file_name();
         let pid = name.to_str().and_then(|name| name.parse().ok());
         let Some(pid) = pid.and_then(Pid::from_raw) else {
@@ -21,6 +36,16 @@ pub(crate) fn end(tracking_id: &str) {
             .any(|entry| entry == mark.as_bytes())
         {
             let _ = kill_process(pid, Signal::KILL);
+        } else if environment.is_empty() && is_in_execve(&process.path()) {
+            unknown += 1;
         }
     }
+    unknown
+}
+
+/// Whether the process has a program but not its arguments and environment yet: execve(2) writes both at its end, and may
+/// wait for the disk before.
+fn is_in_execve(process: &Path) -> bool {
+    std::fs::read_link(process.join("exe")).is_ok()
+        && std::fs::read(process.join("cmdline")).is_ok_and(|words| words.is_empty())
 }

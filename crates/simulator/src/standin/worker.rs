@@ -69,7 +69,7 @@ pub(crate) async fn run(
         job.hook_after("ACTIONS_RUNNER_HOOK_JOB_COMPLETED", "Complete runner")
             .await?;
     }
-    orphans::end(&job.environment.tracking_id);
+    orphans::end(&job.environment.tracking_id).await;
     let finished = Finished {
         conclusion: job.conclusion,
         output: tail(&mut job.output)?,

@@ -13,12 +13,12 @@ use gha_slurm_contract::launch_token::{
     AUDIENCE_AGENT, AUDIENCE_BROKER, StartAnswer, StartRequest,
 };
 use gha_slurm_domain::{LaunchId, ResourceRequest};
-use gha_slurm_test_support::{ServiceProcess, binary, free_port, wait_until};
+use gha_slurm_test_support::{ServiceProcess, binary, end_processes_marked, free_port, wait_until};
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
 use crate::DEADLINE;
-use crate::script_fixture::{TRACEPARENT, end_processes_with};
+use crate::script_fixture::TRACEPARENT;
 
 pub(crate) const ISSUER: &str = "test";
 
@@ -224,7 +224,7 @@ impl Site {
 /// A test that fails leaves nothing running.
 impl Drop for Site {
     fn drop(&mut self) {
-        end_processes_with(self.folder.path().to_str().unwrap());
+        end_processes_marked(self.folder.path().to_str().unwrap());
     }
 }
 

@@ -4,8 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use gha_slurm_test_support::wait_until;
-use rustix::process::{Pid, Signal, kill_process};
+use gha_slurm_test_support::{end_processes_marked, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -227,21 +226,7 @@ impl Launch {
 /// A test that fails leaves nothing running.
 impl Drop for Launch {
     fn drop(&mut self) {
-        end_processes_with(&self.id);
-    }
-}
-
-/// Kills every process with `text` in its environment.
-pub(crate) fn end_processes_with(text: &str) {
-    for process in std::fs::read_dir("/proc").unwrap().flatten() {
-        let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
-        let pid = process.file_name().to_str().and_then(|n| n.parse().ok());
-        if String::from_utf8_lossy(&environment).contains(text)
-            && let Some(pid) = pid.and_then(Pid::from_raw)
-        {
-            // It may have ended since.
-            let _ = kill_process(pid, Signal::KILL);
-        }
+        end_processes_marked(&self.id);
     }
 }
 
