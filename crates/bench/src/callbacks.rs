@@ -30,7 +30,16 @@ pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Ta
     let service = deployment.service_mut(Service::TokenBroker);
     service.start().await?;
     let service_id = service.id().context("token-broker runs")?;
-    let floor = FloorProcess::start(around, "floor-callbacks", &[]).await?;
+    let installation = around.installation.to_string();
+    let github = [
+        "--github-url".as_ref(),
+        around.github_url.as_ref(),
+        "--github-key".as_ref(),
+        around.credentials.app_private_key_file.as_os_str(),
+        "--installation".as_ref(),
+        installation.as_ref(),
+    ];
+    let floor = FloorProcess::start(around, "floor-callbacks", &github).await?;
     let mut site = Site::new(around, around.backing().database_url)?;
     let signer = Signer::load(&KeyFolder::new(&around.credentials.launch_keys))?;
     let mut table = Table {
@@ -39,35 +48,42 @@ pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Ta
         rows: Vec::new(),
         notes: Vec::new(),
     };
-    for (connections, mode) in [
-        (1, RunnerMode::Jit),
-        (16, RunnerMode::Jit),
-        (1, RunnerMode::Registration),
-        (16, RunnerMode::Registration),
-    ] {
+    let loads: [(RunnerMode, &str, BuildCall); 3] = [
+        (RunnerMode::Jit, "jit", Build::floor_call),
+        (
+            RunnerMode::Jit,
+            "jit, GitHub called by both",
+            Build::floor_call_with_github,
+        ),
+        (RunnerMode::Registration, "registration", Build::floor_call),
+    ];
+    for (connections, (mode, name, floor_call)) in
+        loads.into_iter().flat_map(|load| [(1, load), (16, load)])
+    {
         let mut rounds = Vec::new();
-        let mut github_calls = 0;
+        let (mut floor_calls, mut github_calls) = (0, 0);
+        let calls = || around.github.state().calls.values().sum::<u64>();
         for _ in 0..effort.rounds {
             let builds = queue(&mut site, &signer, effort.callbacks).await?;
-            let run = |address, call: fn(&Build, RunnerMode) -> Result<Call>| {
+            let run = |address, call: BuildCall| {
                 let calls = builds.iter().map(|build| call(build, mode));
                 anyhow::Ok(send(address, connections, calls.collect::<Result<_>>()?))
             };
-            let floor =
-                Round::of(floor.process.id(), run(floor.address, Build::floor_call)?).await?;
+            around.github.reset_calls();
+            let floor = Round::of(floor.process.id(), run(floor.address, floor_call)?).await?;
+            floor_calls += calls();
             around.github.reset_calls();
             let service = Round::of(service_id, run(address, Build::call)?).await?;
-            github_calls += around.github.state().calls.values().sum::<u64>();
+            github_calls += calls();
             rounds.push((floor, service));
         }
         let requests: u64 = rounds.iter().map(|(_, service)| service.requests()).sum();
         let load = format!(
-            "{connections} connection{}, {}",
-            if connections == 1 { "" } else { "s" },
-            mode.as_str()
+            "{connections} connection{}, {name}",
+            if connections == 1 { "" } else { "s" }
         );
         let [mut floor, mut service] = rows(&load, "token-broker", rounds)?;
-        floor.push("0".into());
+        floor.push(format!("{:.3}", floor_calls as f64 / requests as f64));
         service.push(format!("{:.3}", github_calls as f64 / requests as f64));
         table.rows.extend([floor, service]);
     }
@@ -91,9 +107,14 @@ async fn send(
     .await
 }
 
+/// What is sent for a launch.
+type BuildCall = fn(&Build, RunnerMode) -> Result<Call>;
+
 /// A launch that waits for its node's callback.
 struct Build {
     repository: RepositoryId,
+    /// The repository's.
+    name: String,
     launch_token: SecretString,
     slurm_job_id: String,
 }
@@ -109,7 +130,19 @@ impl Build {
     }
 
     fn floor_call(&self, mode: RunnerMode) -> Result<Call> {
-        Ok(Request::post(format!("/{}", self.repository.0))
+        self.floor_call_to(format!("/{}", self.repository.0), mode)
+    }
+
+    /// With a registration at GitHub between the floor's transactions.
+    fn floor_call_with_github(&self, mode: RunnerMode) -> Result<Call> {
+        let Self {
+            repository, name, ..
+        } = self;
+        self.floor_call_to(format!("/{}/{name}", repository.0), mode)
+    }
+
+    fn floor_call_to(&self, path: String, mode: RunnerMode) -> Result<Call> {
+        Ok(Request::post(path)
             .header("host", "127.0.0.1")
             .header("content-type", "application/json")
             .body(self.body(mode)?.into())?)
@@ -165,7 +198,7 @@ async fn submitted(site: &Site, signer: &Signer, planned: Planned) -> Result<Bui
         token_url: "http://127.0.0.1".into(),
         owner: OWNER.into(),
         repository_url: format!("https://github.com/{OWNER}/{name}"),
-        repository_name: name,
+        repository_name: name.clone(),
         repository_id: repository.0,
         labels: LABELS.join(","),
         workflow_id: workflow_job,
@@ -174,6 +207,7 @@ async fn submitted(site: &Site, signer: &Signer, planned: Planned) -> Result<Bui
     };
     Ok(Build {
         repository,
+        name,
         launch_token: signer.sign(&claims)?,
         slurm_job_id: workflow_job.to_string(),
     })

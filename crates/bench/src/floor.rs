@@ -1,7 +1,8 @@
 //! What the services are compared with: the least that answers the same question safely.
 
+use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
@@ -9,14 +10,16 @@ use anyhow::{Context, Result};
 use diesel_async::SimpleAsyncConnection;
 use gha_slurm_amqp::EVENTS_EXCHANGE;
 use gha_slurm_auth::webhook;
-use gha_slurm_domain::RepositoryId;
+use gha_slurm_domain::{Clock, InstallationId, LabelSet, RepositoryFullName, RepositoryId};
+use gha_slurm_github::{Github, Scope};
 use gha_slurm_storage::{AsyncPgConnection, Database, StorageError, repositories};
-use gha_slurm_test_support::{Process, free_port, try_wait_until};
+use gha_slurm_test_support::{APP_ID, Process, free_port, try_wait_until};
 use hyper::body::Bytes;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use secrecy::SecretString;
 
+use crate::site::{LABELS, OWNER};
 use crate::surroundings::Surroundings;
 
 /// As many as the services have.
@@ -42,7 +45,7 @@ impl FloorProcess {
     pub(crate) async fn start(
         around: &Surroundings,
         name: &str,
-        arguments: &[&Path],
+        arguments: &[&OsStr],
     ) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let backing = around.backing();
@@ -132,15 +135,39 @@ async fn publish(channel: &Channel, message: &[u8]) -> lapin::Result<Confirmatio
         .await
 }
 
+/// Where and as whom the floor of token-broker calls GitHub.
+#[derive(Debug, clap::Args)]
+pub(crate) struct GithubArgs {
+    #[arg(long)]
+    pub(crate) github_url: String,
+    /// Private key of the App, a PEM file.
+    #[arg(long)]
+    pub(crate) github_key: PathBuf,
+    #[arg(long)]
+    pub(crate) installation: i64,
+}
+
 /// token-broker's: two transactions, each of which takes the scope's lock and writes one row. To decide under the lock,
-/// to register outside it and to store what came of it takes no fewer.
-pub(crate) async fn callbacks(listen: SocketAddr, database_url: String) -> Result<()> {
+/// to register outside it and to store what came of it takes no fewer. With a repository's name, it also registers a just-in-time
+/// runner between them.
+pub(crate) async fn callbacks(
+    listen: SocketAddr,
+    database_url: String,
+    github: GithubArgs,
+) -> Result<()> {
     let url = SecretString::from(database_url);
     let database = web::Data::new(Database::new(&url, None, "floor", DATABASE_CONNECTIONS)?);
+    let key = SecretString::from(std::fs::read_to_string(&github.github_key)?);
+    let client = Github::new(&github.github_url, APP_ID, &key, None, Clock::system())?;
+    let client = web::Data::new(client);
+    let installation = web::Data::new(InstallationId(github.installation));
     HttpServer::new(move || {
         App::new()
             .app_data(database.clone())
+            .app_data(client.clone())
+            .app_data(installation.clone())
             .route("/{repository}", web::post().to(redeem))
+            .route("/{repository}/{name}", web::post().to(register))
     })
     .workers(WORKERS)
     .bind(listen)?
@@ -154,17 +181,48 @@ async fn redeem(
     repository: web::Path<i64>,
     database: web::Data<Database>,
 ) -> HttpResponse {
-    // A row of its own: the repository's is token-broker's.
-    let repository = RepositoryId(-repository.into_inner());
-    for _ in 0..2 {
-        if let Err(error) = write(&database, repository).await {
-            return HttpResponse::ServiceUnavailable().body(error.to_string());
-        }
+    let repository = RepositoryId(repository.into_inner());
+    answer(async {
+        write(&database, repository).await?;
+        Ok(write(&database, repository).await?)
+    })
+    .await
+}
+
+async fn register(
+    _body: Bytes,
+    repository: web::Path<(i64, String)>,
+    database: web::Data<Database>,
+    github: web::Data<Github>,
+    installation: web::Data<InstallationId>,
+) -> HttpResponse {
+    let (id, name) = repository.into_inner();
+    let repository = RepositoryId(id);
+    answer(async {
+        write(&database, repository).await?;
+        let scope = Scope {
+            installation: **installation,
+            repository,
+            name: RepositoryFullName::new(OWNER, &name)?,
+        };
+        let runner = format!("floor-{}", uuid::Uuid::now_v7().simple());
+        let labels = LabelSet::from_iter(LABELS);
+        github.create_jit_runner(&scope, &runner, &labels).await?;
+        Ok(write(&database, repository).await?)
+    })
+    .await
+}
+
+async fn answer(done: impl Future<Output = Result<()>>) -> HttpResponse {
+    match done.await {
+        Ok(()) => HttpResponse::Ok().finish(),
+        Err(error) => HttpResponse::ServiceUnavailable().body(format!("{error:#}")),
     }
-    HttpResponse::Ok().finish()
 }
 
 async fn write(database: &Database, repository: RepositoryId) -> Result<(), StorageError> {
+    // A row of its own: the repository's is token-broker's.
+    let repository = RepositoryId(-repository.0);
     database
         .transaction("floor", async |conn: &mut AsyncPgConnection| {
             let lock = format!("SELECT pg_advisory_xact_lock({repository})");

@@ -67,7 +67,7 @@ pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Ta
     let size = message.len();
     let file = around.folder().join("message");
     fs::write(&file, message)?;
-    let floor = FloorProcess::start(around, "floor-ingest", &[&file]).await?;
+    let floor = FloorProcess::start(around, "floor-ingest", &[file.as_os_str()]).await?;
 
     let mut table = Table {
         title: "webhook-ingest",

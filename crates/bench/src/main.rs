@@ -61,6 +61,8 @@ enum What {
         listen: SocketAddr,
         #[arg(long, env = floor::DATABASE_URL, hide_env_values = true)]
         database_url: String,
+        #[command(flatten)]
+        github: floor::GithubArgs,
     },
 }
 
@@ -85,7 +87,8 @@ fn main() -> Result<()> {
         Some(What::FloorCallbacks {
             listen,
             database_url,
-        }) => runtime(floor::WORKERS)?.block_on(floor::callbacks(listen, database_url)),
+            github,
+        }) => runtime(floor::WORKERS)?.block_on(floor::callbacks(listen, database_url, github)),
         Some(What::Slurm(effort)) => {
             runtime(LOAD_THREADS)?.block_on(measure(cli.json, async |around, show| {
                 for table in slurm::measure(around, &effort).await? {

@@ -1,5 +1,5 @@
-//! May a repository spend a Slurm user's account now? Asked when a workflow job is planned and again when its node
-//! calls back, because hours lie between.
+//! May a repository spend a Slurm user's account now? Asked when a workflow job is planned, when one of its launches is surplus, and
+//! when its node calls back, because hours lie between.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,6 @@
 //! What a runner class asks Slurm for. A new resource is one entry of the table below: its field, its label and the label's
-//! line in docs/workflows.md follow from that entry. The policy and the options for Slurm take a [`ResourceRequest`] apart
-//! without `..`, so that they do not compile until they say what they do with a new field.
+//! line in docs/workflows.md (`cargo xtask schemas` writes it) follow from that entry. The policy and the options for Slurm take a
+//! [`ResourceRequest`] apart without `..`, so that they do not compile until they name a new field.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};

@@ -1,4 +1,5 @@
-//! States of a Slurm job. A new word of Slurm goes into the row of the state that is handled the same way. A state that needs
+//! States of a Slurm job. A new word of Slurm goes into the row of the state that is handled the same way; no other file has a list of
+//! Slurm's words. A state that needs
 //! different handling gets a row: the text that is stored and sent, the words for people, and whether it is over follow from it.
 //! `docs/architecture.md` names the code that distinguishes states.
 
@@ -144,13 +145,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_text_and_each_word_of_slurm_is_in_one_line_only() {
+    fn each_text_and_each_word_of_slurm_is_in_one_row_only() {
         let texts: HashSet<&str> = SlurmState::ALL.iter().map(|s| s.as_str()).collect();
         assert_eq!(texts.len(), SlurmState::ALL.len());
         let words = SlurmState::ALL.iter().flat_map(|s| s.row().slurm);
         let mut seen = HashSet::new();
         for word in words {
-            assert!(seen.insert(*word), "{word} is in two lines");
+            assert!(seen.insert(*word), "{word} is in two rows");
         }
         for state in SlurmState::ALL {
             assert_eq!(SlurmState::parse(state.as_str()), *state);

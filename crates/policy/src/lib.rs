@@ -244,7 +244,7 @@ impl PolicySettings {
         &self,
         asked: &ResourceRequest,
     ) -> Result<ResourceRequest, PolicyRefusal> {
-        // Taken apart without `..`, here and below: a new resource does not compile before it is said what bounds it.
+        // Taken apart without `..`, here and below: a new resource does not compile before this names it, and says what bounds it.
         let ResourceRequest {
             cpus,
             memory_mib,

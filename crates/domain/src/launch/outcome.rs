@@ -1,4 +1,5 @@
-//! Why a launch ended, and the words for it: the one place that makes them.
+//! Why a launch ended, and the words for it: the one place that makes them, except that those about its repository come from
+//! [`NotAdmitted`].
 
 use serde::{Deserialize, Serialize};
 
