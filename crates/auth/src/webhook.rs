@@ -18,6 +18,15 @@ pub enum SignatureError {
 
 /// Verifies a body against each accepted secret (two, during a rotation), in constant time.
 pub fn verify(secrets: &[SecretString], body: &[u8], header: &str) -> Result<(), SignatureError> {
+    verify_parts(secrets, &std::iter::once(body), header)
+}
+
+/// As [`verify`], of a body in parts.
+pub fn verify_parts<'b>(
+    secrets: &[SecretString],
+    body: &(impl Iterator<Item = &'b [u8]> + Clone),
+    header: &str,
+) -> Result<(), SignatureError> {
     let digits = header
         .strip_prefix("sha256=")
         .ok_or(SignatureError::Malformed)?;
@@ -30,7 +39,9 @@ pub fn verify(secrets: &[SecretString], body: &[u8], header: &str) -> Result<(),
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.expose_secret().as_bytes()) else {
             continue;
         };
-        mac.update(body);
+        for part in body.clone() {
+            mac.update(part);
+        }
         if mac.verify_slice(&given).is_ok() {
             return Ok(());
         }

@@ -65,8 +65,18 @@ struct Shared {
     pub(crate) registration_tokens: Cache<RepositoryId, RegistrationToken>,
     calls: Semaphore,
     clock: Clock,
-    /// No call before these, by installation (`None`: as the App).
-    pauses: Cache<Option<InstallationId>, Instant>,
+    /// No call before these.
+    pauses: Cache<Pause, Instant>,
+}
+
+/// Which calls wait after a rate limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Pause {
+    /// All of an installation: its primary limit is used up.
+    Installation(InstallationId),
+    /// One kind of call, as an installation or as the App. Secondary limits are about kinds of calls; and whatever GitHub limits of
+    /// the App's own calls, installation tokens are minted until it refuses those.
+    Kind(Option<InstallationId>, &'static str),
 }
 
 /// An answer: its status and body, for statuses the caller named or 2xx.
@@ -261,7 +271,14 @@ impl Github {
         call: &Call<'_>,
     ) -> Result<Answer, GithubError> {
         let name = call.name;
-        if let Some(until) = self.shared.pauses.get(&installation).await {
+        let pauses = [
+            installation.map(Pause::Installation),
+            Some(Pause::Kind(installation, name)),
+        ];
+        for pause in pauses.into_iter().flatten() {
+            let Some(until) = self.shared.pauses.get(&pause).await else {
+                continue;
+            };
             let left = until.saturating_duration_since(Instant::now());
             if !left.is_zero() {
                 return Err(GithubError::RateLimited {
@@ -309,8 +326,15 @@ impl Github {
                 ?retry_after,
                 "rate limited by GitHub"
             );
+            let used_up = headers
+                .get("x-ratelimit-remaining")
+                .is_some_and(|left| left == "0");
+            let pause = match installation {
+                Some(installation) if used_up => Pause::Installation(installation),
+                _ => Pause::Kind(installation, name),
+            };
             let until = Instant::now() + retry_after;
-            self.shared.pauses.insert(installation, until).await;
+            self.shared.pauses.insert(pause, until).await;
         }
         Err(error)
     }

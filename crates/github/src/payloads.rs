@@ -35,6 +35,15 @@ pub struct PayloadError {
 }
 
 impl Payload {
+    /// The events that are acted upon.
+    pub const EVENTS: [&'static str; 5] = [
+        "workflow_job",
+        "installation",
+        "installation_repositories",
+        "github_app_authorization",
+        "ping",
+    ];
+
     /// Reads the payload of `event` (GitHub's word, `X-GitHub-Event`). `None`: not an event that we act upon.
     pub fn parse(event: &str, json: &[u8]) -> Result<Option<Self>, PayloadError> {
         let payload = match event {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use gha_slurm_auth::{KeySet, KeysError, verify};
 use gha_slurm_contract::agent::StatesAnswer;
 use gha_slurm_contract::launch_token::AUDIENCE_AGENT;
@@ -16,7 +16,9 @@ use gha_slurm_contract::outbound::{
 };
 use gha_slurm_contract::problem::Problem;
 use gha_slurm_service_kit::authentication::{assertion_invalid, bearer};
-use gha_slurm_service_kit::{ApiError, problem};
+use gha_slurm_service_kit::body::LargestBody;
+use gha_slurm_service_kit::{ApiError, Body, problem};
+use moka::future::Cache;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -30,13 +32,14 @@ use crate::submitter::Submitter;
 /// Where ten thousand Slurm jobs stand is the longest body.
 const BODY_LIMIT: usize = 16 << 20;
 const RETRY_AFTER_S: u64 = 5;
+const KEYS_READ_AGAIN: Duration = Duration::from_secs(2);
 
 /// What the handlers share.
 pub(crate) struct Agents {
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) submitter: Arc<Submitter>,
-    /// The agent's public keys: a file or a folder. Read for each call: there are few, and keys change.
-    pub(crate) public_keys: PathBuf,
+    /// The agent's public keys.
+    pub(crate) keys: AgentKeys,
     /// Notified when something may have to be planned.
     pub(crate) changed: Arc<Notify>,
     /// Ends waiting polls.
@@ -47,7 +50,7 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, agents: web::Data<Agent
     let not_allowed = || problem::method_not_allowed("POST");
     config
         .app_data(agents)
-        .app_data(problem::json(BODY_LIMIT))
+        .app_data(LargestBody(BODY_LIMIT))
         .service(
             web::resource("/agent/poll")
                 .route(web::post().to(poll))
@@ -63,6 +66,37 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, agents: web::Data<Agent
                 .route(web::post().to(states))
                 .default_service(not_allowed()),
         );
+}
+
+/// The agent's public keys, a file or a folder. Keys change, so they are read again, but not for every call of a stranger.
+pub(crate) struct AgentKeys {
+    path: PathBuf,
+    read: Cache<(), Arc<KeySet>>,
+}
+
+impl AgentKeys {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            read: Cache::builder()
+                .max_capacity(1)
+                .time_to_live(KEYS_READ_AGAIN)
+                .build(),
+        }
+    }
+
+    /// As they were read at most two seconds ago, by one caller for all that wait.
+    async fn current(&self) -> Result<Arc<KeySet>, Arc<KeysError>> {
+        let path = self.path.clone();
+        self.read
+            .try_get_with((), async move {
+                tokio::task::spawn_blocking(move || read_keys(&path))
+                    .await
+                    .unwrap_or_else(|e| Err(KeysError::NotAKey(e.to_string())))
+                    .map(Arc::new)
+            })
+            .await
+    }
 }
 
 /// The public keys at `path`, at least one.
@@ -86,10 +120,10 @@ impl Agents {
     ) -> Result<(), ApiError> {
         let token = bearer(request)
             .ok_or_else(|| assertion_invalid("Send Authorization: Bearer <assertion>."))?;
-        let agents = Arc::clone(self);
-        let keys = tokio::task::spawn_blocking(move || read_keys(&agents.public_keys))
+        let keys = self
+            .keys
+            .current()
             .await
-            .map_err(|e| ApiError::internal(&e))?
             .map_err(|e| ApiError::unavailable("The agent's public keys", &e, RETRY_AFTER_S))?;
         let claims: AgentClaims = verify(token, &keys, AUDIENCE_LAUNCHER, AUDIENCE_AGENT)
             .map_err(|e| assertion_invalid(e.to_string()))?;
@@ -105,12 +139,11 @@ impl Agents {
     async fn body<T: DeserializeOwned>(
         self: &Arc<Self>,
         request: &HttpRequest,
-        payload: web::Payload,
+        body: Body,
         purpose: AgentPurpose,
-    ) -> actix_web::Result<T> {
+    ) -> Result<T, ApiError> {
         self.authenticate(request, purpose).await?;
-        let body = web::Json::<T>::from_request(request, &mut payload.into_inner()).await?;
-        Ok(body.into_inner())
+        body.json().await
     }
 }
 
@@ -129,9 +162,9 @@ impl Agents {
 async fn poll(
     agents: web::Data<Agents>,
     request: HttpRequest,
-    payload: web::Payload,
-) -> actix_web::Result<HttpResponse> {
-    let asked: PollRequest = agents.body(&request, payload, AgentPurpose::Poll).await?;
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let asked: PollRequest = agents.body(&request, body, AgentPurpose::Poll).await?;
     let wait = Duration::from_secs(POLL_WAIT_S);
     let calls = agents
         .mailbox
@@ -155,11 +188,9 @@ async fn poll(
 async fn answers(
     agents: web::Data<Agents>,
     request: HttpRequest,
-    payload: web::Payload,
-) -> actix_web::Result<HttpResponse> {
-    let given: AnswersRequest = agents
-        .body(&request, payload, AgentPurpose::Answers)
-        .await?;
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let given: AnswersRequest = agents.body(&request, body, AgentPurpose::Answers).await?;
     agents.mailbox.answer(given.answers);
     Ok(HttpResponse::NoContent().finish())
 }
@@ -181,9 +212,9 @@ async fn answers(
 async fn states(
     agents: web::Data<Agents>,
     request: HttpRequest,
-    payload: web::Payload,
-) -> actix_web::Result<HttpResponse> {
-    let told: StatesAnswer = agents.body(&request, payload, AgentPurpose::States).await?;
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let told: StatesAnswer = agents.body(&request, body, AgentPurpose::States).await?;
     if told.launches.len() > MAX_PUSHED_AT_ONCE {
         let error = ApiError::new(
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -191,7 +222,7 @@ async fn states(
             "Too many launches",
         );
         let detail = format!("Name at most {MAX_PUSHED_AT_ONCE} at once.");
-        return Err(error.detail(detail).into());
+        return Err(error.detail(detail));
     }
     let changed = slurm_jobs::take_in(&agents.submitter, told)
         .await

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
-use crate::agents::{self, Agents};
+use crate::agents::{self, AgentKeys, Agents};
 use crate::events::{self, EventError};
 use crate::inquiry::Inquiry;
 use crate::mailbox::Mailbox;
@@ -156,7 +156,7 @@ impl Application {
                 let agents = web::Data::new(Agents {
                     mailbox,
                     submitter: Arc::clone(&submitter),
-                    public_keys: public_keys.clone(),
+                    keys: AgentKeys::new(public_keys.clone()),
                     changed: Arc::clone(&wake),
                     quit: quit.clone(),
                 });

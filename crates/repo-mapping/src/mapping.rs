@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use gha_slurm_contract::mapping::{ListEntry, MAX_REPOSITORIES, RepositoryEntry};
 use gha_slurm_contract::problem::{Problem, ProblemPart};
 use gha_slurm_domain::{RepositoryId, SlurmUser};
-use gha_slurm_service_kit::ApiError;
+use gha_slurm_service_kit::{ApiError, Body};
 use gha_slurm_storage::mappings::{self, Entry, Mapped, Replaced};
 use gha_slurm_storage::{AsyncPgConnection, StorageError, replan};
 
@@ -182,13 +182,13 @@ fn entries(body: &[u8]) -> Result<Vec<Wanted>, ApiError> {
 pub(crate) async fn replace(
     request: HttpRequest,
     path: web::Path<String>,
-    body: web::Bytes,
+    body: Body,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
     state.authorize(&request)?;
     let user = user_of(&path)?;
     let expected = expected(&request)?;
-    let resolved = resolved(&state, entries(&body)?).await?;
+    let resolved = resolved(&state, entries(&body.read().await?)?).await?;
     let (replaced, list) = state
         .database
         .transaction::<_, StorageError, _>("replace mapping", async |conn| {

@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use gha_slurm_contract::mapping::PublicRepositoryAllowance;
 use gha_slurm_contract::problem::Problem;
 use gha_slurm_domain::RepositoryFullName;
-use gha_slurm_service_kit::ApiError;
+use gha_slurm_service_kit::{ApiError, Body};
 use gha_slurm_storage::{AsyncPgConnection, StorageError, replan, repositories};
 
 use crate::resolve::{resolve, unreachable};
@@ -31,7 +31,7 @@ const MAX_REASON: usize = 500;
 pub(crate) async fn allow(
     request: HttpRequest,
     path: web::Path<(String, String)>,
-    body: web::Bytes,
+    body: Body,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
     state.authorize(&request)?;
@@ -39,7 +39,7 @@ pub(crate) async fn allow(
         ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong").detail(detail)
     };
     let PublicRepositoryAllowance { reason } =
-        serde_json::from_slice(&body).map_err(|e| invalid(e.to_string()))?;
+        serde_json::from_slice(&body.read().await?).map_err(|e| invalid(e.to_string()))?;
     let reason: String = reason.trim().chars().take(MAX_REASON).collect();
     if reason.is_empty() {
         return Err(invalid(

@@ -5,6 +5,7 @@ use gha_slurm_contract::build::{Build, BuildDetail, TimelineEntry};
 use gha_slurm_contract::mapping::{ListEntry, RepositoryEntry, UserRepository};
 use gha_slurm_contract::problem::{Problem, ProblemPart};
 use gha_slurm_contract::usage::{BuildUsage, MonthlyUsage, UsageSum};
+use gha_slurm_service_kit::body::LargestBody;
 use gha_slurm_service_kit::problem;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
@@ -23,7 +24,7 @@ pub(crate) fn configure(
 ) {
     config
         .app_data(web::Data::new(state))
-        .app_data(web::PayloadConfig::new(BODY_LIMIT))
+        .app_data(LargestBody(BODY_LIMIT))
         .service(
             web::resource("/repositories/{username}")
                 .route(web::get().to(mapping::list))

@@ -10,7 +10,7 @@ use gha_slurm_contract::mapping::{
 use gha_slurm_contract::problem::Problem;
 use gha_slurm_domain::SlurmUser;
 use gha_slurm_domain::admission::Charge;
-use gha_slurm_service_kit::{ApiError, problem};
+use gha_slurm_service_kit::{ApiError, Body, problem};
 use gha_slurm_storage::mappings::{self, Mapped, Replaced, Request, Requested};
 use gha_slurm_storage::repositories::Repository;
 use gha_slurm_storage::{AsyncPgConnection, StorageError, replan};
@@ -126,13 +126,13 @@ pub(crate) async fn list(
 pub(crate) async fn add(
     request: HttpRequest,
     path: web::Path<String>,
-    body: web::Bytes,
+    body: Body,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
     let user = user_of(&path)?;
     let caller = state.authorize_for(&request, &user)?;
     let OnlyWaiting { waiting } = problem::query(&request)?;
-    let entry: RepositoryEntry = serde_json::from_slice(&body).map_err(|error| {
+    let entry: RepositoryEntry = serde_json::from_slice(&body.read().await?).map_err(|error| {
         ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong").detail(format!(
             "Send an object such as {{\"repository\": \"https://github.com/owner/name\"}}: {error}"
         ))

@@ -5,19 +5,25 @@ use std::path::PathBuf;
 use actix_files::Files;
 use actix_web::dev::{HttpServiceFactory, ServiceRequest, ServiceResponse, fn_service};
 use actix_web::http::header::{CACHE_CONTROL, ContentType};
-use actix_web::middleware::{Compress, DefaultHeaders};
+use actix_web::middleware::{Compress, DefaultHeaders, from_fn};
 use actix_web::{HttpResponse, web};
 use anyhow::Context;
+use gha_slurm_service_kit::Strangers;
+use gha_slurm_service_kit::strangers::limited;
 
 /// The application loads nothing from elsewhere and is shown in no frame.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; \
      base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// Most files for one address in ten seconds: a page takes about ten, and a whole institute may share an address.
+const FILES_READ: u32 = 5_000;
 
 /// Its files, and its page for every other path, which it routes itself.
 #[derive(Clone)]
 pub(crate) struct WebApplication {
     folder: PathBuf,
     page: web::Bytes,
+    readers: Strangers,
 }
 
 impl WebApplication {
@@ -32,11 +38,12 @@ impl WebApplication {
         Ok(Self {
             folder,
             page: page.into(),
+            readers: Strangers::at_most(FILES_READ),
         })
     }
 
     pub(crate) fn service(self) -> impl HttpServiceFactory {
-        let page = self.page;
+        let (page, readers) = (self.page, self.readers);
         let files = Files::new("/", self.folder)
             .index_file("index.html")
             .default_handler(fn_service(move |request: ServiceRequest| {
@@ -51,10 +58,15 @@ impl WebApplication {
             .wrap(Compress::default())
             .wrap(
                 DefaultHeaders::new()
+                    // With the file's ETag, so that what has not changed is not sent again.
+                    .add((CACHE_CONTROL, "no-cache"))
                     .add(("Content-Security-Policy", CONTENT_SECURITY_POLICY))
                     .add(("X-Content-Type-Options", "nosniff"))
                     .add(("Referrer-Policy", "no-referrer")),
             )
+            .wrap(from_fn(move |request, next| {
+                limited(readers.clone(), request, next)
+            }))
             .service(files)
     }
 }

@@ -1,15 +1,21 @@
 //! The service's own port.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use actix_web::body::MessageBody;
+use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
+use actix_web::http::header::{CACHE_CONTROL, HeaderValue, STRICT_TRANSPORT_SECURITY};
 use actix_web::middleware::{Next, from_fn};
-use actix_web::{App, HttpServer, web};
+use actix_web::{App, HttpServer, ResponseError, web};
 use gha_slurm_telemetry::{Metrics, prometheus};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::body::{BodyLimits, refuse_encoded};
+use crate::client_address::unheard_proxy;
 use crate::settings::HttpSettings;
 
 /// Threads that answer; a service waits more than it computes, and idle memory counts.
@@ -25,10 +31,19 @@ pub struct HttpService {
     port: u16,
 }
 
-/// Counts of requests, by route pattern.
+/// Browsers that were here by HTTPS once come by HTTPS for a year (RFC 6797).
+const HTTPS_ONLY: HeaderValue = HeaderValue::from_static("max-age=31536000");
+/// Answers are for whoever asked, now: no cache keeps one unless its route says otherwise.
+const NOT_STORED: HeaderValue = HeaderValue::from_static("no-store");
+
+/// What is done with every request.
 #[derive(Clone)]
-struct RequestMetrics {
+struct Common {
+    /// Counts of requests, by route pattern.
     seconds: prometheus::HistogramVec,
+    tls: bool,
+    /// Whether the log has named a proxy that is not trusted.
+    warned: Arc<AtomicBool>,
 }
 
 impl HttpService {
@@ -53,10 +68,18 @@ impl HttpService {
             "Time to answer HTTP requests, by method, route pattern and status",
             &["method", "route", "status"],
         )?;
-        let request_metrics = RequestMetrics { seconds };
+        let common = Common {
+            seconds,
+            tls: settings.tls.is_some(),
+            warned: Arc::default(),
+        };
+        let proxies = settings.trusted_proxies.clone();
+        let limits = BodyLimits::default();
         let server = HttpServer::new(move || {
             App::new()
-                .app_data(web::Data::new(request_metrics.clone()))
+                .app_data(web::Data::new(common.clone()))
+                .app_data(web::Data::new(proxies.clone()))
+                .app_data(web::Data::new(limits.clone()))
                 .wrap(from_fn(observe))
                 .configure(crate::problem::configure)
                 .configure(routes.clone())
@@ -96,16 +119,32 @@ impl HttpService {
     }
 }
 
-async fn observe(
+/// The method as a label: anybody can make up others, and each would be a time series.
+fn label_of(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        Method::CONNECT => "CONNECT",
+        Method::TRACE => "TRACE",
+        _ => "OTHER",
+    }
+}
+
+async fn observe<B: MessageBody + 'static>(
     request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let metrics = request.app_data::<web::Data<RequestMetrics>>().cloned();
-    let method = request.method().to_string();
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
+    let common = request.app_data::<web::Data<Common>>().cloned();
+    let method = label_of(request.method());
     let route = request
         .match_pattern()
         .unwrap_or_else(|| "unmatched".into());
-    let span = tracing::info_span!("request", http.method = %method, http.route = %route);
+    let span = tracing::info_span!("request", http.method = method, http.route = %route);
     if let Some(parent) = request
         .headers()
         .get("traceparent")
@@ -113,18 +152,45 @@ async fn observe(
     {
         gha_slurm_telemetry::set_parent(&span, parent);
     }
+    if let Some(common) = &common
+        && let Some(proxy) = unheard_proxy(request.request())
+        && !common.warned.swap(true, Ordering::Relaxed)
+    {
+        tracing::warn!(
+            %proxy,
+            "X-Forwarded-For is not believed, and all clients of this address count as one: if it is a reverse proxy, name it in http.trusted_proxies"
+        );
+    }
     let start = std::time::Instant::now();
-    let result = next.call(request).instrument(span.clone()).await;
+    let mut result = match refuse_encoded(request.headers()) {
+        Ok(()) => next
+            .call(request)
+            .instrument(span.clone())
+            .await
+            .map(ServiceResponse::map_into_left_body),
+        Err(refusal) => Ok(request
+            .into_response(refusal.error_response())
+            .map_into_right_body()),
+    };
     let elapsed = start.elapsed();
     let status = match &result {
         Ok(response) => response.status(),
         Err(error) => error.as_response_error().status_code(),
     };
-    if let Some(metrics) = metrics {
-        metrics
+    if let Some(common) = common {
+        common
             .seconds
-            .with_label_values(&[method.as_str(), route.as_str(), status.as_str()])
+            .with_label_values(&[method, route.as_str(), status.as_str()])
             .observe(elapsed.as_secs_f64());
+        if let Ok(response) = &mut result {
+            let headers = response.headers_mut();
+            if !headers.contains_key(CACHE_CONTROL) {
+                headers.insert(CACHE_CONTROL, NOT_STORED);
+            }
+            if common.tls {
+                headers.insert(STRICT_TRANSPORT_SECURITY, HTTPS_ONLY);
+            }
+        }
     }
     span.in_scope(|| {
         tracing::debug!(
@@ -134,4 +200,21 @@ async fn observe(
         );
     });
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_are_counted_by_names_that_nobody_can_make_up() {
+        for method in [
+            "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE",
+        ] {
+            assert_eq!(label_of(&method.parse().unwrap()), method);
+        }
+        for method in ["get", "FOO", "PROPFIND"] {
+            assert_eq!(label_of(&method.parse().unwrap()), "OTHER");
+        }
+    }
 }

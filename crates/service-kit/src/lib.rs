@@ -1,13 +1,18 @@
 #![doc = include_str!("../README.md")]
 
 pub mod authentication;
+pub mod body;
+pub mod client_address;
 pub mod every;
 pub mod http;
 pub mod operations;
 pub mod problem;
 pub mod process;
 pub mod settings;
+pub mod strangers;
 
+pub use body::{Body, BodyLimits};
+pub use client_address::client_address;
 pub use every::{Every, Pause, Periodic};
 pub use gha_slurm_tls as tls;
 pub use http::HttpService;
@@ -15,4 +20,5 @@ pub use operations::{Operations, Readiness};
 pub use problem::ApiError;
 pub use process::{ServiceInfo, Task, run, run_or};
 pub use settings::{Settings, SettingsError};
+pub use strangers::Strangers;
 pub use tokio_util::sync::CancellationToken;

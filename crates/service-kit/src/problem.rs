@@ -9,9 +9,6 @@ use gha_slurm_contract::Problem;
 use gha_slurm_contract::problem::PROBLEM_JSON;
 use serde::de::DeserializeOwned;
 
-/// Most bytes of a body in JSON where nothing else is said.
-const JSON_LIMIT: usize = 2 << 20;
-
 /// An error a handler answers. Its cause, if any, is logged once and never returned.
 #[derive(Debug)]
 pub struct ApiError {
@@ -151,13 +148,6 @@ impl ResponseError for ApiError {
     }
 }
 
-/// Bodies in JSON of at most so many bytes; errors as problem documents.
-pub fn json(limit: usize) -> web::JsonConfig {
-    web::JsonConfig::default()
-        .limit(limit)
-        .error_handler(|e, _| json_error(&e).into())
-}
-
 /// What the query string says, for a handler that looks at something else first.
 pub fn query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, ApiError> {
     web::Query::from_query(request.query_string())
@@ -178,7 +168,8 @@ pub fn query_invalid(detail: impl Into<String>) -> ApiError {
 /// Extractor errors as problem documents.
 pub fn configure(config: &mut web::ServiceConfig) {
     config
-        .app_data(json(JSON_LIMIT))
+        // Bodies are read as `body::Body`, when it is known who calls.
+        .app_data(web::PayloadConfig::new(0))
         .app_data(
             web::QueryConfig::default().error_handler(|e, _| query_invalid(e.to_string()).into()),
         )
@@ -187,26 +178,6 @@ pub fn configure(config: &mut web::ServiceConfig) {
                 .detail(e.to_string())
                 .into()
         }));
-}
-
-fn json_error(error: &actix_web::error::JsonPayloadError) -> ApiError {
-    use actix_web::error::JsonPayloadError as E;
-    match error {
-        E::OverflowKnownLength { .. } | E::Overflow { .. } => ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
-            "The body is too large",
-        )
-        .detail(error.to_string()),
-        E::ContentType => ApiError::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "content_type_unsupported",
-            "The content type is wrong",
-        )
-        .detail("Send application/json."),
-        _ => ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong")
-            .detail(error.to_string()),
-    }
 }
 
 /// The answer for a path that has no handler.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use crate::client_address::TrustedProxies;
 use crate::tls::ServerTlsSettings;
 
 pub use gha_slurm_settings::{Settings, SettingsError, describe_source, load, secret, secrets};
@@ -19,12 +20,19 @@ pub struct HttpSettings {
     /// HTTPS instead of HTTP.
     #[serde(default)]
     pub tls: Option<ServerTlsSettings>,
+    /// Networks of reverse proxies, whose `X-Forwarded-For` says who the client is; this host, if it is not set.
+    #[serde(default)]
+    pub trusted_proxies: TrustedProxies,
 }
 
 impl HttpSettings {
     /// Plain HTTP at this address.
     pub fn plain(listen: SocketAddr) -> Self {
-        Self { listen, tls: None }
+        Self {
+            listen,
+            tls: None,
+            trusted_proxies: TrustedProxies::default(),
+        }
     }
 }
 

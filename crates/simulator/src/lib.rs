@@ -1,4 +1,8 @@
 #![doc = include_str!("../README.md")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "tests and the demo are the only ones who call it"
+)]
 
 mod app_key;
 mod application;

@@ -98,8 +98,8 @@ impl Application {
             Some(settings) => {
                 let relay = Relay::new(settings)?;
                 let http = HttpSettings {
-                    listen: settings.listen,
                     tls: settings.tls.clone(),
+                    ..HttpSettings::plain(settings.listen)
                 };
                 let routes = move |config: &mut web::ServiceConfig| relay.configure(config);
                 Some(HttpService::bind_section("relay", &http, &metrics, routes)?)

@@ -14,8 +14,8 @@ use gha_slurm_contract::agent::{
     StatesAnswer, StatesRequest,
 };
 use gha_slurm_contract::launch_token::{StartAnswer, StartRequest};
-use gha_slurm_service_kit::ApiError;
 use gha_slurm_service_kit::authentication::{assertion_invalid, bearer};
+use gha_slurm_service_kit::{ApiError, Body};
 
 use crate::original;
 use crate::start::{Starter, answer};
@@ -31,6 +31,9 @@ use crate::start::{Starter, answer};
         (status = 200, description = "Its Slurm job is submitted", body = StartAnswer),
         (status = 400, description = "The body is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "The launch token is bad, or the auth-token", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is compressed, or not JSON", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The policy or Slurm refuses it for good", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "A limit of the policy or of Slurm is reached: try again later", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Slurm or the agent's state folder is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
@@ -39,10 +42,20 @@ use crate::start::{Starter, answer};
 )]
 pub(crate) async fn start(
     starter: web::Data<Starter>,
-    request: web::Json<StartRequest>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    // The launch token is in the body.
+    let request = body.json().await?;
+    start_asked(starter, request).await
+}
+
+/// As [`start`], whichever way the call came.
+pub(crate) async fn start_asked(
+    starter: web::Data<Starter>,
+    request: StartRequest,
 ) -> Result<HttpResponse, ApiError> {
     let starter = starter.into_inner();
-    let work = Arc::clone(&starter).start(request.into_inner());
+    let work = Arc::clone(&starter).start(request);
     match answer(&starter, work).await {
         // A client of the original contract that forgot the header, or a launcher.
         Err(error) if starter.original && is_unauthorized(&error) => Ok(original::neither(&error)),
@@ -143,16 +156,34 @@ pub(crate) async fn cancel(
 pub(crate) async fn states(
     starter: web::Data<Starter>,
     assertion: Assertion,
-    asked: web::Json<StatesRequest>,
+    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let claims = asserted(&starter, assertion, CallPurpose::States).await?;
+    states_asked(&starter, &claims, body.json().await?).await
+}
+
+/// As [`states`], whichever way the call came.
+pub(crate) async fn states_called(
+    starter: &Arc<Starter>,
+    assertion: Assertion,
+    asked: StatesRequest,
+) -> Result<HttpResponse, ApiError> {
+    let claims = asserted(starter, assertion, CallPurpose::States).await?;
+    states_asked(starter, &claims, asked).await
+}
+
+async fn states_asked(
+    starter: &Arc<Starter>,
+    claims: &CallClaims,
+    asked: StatesRequest,
+) -> Result<HttpResponse, ApiError> {
     if asked.launches.len() > MAX_STATES_AT_ONCE {
         return Err(too_many(MAX_STATES_AT_ONCE));
     }
     let (launches, freed) = starter
         .launches
         .book(|book| (book.states(&asked.launches, claims.launcher), book.freed()));
-    let policy = policy_version(&starter).await?;
+    let policy = policy_version(starter).await?;
     Ok(HttpResponse::Ok().json(StatesAnswer {
         launches,
         policy,

@@ -339,13 +339,13 @@ async fn answer(starter: &Arc<Starter>, call: Call) -> CallAnswer {
         let assertion = Assertion(call.assertion);
         let result = match call.path.as_str() {
             "/runner/start" => match parse(call.body) {
-                Ok(body) => calls::start(data, web::Json(body)).await,
+                Ok(asked) => calls::start_asked(data, asked).await,
                 Err(error) => Err(error),
             },
             "/runner/cancel" => calls::cancel(data, assertion).await,
             "/runner/list" => calls::list(data, assertion).await,
             "/runner/states" => match parse(call.body) {
-                Ok(body) => calls::states(data, assertion, web::Json(body)).await,
+                Ok(asked) => calls::states_called(starter, assertion, asked).await,
                 Err(error) => Err(error),
             },
             path => Err(

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::AUTHORIZATION;
 use actix_web::{HttpRequest, HttpResponse, web};
-use gha_slurm_service_kit::ApiError;
+use gha_slurm_service_kit::body::LargestBody;
 use gha_slurm_service_kit::problem::method_not_allowed;
+use gha_slurm_service_kit::{ApiError, Body};
 
 use crate::settings::RelaySettings;
 
@@ -16,7 +18,6 @@ const ASKED: [&str; 3] = ["authorization", "content-type", "traceparent"];
 const ANSWERED: [&str; 4] = ["content-type", "retry-after", "www-authenticate", "allow"];
 /// As token-broker's: a body holds at most a log tail, escaped.
 const BODY_LIMIT: usize = 1 << 20;
-const BODY_DEADLINE: Duration = Duration::from_secs(20);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// token-broker may wait for GitHub.
 const CALL_DEADLINE: Duration = Duration::from_secs(60);
@@ -46,7 +47,9 @@ impl Relay {
     }
 
     pub(crate) fn configure(&self, config: &mut web::ServiceConfig) {
-        config.app_data(web::Data::new(self.clone()));
+        config
+            .app_data(web::Data::new(self.clone()))
+            .app_data(LargestBody(BODY_LIMIT));
         for path in PATHS {
             config.service(
                 web::resource(path)
@@ -60,9 +63,19 @@ impl Relay {
 async fn forward(
     relay: web::Data<Relay>,
     request: HttpRequest,
-    payload: web::Payload,
+    body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let body = body(payload).await?;
+    // token-broker says who is let in; what is none of its tokens need not be asked about.
+    if !request.headers().contains_key(AUTHORIZATION) {
+        return Err(ApiError::new(
+            StatusCode::UNAUTHORIZED,
+            "token_missing",
+            "A token is needed",
+        )
+        .detail("Send Authorization: Bearer <token>.")
+        .header("WWW-Authenticate", "Bearer"));
+    }
+    let body = Vec::from(body.read().await?);
     let mut call = relay
         .http
         .post(format!("{}{}", relay.upstream, request.path()))
@@ -84,28 +97,4 @@ async fn forward(
         }
     }
     Ok(response.streaming(answer.bytes_stream()))
-}
-
-async fn body(payload: web::Payload) -> Result<web::Bytes, ApiError> {
-    let read = payload.to_bytes_limited(BODY_LIMIT);
-    match tokio::time::timeout(BODY_DEADLINE, read).await {
-        Ok(Ok(Ok(body))) => Ok(body),
-        Ok(Ok(Err(error))) => {
-            Err(
-                ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong")
-                    .detail(error.to_string()),
-            )
-        }
-        Ok(Err(_)) => Err(ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
-            "The body is too large",
-        )
-        .detail(format!("At most {BODY_LIMIT} bytes."))),
-        Err(_) => Err(ApiError::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "body_too_slow",
-            "The body did not come in time",
-        )),
-    }
 }

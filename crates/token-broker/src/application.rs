@@ -3,7 +3,7 @@
 use anyhow::Context;
 use gha_slurm_domain::Clock;
 use gha_slurm_github::Github;
-use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness};
+use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness, Strangers};
 use gha_slurm_storage::Database;
 use gha_slurm_telemetry::Metrics;
 use std::sync::Arc;
@@ -13,6 +13,9 @@ use crate::keys::Keys;
 use crate::redemption::Broker;
 use crate::routes::{self, State};
 use crate::settings::Settings;
+
+/// Most reads of the key set by one address in ten seconds: an agent makes one at most, and many may come from one address.
+const KEY_READS: u32 = 200;
 
 /// token-broker, built and bound.
 pub struct Application {
@@ -67,9 +70,11 @@ impl Application {
             keys,
             original_contract: settings.runners.original_contract,
             redemptions,
+            service_tokens: settings.access.service_tokens,
         };
+        let key_readers = Strangers::at_most(KEY_READS);
         let http = HttpService::bind(&settings.http, &metrics, move |config| {
-            routes::configure(config, state.clone());
+            routes::configure(config, state.clone(), key_readers.clone());
         })?;
         let operations = Operations::bind(&settings.operations, readiness.clone(), metrics)?;
         Ok(Self {

@@ -1,14 +1,15 @@
 //! The public launch-token keys, read again when a token names a key that is new.
 
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use gha_slurm_auth::{KeyFolder, KeySet, KeysError, TokenError, verify};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch_token::AUDIENCE_BROKER;
+use tokio::sync::Mutex;
 
-/// A stranger's `kid` makes us read the folder at most this often.
+/// Anybody can ask for the keys, and name one that is new: the folder is read at most this often.
 const REREAD: Duration = Duration::from_secs(2);
 
 /// The keys of a folder.
@@ -17,6 +18,7 @@ pub(crate) struct Keys {
     folder: KeyFolder,
     issuer: String,
     read: Arc<RwLock<(KeySet, Instant)>>,
+    reading: Arc<Mutex<()>>,
 }
 
 impl Keys {
@@ -31,40 +33,43 @@ impl Keys {
             folder,
             issuer,
             read: Arc::new(RwLock::new((set, Instant::now()))),
+            reading: Arc::default(),
         })
     }
 
-    /// The set as it is on disk now.
-    pub(crate) async fn reread(&self) -> KeySet {
+    /// The set, read again if that was long enough ago: by one caller, while the others wait for it.
+    pub(crate) async fn current(&self) -> KeySet {
+        let _one = self.reading.lock().await;
+        let (held, read_at) = self.held();
+        if read_at.elapsed() < REREAD {
+            return held;
+        }
         let folder = self.folder.clone();
-        match tokio::task::spawn_blocking(move || folder.key_set()).await {
-            Ok(Ok(set)) => {
-                if let Ok(mut held) = self.read.write() {
-                    *held = (set.clone(), Instant::now());
-                }
-                set
-            }
+        let set = match tokio::task::spawn_blocking(move || folder.key_set()).await {
+            Ok(Ok(set)) => set,
             Ok(Err(error)) => {
                 tracing::error!(%error, "the launch-token keys cannot be read; the last ones are used");
-                self.held().0
+                held
             }
-            Err(_) => self.held().0,
-        }
+            Err(_) => held,
+        };
+        let mut held = self.read.write().unwrap_or_else(PoisonError::into_inner);
+        *held = (set.clone(), Instant::now());
+        set
     }
 
     fn held(&self) -> (KeySet, Instant) {
-        match self.read.read() {
-            Ok(held) => held.clone(),
-            Err(poisoned) => poisoned.into_inner().clone(),
-        }
+        self.read
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Verifies a launch token for us.
     pub(crate) async fn verify(&self, token: &str) -> Result<LaunchClaims, TokenError> {
-        let (set, read_at) = self.held();
-        match verify(token, &set, AUDIENCE_BROKER, &self.issuer) {
-            Err(TokenError::UnknownKey) if read_at.elapsed() >= REREAD => {
-                verify(token, &self.reread().await, AUDIENCE_BROKER, &self.issuer)
+        match verify(token, &self.held().0, AUDIENCE_BROKER, &self.issuer) {
+            Err(TokenError::UnknownKey) => {
+                verify(token, &self.current().await, AUDIENCE_BROKER, &self.issuer)
             }
             verdict => verdict,
         }

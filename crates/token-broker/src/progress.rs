@@ -9,7 +9,9 @@ use gha_slurm_github::Deletion;
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::launches::{self, Loaded};
 
-use crate::redemption::{Broker, github_trouble, gone, progress_hash, storage_error};
+use crate::redemption::{
+    Broker, PROGRESS_TOKEN_LENGTH, github_trouble, gone, progress_hash, storage_error,
+};
 
 /// Most characters of a node's reason that are kept.
 const MAX_REASON: usize = 500;
@@ -68,6 +70,10 @@ fn busy() -> ApiError {
 impl Broker {
     /// The launch whose runner a progress token belongs to.
     pub(crate) async fn launch_of(&self, progress_token: &str) -> Result<Loaded, ApiError> {
+        // Not every word of a stranger is worth a query.
+        if progress_token.len() != PROGRESS_TOKEN_LENGTH {
+            return Err(unknown_token());
+        }
         let mut conn = self.connection().await?;
         launches::by_progress_token(&mut conn, &progress_hash(progress_token))
             .await

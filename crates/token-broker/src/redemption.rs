@@ -29,6 +29,8 @@ use crate::settings::DeploymentSettings;
 
 /// Most runner names that are tried: a name that exists at GitHub already is an earlier attempt whose answer was lost.
 const MAX_NAME_CLASHES: usize = 3;
+/// Characters of a progress token: 32 bytes in base64url.
+pub(crate) const PROGRESS_TOKEN_LENGTH: usize = 43;
 /// A node that lost a race against its own earlier call asks again after this.
 const RETRY_S: u64 = 2;
 

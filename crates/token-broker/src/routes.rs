@@ -2,6 +2,7 @@
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
+use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
 use gha_slurm_auth::TokenError;
 use gha_slurm_contract::problem::Problem;
@@ -10,12 +11,13 @@ use gha_slurm_contract::runner::{
 };
 use gha_slurm_domain::launch::Caller;
 use gha_slurm_domain::{RepositoryFullName, SlurmJobId};
-use gha_slurm_service_kit::authentication::bearer;
-use gha_slurm_service_kit::{ApiError, problem};
+use gha_slurm_service_kit::authentication::{bearer, require_bearer};
+use gha_slurm_service_kit::body::LargestBody;
+use gha_slurm_service_kit::strangers::limited;
+use gha_slurm_service_kit::{ApiError, Body, Strangers, problem};
 use gha_slurm_telemetry::prometheus::IntCounterVec;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
@@ -33,12 +35,14 @@ pub(crate) struct State {
     pub(crate) keys: Keys,
     pub(crate) original_contract: bool,
     pub(crate) redemptions: IntCounterVec,
+    pub(crate) service_tokens: Vec<SecretString>,
 }
 
-pub(crate) fn configure(config: &mut web::ServiceConfig, state: State) {
+/// `key_readers` bounds who reads the key set.
+pub(crate) fn configure(config: &mut web::ServiceConfig, state: State, key_readers: Strangers) {
     config
         .app_data(web::Data::new(state))
-        .app_data(web::PayloadConfig::new(BODY_LIMIT))
+        .app_data(LargestBody(BODY_LIMIT))
         .service(
             web::resource("/gha/runner")
                 .route(web::post().to(redeem))
@@ -61,6 +65,9 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, state: State) {
         )
         .service(
             web::resource("/.well-known/jwks.json")
+                .wrap(from_fn(move |request, next| {
+                    limited(key_readers.clone(), request, next)
+                }))
                 .route(web::get().to(jwks))
                 .route(problem::method_not_allowed("GET")),
         );
@@ -90,13 +97,6 @@ fn no_token() -> ApiError {
     .header("WWW-Authenticate", "Bearer")
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|e| {
-        ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong")
-            .detail(e.to_string())
-    })
-}
-
 /// Exchanges a launch token for a runner token. The raw token without `Bearer` and without a body is the original
 /// contract and is answered `{"token": …}`.
 #[utoipa::path(
@@ -109,18 +109,21 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
         (status = 400, description = "The body is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "The launch token is bad or expired", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The original contract, which the settings switch off", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "Redeemed by another Slurm job, or listening already", body = Problem, content_type = "application/problem+json"),
         (status = 410, description = "Nothing waits for this runner: give the node back", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is compressed", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("launchToken" = []))
 )]
 async fn redeem(
     request: HttpRequest,
-    body: web::Bytes,
+    body: Body,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
-    let answer = redeem_either(&request, &body, &state).await;
+    let answer = redeem_either(&request, body, &state).await;
     let outcome = match &answer {
         Ok(_) => "answered",
         Err(error) => match actix_web::ResponseError::status_code(error).as_u16() {
@@ -137,12 +140,12 @@ async fn redeem(
 
 async fn redeem_either(
     request: &HttpRequest,
-    body: &[u8],
+    body: Body,
     state: &State,
 ) -> Result<HttpResponse, ApiError> {
     if let Some(token) = bearer(request) {
         let claims = verified(state, token).await?;
-        let wanted: RunnerRequest = parse(body)?;
+        let wanted: RunnerRequest = body.json().await?;
         let Ok(slurm_job) = wanted.slurm_job_id.parse::<SlurmJobId>() else {
             return Err(ApiError::new(
                 StatusCode::BAD_REQUEST,
@@ -251,20 +254,23 @@ fn answer(redeemed: Redeemed) -> RunnerAnswer {
         (status = 401, description = "The token is bad", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The launch token, where the progress token is needed", body = Problem, content_type = "application/problem+json"),
         (status = 410, description = "After `registered`: it was withdrawn, do not start the runner", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is compressed", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("progressToken" = []))
 )]
 async fn progress(
     request: HttpRequest,
-    body: web::Bytes,
+    body: Body,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
     let token = bearer(&request).ok_or_else(no_token)?;
     // A launch token is a JWT and has dots; a progress token has none.
     if token.contains('.') {
         let claims = verified(&state, token).await?;
-        let said: ProgressRequest = parse(&body)?;
+        let said: ProgressRequest = body.json().await?;
         state
             .broker
             .to_the_end(
@@ -273,13 +279,14 @@ async fn progress(
             .await?;
     } else {
         let token = token.to_owned();
+        let loaded = state
+            .broker
+            .to_the_end(|broker| async move { broker.launch_of(&token).await })
+            .await?;
+        let said: ProgressRequest = body.json().await?;
         state
             .broker
-            .to_the_end(|broker| async move {
-                let loaded = broker.launch_of(&token).await?;
-                let said: ProgressRequest = parse(&body)?;
-                broker.progress(&loaded.launch, &said).await
-            })
+            .to_the_end(|broker| async move { broker.progress(&loaded.launch, &said).await })
             .await?;
     }
     Ok(HttpResponse::NoContent().finish())
@@ -313,7 +320,8 @@ struct InstallationQuery {
     url: String,
 }
 
-/// Whether the App is installed on a repository.
+/// Whether the App is installed on a repository. For a launch token, about its own repository; for a service token, about any: GitHub is
+/// asked as the App, and the answer says whether a private repository exists.
 #[utoipa::path(
     get,
     path = "/gha/installations",
@@ -322,13 +330,23 @@ struct InstallationQuery {
     responses(
         (status = 200, description = "`true` or `false`", body = bool),
         (status = 400, description = "Not a repository", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Neither a launch token nor a service token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The launch token is for another repository", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "GitHub is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
-    )
+    ),
+    security(("launchToken" = []), ("serviceToken" = []))
 )]
 async fn installations(
-    query: web::Query<InstallationQuery>,
+    request: HttpRequest,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
+    let of_launch = if require_bearer(&request, &state.service_tokens).is_ok() {
+        None
+    } else {
+        let token = bearer(&request).ok_or_else(no_token)?;
+        Some(verified(&state, token).await?)
+    };
+    let query: InstallationQuery = problem::query(&request)?;
     let name = RepositoryFullName::parse(&query.url, &state.broker.web_url).map_err(|e| {
         ApiError::new(
             StatusCode::BAD_REQUEST,
@@ -337,6 +355,16 @@ async fn installations(
         )
         .detail(e.to_string())
     })?;
+    if let Some(claims) = of_launch {
+        let own = format!("{}/{}", claims.owner, claims.repository_name);
+        if !own.eq_ignore_ascii_case(&name.to_string()) {
+            return Err(ApiError::new(
+                StatusCode::FORBIDDEN,
+                "another_repository",
+                "The launch token is for another repository",
+            ));
+        }
+    }
     let found = state.broker.github.installation_of(&name).await;
     let found = found.map_err(|e| github_trouble(&e).unwrap_or_else(|| ApiError::internal(&e)))?;
     Ok(HttpResponse::Ok().json(found.is_some()))
@@ -347,13 +375,16 @@ async fn installations(
     get,
     path = "/.well-known/jwks.json",
     operation_id = "launchTokenKeys",
-    responses((status = 200, description = "A JWK set", body = serde_json::Value))
+    responses(
+        (status = 200, description = "A JWK set", body = serde_json::Value),
+        (status = 429, description = "Too many requests from this address: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    )
 )]
 async fn jwks(state: web::Data<State>) -> HttpResponse {
-    HttpResponse::Ok().json(state.keys.reread().await.to_jwks())
+    HttpResponse::Ok().json(state.keys.current().await.to_jwks())
 }
 
-/// The two kinds of token.
+/// The kinds of token.
 struct Security;
 
 impl utoipa::Modify for Security {
@@ -365,6 +396,7 @@ impl utoipa::Modify for Security {
                 "progressToken",
                 "`progressToken` of the redemption's answer.",
             ),
+            ("serviceToken", "One of `access.service_tokens`."),
         ] {
             let scheme = HttpBuilder::new()
                 .scheme(HttpAuthScheme::Bearer)

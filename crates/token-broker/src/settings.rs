@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use gha_slurm_service_kit::settings::{
-    DatabaseSettings, GithubSettings, HttpSettings, OperationsSettings,
+    DatabaseSettings, GithubSettings, HttpSettings, OperationsSettings, secrets,
 };
 use gha_slurm_telemetry::LogSettings;
+use secrecy::SecretString;
 use serde::Deserialize;
 
 /// token-broker's settings.
@@ -33,11 +34,18 @@ pub struct Settings {
     /// Runner tokens.
     #[serde(default)]
     pub runners: RunnerSettings,
+    /// Programs that may ask.
+    #[serde(default)]
+    pub access: AccessSettings,
 }
 
 impl gha_slurm_service_kit::Settings for Settings {
     const PREFIX: &'static str = "TOKEN_BROKER";
-    const SECRETS: &'static [&'static str] = &["database.url", "github.private_key"];
+    const SECRETS: &'static [&'static str] = &[
+        "database.url",
+        "github.private_key",
+        "access.service_tokens",
+    ];
 }
 
 fn default_http() -> HttpSettings {
@@ -71,6 +79,15 @@ fn default_prefix() -> String {
 pub struct KeySettings {
     /// Folder made by `gha-slurm keys generate`, or a copy of its `*.pub.pem` files.
     pub folder: PathBuf,
+}
+
+/// `[access]`: who may ask besides nodes with a launch token.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccessSettings {
+    /// Bearer tokens with which programs ask where the App is installed; several, for rotation.
+    #[serde(deserialize_with = "secrets")]
+    pub service_tokens: Vec<SecretString>,
 }
 
 /// `[runners]`: how runner tokens are given out.

@@ -5,11 +5,10 @@ use std::time::Duration;
 use actix_web::web;
 use gha_slurm_amqp::{Broker, Disconnected, Publisher};
 use gha_slurm_domain::Clock;
-use gha_slurm_service_kit::{HttpService, Operations, Readiness, problem};
+use gha_slurm_service_kit::{BodyLimits, HttpService, Operations, Readiness, problem};
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
-use crate::body::BodyLimits;
 use crate::delivery::{self, Ingest, IngestMetrics};
 use crate::settings::Settings;
 
@@ -47,23 +46,27 @@ impl Application {
             drained.clone(),
             broker_state,
         );
+        let limits = web::Data::new(BodyLimits::new(
+            webhook.max_body_bytes.get(),
+            webhook.max_bodies_bytes.get(),
+            Duration::from_secs(webhook.body_deadline_s.get()),
+        ));
         let ingest = web::Data::new(Ingest {
             secrets: webhook.secret.clone(),
-            limits: BodyLimits::new(
-                webhook.max_body_bytes.get(),
-                webhook.max_bodies_bytes.get(),
-                Duration::from_secs(webhook.body_deadline_s.get()),
-            ),
+            allowed: webhook.allowed_addresses.clone(),
             publisher,
             clock: Clock::system(),
             metrics: ingest_metrics,
         });
         let http = HttpService::bind(&settings.http, &metrics, move |config| {
-            config.app_data(ingest.clone()).service(
-                web::resource("/api/github/webhooks")
-                    .route(web::post().to(delivery::receive))
-                    .default_service(problem::method_not_allowed("POST")),
-            );
+            config
+                .app_data(ingest.clone())
+                .app_data(limits.clone())
+                .service(
+                    web::resource("/api/github/webhooks")
+                        .route(web::post().to(delivery::receive))
+                        .default_service(problem::method_not_allowed("POST")),
+                );
         })?;
         Ok(Self {
             http,

@@ -1,9 +1,9 @@
 #![doc = include_str!("../README.md")]
 
 mod application;
-mod body;
 mod convert;
 mod delivery;
+mod encoding;
 mod refusal;
 pub mod settings;
 

@@ -1,9 +1,6 @@
 //! Every answer that is an error.
 
-use std::time::Duration;
-
 use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, ResponseError};
 use gha_slurm_amqp::PublishError;
 use gha_slurm_auth::webhook::SignatureError;
 use gha_slurm_github::payloads::PayloadError;
@@ -17,14 +14,10 @@ const RETRY_AFTER_S: u64 = 10;
 pub(crate) enum Refusal {
     #[error("send application/json or application/x-www-form-urlencoded")]
     ContentType,
-    #[error("the body is larger than {0} bytes")]
-    TooLarge(u32),
-    #[error("the body did not arrive within {0:?}")]
-    SlowBody(Duration),
-    #[error("the body did not arrive: {0}")]
-    BrokenBody(String),
-    #[error("too many large bodies at once")]
-    NoRoom,
+    #[error("{0}")]
+    Body(ApiError),
+    #[error("only GitHub's addresses are let in (webhook.allowed_addresses)")]
+    Address,
     #[error("X-Hub-Signature-256 is missing: set a secret for the webhook")]
     NoSignature,
     #[error("X-Hub-Signature-256: {0}")]
@@ -41,13 +34,11 @@ pub(crate) enum Refusal {
 
 impl Refusal {
     /// The stable code of the answer; also the outcome in the metrics.
-    pub(crate) fn code(&self) -> &'static str {
+    pub(crate) fn code(&self) -> &str {
         match self {
+            Self::Body(error) => &error.problem().code,
+            Self::Address => "address_not_allowed",
             Self::ContentType => "content_type_unsupported",
-            Self::TooLarge(_) => "body_too_large",
-            Self::SlowBody(_) => "body_timeout",
-            Self::BrokenBody(_) => "body_invalid",
-            Self::NoRoom => "overloaded",
             Self::NoSignature => "signature_missing",
             Self::Signature(_) => "signature_invalid",
             Self::Header(_) => "header_invalid",
@@ -58,22 +49,21 @@ impl Refusal {
         }
     }
 
-    fn answer(&self) -> ApiError {
+    fn answer(self) -> ApiError {
         let (status, title) = match self {
+            Self::Body(error) => return error,
+            Self::Address => (StatusCode::FORBIDDEN, "Not from this address"),
             Self::ContentType => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "The content type is wrong",
             ),
-            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
-            Self::SlowBody(_) => (StatusCode::REQUEST_TIMEOUT, "The body came too slowly"),
-            Self::BrokenBody(_) => (StatusCode::BAD_REQUEST, "The body is wrong"),
             Self::NoSignature | Self::Signature(_) => (
                 StatusCode::UNAUTHORIZED,
                 "The delivery is not signed with our secret",
             ),
             Self::Header(_) => (StatusCode::BAD_REQUEST, "A header is wrong"),
             Self::Form | Self::Payload(_) => (StatusCode::BAD_REQUEST, "The payload is wrong"),
-            Self::NoRoom | Self::Publish(PublishError::Unavailable(_)) => {
+            Self::Publish(PublishError::Unavailable(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "Not available right now")
             }
             Self::Publish(PublishError::Unroutable(_)) => (
@@ -94,12 +84,8 @@ impl Refusal {
     }
 }
 
-impl ResponseError for Refusal {
-    fn status_code(&self) -> StatusCode {
-        self.answer().status_code()
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        self.answer().error_response()
+impl From<Refusal> for actix_web::Error {
+    fn from(refusal: Refusal) -> Self {
+        refusal.answer().into()
     }
 }

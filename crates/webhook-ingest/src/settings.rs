@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 
+use gha_slurm_service_kit::client_address::Networks;
 use gha_slurm_service_kit::settings::{AmqpSettings, HttpSettings, OperationsSettings, secrets};
 use gha_slurm_telemetry::LogSettings;
 use secrecy::SecretString;
@@ -9,8 +10,8 @@ use serde::Deserialize;
 
 /// GitHub delivers no payload larger than 25 MB (GitHub docs, "Webhook events and payloads").
 const GITHUB_PAYLOAD_CAP: NonZeroU32 = NonZeroU32::new(25 << 20).unwrap();
-/// Two of the largest bodies, and thousands of usual ones.
-const BODIES_IN_HAND: NonZeroU32 = NonZeroU32::new(64 << 20).unwrap();
+/// One of the largest bodies, and more than a thousand usual ones.
+const BODIES_IN_HAND: NonZeroU32 = NonZeroU32::new(48 << 20).unwrap();
 /// GitHub waits 10 s for the answer (GitHub docs, "Best practices for using webhooks").
 const BODY_DEADLINE_S: NonZeroU64 = NonZeroU64::new(10).unwrap();
 /// Less than GitHub waits, so that it hears why.
@@ -57,6 +58,10 @@ pub struct WebhookSettings {
     /// The webhook secret; two of them during a rotation, as a list or as two lines.
     #[serde(deserialize_with = "secrets")]
     pub secret: Vec<SecretString>,
+    /// Networks from which deliveries are taken, such as the `hooks` of `GET https://api.github.com/meta`; from anywhere, if it is
+    /// not set.
+    #[serde(default)]
+    pub allowed_addresses: Networks,
     /// Largest body, bytes.
     #[serde(default = "max_body_bytes")]
     pub max_body_bytes: NonZeroU32,

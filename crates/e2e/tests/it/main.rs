@@ -1,6 +1,7 @@
 //! Every service as a process of its own, over real RabbitMQ and Postgres, with a simulated GitHub.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+mod attacks;
 mod collector;
 mod crashes;
 mod deliveries;

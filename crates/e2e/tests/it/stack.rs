@@ -263,6 +263,16 @@ impl Stack {
         self.service(service).signal(Signal::CONT);
     }
 
+    /// The most memory that a service has ever had resident, bytes.
+    pub(crate) fn peak_memory(&mut self, service: Service) -> usize {
+        let id = self.service(service).id().unwrap();
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let mut lines = status.lines();
+        let line = lines.find(|line| line.starts_with("VmHWM:")).unwrap();
+        let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kib * 1024
+    }
+
     /// Waits until somebody has sent something to the HTTP port of a frozen service.
     pub(crate) async fn until_asked(&self, service: Service) {
         // Local address and port, remote address and port, state (01: established), and unread bytes, in hexadecimal.
@@ -548,21 +558,16 @@ impl Stack {
         .await;
     }
 
+    /// What a service shows at `/metrics`.
+    pub(crate) async fn metrics(&self, service: Service) -> String {
+        let operations = self.deployment.service(service).operations_url();
+        let answer = self.http.get(format!("{operations}/metrics")).send().await;
+        answer.unwrap().text().await.unwrap()
+    }
+
     /// The sum of the metrics of a service whose name and labels contain this.
     pub(crate) async fn counted(&self, service: Service, text: &str) -> f64 {
-        let url = format!(
-            "{}/metrics",
-            self.deployment.service(service).operations_url()
-        );
-        let metrics = self
-            .http
-            .get(url)
-            .send()
-            .await
-            .unwrap()
-            .text()
-            .await
-            .unwrap();
+        let metrics = self.metrics(service).await;
         let lines = metrics.lines().filter(|line| line.contains(text));
         lines
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())

@@ -170,6 +170,54 @@ async fn nothing_is_asked_while_a_rate_limit_is_used_up() {
     }
 }
 
+/// Strangers once made so many look-ups as the App that no runner was registered for 46 s.
+#[tokio::test]
+async fn a_limit_of_one_kind_of_call_stops_no_other() {
+    let (server, github, scope) = client().await;
+    token(&server, json!({"administration": "write"}), 1).await;
+    Mock::given(method("GET"))
+        .and(path("/repos/acme/widgets/installation"))
+        .respond_with(
+            ResponseTemplate::new(403)
+                .insert_header("x-ratelimit-remaining", "0")
+                .insert_header("retry-after", "30"),
+        )
+        .expect(1)
+        .mount(&server)
+        .await;
+    Mock::given(method("DELETE"))
+        .respond_with(ResponseTemplate::new(204))
+        .expect(1)
+        .mount(&server)
+        .await;
+    for _ in 0..2 {
+        let error = github.installation_of(&scope.name).await.unwrap_err();
+        assert!(matches!(error, GithubError::RateLimited { .. }), "{error}");
+    }
+    // It takes a new installation token, and a call with it.
+    github.delete_runner(&scope, 5).await.unwrap();
+}
+
+/// What is used up of an installation's own limit is used up for every kind of call.
+#[tokio::test]
+async fn a_primary_limit_stops_all_calls_of_its_installation() {
+    let (server, github, scope) = client().await;
+    token(&server, json!({"administration": "write"}), 1).await;
+    Mock::given(method("DELETE"))
+        .respond_with(
+            ResponseTemplate::new(403)
+                .insert_header("x-ratelimit-remaining", "0")
+                .insert_header("retry-after", "30"),
+        )
+        .expect(1)
+        .mount(&server)
+        .await;
+    github.delete_runner(&scope, 5).await.unwrap_err();
+    let labels = ["slurm"].into_iter().collect();
+    let error = github.create_jit_runner(&scope, "r", &labels).await;
+    assert!(matches!(error, Err(GithubError::RateLimited { .. })));
+}
+
 #[tokio::test]
 async fn a_dead_address_is_trouble_not_a_panic() {
     let github = Github::new(

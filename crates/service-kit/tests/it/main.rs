@@ -1,38 +1,48 @@
 //! A small service over real HTTP.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod bodies;
+mod strangers;
 mod tls;
 
+use std::time::Duration;
+
+use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
 use gha_slurm_contract::Problem;
 use gha_slurm_service_kit::settings::{HttpSettings, OperationsSettings};
+use gha_slurm_service_kit::strangers::limited;
 use gha_slurm_service_kit::{
-    ApiError, CancellationToken, HttpService, Operations, Readiness, authentication, operations,
-    problem,
+    ApiError, Body, BodyLimits, CancellationToken, HttpService, Operations, Readiness, Strangers,
+    authentication, operations, problem,
 };
 use gha_slurm_telemetry::Metrics;
 use secrecy::SecretString;
 
-async fn echo(request: HttpRequest, body: web::Payload) -> Result<HttpResponse, ApiError> {
+async fn echo(request: HttpRequest, body: Body) -> Result<HttpResponse, ApiError> {
     authentication::require_bearer(
         &request,
         &[SecretString::from("old"), SecretString::from("new")],
     )?;
-    let body: Vec<String> =
-        serde_json::from_slice(&body.to_bytes().await.unwrap()).map_err(|e| {
-            ApiError::new(
-                actix_web::http::StatusCode::BAD_REQUEST,
-                "body_invalid",
-                "Bad",
-            )
-            .detail(e.to_string())
-        })?;
+    let body: Vec<String> = serde_json::from_slice(&body.read().await?).map_err(|e| {
+        ApiError::new(
+            actix_web::http::StatusCode::BAD_REQUEST,
+            "body_invalid",
+            "Bad",
+        )
+        .detail(e.to_string())
+    })?;
     Ok(HttpResponse::Ok().json(body))
 }
 
-async fn typed(body: web::Json<Vec<String>>) -> HttpResponse {
-    HttpResponse::Ok().json(body.into_inner())
+async fn typed(body: Body) -> Result<HttpResponse, ApiError> {
+    let body: Vec<String> = body.json().await?;
+    Ok(HttpResponse::Ok().json(body))
 }
+
+const DEADLINE: Duration = Duration::from_secs(20);
+/// Bytes of the largest body that counts as small.
+const SMALL: u32 = 128 << 10;
 
 struct Service {
     url: String,
@@ -46,14 +56,26 @@ fn start() -> Service {
     let any = "127.0.0.1:0".parse().unwrap();
     let metrics = Metrics::default();
     let readiness = Readiness::default();
-    let http = HttpService::bind(&HttpSettings::plain(any), &metrics, |config| {
+    // Room for one of the largest small bodies, and three times as much for others.
+    let limits = BodyLimits::new(200_000, 4 * SMALL, Duration::from_secs(3));
+    let strangers = Strangers::at_most(3);
+    let http = HttpService::bind(&HttpSettings::plain(any), &metrics, move |config| {
         config
             .service(
                 web::resource("/echo/{name}")
                     .route(web::post().to(echo))
                     .default_service(problem::method_not_allowed("POST")),
             )
-            .route("/typed", web::post().to(typed));
+            .route("/typed", web::post().to(typed))
+            .service(
+                web::resource("/open")
+                    .wrap(from_fn({
+                        let strangers = strangers.clone();
+                        move |request, next| limited(strangers.clone(), request, next)
+                    }))
+                    .route(web::get().to(HttpResponse::NoContent)),
+            )
+            .app_data(web::Data::new(limits.clone()));
     })
     .unwrap();
     let operations = Operations::bind(

@@ -37,8 +37,8 @@ fn showing(ca: PathBuf, certificate: &TestCertificate) -> ClientTlsSettings {
 
 fn bind(tls: ServerTlsSettings) -> anyhow::Result<HttpService> {
     let settings = HttpSettings {
-        listen: "127.0.0.1:0".parse().unwrap(),
         tls: Some(tls),
+        ..HttpSettings::plain("127.0.0.1:0".parse().unwrap())
     };
     HttpService::bind(&settings, &Metrics::default(), |config| {
         config.route("/", web::get().to(HttpResponse::NoContent));
@@ -78,7 +78,14 @@ async fn a_private_ca_is_trusted_where_it_is_given_and_nowhere_else() {
     TestCa::new(folder.path(), "other-ca");
     let (url, _serving) = serve(served(&ca.issue("server", &[]), None));
     let path = |name: &str| folder.path().join(name);
-    assert_eq!(get(&client(&with_ca(path("ca.pem"))), &url).await, Ok(204));
+    let trusting = client(&with_ca(path("ca.pem")));
+    assert_eq!(get(&trusting, &url).await, Ok(204));
+    // Who came by HTTPS comes again by HTTPS.
+    let answer = trusting.get(&url).send().await.unwrap();
+    assert_eq!(
+        answer.headers()["strict-transport-security"],
+        "max-age=31536000"
+    );
     for tls in [ClientTlsSettings::default(), with_ca(path("other-ca.pem"))] {
         let error = get(&client(&tls), &url).await.unwrap_err();
         assert!(error.contains("UnknownIssuer"), "{error}");

@@ -16,7 +16,7 @@ use gha_slurm_auth::token::DEFAULT_LIFETIME_S;
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::Problem;
 use gha_slurm_contract::problem::PROBLEM_JSON;
-use gha_slurm_service_kit::ApiError;
+use gha_slurm_service_kit::{ApiError, Body};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -91,13 +91,13 @@ pub(crate) async fn start(
     starter: web::Data<Starter>,
     original: web::Data<Original>,
     request: HttpRequest,
-    body: web::Bytes,
+    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let Some(site) = original.authenticated(&request) else {
         tracing::warn!("a call of the original contract without the right auth-token");
         return Ok(not_authenticated());
     };
-    let asked = OriginalRequest::parse(&body)?;
+    let asked = OriginalRequest::parse(&body.read().await?)?;
     let repository = site.find(&asked.github_url).ok_or_else(|| {
         ApiError::new(
             StatusCode::UNPROCESSABLE_ENTITY,

@@ -70,13 +70,12 @@ impl Munge {
         }
     }
 
-    /// The user who made the credential for `call`, on a login node, now. `now_s`: seconds since the epoch.
-    pub(crate) async fn accept(
+    /// Opens a credential that was made for us, on a login node, now. `now_s`: seconds since the epoch.
+    pub(crate) async fn open(
         &self,
         credential: &str,
-        call: &CredentialPayload,
         now_s: i64,
-    ) -> Result<User, CredentialError> {
+    ) -> Result<Opened, CredentialError> {
         if credential.len() > MAX_CREDENTIAL_BYTES {
             return Err(CredentialError::Refused("the credential is too long"));
         }
@@ -92,17 +91,34 @@ impl Munge {
                 "the credential is too old, or a clock is wrong",
             ));
         }
-        let payload: CredentialPayload =
+        let made_for =
             serde_json::from_slice(&decoded.payload).map_err(|_| CredentialError::OtherCall)?;
-        if payload != *call {
+        let mut id = [0; 32];
+        id.copy_from_slice(digest(&SHA256, credential.trim().as_bytes()).as_ref());
+        Ok(Opened {
+            id,
+            made_for,
+            encoded_at_s: decoded.encoded_at_s,
+            uid: decoded.uid,
+        })
+    }
+
+    /// The user whose credential it is, if they made it for `call`. It is good for one call.
+    pub(crate) async fn accept(
+        &self,
+        opened: Opened,
+        call: &CredentialPayload,
+        now_s: i64,
+    ) -> Result<User, CredentialError> {
+        if opened.made_for != *call {
             return Err(CredentialError::OtherCall);
         }
-        self.use_up(credential, decoded.encoded_at_s, now_s)?;
-        let user = tokio::task::spawn_blocking(move || User::from_uid(Uid::from_raw(decoded.uid)))
+        self.use_up(&opened, now_s)?;
+        let user = tokio::task::spawn_blocking(move || User::from_uid(Uid::from_raw(opened.uid)))
             .await
             .map_err(|e| CredentialError::Unavailable(e.to_string()))?
             .map_err(|e| CredentialError::Unavailable(format!("the user database: {e}")))?;
-        user.ok_or(CredentialError::NoSuchUser(decoded.uid))
+        user.ok_or(CredentialError::NoSuchUser(opened.uid))
     }
 
     fn is_login_node(&self, decoded: &Decoded) -> bool {
@@ -115,20 +131,13 @@ impl Munge {
             })
     }
 
-    fn use_up(
-        &self,
-        credential: &str,
-        encoded_at_s: i64,
-        now_s: i64,
-    ) -> Result<(), CredentialError> {
-        let mut key = [0; 32];
-        key.copy_from_slice(digest(&SHA256, credential.trim().as_bytes()).as_ref());
+    fn use_up(&self, opened: &Opened, now_s: i64) -> Result<(), CredentialError> {
         let mut used = self
             .used
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         used.retain(|_, at| (now_s - *at).abs() <= CREDENTIAL_LIFETIME_S);
-        if used.insert(key, encoded_at_s).is_some() {
+        if used.insert(opened.id, opened.encoded_at_s).is_some() {
             return Err(CredentialError::Replayed);
         }
         Ok(())
@@ -168,6 +177,15 @@ impl Munge {
             )),
         }
     }
+}
+
+/// A credential that munged vouches for, of which it is still to be seen that it was made for this call.
+pub(crate) struct Opened {
+    /// SHA-256 of the credential.
+    id: [u8; 32],
+    made_for: CredentialPayload,
+    encoded_at_s: i64,
+    uid: u32,
 }
 
 /// What unmunge says.
@@ -266,13 +284,23 @@ mod tests {
     #[test]
     fn a_credential_is_used_once() {
         let munge = Munge::new("unmunge".into(), None, vec![]);
-        assert_eq!(munge.use_up("MUNGE:a:", 100, 100), Ok(()));
+        let opened = |id: u8, encoded_at_s| Opened {
+            id: [id; 32],
+            made_for: CredentialPayload {
+                method: "GET".into(),
+                path: "/config/repos".into(),
+                body_sha256: String::new(),
+            },
+            encoded_at_s,
+            uid: 1000,
+        };
+        assert_eq!(munge.use_up(&opened(1, 100), 100), Ok(()));
         assert_eq!(
-            munge.use_up("MUNGE:a:\n", 100, 130),
+            munge.use_up(&opened(1, 100), 130),
             Err(CredentialError::Replayed)
         );
-        assert_eq!(munge.use_up("MUNGE:b:", 130, 130), Ok(()));
-        assert_eq!(munge.use_up("MUNGE:c:", 500, 500), Ok(()));
+        assert_eq!(munge.use_up(&opened(2, 130), 130), Ok(()));
+        assert_eq!(munge.use_up(&opened(3, 500), 500), Ok(()));
         assert_eq!(munge.used.lock().unwrap().len(), 1, "the old are forgotten");
     }
 }

@@ -10,14 +10,15 @@ use gha_slurm_contract::self_service::{
     CredentialPayload, MUNGE_SCHEME, OwnLaunch, RepositoryRemoval, RunnerCancellation,
 };
 use gha_slurm_domain::SlurmUser;
-use gha_slurm_service_kit::ApiError;
+use gha_slurm_service_kit::body::LargestBody;
 use gha_slurm_service_kit::problem::method_not_allowed;
+use gha_slurm_service_kit::{ApiError, Body};
 use reqwest::Method;
 use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 
 use super::SelfService;
-use super::munge::CredentialError;
+use super::munge::{CredentialError, Opened};
 
 const BODY_LIMIT: usize = 16 * 1024;
 /// When to ask again after a 503.
@@ -28,7 +29,7 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, service: web::Data<Self
     config.service(
         web::scope("/config")
             .app_data(service)
-            .app_data(web::PayloadConfig::new(BODY_LIMIT))
+            .app_data(LargestBody(BODY_LIMIT))
             .service(
                 web::resource("/repos")
                     .route(web::get().to(list))
@@ -45,18 +46,53 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, service: web::Data<Self
     );
 }
 
+fn unauthorized(detail: &str) -> ApiError {
+    ApiError::new(
+        StatusCode::UNAUTHORIZED,
+        "munge_credential_needed",
+        "A MUNGE credential is needed",
+    )
+    .detail(detail)
+    .header("WWW-Authenticate", MUNGE_SCHEME)
+}
+
+fn credential_error(error: &CredentialError) -> ApiError {
+    match error {
+        CredentialError::Unavailable(_) => ApiError::unavailable("MUNGE", error, RETRY_AFTER_S),
+        CredentialError::NotALoginNode(_) => ApiError::new(
+            StatusCode::FORBIDDEN,
+            "not_a_login_node",
+            "Only from a login node",
+        )
+        .detail(error.to_string()),
+        _ => unauthorized(&error.to_string()),
+    }
+}
+
 impl SelfService {
-    /// The user who calls: known by MUNGE, opted in by policy.
-    async fn user(&self, request: &HttpRequest, body: &[u8]) -> Result<SlurmUser, ApiError> {
-        let unauthorized = |detail: &str| {
-            ApiError::new(
-                StatusCode::UNAUTHORIZED,
-                "munge_credential_needed",
-                "A MUNGE credential is needed",
-            )
-            .detail(detail)
-            .header("WWW-Authenticate", MUNGE_SCHEME)
-        };
+    /// The user who calls, without a body.
+    async fn user(&self, request: &HttpRequest) -> Result<SlurmUser, ApiError> {
+        let opened = self.opened(request).await?;
+        self.user_of(request, opened, b"").await
+    }
+
+    /// The user who calls, and what they send, which is not read before MUNGE vouches for them.
+    async fn user_and<T: DeserializeOwned>(
+        &self,
+        request: &HttpRequest,
+        body: Body,
+    ) -> Result<(SlurmUser, T), ApiError> {
+        let opened = self.opened(request).await?;
+        let bytes = body.read().await?;
+        let user = self.user_of(request, opened, &bytes).await?;
+        let asked = serde_json::from_slice(&bytes).map_err(|error| {
+            ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong")
+                .detail(error.to_string())
+        })?;
+        Ok((user, asked))
+    }
+
+    async fn opened(&self, request: &HttpRequest) -> Result<Opened, ApiError> {
         let header = request.headers().get(AUTHORIZATION);
         let credential = header
             .and_then(|value| value.to_str().ok())
@@ -68,6 +104,19 @@ impl SelfService {
                     "Send Authorization: Munge <credential>, as the command gha-slurm does.",
                 )
             })?;
+        self.munge
+            .open(credential, self.starter.clock.now().timestamp())
+            .await
+            .map_err(|error| credential_error(&error))
+    }
+
+    /// Opted in by policy.
+    async fn user_of(
+        &self,
+        request: &HttpRequest,
+        opened: Opened,
+        body: &[u8],
+    ) -> Result<SlurmUser, ApiError> {
         let path = request
             .uri()
             .path_and_query()
@@ -77,22 +126,11 @@ impl SelfService {
             path,
             body_sha256: hex::encode(digest(&SHA256, body).as_ref()),
         };
-        let accepted = self
+        let user = self
             .munge
-            .accept(credential, &call, self.starter.clock.now().timestamp())
-            .await;
-        let user = accepted.map_err(|error| match &error {
-            CredentialError::Unavailable(_) => {
-                ApiError::unavailable("MUNGE", &error, RETRY_AFTER_S)
-            }
-            CredentialError::NotALoginNode(_) => ApiError::new(
-                StatusCode::FORBIDDEN,
-                "not_a_login_node",
-                "Only from a login node",
-            )
-            .detail(error.to_string()),
-            _ => unauthorized(&error.to_string()),
-        })?;
+            .accept(opened, &call, self.starter.clock.now().timestamp())
+            .await
+            .map_err(|error| credential_error(&error))?;
         let refused = |detail: String| {
             ApiError::new(
                 StatusCode::FORBIDDEN,
@@ -208,13 +246,6 @@ impl From<Answer> for HttpResponse {
     }
 }
 
-fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong")
-            .detail(error.to_string())
-    })
-}
-
 /// What the user has, and what waits.
 #[utoipa::path(
     get,
@@ -232,7 +263,7 @@ pub(crate) async fn list(
     request: HttpRequest,
     service: web::Data<SelfService>,
 ) -> Result<HttpResponse, ApiError> {
-    let user = service.user(&request, b"").await?;
+    let user = service.user(&request).await?;
     let answer = service.forward(&user, Method::GET, "", None).await?;
     Ok(answer.into())
 }
@@ -257,11 +288,10 @@ pub(crate) async fn list(
 )]
 pub(crate) async fn add(
     request: HttpRequest,
-    bytes: web::Bytes,
+    body: Body,
     service: web::Data<SelfService>,
 ) -> Result<HttpResponse, ApiError> {
-    let user = service.user(&request, &bytes).await?;
-    let entry: RepositoryEntry = body(&bytes)?;
+    let (user, entry): (_, RepositoryEntry) = service.user_and(&request, body).await?;
     let answer = service
         .forward(&user, Method::POST, "", Some(&entry))
         .await?;
@@ -292,11 +322,11 @@ pub(crate) async fn add(
 )]
 pub(crate) async fn remove(
     request: HttpRequest,
-    bytes: web::Bytes,
+    body: Body,
     service: web::Data<SelfService>,
 ) -> Result<HttpResponse, ApiError> {
-    let user = service.user(&request, &bytes).await?;
-    let RepositoryRemoval { repository } = body(&bytes)?;
+    let (user, asked) = service.user_and(&request, body).await?;
+    let RepositoryRemoval { repository } = asked;
     let known = service.forward(&user, Method::GET, "", None).await?;
     if !known.status.is_success() {
         return Ok(known.into());
@@ -349,7 +379,7 @@ pub(crate) async fn runners(
     request: HttpRequest,
     service: web::Data<SelfService>,
 ) -> Result<HttpResponse, ApiError> {
-    let user = service.user(&request, b"").await?;
+    let user = service.user(&request).await?;
     let own = service.starter.launches.book(|book| book.of_user(&user));
     let answer: Vec<OwnLaunch> = own
         .into_iter()
@@ -385,11 +415,11 @@ pub(crate) async fn runners(
 )]
 pub(crate) async fn cancel(
     request: HttpRequest,
-    bytes: web::Bytes,
+    body: Body,
     service: web::Data<SelfService>,
 ) -> Result<HttpResponse, ApiError> {
-    let user = service.user(&request, &bytes).await?;
-    let RunnerCancellation { slurm_job_id } = body(&bytes)?;
+    let (user, asked) = service.user_and(&request, body).await?;
+    let RunnerCancellation { slurm_job_id } = asked;
     let own = service.starter.launches.book(|book| book.of_user(&user));
     let found = own
         .into_iter()

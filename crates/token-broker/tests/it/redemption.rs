@@ -6,11 +6,13 @@ use gha_slurm_auth::KeyFolder;
 use gha_slurm_domain::LaunchId;
 use gha_slurm_domain::launch::{Happening, Why};
 use gha_slurm_test_support::wait_until;
-use serde_json::json;
+use serde_json::{Value, json};
 use wiremock::matchers::{body_partial_json, method, path, path_regex, query_param};
 use wiremock::{Mock, ResponseTemplate};
 
-use crate::support::{Broker, JIT};
+use crate::support::{Broker, JIT, SERVICE_TOKEN};
+
+const DEADLINE: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_launch_token_becomes_a_runner_once() {
@@ -286,14 +288,12 @@ async fn a_new_key_is_known_without_a_restart() {
     let kid = KeyFolder::new(broker.keys.path())
         .generate(Utc::now().timestamp())
         .unwrap();
-    let set = broker.get("/.well-known/jwks.json").await;
-    let kids: Vec<&str> = set.body["keys"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|key| key["kid"].as_str().unwrap())
-        .collect();
-    assert!(kids.contains(&kid.as_str()), "{kids:?}");
+    wait_until("agents see the new key", DEADLINE, || async {
+        let set = broker.get("/.well-known/jwks.json").await;
+        let mut keys = set.body["keys"].as_array().unwrap().iter();
+        keys.any(|key| key["kid"] == kid.as_str()).then_some(())
+    })
+    .await;
     assert_eq!(broker.redeem(launch, 77).await.status, 200);
 }
 
@@ -342,6 +342,35 @@ async fn the_original_contract_is_answered_once() {
     );
 }
 
+/// Each stranger's call once read the folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_set_is_answered_from_memory_and_not_without_end() {
+    let broker = Broker::start().await;
+    let keys = "/.well-known/jwks.json";
+    let before = broker.get(keys).await.body;
+    KeyFolder::new(broker.keys.path()).generate(2).unwrap();
+    let mut last = 0;
+    for _ in 0..300 {
+        let url = format!("{}{keys}", broker.url);
+        let answer = broker
+            .http
+            .get(url)
+            .header("x-forwarded-for", "203.0.113.7");
+        last = answer.send().await.unwrap().status().as_u16();
+        if last != 200 {
+            break;
+        }
+    }
+    assert_eq!(last, 429, "a stranger may read it without end");
+    // Agents elsewhere are answered, and see the new key soon.
+    wait_until("the new key is there", DEADLINE, || async {
+        let now = broker.get(keys).await;
+        assert_eq!(now.status, 200);
+        (now.body != before).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn says_whether_the_app_is_installed() {
     let broker = Broker::start().await;
@@ -355,20 +384,38 @@ async fn says_whether_the_app_is_installed() {
         .respond_with(ResponseTemplate::new(404).set_body_json(json!({"message": "Not Found"})))
         .mount(&broker.github)
         .await;
-    let query = "/gha/installations?url=";
-    let there = broker
-        .get(&format!("{query}https://github.com/acme/widgets"))
-        .await;
-    assert_eq!(there.body, json!(true));
+    let asked = |repository: &str| format!("/gha/installations?url={repository}");
+    for (repository, status, answer) in [
+        ("https://github.com/acme/widgets", 200, json!(true)),
+        ("acme/gadgets", 200, json!(false)),
+        ("https://evil.example/a/b", 400, Value::Null),
+    ] {
+        let told = broker.get_with(&asked(repository), SERVICE_TOKEN).await;
+        assert_eq!(told.status, status, "{repository}: {}", told.body);
+        assert!(status != 200 || told.body == answer, "{repository}");
+    }
+
+    // A node may ask about its own repository.
+    let launch = broker.submitted(1).await[0];
+    let token = broker.token(launch);
+    let own = broker.get_with(&asked("acme/widgets"), &token).await;
+    assert_eq!((own.status, own.body), (200, json!(true)));
+    let before = broker.github.received_requests().await.unwrap().len();
+    let others = broker.get_with(&asked("acme/gadgets"), &token).await;
     assert_eq!(
-        broker.get(&format!("{query}acme/gadgets")).await.body,
-        json!(false)
+        (others.status, &others.body["code"]),
+        (403, &json!("another_repository"))
     );
+    // Nobody else, and GitHub is not asked for them.
+    let nobody = broker.get(&asked("acme/widgets")).await;
     assert_eq!(
-        broker
-            .get(&format!("{query}https://evil.example/a/b"))
-            .await
-            .status,
-        400
+        (nobody.status, &nobody.body["code"]),
+        (401, &json!("token_missing"))
+    );
+    let wrong = broker.get_with(&asked("acme/widgets"), "a-guess").await;
+    assert_eq!(wrong.status, 401);
+    assert_eq!(
+        broker.github.received_requests().await.unwrap().len(),
+        before
     );
 }

@@ -36,7 +36,7 @@ pub(crate) struct Broker {
     pub(crate) github: MockServer,
     pub(crate) url: String,
     pub(crate) keys: TempDir,
-    http: reqwest::Client,
+    pub(crate) http: reqwest::Client,
     test_database: TestDatabase,
     _stop: tokio_util::sync::DropGuard,
 }
@@ -47,6 +47,9 @@ fn app_key() -> String {
     let text = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
     format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n")
 }
+
+/// Of a program that may ask where the App is installed.
+pub(crate) const SERVICE_TOKEN: &str = "4f1d0a0b7e5c49c6a8a2b1c3d4e5f607";
 
 impl Broker {
     pub(crate) async fn start() -> Self {
@@ -70,6 +73,7 @@ impl Broker {
             ("GITHUB__PRIVATE_KEY", app_key()),
             ("DEPLOYMENT__NAME", "test".into()),
             ("KEYS__FOLDER", keys.path().display().to_string()),
+            ("ACCESS__SERVICE_TOKENS", SERVICE_TOKEN.into()),
         ]
         .map(|(key, value)| (format!("TOKEN_BROKER__{key}"), value));
         let settings: Settings = load(None, environment).unwrap();
@@ -196,6 +200,11 @@ impl Broker {
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
         answer(self.http.get(format!("{}{path}", self.url))).await
+    }
+
+    pub(crate) async fn get_with(&self, path: &str, token: &str) -> Answer {
+        let url = format!("{}{path}", self.url);
+        answer(self.http.get(url).bearer_auth(token)).await
     }
 
     pub(crate) async fn post(

@@ -152,7 +152,7 @@ async fn other_events_are_accepted_and_counted() {
     assert_eq!(drain(broker.amqp_url()).await.len(), 1);
     let metrics = ingest.metrics().await;
     for counted in [
-        r#"gha_slurm_webhook_deliveries_total{event="push",outcome="ignored"} 2"#,
+        r#"gha_slurm_webhook_deliveries_total{event="other",outcome="ignored"} 2"#,
         r#"gha_slurm_webhook_deliveries_total{event="workflow_job",outcome="published"} 1"#,
         r#"gha_slurm_webhook_publish_seconds_count{outcome="confirmed"} 1"#,
     ] {
@@ -249,37 +249,97 @@ async fn a_slow_body_is_given_up() {
     ingest.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn bodies_in_hand_have_one_room_and_give_it_back() {
-    let broker = TestBroker::create().await;
-    let settings = [
-        ("WEBHOOK__MAX_BODIES_BYTES", "100000"),
-        ("WEBHOOK__BODY_DEADLINE_S", "2"),
-    ];
-    let ingest = Ingest::start(broker.amqp_url(), &settings).await;
+/// A delivery that has sent its head and `sent` of the `promised` bytes of its body.
+async fn begun(ingest: &Ingest, from: &str, promised: usize, sent: usize) -> TcpStream {
     let address = ingest.url.split('/').nth(2).unwrap();
-    // A stranger that sends 95,000 of the bytes it promises, and then waits.
-    let mut hog = TcpStream::connect(address).await.unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
     let head = format!(
-        "POST /api/github/webhooks HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\n\
-         X-Hub-Signature-256: {}\r\nContent-Length: 99000\r\n\r\n",
+        "POST /api/github/webhooks HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {from}\r\nContent-Type: {JSON}\r\n\
+         X-Hub-Signature-256: {}\r\nContent-Length: {promised}\r\n\r\n",
         sign("x", b"")
     );
-    hog.write_all(head.as_bytes()).await.unwrap();
-    hog.write_all(&vec![b' '; 95_000]).await.unwrap();
-    let refused = wait_until("there is no room", DEADLINE, || async {
-        let response = ingest.send(queued()).await;
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&vec![b' '; sent]).await.unwrap();
+    stream
+}
+
+/// Four uploads of 7 MB that were never finished once kept 81 of 82 deliveries out.
+#[tokio::test(flavor = "multi_thread")]
+async fn unfinished_uploads_keep_no_usual_delivery_out() {
+    let broker = TestBroker::create().await;
+    let settings = [
+        ("WEBHOOK__MAX_BODIES_BYTES", "1000000"),
+        ("WEBHOOK__BODY_DEADLINE_S", "5"),
+    ];
+    let ingest = Ingest::start(broker.amqp_url(), &settings).await;
+    let mut hogs = Vec::new();
+    for last in 1..=4 {
+        let from = format!("203.0.113.{last}");
+        hogs.push(begun(&ingest, &from, 200_000, 199_999).await);
+    }
+    let large = |ingest: &Ingest| {
+        let mut delivery = queued();
+        delivery.body.resize(300_000, b' ');
+        delivery.signature = sign(SECRET, &delivery.body);
+        delivery.request(&client(), &ingest.url).send()
+    };
+    let refused = wait_until("there is no room for a large one", DEADLINE, || async {
+        let response = large(&ingest).await.unwrap();
         (response.status() != 202).then_some(response)
     })
     .await;
     assert_eq!(refused.headers()["retry-after"], "10");
     problem(refused, 503, "overloaded").await;
-    let small = Delivery::new("push", "{}");
-    assert_eq!(ingest.send(small).await.status(), 202, "small ones fit");
+    for _ in 0..20 {
+        assert_eq!(ingest.send(queued()).await.status(), 202);
+    }
     wait_until("the room is given back", DEADLINE, || async {
-        (ingest.send(queued()).await.status() == 202).then_some(())
+        (large(&ingest).await.unwrap().status() == 202).then_some(())
     })
     .await;
-    drop(hog);
+    drop(hogs);
+    ingest.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_addresses_in_the_settings_are_let_in() {
+    let broker = TestBroker::create().await;
+    let settings = [(
+        "WEBHOOK__ALLOWED_ADDRESSES",
+        "192.30.252.0/22,2a0a:a440::/29",
+    )];
+    let ingest = Ingest::start(broker.amqp_url(), &settings).await;
+    for (address, status) in [
+        (Some("192.30.252.1"), 202),
+        (Some("2a0a:a440::1"), 202),
+        (Some("203.0.113.7"), 403),
+        (Some("192.30.252.1, 203.0.113.7"), 403),
+        // Whoever it is.
+        (None, 403),
+    ] {
+        let mut request = queued().request(&client(), &ingest.url);
+        if let Some(address) = address {
+            request = request.header("x-forwarded-for", address);
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), status, "{address:?}");
+    }
+    ingest.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn made_up_events_become_no_time_series() {
+    let broker = TestBroker::create().await;
+    let ingest = Ingest::start(broker.amqp_url(), &[]).await;
+    for number in 0..20 {
+        let made_up = Delivery::new(&format!("event_{number}"), "{}");
+        assert_eq!(ingest.send(made_up).await.status(), 202);
+    }
+    let metrics = ingest.metrics().await;
+    assert!(
+        metrics.contains("event=\"other\",outcome=\"ignored\"} 20"),
+        "{metrics}"
+    );
+    assert!(!metrics.contains("event_1"), "{metrics}");
     ingest.stop().await;
 }

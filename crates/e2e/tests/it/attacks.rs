@@ -1,0 +1,3 @@
+//! What was once tried on the running services, and hurt.
+
+mod strangers;

@@ -1,0 +1,121 @@
+//! What strangers send costs little.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+
+/// A call that has sent its head and `sent` bytes of its body.
+async fn begun(service: &Service, head: &str, sent: usize) -> TcpStream {
+    let address = service.url.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream
+        .write_all(format!("{head}\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    stream.write_all(&vec![b' '; sent]).await.unwrap();
+    stream
+}
+
+async fn answer(mut stream: TcpStream) -> String {
+    let mut answer = vec![0; 4096];
+    let read = tokio::time::timeout(DEADLINE, stream.read(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+    answer.truncate(read);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn who_is_not_let_in_is_answered_before_a_byte_of_the_body_has_come() {
+    let service = start();
+    let head = "POST /echo/x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000";
+    let answer = answer(begun(&service, head, 0).await).await;
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+}
+
+#[tokio::test]
+async fn what_says_that_it_is_compressed_or_too_large_is_refused_at_once() {
+    let service = start();
+    let head = "POST /typed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 199999\r\nContent-Encoding:";
+    for encoding in [
+        "gzip",
+        "br",
+        "identity, gzip",
+        "identity\r\nContent-Encoding: gzip",
+    ] {
+        let answer = answer(begun(&service, &format!("{head} {encoding}"), 0).await).await;
+        assert!(answer.starts_with("HTTP/1.1 415 "), "{encoding}: {answer}");
+        assert!(answer.contains("content_encoding_unsupported"), "{answer}");
+    }
+    // Also where nothing reads a body.
+    let head = "GET /nowhere HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip";
+    let refused = answer(begun(&service, head, 0).await).await;
+    assert!(refused.starts_with("HTTP/1.1 415 "), "{refused}");
+
+    let head = "POST /typed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 200001";
+    let answer = answer(begun(&service, head, 0).await).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(answer.contains("At most 200000 bytes."), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_given_up() {
+    let service = start();
+    let head =
+        "POST /typed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000";
+    let answer = answer(begun(&service, head, 10).await).await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+}
+
+#[tokio::test]
+async fn unfinished_large_bodies_keep_no_small_one_out() {
+    let service = start();
+    let large = |from: &str| {
+        format!(
+            "POST /typed HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {from}\r\nContent-Type: application/json\r\n\
+             Content-Length: 131073"
+        )
+    };
+    // From four addresses. There is room for three.
+    let mut open = Vec::new();
+    for last in 1..=4 {
+        open.push(begun(&service, &large(&format!("203.0.113.{last}")), 131_072).await);
+    }
+    let small = client()
+        .post(format!("{}/typed", service.url))
+        .header("content-type", "application/json")
+        .body("[]");
+    assert_eq!(small.send().await.unwrap().status(), 200);
+    let mut answers = Vec::new();
+    for stream in open {
+        answers.push(answer(stream).await[..13].to_owned());
+    }
+    answers.sort();
+    let (late, overloaded) = ("HTTP/1.1 408 ", "HTTP/1.1 503 ");
+    assert_eq!(answers, [late, late, late, overloaded]);
+}
+
+#[tokio::test]
+async fn one_address_does_not_take_the_whole_room() {
+    let service = start();
+    let head = |from: &str| {
+        format!(
+            "POST /typed HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {from}\r\nContent-Type: application/json\r\n\
+             Content-Length: 100001"
+        )
+    };
+    // A quarter of the small room, but always one of the largest small bodies.
+    let first = begun(&service, &head("203.0.113.7"), 100_000).await;
+    let second = begun(&service, &head("203.0.113.7"), 100_000).await;
+    let (first, second) = tokio::join!(answer(first), answer(second));
+    // Whichever came first has the room until it is given up.
+    let refused = if first.contains("too_many_bodies") {
+        (first, second)
+    } else {
+        (second, first)
+    };
+    assert!(refused.0.starts_with("HTTP/1.1 429 "), "{refused:?}");
+    assert!(refused.1.starts_with("HTTP/1.1 408 "), "{refused:?}");
+}
