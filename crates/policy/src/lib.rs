@@ -126,7 +126,7 @@ impl BuildPolicy {
 pub struct MaxResources {
     /// CPUs per task.
     pub cpus: Option<u32>,
-    /// MiB of memory per node.
+    /// MiB of memory per node; also the memory of a request without one.
     pub memory_mib: Option<u64>,
     /// Minutes; also the time limit of a request without one.
     pub time_minutes: Option<u32>,
@@ -134,6 +134,8 @@ pub struct MaxResources {
     pub nodes: Option<u32>,
     /// GPUs per node.
     pub gpus: Option<u32>,
+    /// Whether whole nodes may be asked for, however large they are. Absent: only where `cpus`, `memory_mib` and `gpus` are.
+    pub exclusive: Option<bool>,
 }
 
 /// `[policy.live]`: most launches that are pending or running at once; what exceeds it waits. Absent: no limit but Slurm's.
@@ -265,24 +267,39 @@ impl PolicySettings {
             time_minutes: most_minutes,
             nodes: most_nodes,
             gpus: most_gpus,
+            exclusive: whole_nodes,
         } = self.max;
-        let gpus = gres.as_deref().map(count_gpus);
+        let gpus = gres.as_deref().map(count_gpus).transpose()?;
         at_most("GPUs", gpus, most_gpus.map(u64::from))?;
+        let unlimited = most_cpus.is_none() && most_memory_mib.is_none() && most_gpus.is_none();
+        if exclusive && !whole_nodes.unwrap_or(unlimited) {
+            return Err(never(
+                "whole nodes (exclusive) may be larger than the site allows; it can allow them by policy.max.exclusive",
+            ));
+        }
         if let Some(container) = &container {
             self.check_container(container)?;
         }
         Ok(ResourceRequest {
-            cpus: at_most("CPUs", cpus, most_cpus)?,
-            memory_mib: at_most("MiB of memory", memory_mib, most_memory_mib)?,
-            time_minutes: at_most("minutes", time_minutes.or(most_minutes), most_minutes)?,
+            cpus: at_most("CPUs", some("CPUs", cpus)?, most_cpus)?,
+            memory_mib: at_most(
+                "MiB of memory",
+                some("MiB of memory", memory_mib)?.or(most_memory_mib),
+                most_memory_mib,
+            )?,
+            time_minutes: at_most(
+                "minutes",
+                some("minutes", time_minutes)?.or(most_minutes),
+                most_minutes,
+            )?,
             gres: name("GRES", gres)?,
-            partition: allowed("partition", partition, self.partitions.as_deref())?,
+            partition: each_allowed("partition", partition, self.partitions.as_deref())?,
             account: allowed("account", account, self.accounts.as_deref())?,
             qos: allowed("QOS", qos, self.qos.as_deref())?,
             // Slurm itself says who may use which of these.
             constraint: name("constraint", constraint)?,
             reservation: name("reservation", reservation)?,
-            nodes: at_most("nodes", nodes, most_nodes)?,
+            nodes: at_most("nodes", some("nodes", nodes)?, most_nodes)?,
             exclusive,
             container,
         })
@@ -461,6 +478,33 @@ fn allowed(
     })
 }
 
+/// As [`allowed`], of a list with commas: Slurm takes whichever is free first (sbatch(1), `--partition`).
+fn each_allowed(
+    what: &str,
+    value: Option<String>,
+    list: Option<&[String]>,
+) -> Result<Option<String>, PolicyRefusal> {
+    let Some(value) = value else {
+        return Ok(None);
+    };
+    let mut names = Vec::new();
+    for one in value.split(',') {
+        names.extend(allowed(what, Some(one.to_owned()), list)?);
+    }
+    Ok(Some(names.join(",")))
+}
+
+/// What is asked for, if it is something: for Slurm, no memory is all of it, and no time no limit (sbatch(1), `--mem`, `--time`).
+fn some<N: Copy + PartialEq + From<u8>>(
+    what: &str,
+    asked: Option<N>,
+) -> Result<Option<N>, PolicyRefusal> {
+    if asked == Some(N::from(0)) {
+        return Err(never(format!("0 {what} cannot be asked for")));
+    }
+    Ok(asked)
+}
+
 /// What is asked for, if that is not too much.
 fn at_most<N: Copy + PartialOrd + Display>(
     what: &str,
@@ -475,19 +519,62 @@ fn at_most<N: Copy + PartialOrd + Display>(
     }
 }
 
-/// GPUs of a list of generic resources, such as `gpu:a100:2,shard:1` (sbatch(1), `--gres`).
-fn count_gpus(gres: &str) -> u64 {
-    gres.split(',')
-        .filter_map(|one| {
-            let mut parts = one.trim().split(':');
-            (parts.next()? == "gpu").then(|| {
-                parts
-                    .next_back()
-                    .and_then(|count| count.parse::<u64>().ok())
-                    .unwrap_or(1)
-            })
-        })
-        .sum()
+/// GPUs of a list of generic resources, such as `gpu:a100:2,shard:1`, as Slurm reads it (sbatch(1), `--gres` and
+/// `--tres-per-node`): `name[[:type]:count]`, perhaps after `gres:` or `gres/`, the count perhaps with a unit. Shards and MPS are parts of
+/// one. What cannot be read is refused: nobody knows what Slurm makes of it.
+fn count_gpus(gres: &str) -> Result<u64, PolicyRefusal> {
+    let unreadable = || {
+        never(format!(
+            "the GRES {gres:?} cannot be read: write gpu:TYPE:2 or gpu:2"
+        ))
+    };
+    let mut gpus: u64 = 0;
+    for one in gres.split(',') {
+        let one = one.trim().to_ascii_lowercase();
+        let one = ["gres/", "gres:"]
+            .iter()
+            .find_map(|prefix| one.strip_prefix(prefix))
+            .unwrap_or(&one);
+        let parts: Vec<&str> = one.split([':', '=']).collect();
+        let (name, count) = match parts.as_slice() {
+            [name] => (name, 1),
+            // A type without a number is one of it.
+            [name, last] => (name, count(last).unwrap_or(1)),
+            [name, _, last] => (name, count(last).ok_or_else(unreadable)?),
+            _ => return Err(unreadable()),
+        };
+        let word = |text: &&str| {
+            !text.is_empty()
+                && text
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        };
+        if !parts.iter().all(word) {
+            return Err(unreadable());
+        }
+        gpus = gpus.saturating_add(match *name {
+            "gpu" => count,
+            "shard" | "mps" => 1,
+            _ => 0,
+        });
+    }
+    Ok(gpus)
+}
+
+/// A count of generic resources: a number and perhaps a unit, powers of 1024.
+fn count(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor: u64 = match text.get(digits.len()..)? {
+        "" => 1,
+        "k" => 1 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        "t" => 1 << 40,
+        "p" => 1 << 50,
+        _ => return None,
+    };
+    let number: u64 = digits.parse().ok()?;
+    Some(number.saturating_mul(factor))
 }
 
 #[cfg(test)]
@@ -549,6 +636,131 @@ mod tests {
             ..Default::default()
         });
         assert!(text.contains("3 GPUs"), "{text}");
+    }
+
+    /// A launch token can ask for what no label can.
+    #[test]
+    fn the_maximum_is_one() {
+        let policy = PolicySettings {
+            max: MaxResources {
+                memory_mib: Some(4096),
+                ..policy().max
+            },
+            ..policy()
+        };
+        let check = |asked: ResourceRequest| policy.check_resources(&asked);
+        let with = |change: fn(&mut ResourceRequest)| {
+            let mut asked = ResourceRequest::default();
+            change(&mut asked);
+            asked
+        };
+        // What is missing would be what Slurm gives: perhaps all of a node.
+        let granted = check(ResourceRequest::default()).unwrap();
+        assert_eq!(
+            (granted.memory_mib, granted.time_minutes),
+            (Some(4096), Some(60))
+        );
+        for (asked, reason) in [
+            (with(|asked| asked.memory_mib = Some(0)), "0 MiB of memory"),
+            (with(|asked| asked.time_minutes = Some(0)), "0 minutes"),
+            (with(|asked| asked.cpus = Some(0)), "0 CPUs"),
+            (with(|asked| asked.nodes = Some(0)), "0 nodes"),
+            (with(|asked| asked.exclusive = true), "policy.max.exclusive"),
+            (
+                with(|asked| asked.gres = Some("gres:gpu:3".into())),
+                "3 GPUs",
+            ),
+            (
+                with(|asked| asked.gres = Some("gres/gpu:a100:3".into())),
+                "3 GPUs",
+            ),
+            (
+                with(|asked| asked.gres = Some("gres/gpu=3".into())),
+                "3 GPUs",
+            ),
+            (with(|asked| asked.gres = Some("GPU:3".into())), "3 GPUs"),
+            (
+                with(|asked| asked.gres = Some("gpu:1k".into())),
+                "1024 GPUs",
+            ),
+            (
+                with(|asked| asked.gres = Some("gpu:a100,gpu:2".into())),
+                "3 GPUs",
+            ),
+            (
+                with(|asked| asked.gres = Some("mps:50,shard:1,gpu".into())),
+                "3 GPUs",
+            ),
+            (
+                with(|asked| asked.gres = Some("gpu:a:b:1".into())),
+                "cannot be read",
+            ),
+            (
+                with(|asked| asked.gres = Some("gpu:a100:many".into())),
+                "cannot be read",
+            ),
+            (
+                with(|asked| asked.gres = Some("gpu:1 --exclusive".into())),
+                "cannot be read",
+            ),
+            (
+                with(|asked| asked.partition = Some("main,secret".into())),
+                "secret",
+            ),
+        ] {
+            let error = check(asked.clone()).unwrap_err().to_string();
+            assert!(error.contains(reason), "{asked:?}: {error}");
+        }
+        let both = check(with(|asked| asked.partition = Some("main,GPU".into()))).unwrap();
+        assert_eq!(both.partition.as_deref(), Some("Main,gpu"));
+        check(with(|asked| asked.gres = Some("license:9,gpu:2".into()))).unwrap();
+    }
+
+    #[test]
+    fn whole_nodes_are_allowed_where_nothing_limits_them_or_the_site_says_so() {
+        let asked = ResourceRequest {
+            exclusive: true,
+            ..Default::default()
+        };
+        let check = |max: MaxResources| {
+            let policy = PolicySettings {
+                max,
+                ..Default::default()
+            };
+            policy.check_resources(&asked).is_ok()
+        };
+        let limited = MaxResources {
+            cpus: Some(2),
+            ..Default::default()
+        };
+        for (max, allowed) in [
+            (MaxResources::default(), true),
+            (
+                MaxResources {
+                    time_minutes: Some(60),
+                    nodes: Some(1),
+                    ..Default::default()
+                },
+                true,
+            ),
+            (limited.clone(), false),
+            (
+                MaxResources {
+                    exclusive: Some(true),
+                    ..limited
+                },
+                true,
+            ),
+            (
+                MaxResources {
+                    exclusive: Some(false),
+                    ..Default::default()
+                },
+                false,
+            ),
+        ] {
+            assert_eq!(check(max.clone()), allowed, "{max:?}");
+        }
     }
 
     #[test]

@@ -82,6 +82,13 @@ async fn three_calls_pass_as_they_are_and_nothing_else() {
         let answer = post(at, "{}".into()).await.unwrap();
         assert_eq!(answer.status().as_u16(), status, "{at}");
     }
+    // Whoever shows no token is answered here.
+    let nobody = client()
+        .post(format!("{url}/gha/runner"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(nobody.status().as_u16(), 401);
     let get = client()
         .get(format!("{url}/gha/runner"))
         .send()
@@ -109,6 +116,7 @@ async fn nodes_are_given_the_relay_instead_of_token_broker() {
     // token-broker is away.
     let answer = client()
         .post(format!("{url}/gha/runner"))
+        .bearer_auth("a-launch-token")
         .send()
         .await
         .unwrap();
@@ -141,6 +149,7 @@ async fn the_way_out_leads_through_the_proxy_of_the_environment() {
     let asked = || async {
         let _ = client()
             .post(format!("http://{address}/gha/runner"))
+            .bearer_auth("a-launch-token")
             .send()
             .await;
         let calls = proxy.received_requests().await.unwrap();
