@@ -9,7 +9,7 @@ use gha_slurm_simulator::request::NewInstallation;
 use gha_slurm_simulator::{AppKey, Handle, Settings, Simulator};
 use gha_slurm_test_support::{
     APP_ID, BackingServices, Credentials, Deployment, Folder, PrivatePostgres, PrivateRabbitMq,
-    free_port,
+    Service, free_port,
 };
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -117,7 +117,11 @@ impl Surroundings {
 
     /// The services, with everything of theirs in the folder of the surroundings.
     pub(crate) fn deployment(&self) -> Result<Deployment> {
-        let builder = Deployment::builder(DEPLOYMENT);
+        let builder = Deployment::builder(DEPLOYMENT).setting(
+            Service::TokenBroker,
+            "RUNNERS__REGISTRATION_TOKENS",
+            "true",
+        );
         builder.build(self.folder(), &self.credentials, &self.backing())
     }
 

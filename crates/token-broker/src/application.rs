@@ -68,7 +68,7 @@ impl Application {
                 runtime: tokio::runtime::Handle::current(),
             },
             keys,
-            original_contract: settings.runners.original_contract,
+            runners: settings.runners,
             redemptions,
             service_tokens: settings.access.service_tokens,
         };

@@ -24,6 +24,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use crate::keys::Keys;
 use crate::progress::node_name;
 use crate::redemption::{Broker, Redeemed, RunnerToken, github_trouble};
+use crate::settings::RunnerSettings;
 
 /// A body holds at most a log tail, escaped.
 const BODY_LIMIT: usize = 1 << 20;
@@ -33,7 +34,7 @@ const BODY_LIMIT: usize = 1 << 20;
 pub(crate) struct State {
     pub(crate) broker: Broker,
     pub(crate) keys: Keys,
-    pub(crate) original_contract: bool,
+    pub(crate) runners: RunnerSettings,
     pub(crate) redemptions: IntCounterVec,
     pub(crate) service_tokens: Vec<SecretString>,
 }
@@ -108,7 +109,7 @@ fn no_token() -> ApiError {
         (status = 200, description = "A fresh runner token", body = RunnerAnswer),
         (status = 400, description = "The body is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "The launch token is bad or expired", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The original contract, which the settings switch off", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "A registration token or the original contract, which the settings do not allow", body = Problem, content_type = "application/problem+json"),
         (status = 408, description = "The body came too slowly", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "Redeemed by another Slurm job, or listening already", body = Problem, content_type = "application/problem+json"),
         (status = 410, description = "Nothing waits for this runner: give the node back", body = Problem, content_type = "application/problem+json"),
@@ -159,6 +160,14 @@ async fn redeem_either(
             restart_count: i32::try_from(wanted.restart_count).unwrap_or(i32::MAX),
             node: Some(node_name(&wanted.node)),
         };
+        if wanted.mode == RunnerMode::Registration && !state.runners.registration_tokens {
+            return Err(ApiError::new(
+                StatusCode::FORBIDDEN,
+                "registration_tokens_off",
+                "Registration tokens are not given out here",
+            )
+            .detail("Ask for mode `jit`, or set runners.registration_tokens of token-broker."));
+        }
         let redeemed = state
             .broker
             .to_the_end(
@@ -175,7 +184,7 @@ async fn redeem_either(
         .filter(|token| !token.is_empty())
         .ok_or_else(no_token)?;
     let claims = verified(state, raw).await?;
-    if !state.original_contract {
+    if !state.runners.original_contract {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
             "original_contract_off",

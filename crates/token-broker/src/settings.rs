@@ -90,18 +90,13 @@ pub struct AccessSettings {
     pub service_tokens: Vec<SecretString>,
 }
 
-/// `[runners]`: how runner tokens are given out.
-#[derive(Debug, Clone, Deserialize)]
+/// `[runners]`: which runner tokens are given out beside just-in-time configurations. A registration token is good for an hour and for
+/// any number of runners with any labels, so whoever reads a launch token on a node could register one that stays.
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunnerSettings {
+    /// Give registration tokens to job scripts that ask for one (`runner.mode` of the agent).
+    pub registration_tokens: bool,
     /// Answer the original contract too: the raw launch token without a body gets a registration token, once.
     pub original_contract: bool,
-}
-
-impl Default for RunnerSettings {
-    fn default() -> Self {
-        Self {
-            original_contract: true,
-        }
-    }
 }

@@ -161,6 +161,7 @@ pub(crate) async fn one_trace(builder: Builder) {
 async fn registration_tokens_serve_several_builds_with_the_same_labels() {
     let stack = Stack::builder()
         .setting(Service::Agent, "RUNNER__MODE", "registration")
+        .setting(Service::TokenBroker, "RUNNERS__REGISTRATION_TOKENS", "true")
         .start()
         .await;
     stack.map(&[REPOSITORY]).await;

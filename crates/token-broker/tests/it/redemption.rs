@@ -297,9 +297,37 @@ async fn a_new_key_is_known_without_a_restart() {
     assert_eq!(broker.redeem(launch, 77).await.status, 200);
 }
 
+/// Whoever read a launch token on a node once asked for a registration token with it, and registered a runner that stayed.
+#[tokio::test(flavor = "multi_thread")]
+async fn registration_tokens_are_given_where_the_settings_allow_them() {
+    let broker = Broker::start().await;
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
+    let body = json!({"slurmJobId": "8", "node": "n1", "mode": "registration"});
+    let asked = broker.redeem_as(launch, body).await;
+    assert_eq!(
+        (asked.status, &asked.body["code"]),
+        (403, &json!("registration_tokens_off"))
+    );
+    let original = broker
+        .post("/gha/runner", &broker.token(launch), None)
+        .await;
+    assert_eq!(
+        (original.status, &original.body["code"]),
+        (403, &json!("original_contract_off"))
+    );
+    // Nothing has happened to the launch, and nobody asked GitHub.
+    assert!(broker.github.received_requests().await.unwrap().is_empty());
+    broker.github_registers().await;
+    assert_eq!(broker.redeem(launch, 77).await.body["mode"], "jit");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_original_contract_is_answered_once() {
-    let broker = Broker::start().await;
+    let broker = Broker::start_with(&[
+        ("RUNNERS__ORIGINAL_CONTRACT", "true"),
+        ("RUNNERS__REGISTRATION_TOKENS", "true"),
+    ])
+    .await;
     Mock::given(method("POST"))
         .and(path(
             "/repos/acme/widgets/actions/runners/registration-token",

@@ -8,7 +8,8 @@ fn the_sample_file_is_right() {
         "/../../deploy/config/token-broker.toml"
     );
     let settings: Settings = load(Some(sample.as_ref()), []).unwrap();
-    assert!(settings.runners.original_contract);
+    assert!(!settings.runners.original_contract);
+    assert!(!settings.runners.registration_tokens);
     assert_eq!(settings.http.listen.port(), 8003);
 }
 

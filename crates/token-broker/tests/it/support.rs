@@ -53,6 +53,11 @@ pub(crate) const SERVICE_TOKEN: &str = "4f1d0a0b7e5c49c6a8a2b1c3d4e5f607";
 
 impl Broker {
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With these settings beside the necessary ones.
+    pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
         let test_database = TestDatabase::create().await;
         let github = MockServer::start().await;
         Mock::given(method("POST"))
@@ -75,6 +80,12 @@ impl Broker {
             ("KEYS__FOLDER", keys.path().display().to_string()),
             ("ACCESS__SERVICE_TOKENS", SERVICE_TOKEN.into()),
         ]
+        .into_iter()
+        .chain(
+            settings
+                .iter()
+                .map(|(key, value)| (*key, (*value).to_owned())),
+        )
         .map(|(key, value)| (format!("TOKEN_BROKER__{key}"), value));
         let settings: Settings = load(None, environment).unwrap();
         let database = Database::new(&settings.database.url, None, "test", 4).unwrap();
