@@ -26,7 +26,7 @@ const ROOM: u32 = 32 << 20;
 /// Bodies that say that they have at most so many bytes have a room of their own, which others cannot fill.
 const SMALL: usize = 128 << 10;
 /// Larger ones that are read at the same time.
-const LARGE_AT_ONCE: usize = 16;
+const LARGE_AT_ONCE: usize = 8;
 /// Bytes of a part of a body.
 const PART: usize = 64 << 10;
 /// Share of each room that the bodies of one address may take, but always one of the largest.

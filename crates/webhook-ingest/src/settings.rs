@@ -11,7 +11,7 @@ use serde::Deserialize;
 /// GitHub delivers no payload larger than 25 MB (GitHub docs, "Webhook events and payloads").
 const GITHUB_PAYLOAD_CAP: NonZeroU32 = NonZeroU32::new(25 << 20).unwrap();
 /// One of the largest bodies, and more than a thousand usual ones.
-const BODIES_IN_HAND: NonZeroU32 = NonZeroU32::new(48 << 20).unwrap();
+const BODIES_IN_HAND: NonZeroU32 = NonZeroU32::new(40 << 20).unwrap();
 /// GitHub waits 10 s for the answer (GitHub docs, "Best practices for using webhooks").
 const BODY_DEADLINE_S: NonZeroU64 = NonZeroU64::new(10).unwrap();
 /// Less than GitHub waits, so that it hears why.
