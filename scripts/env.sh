@@ -21,6 +21,8 @@ cat >"$new" <<ENV
 # Where the one port is on this machine. Whoever offers it to the world puts TLS before it.
 HTTP_ADDRESS=127.0.0.1
 HTTP_PORT=8080
+# Whose X-Forwarded-For says who a client is: Docker's networks, where this stack's proxy is. Add that of a proxy on another machine.
+TRUSTED_PROXIES=127.0.0.0/8,172.16.0.0/12
 
 # The GitHub App. As it stands: that of the simulator (profile demo). For GitHub: https://api.github.com,
 # https://github.com, the App's own id, private key and webhook secret.

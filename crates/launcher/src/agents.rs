@@ -16,8 +16,7 @@ use gha_slurm_contract::outbound::{
 };
 use gha_slurm_contract::problem::Problem;
 use gha_slurm_service_kit::authentication::{assertion_invalid, bearer};
-use gha_slurm_service_kit::body::LargestBody;
-use gha_slurm_service_kit::{ApiError, Body, problem};
+use gha_slurm_service_kit::{ApiError, Body, BodyLimits, problem};
 use moka::future::Cache;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
@@ -30,7 +29,10 @@ use crate::slurm_jobs;
 use crate::submitter::Submitter;
 
 /// Where ten thousand Slurm jobs stand is the longest body.
-const BODY_LIMIT: usize = 16 << 20;
+const BODY_LIMIT: u32 = 16 << 20;
+/// Two of the longest, and a reserve for short ones.
+const BODIES_LIMIT: u32 = 48 << 20;
+const BODY_DEADLINE: Duration = Duration::from_secs(20);
 const RETRY_AFTER_S: u64 = 5;
 const KEYS_READ_AGAIN: Duration = Duration::from_secs(2);
 
@@ -46,11 +48,20 @@ pub(crate) struct Agents {
     pub(crate) quit: CancellationToken,
 }
 
-pub(crate) fn configure(config: &mut web::ServiceConfig, agents: web::Data<Agents>) {
+/// What agents may send.
+pub(crate) fn body_limits() -> BodyLimits {
+    BodyLimits::new(BODY_LIMIT, BODIES_LIMIT, BODY_DEADLINE)
+}
+
+pub(crate) fn configure(
+    config: &mut web::ServiceConfig,
+    agents: web::Data<Agents>,
+    limits: web::Data<BodyLimits>,
+) {
     let not_allowed = || problem::method_not_allowed("POST");
     config
         .app_data(agents)
-        .app_data(LargestBody(BODY_LIMIT))
+        .app_data(limits)
         .service(
             web::resource("/agent/poll")
                 .route(web::post().to(poll))

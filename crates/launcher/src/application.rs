@@ -160,8 +160,9 @@ impl Application {
                     changed: Arc::clone(&wake),
                     quit: quit.clone(),
                 });
+                let limits = web::Data::new(agents::body_limits());
                 Some(HttpService::bind(http, &metrics, move |config| {
-                    agents::configure(config, agents.clone());
+                    agents::configure(config, agents.clone(), limits.clone());
                 })?)
             }
             _ => None,

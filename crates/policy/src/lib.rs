@@ -270,7 +270,11 @@ impl PolicySettings {
             exclusive: whole_nodes,
         } = self.max;
         let gpus = gres.as_deref().map(count_gpus).transpose()?;
-        at_most("GPUs", gpus, most_gpus.map(u64::from))?;
+        at_most(
+            "GPUs",
+            gpus.filter(|gpus| *gpus > 0),
+            most_gpus.map(u64::from),
+        )?;
         let unlimited = most_cpus.is_none() && most_memory_mib.is_none() && most_gpus.is_none();
         if exclusive && !whole_nodes.unwrap_or(unlimited) {
             return Err(never(
@@ -281,17 +285,13 @@ impl PolicySettings {
             self.check_container(container)?;
         }
         Ok(ResourceRequest {
-            cpus: at_most("CPUs", some("CPUs", cpus)?, most_cpus)?,
+            cpus: at_most("CPUs", cpus, most_cpus)?,
             memory_mib: at_most(
                 "MiB of memory",
-                some("MiB of memory", memory_mib)?.or(most_memory_mib),
+                memory_mib.or(most_memory_mib),
                 most_memory_mib,
             )?,
-            time_minutes: at_most(
-                "minutes",
-                some("minutes", time_minutes)?.or(most_minutes),
-                most_minutes,
-            )?,
+            time_minutes: at_most("minutes", time_minutes.or(most_minutes), most_minutes)?,
             gres: name("GRES", gres)?,
             partition: each_allowed("partition", partition, self.partitions.as_deref())?,
             account: allowed("account", account, self.accounts.as_deref())?,
@@ -299,7 +299,7 @@ impl PolicySettings {
             // Slurm itself says who may use which of these.
             constraint: name("constraint", constraint)?,
             reservation: name("reservation", reservation)?,
-            nodes: at_most("nodes", some("nodes", nodes)?, most_nodes)?,
+            nodes: at_most("nodes", nodes, most_nodes)?,
             exclusive,
             container,
         })
@@ -494,24 +494,17 @@ fn each_allowed(
     Ok(Some(names.join(",")))
 }
 
-/// What is asked for, if it is something: for Slurm, no memory is all of it, and no time no limit (sbatch(1), `--mem`, `--time`).
-fn some<N: Copy + PartialEq + From<u8>>(
-    what: &str,
-    asked: Option<N>,
-) -> Result<Option<N>, PolicyRefusal> {
-    if asked == Some(N::from(0)) {
-        return Err(never(format!("0 {what} cannot be asked for")));
-    }
-    Ok(asked)
-}
-
-/// What is asked for, if that is not too much.
-fn at_most<N: Copy + PartialOrd + Display>(
+/// What is asked for, if that is not too much. Nothing is: for Slurm, no memory is all of it, and no time no limit (sbatch(1), `--mem`,
+/// `--time`).
+fn at_most<N: Copy + PartialOrd + Display + From<u8>>(
     what: &str,
     asked: Option<N>,
     most: Option<N>,
 ) -> Result<Option<N>, PolicyRefusal> {
     match (asked, most) {
+        (Some(asked), Some(_)) if asked == N::from(0) => {
+            Err(never(format!("0 {what} cannot be asked for")))
+        }
         (Some(asked), Some(most)) if asked > most => Err(never(format!(
             "{asked} {what} are more than the {most} that the site allows"
         ))),
@@ -561,16 +554,22 @@ fn count_gpus(gres: &str) -> Result<u64, PolicyRefusal> {
     Ok(gpus)
 }
 
-/// A count of generic resources: a number and perhaps a unit, powers of 1024.
+/// A count of generic resources: a number and perhaps a unit (Slurm's `suffix_mult`). Slurm multiplies without looking whether the
+/// product fits; here it is as large as can be.
 fn count(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let factor: u64 = match text.get(digits.len()..)? {
         "" => 1,
-        "k" => 1 << 10,
-        "m" => 1 << 20,
-        "g" => 1 << 30,
-        "t" => 1 << 40,
-        "p" => 1 << 50,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "p" | "pib" => 1 << 50,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        "pb" => 1_000_000_000_000_000,
         _ => return None,
     };
     let number: u64 = digits.parse().ok()?;
@@ -644,6 +643,7 @@ mod tests {
         let policy = PolicySettings {
             max: MaxResources {
                 memory_mib: Some(4096),
+                nodes: Some(4),
                 ..policy().max
             },
             ..policy()

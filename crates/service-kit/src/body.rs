@@ -1,18 +1,25 @@
-//! Bodies of requests. A handler reads one when it knows who calls; until then no byte of it is taken, however large the caller says it
-//! is. What is read is bounded in size, time and, over all requests together and those of one address, in memory.
+//! Bodies of requests. A handler reads one when it knows who calls; until then no more of it is taken than the connection's own buffer
+//! holds, however large the caller says it is. What is read is bounded in size, time and, over all requests together and those of one
+//! address, in memory.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::{Ready, ready};
 use std::net::IpAddr;
 use std::ops::Deref;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use actix_web::dev::Payload;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::error::PayloadError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap};
 use actix_web::web::Data;
-use actix_web::{FromRequest, HttpMessage, HttpRequest};
+use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -43,20 +50,20 @@ pub struct BodyLimits {
 }
 
 struct Room {
-    small: Part,
-    large: Part,
+    small: Pool,
+    large: Pool,
+    /// Large bodies that may be read at the same time: a connection has buffers of its own.
+    places: Pool,
 }
 
-/// Bytes that bodies may take together.
-struct Part {
+/// Something of which there is so much for all, and so much for one address.
+struct Pool {
     left: Arc<Semaphore>,
-    /// Bodies that may be read at the same time: a connection has buffers of its own.
-    places: Semaphore,
     most_of_one: usize,
     taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
-/// Bytes taken from a [`Part`] for an address.
+/// What was taken from a [`Pool`] for an address.
 struct Taken {
     permit: OwnedSemaphorePermit,
     by: Option<IpAddr>,
@@ -70,16 +77,23 @@ impl Default for BodyLimits {
 }
 
 impl BodyLimits {
+    /// Whether one of the largest bodies finds room.
+    pub fn fits(largest: u32, room: u32) -> bool {
+        let (largest, room) = (largest as usize, room as usize);
+        largest <= SMALL.max(room.saturating_sub(small_part(room)))
+    }
+
     /// `largest` bytes for one, `room` bytes for all that are being read or used, `deadline` to arrive.
     pub fn new(largest: u32, room: u32, deadline: Duration) -> Self {
         let (largest, room) = (largest as usize, room as usize);
-        let small = (room / 4).max(SMALL);
+        let small = small_part(room);
         Self {
             largest,
             deadline,
             room: Arc::new(Room {
-                small: Part::new(small, SMALL, Semaphore::MAX_PERMITS),
-                large: Part::new(room.saturating_sub(small), largest, LARGE_AT_ONCE),
+                small: Pool::new(small, SMALL),
+                large: Pool::new(room.saturating_sub(small), largest),
+                places: Pool::new(LARGE_AT_ONCE, 1),
             }),
         }
     }
@@ -94,34 +108,33 @@ impl BodyLimits {
     }
 }
 
-impl Part {
-    fn new(bytes: usize, largest: usize, places: usize) -> Self {
+impl Pool {
+    /// `least`: what one address may always have.
+    fn new(all: usize, least: usize) -> Self {
         Self {
-            left: Arc::new(Semaphore::new(bytes)),
-            places: Semaphore::new(places),
-            most_of_one: (bytes / SHARE).max(largest),
+            left: Arc::new(Semaphore::new(all)),
+            most_of_one: (all / SHARE).max(least),
             taken: Arc::default(),
         }
     }
 
-    fn take(&self, bytes: usize, by: Option<IpAddr>) -> Result<Taken, ApiError> {
+    fn take(&self, amount: usize, by: Option<IpAddr>) -> Result<Taken, ApiError> {
         if let Some(address) = by {
             let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
             let of_one = taken.entry(address).or_default();
-            if *of_one + bytes > self.most_of_one {
-                return Err(ApiError::new(
-                    StatusCode::TOO_MANY_REQUESTS,
-                    "too_many_bodies",
-                    "Too many bodies at once",
-                )
-                .detail("Too many bytes arrive from this address at the same time.")
-                .retry_after(RETRY_AFTER_S));
+            if *of_one + amount > self.most_of_one {
+                if *of_one == 0 {
+                    taken.remove(&address);
+                }
+                return Err(overloaded(
+                    "Too many large bodies come from this address at once; try again.",
+                ));
             }
-            *of_one += bytes;
+            *of_one += amount;
         }
-        let permit = u32::try_from(bytes)
+        let permit = u32::try_from(amount)
             .ok()
-            .and_then(|bytes| Arc::clone(&self.left).try_acquire_many_owned(bytes).ok());
+            .and_then(|amount| Arc::clone(&self.left).try_acquire_many_owned(amount).ok());
         if let Some(permit) = permit {
             Ok(Taken {
                 permit,
@@ -129,27 +142,34 @@ impl Part {
                 of_all: Arc::clone(&self.taken),
             })
         } else {
-            give_back(&self.taken, by, bytes);
-            Err(overloaded())
+            give_back(&self.taken, by, amount);
+            Err(overloaded(
+                "Too many large bodies arrive at once; try again.",
+            ))
         }
     }
 }
 
-fn overloaded() -> ApiError {
+/// How much of a room is for small bodies.
+fn small_part(room: usize) -> usize {
+    (room / 4).max(SMALL)
+}
+
+fn overloaded(detail: &str) -> ApiError {
     ApiError::new(
         StatusCode::SERVICE_UNAVAILABLE,
         "overloaded",
         "Not available right now",
     )
-    .detail("Too many large bodies arrive at once; try again.")
+    .detail(detail)
     .retry_after(RETRY_AFTER_S)
 }
 
-fn give_back(taken: &Mutex<HashMap<IpAddr, usize>>, by: Option<IpAddr>, bytes: usize) {
+fn give_back(taken: &Mutex<HashMap<IpAddr, usize>>, by: Option<IpAddr>, amount: usize) {
     let Some(address) = by else { return };
     let mut taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(of_one) = taken.get_mut(&address) {
-        *of_one = of_one.saturating_sub(bytes);
+        *of_one = of_one.saturating_sub(amount);
         if *of_one == 0 {
             taken.remove(&address);
         }
@@ -166,10 +186,83 @@ impl Drop for Taken {
 #[derive(Debug, Clone, Copy)]
 pub struct LargestBody(pub usize);
 
+/// A request's payload, until a handler reads it. It outlives the response: if a payload that has not ended is dropped before the
+/// response is sent, actix waits for its end on a connection that no deadline of its own closes; if it is still there, actix closes.
+#[derive(Clone, Default)]
+pub(crate) struct Unread(Rc<RefCell<Option<Payload>>>);
+
+/// The body of a response, and the payload of its request that nobody has read to its end.
+pub(crate) struct WithUnread {
+    body: BoxBody,
+    _payload: Option<Payload>,
+}
+
+impl Unread {
+    /// What nobody has read to its end goes with the response.
+    pub(crate) fn keep_in<B: MessageBody + 'static>(
+        &self,
+        response: ServiceResponse<B>,
+    ) -> ServiceResponse<WithUnread> {
+        let payload = self.0.take();
+        response.map_body(|_, body| WithUnread {
+            body: body.boxed(),
+            _payload: payload,
+        })
+    }
+}
+
+impl MessageBody for WithUnread {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<web::Bytes, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_next(context)
+    }
+}
+
+/// Takes the payload out of a request, for [`Body`] to find.
+pub(crate) fn set_aside(request: ServiceRequest) -> (ServiceRequest, Unread) {
+    let (request, payload) = request.into_parts();
+    let unread = Unread::default();
+    if !matches!(payload, Payload::None) {
+        *unread.0.borrow_mut() = Some(payload);
+    }
+    request.extensions_mut().insert(unread.clone());
+    (ServiceRequest::from_parts(request, Payload::None), unread)
+}
+
+/// A payload that is being read; if it is not read to its end, it goes back.
+struct Reading {
+    payload: Option<Payload>,
+    unread: Unread,
+}
+
+impl Reading {
+    async fn chunk(&mut self) -> Option<Result<web::Bytes, PayloadError>> {
+        let chunk = self.payload.as_mut()?.next().await;
+        if chunk.is_none() {
+            self.payload = None;
+        }
+        chunk
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        *self.unread.0.borrow_mut() = self.payload.take();
+    }
+}
+
 /// A body that has not been read. To take it as an argument reads nothing, but refuses what says itself that it is too large, or
 /// compressed.
 pub struct Body {
-    payload: Payload,
+    unread: Unread,
     limits: BodyLimits,
     by: Option<IpAddr>,
     /// What it says itself.
@@ -181,8 +274,8 @@ impl FromRequest for Body {
     type Error = ApiError;
     type Future = Ready<Result<Self, ApiError>>;
 
-    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        ready(Self::of(request, payload.take()))
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Self::of(request))
     }
 }
 
@@ -200,9 +293,9 @@ impl Deref for Bytes {
     }
 }
 
-impl From<Bytes> for Vec<u8> {
-    fn from(bytes: Bytes) -> Self {
-        bytes.bytes
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        self
     }
 }
 
@@ -253,7 +346,7 @@ impl Parts {
 }
 
 impl Body {
-    fn of(request: &HttpRequest, payload: Payload) -> Result<Self, ApiError> {
+    fn of(request: &HttpRequest) -> Result<Self, ApiError> {
         let mut limits = request
             .app_data::<Data<BodyLimits>>()
             .map(|limits| BodyLimits::clone(limits))
@@ -267,8 +360,9 @@ impl Body {
         if length.is_some_and(|length| length > limits.largest) {
             return Err(limits.too_large());
         }
+        let unread = request.extensions().get::<Unread>().cloned();
         Ok(Self {
-            payload,
+            unread: unread.unwrap_or_default(),
             limits,
             by: client_address(request).map(counted_as),
             length,
@@ -299,6 +393,12 @@ impl Body {
             })
     }
 
+    /// Reads it as JSON, whatever its content type says.
+    pub async fn json_of_any_type<T: DeserializeOwned>(self) -> Result<T, ApiError> {
+        let bytes = self.read().await?;
+        serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))
+    }
+
     /// Reads it as JSON, which its content type says it is: no page of another site can make a browser send that unasked.
     pub async fn json<T: DeserializeOwned>(self) -> Result<T, ApiError> {
         if !self.says_json {
@@ -309,27 +409,36 @@ impl Body {
             )
             .detail("Send application/json."));
         }
-        let bytes = self.read().await?;
-        serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))
+        self.json_of_any_type().await
     }
 
-    async fn collect(mut self) -> Result<Parts, ApiError> {
-        let room = match self.length {
-            Some(length) if length <= SMALL => &self.limits.room.small,
-            _ => &self.limits.room.large,
-        };
-        let _place = room.places.try_acquire().map_err(|_| overloaded())?;
+    async fn collect(self) -> Result<Parts, ApiError> {
+        let is_small = self.length.is_some_and(|length| length <= SMALL);
+        let Room {
+            small,
+            large,
+            places,
+        } = &*self.limits.room;
+        let pool = if is_small { small } else { large };
+        let mut place = None;
         let mut body = Parts {
             blocks: Vec::new(),
             length: 0,
             room: None,
         };
-        while let Some(chunk) = self.payload.next().await {
+        let mut reading = Reading {
+            payload: self.unread.0.take(),
+            unread: self.unread.clone(),
+        };
+        while let Some(chunk) = reading.chunk().await {
             let chunk = chunk.map_err(|error| invalid(error.to_string()))?;
             if body.length + chunk.len() > self.limits.largest {
                 return Err(self.limits.too_large());
             }
-            merge(&mut body.room, room.take(chunk.len(), self.by)?);
+            if !is_small && place.is_none() {
+                place = Some(places.take(1, self.by)?);
+            }
+            merge(&mut body.room, pool.take(chunk.len(), self.by)?);
             body.push(&chunk, self.length);
         }
         Ok(body)

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use actix_web::HttpRequest;
+use actix_web::http::header::HeaderValue;
 use actix_web::web::Data;
 use ipnet::IpNet;
 use serde::de::Error;
@@ -71,23 +72,28 @@ impl Default for TrustedProxies {
 
 impl TrustedProxies {
     /// The client of a connection from `peer` that carried these `X-Forwarded-For` values, in order. Each proxy appends whom it was
-    /// called by, so the last address that is no trusted proxy is the client; what stands before it is the client's own claim.
-    /// `None`: a trusted proxy does not say.
+    /// called by, so the last address that is no trusted proxy is the client; what stands before it is the client's own claim, and need
+    /// not even be text. `None`: a trusted proxy does not say.
     fn client<'a>(
         &self,
         peer: IpAddr,
-        forwarded: impl DoubleEndedIterator<Item = &'a str>,
+        forwarded: impl DoubleEndedIterator<Item = &'a [u8]>,
     ) -> Option<IpAddr> {
         let peer = peer.to_canonical();
         if !self.0.contain(peer) {
             return Some(peer);
         }
-        forwarded
-            .flat_map(|value| value.split(','))
+        let address = |part: &[u8]| {
+            let text = std::str::from_utf8(part).ok()?;
+            Some(text.trim().parse::<IpAddr>().ok()?.to_canonical())
+        };
+        let last = forwarded
+            .flat_map(|value| value.split(|byte| *byte == b','))
             .rev()
-            .map(|part| part.trim().parse::<IpAddr>().ok().map(|a| a.to_canonical()))
-            .find(|address| address.is_none_or(|address| !self.0.contain(address)))
-            .flatten()
+            .map(address)
+            .find(|address| address.is_none_or(|address| !self.0.contain(address)))?;
+        // What is no address is counted as the proxy.
+        Some(last.unwrap_or(peer))
     }
 }
 
@@ -103,10 +109,10 @@ pub(crate) fn unheard_proxy(request: &HttpRequest) -> Option<IpAddr> {
 pub fn client_address(request: &HttpRequest) -> Option<IpAddr> {
     let peer = request.peer_addr()?.ip();
     let trusted = request.app_data::<Data<TrustedProxies>>()?;
-    let forwarded: Vec<&str> = request
+    let forwarded: Vec<&[u8]> = request
         .headers()
         .get_all("x-forwarded-for")
-        .filter_map(|value| value.to_str().ok())
+        .map(HeaderValue::as_bytes)
         .collect();
     trusted.client(peer, forwarded.into_iter())
 }
@@ -127,7 +133,10 @@ mod tests {
         let proxies: TrustedProxies =
             serde_json::from_str("\"127.0.0.0/8, 10.1.0.0/16,fd00::/8\"").unwrap();
         proxies
-            .client(peer.parse().unwrap(), forwarded.iter().copied())
+            .client(
+                peer.parse().unwrap(),
+                forwarded.iter().map(|text| text.as_bytes()),
+            )
             .map(|address| address.to_string())
     }
 
@@ -158,13 +167,23 @@ mod tests {
             // Not known.
             ("127.0.0.1", &[], None),
             ("127.0.0.1", &["127.0.0.1"], None),
-            ("127.0.0.1", &["203.0.113.7, unknown"], None),
+            ("127.0.0.1", &["203.0.113.7, unknown"], Some("127.0.0.1")),
         ] {
             assert_eq!(
                 client(peer, forwarded).as_deref(),
                 expected,
                 "{peer} {forwarded:?}"
             );
+        }
+    }
+
+    #[test]
+    fn nobody_hides_behind_bytes_that_are_no_text() {
+        let proxies = TrustedProxies::default();
+        let said: [&[u8]; 2] = [b"\xff", b"\xff, 203.0.113.7"];
+        for forwarded in [&said[..], &said[1..]] {
+            let client = proxies.client("127.0.0.1".parse().unwrap(), forwarded.iter().copied());
+            assert_eq!(client, Some("203.0.113.7".parse().unwrap()));
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use actix_web::body::{EitherBody, MessageBody};
+use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue, STRICT_TRANSPORT_SECURITY};
@@ -14,13 +14,15 @@ use gha_slurm_telemetry::{Metrics, prometheus};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::body::{BodyLimits, refuse_encoded};
+use crate::body::{BodyLimits, refuse_encoded, set_aside};
 use crate::client_address::unheard_proxy;
 use crate::settings::HttpSettings;
 
 /// Threads that answer; a service waits more than it computes, and idle memory counts.
 const WORKERS: usize = 2;
-/// A client that does not send its request head in this time is cut off.
+/// Most connections at the same time; more wait. (Linux gives a process 1,024 files unless its unit says otherwise.)
+const CONNECTIONS: usize = 4096;
+/// A client that does not send its first request's head in this time is cut off.
 const REQUEST_HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// Requests in flight get this long when the service stops.
 const SHUTDOWN_TIMEOUT_S: u64 = 20;
@@ -86,6 +88,7 @@ impl HttpService {
                 .default_service(web::to(crate::problem::not_found))
         })
         .workers(WORKERS)
+        .max_connections(CONNECTIONS / WORKERS)
         .client_request_timeout(REQUEST_HEAD_DEADLINE)
         .shutdown_timeout(SHUTDOWN_TIMEOUT_S)
         .disable_signals();
@@ -138,7 +141,7 @@ fn label_of(method: &Method) -> &'static str {
 async fn observe<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let common = request.app_data::<web::Data<Common>>().cloned();
     let method = label_of(request.method());
     let route = request
@@ -161,6 +164,7 @@ async fn observe<B: MessageBody + 'static>(
             "X-Forwarded-For is not believed, and all clients of this address count as one: if it is a reverse proxy, name it in http.trusted_proxies"
         );
     }
+    let (request, unread) = set_aside(request);
     let start = std::time::Instant::now();
     let mut result = match refuse_encoded(request.headers()) {
         Ok(()) => next
@@ -199,7 +203,7 @@ async fn observe<B: MessageBody + 'static>(
             "answered"
         );
     });
-    result
+    result.map(|response| unread.keep_in(response))
 }
 
 #[cfg(test)]

@@ -75,7 +75,8 @@ async fn forward(
         .detail("Send Authorization: Bearer <token>.")
         .header("WWW-Authenticate", "Bearer"));
     }
-    let body = Vec::from(body.read().await?);
+    // Its room is given back when token-broker has it.
+    let body = web::Bytes::from_owner(body.read().await?);
     let mut call = relay
         .http
         .post(format!("{}{}", relay.upstream, request.path()))

@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use gha_slurm_auth::TokenError;
 use gha_slurm_contract::problem::Problem;
 use gha_slurm_contract::runner::{
-    OriginalRunnerAnswer, ProgressRequest, RunnerAnswer, RunnerMode, RunnerRequest,
+    OriginalRunnerAnswer, ProgressPhase, ProgressRequest, RunnerAnswer, RunnerMode, RunnerRequest,
 };
 use gha_slurm_domain::launch::Caller;
 use gha_slurm_domain::{RepositoryFullName, SlurmJobId};
@@ -146,7 +146,7 @@ async fn redeem_either(
 ) -> Result<HttpResponse, ApiError> {
     if let Some(token) = bearer(request) {
         let claims = verified(state, token).await?;
-        let wanted: RunnerRequest = body.json().await?;
+        let wanted: RunnerRequest = body.json_of_any_type().await?;
         let Ok(slurm_job) = wanted.slurm_job_id.parse::<SlurmJobId>() else {
             return Err(ApiError::new(
                 StatusCode::BAD_REQUEST,
@@ -279,7 +279,7 @@ async fn progress(
     // A launch token is a JWT and has dots; a progress token has none.
     if token.contains('.') {
         let claims = verified(&state, token).await?;
-        let said: ProgressRequest = body.json().await?;
+        let said: ProgressRequest = body.json_of_any_type().await?;
         state
             .broker
             .to_the_end(
@@ -288,14 +288,22 @@ async fn progress(
             .await?;
     } else {
         let token = token.to_owned();
+        let known = token.clone();
         let loaded = state
             .broker
-            .to_the_end(|broker| async move { broker.launch_of(&token).await })
+            .to_the_end(|broker| async move { broker.launch_of(&known).await })
             .await?;
-        let said: ProgressRequest = body.json().await?;
+        let said: ProgressRequest = body.json_of_any_type().await?;
         state
             .broker
-            .to_the_end(|broker| async move { broker.progress(&loaded.launch, &said).await })
+            .to_the_end(|broker| async move {
+                // "Go" depends on the launch as it is now, not as it was before the body came.
+                let loaded = match said.phase {
+                    ProgressPhase::Registered => broker.launch_of(&token).await?,
+                    _ => loaded,
+                };
+                broker.progress(&loaded.launch, &said).await
+            })
             .await?;
     }
     Ok(HttpResponse::NoContent().finish())

@@ -46,6 +46,13 @@ impl Application {
             drained.clone(),
             broker_state,
         );
+        anyhow::ensure!(
+            BodyLimits::fits(webhook.max_body_bytes.get(), webhook.max_bodies_bytes.get()),
+            "webhook.max_bodies_bytes: {} is too little for one body of webhook.max_body_bytes ({}): a quarter of it is kept for bodies of \
+             up to 128 KiB",
+            webhook.max_bodies_bytes,
+            webhook.max_body_bytes
+        );
         let limits = web::Data::new(BodyLimits::new(
             webhook.max_body_bytes.get(),
             webhook.max_bodies_bytes.get(),

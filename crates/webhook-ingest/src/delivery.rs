@@ -114,9 +114,8 @@ struct Verified<'a> {
         (status = 408, description = "The body came too slowly", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The content type is neither JSON nor a form, or the body is compressed", body = Problem, content_type = "application/problem+json"),
-        (status = 429, description = "Too many bodies arrive from this address at once: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 500, description = "The event could not be written", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "RabbitMQ does not confirm, or too many large bodies arrive at once: redeliver", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "RabbitMQ does not confirm, or too many large bodies arrive at once, or from this address: redeliver", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 #[tracing::instrument(name = "delivery", skip_all, fields(delivery.guid = Empty, delivery.event = Empty))]

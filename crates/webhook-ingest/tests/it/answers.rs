@@ -268,6 +268,7 @@ async fn begun(ingest: &Ingest, from: &str, promised: usize, sent: usize) -> Tcp
 async fn unfinished_uploads_keep_no_usual_delivery_out() {
     let broker = TestBroker::create().await;
     let settings = [
+        ("WEBHOOK__MAX_BODY_BYTES", "500000"),
         ("WEBHOOK__MAX_BODIES_BYTES", "1000000"),
         ("WEBHOOK__BODY_DEADLINE_S", "5"),
     ];
@@ -299,6 +300,23 @@ async fn unfinished_uploads_keep_no_usual_delivery_out() {
     .await;
     drop(hogs);
     ingest.stop().await;
+}
+
+#[tokio::test]
+async fn a_room_that_is_too_small_for_one_body_is_named_at_the_start() {
+    let settings = [
+        ("WEBHOOK__SECRET", SECRET),
+        ("AMQP__URL", "amqp://127.0.0.1:1"),
+        ("WEBHOOK__MAX_BODIES_BYTES", "33554432"),
+    ];
+    let environment =
+        settings.map(|(key, value)| (format!("WEBHOOK_INGEST__{key}"), value.to_owned()));
+    let settings = load::<Settings>(None, environment).unwrap();
+    let error = Application::build(&settings).err().unwrap().to_string();
+    assert!(
+        error.starts_with("webhook.max_bodies_bytes: 33554432 is too little"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
