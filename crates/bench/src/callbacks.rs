@@ -33,7 +33,7 @@ pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Ta
     let installation = around.installation.to_string();
     let github = [
         "--github-url".as_ref(),
-        around.github_url.as_ref(),
+        around.backing().github_url.as_ref(),
         "--github-key".as_ref(),
         around.credentials.app_private_key_file.as_os_str(),
         "--installation".as_ref(),

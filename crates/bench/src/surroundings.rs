@@ -26,7 +26,7 @@ pub(crate) struct Surroundings {
     rabbitmq: PrivateRabbitMq,
     database_url: String,
     amqp_url: String,
-    pub(crate) github_url: String,
+    github_url: String,
     pub(crate) credentials: Credentials,
     pub(crate) github: Handle,
     /// Of the App, on [`OWNER`].

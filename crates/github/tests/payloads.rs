@@ -120,6 +120,22 @@ fn every_published_example_parses() {
 }
 
 #[test]
+fn the_events_that_are_acted_upon_are_listed() {
+    let acted_upon = |event: &str| !matches!(Payload::parse(event, b""), Ok(None));
+    for event in Payload::EVENTS {
+        assert!(acted_upon(event), "{event}");
+    }
+    for (_, event, _) in examples() {
+        assert_eq!(
+            Payload::EVENTS.contains(&event.as_str()),
+            acted_upon(&event),
+            "{event}"
+        );
+    }
+    assert!(!acted_upon("push"));
+}
+
+#[test]
 fn the_shapes_that_differ_are_read() {
     let old = workflow_job(&example("workflow_job", 0));
     assert_eq!(old.workflow_job.run_attempt, None, "2021 had none");

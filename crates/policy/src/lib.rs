@@ -494,8 +494,8 @@ fn each_allowed(
     Ok(Some(names.join(",")))
 }
 
-/// What is asked for, if that is not too much. Nothing is: for Slurm, no memory is all of it, and no time no limit (sbatch(1), `--mem`,
-/// `--time`).
+/// What is asked for, if it is within the limit. Zero is not: for Slurm, zero memory is all of it, and zero time no limit (sbatch(1),
+/// `--mem`, `--time`).
 fn at_most<N: Copy + PartialOrd + Display + From<u8>>(
     what: &str,
     asked: Option<N>,
@@ -514,7 +514,7 @@ fn at_most<N: Copy + PartialOrd + Display + From<u8>>(
 
 /// GPUs of a list of generic resources, such as `gpu:a100:2,shard:1`, as Slurm reads it (sbatch(1), `--gres` and
 /// `--tres-per-node`): `name[[:type]:count]`, perhaps after `gres:` or `gres/`, the count perhaps with a unit. Shards and MPS are parts of
-/// one. What cannot be read is refused: nobody knows what Slurm makes of it.
+/// one. A list that cannot be read is refused, because Slurm might read it in another way.
 fn count_gpus(gres: &str) -> Result<u64, PolicyRefusal> {
     let unreadable = || {
         never(format!(
@@ -654,6 +654,10 @@ mod tests {
             change(&mut asked);
             asked
         };
+        let gres = |list: &str| ResourceRequest {
+            gres: Some(list.into()),
+            ..Default::default()
+        };
         // What is missing would be what Slurm gives: perhaps all of a node.
         let granted = check(ResourceRequest::default()).unwrap();
         assert_eq!(
@@ -666,43 +670,16 @@ mod tests {
             (with(|asked| asked.cpus = Some(0)), "0 CPUs"),
             (with(|asked| asked.nodes = Some(0)), "0 nodes"),
             (with(|asked| asked.exclusive = true), "policy.max.exclusive"),
-            (
-                with(|asked| asked.gres = Some("gres:gpu:3".into())),
-                "3 GPUs",
-            ),
-            (
-                with(|asked| asked.gres = Some("gres/gpu:a100:3".into())),
-                "3 GPUs",
-            ),
-            (
-                with(|asked| asked.gres = Some("gres/gpu=3".into())),
-                "3 GPUs",
-            ),
-            (with(|asked| asked.gres = Some("GPU:3".into())), "3 GPUs"),
-            (
-                with(|asked| asked.gres = Some("gpu:1k".into())),
-                "1024 GPUs",
-            ),
-            (
-                with(|asked| asked.gres = Some("gpu:a100,gpu:2".into())),
-                "3 GPUs",
-            ),
-            (
-                with(|asked| asked.gres = Some("mps:50,shard:1,gpu".into())),
-                "3 GPUs",
-            ),
-            (
-                with(|asked| asked.gres = Some("gpu:a:b:1".into())),
-                "cannot be read",
-            ),
-            (
-                with(|asked| asked.gres = Some("gpu:a100:many".into())),
-                "cannot be read",
-            ),
-            (
-                with(|asked| asked.gres = Some("gpu:1 --exclusive".into())),
-                "cannot be read",
-            ),
+            (gres("gres:gpu:3"), "3 GPUs"),
+            (gres("gres/gpu:a100:3"), "3 GPUs"),
+            (gres("gres/gpu=3"), "3 GPUs"),
+            (gres("GPU:3"), "3 GPUs"),
+            (gres("gpu:1k"), "1024 GPUs"),
+            (gres("gpu:a100,gpu:2"), "3 GPUs"),
+            (gres("mps:50,shard:1,gpu"), "3 GPUs"),
+            (gres("gpu:a:b:1"), "cannot be read"),
+            (gres("gpu:a100:many"), "cannot be read"),
+            (gres("gpu:1 --exclusive"), "cannot be read"),
             (
                 with(|asked| asked.partition = Some("main,secret".into())),
                 "secret",
@@ -713,7 +690,7 @@ mod tests {
         }
         let both = check(with(|asked| asked.partition = Some("main,GPU".into()))).unwrap();
         assert_eq!(both.partition.as_deref(), Some("Main,gpu"));
-        check(with(|asked| asked.gres = Some("license:9,gpu:2".into()))).unwrap();
+        check(gres("license:9,gpu:2")).unwrap();
     }
 
     #[test]

@@ -18,6 +18,17 @@ pub fn bearer(request: &HttpRequest) -> Option<&str> {
         .filter(|t| !t.is_empty())
 }
 
+/// The call carries no token.
+pub fn token_missing() -> ApiError {
+    ApiError::new(
+        StatusCode::UNAUTHORIZED,
+        "token_missing",
+        "A token is needed",
+    )
+    .detail("Send Authorization: Bearer <token>.")
+    .header("WWW-Authenticate", "Bearer")
+}
+
 /// The signed assertion that a call carries is missing, or not good for it.
 pub fn assertion_invalid(detail: impl Into<String>) -> ApiError {
     ApiError::new(

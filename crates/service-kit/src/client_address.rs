@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-/// Networks and single addresses, in settings a list, or one text with commas.
+/// Networks and single addresses: in settings a list, or one text with commas.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Networks(Vec<IpNet>);
 
@@ -27,16 +27,9 @@ impl Networks {
 
 impl<'de> Deserialize<'de> for Networks {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum OneOrMore {
-            One(String),
-            More(Vec<String>),
-        }
-        let texts = match OneOrMore::deserialize(deserializer)? {
-            OneOrMore::One(text) => text.split(',').map(str::to_owned).collect(),
-            OneOrMore::More(list) => list,
-        };
+        let texts = gha_slurm_settings::texts(deserializer, |text| {
+            text.split(',').map(str::to_owned).collect()
+        })?;
         let networks = texts
             .iter()
             .map(|text| text.trim())

@@ -6,16 +6,19 @@ use std::time::Duration;
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::Method;
-use actix_web::http::header::{CACHE_CONTROL, HeaderValue, STRICT_TRANSPORT_SECURITY};
+use actix_web::http::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY,
+};
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpServer, ResponseError, web};
 use gha_slurm_telemetry::{Metrics, prometheus};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::body::{BodyLimits, refuse_encoded, set_aside};
+use crate::body::{BodyLimits, Unread};
 use crate::client_address::unheard_proxy;
+use crate::problem::ApiError;
 use crate::settings::HttpSettings;
 
 /// Threads that answer; a service waits more than it computes, and idle memory counts.
@@ -138,6 +141,22 @@ fn label_of(method: &Method) -> &'static str {
     }
 }
 
+/// 415 for a body that would have to be decompressed: a small one can become a thousand times as large.
+fn refuse_encoded(headers: &HeaderMap) -> Result<(), ApiError> {
+    let encoded = headers
+        .get_all(CONTENT_ENCODING)
+        .any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"));
+    if encoded {
+        return Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "content_encoding_unsupported",
+            "The body is compressed",
+        )
+        .detail("Send it without Content-Encoding."));
+    }
+    Ok(())
+}
+
 async fn observe<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -164,7 +183,7 @@ async fn observe<B: MessageBody + 'static>(
             "X-Forwarded-For is not believed, and all clients of this address count as one: if it is a reverse proxy, name it in http.trusted_proxies"
         );
     }
-    let (request, unread) = set_aside(request);
+    let (request, unread) = Unread::set_aside(request);
     let start = std::time::Instant::now();
     let mut result = match refuse_encoded(request.headers()) {
         Ok(()) => next

@@ -9,7 +9,9 @@ use serde::Deserialize;
 use crate::client_address::TrustedProxies;
 use crate::tls::ServerTlsSettings;
 
-pub use gha_slurm_settings::{Settings, SettingsError, describe_source, load, secret, secrets};
+pub use gha_slurm_settings::{
+    Settings, SettingsError, describe_source, load, secret, secrets, texts,
+};
 
 /// The `[http]` section: where a service answers.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -179,22 +179,32 @@ pub fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString
     Ok(SecretString::from(text))
 }
 
-/// Deserialises one or several secrets: a list, or a text with one secret a line.
-pub fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SecretString>, D::Error> {
+/// Deserialises a list of texts, or one text that `split` takes apart: an environment variable holds no list.
+pub fn texts<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    split: impl FnOnce(&str) -> Vec<String>,
+) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum OneOrMore {
         One(String),
         More(Vec<String>),
     }
-    let lines: Vec<String> = match OneOrMore::deserialize(deserializer)? {
-        OneOrMore::One(text) => text
-            .lines()
-            .map(|l| l.trim().to_owned())
-            .filter(|l| !l.is_empty())
-            .collect(),
+    Ok(match OneOrMore::deserialize(deserializer)? {
+        OneOrMore::One(text) => split(&text),
         OneOrMore::More(list) => list,
-    };
+    })
+}
+
+/// Deserialises one or several secrets: a list, or a text with one secret a line.
+pub fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SecretString>, D::Error> {
+    let lines = texts(deserializer, |text| {
+        let lines = text.lines().map(str::trim);
+        lines
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned)
+            .collect()
+    })?;
     if lines.is_empty() || lines.iter().any(|l| l.trim().is_empty()) {
         return Err(serde::de::Error::custom(
             "must hold at least one secret, and none that is empty",

@@ -5,6 +5,7 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::{HttpRequest, HttpResponse, web};
+use gha_slurm_service_kit::authentication::token_missing;
 use gha_slurm_service_kit::body::LargestBody;
 use gha_slurm_service_kit::problem::method_not_allowed;
 use gha_slurm_service_kit::{ApiError, Body};
@@ -65,17 +66,11 @@ async fn forward(
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    // token-broker says who is let in; what is none of its tokens need not be asked about.
+    // token-broker says who is let in; it need not be asked about a call without a token.
     if !request.headers().contains_key(AUTHORIZATION) {
-        return Err(ApiError::new(
-            StatusCode::UNAUTHORIZED,
-            "token_missing",
-            "A token is needed",
-        )
-        .detail("Send Authorization: Bearer <token>.")
-        .header("WWW-Authenticate", "Bearer"));
+        return Err(token_missing());
     }
-    // Its room is given back when token-broker has it.
+    // It counts until token-broker has it.
     let body = web::Bytes::from_owner(body.read().await?);
     let mut call = relay
         .http

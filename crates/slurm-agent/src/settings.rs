@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use gha_slurm_contract::runner::RunnerMode;
 use gha_slurm_policy::PolicySettings;
-use gha_slurm_service_kit::settings::{HttpSettings, OperationsSettings};
+use gha_slurm_service_kit::settings::{HttpSettings, OperationsSettings, texts};
 use gha_slurm_service_kit::tls::{ClientTlsSettings, ServerTlsSettings};
 use gha_slurm_slurm::settings::{Backend, LocalSettings, SbatchSettings, SlurmrestdSettings};
 use gha_slurm_telemetry::LogSettings;
@@ -153,16 +153,9 @@ fn base_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Err
 }
 
 fn base_urls<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum OneOrMore {
-        One(String),
-        More(Vec<String>),
-    }
-    let urls = match OneOrMore::deserialize(deserializer)? {
-        OneOrMore::One(text) => text.split_whitespace().map(str::to_owned).collect(),
-        OneOrMore::More(list) => list,
-    };
+    let urls = texts(deserializer, |text| {
+        text.split_whitespace().map(str::to_owned).collect()
+    })?;
     if urls.is_empty() {
         return Err(serde::de::Error::custom("name at least one"));
     }

@@ -11,7 +11,7 @@ use gha_slurm_contract::runner::{
 };
 use gha_slurm_domain::launch::Caller;
 use gha_slurm_domain::{RepositoryFullName, SlurmJobId};
-use gha_slurm_service_kit::authentication::{bearer, require_bearer};
+use gha_slurm_service_kit::authentication::{bearer, require_bearer, token_missing};
 use gha_slurm_service_kit::body::LargestBody;
 use gha_slurm_service_kit::strangers::limited;
 use gha_slurm_service_kit::{ApiError, Body, Strangers, problem};
@@ -85,16 +85,6 @@ fn launch_token_error(error: &TokenError) -> ApiError {
         "The launch token is not valid",
     )
     .detail(error.to_string())
-    .header("WWW-Authenticate", "Bearer")
-}
-
-fn no_token() -> ApiError {
-    ApiError::new(
-        StatusCode::UNAUTHORIZED,
-        "token_missing",
-        "A token is needed",
-    )
-    .detail("Send Authorization: Bearer <token>.")
     .header("WWW-Authenticate", "Bearer")
 }
 
@@ -182,7 +172,7 @@ async fn redeem_either(
         .and_then(|v| v.to_str().ok())
         .map(str::trim)
         .filter(|token| !token.is_empty())
-        .ok_or_else(no_token)?;
+        .ok_or_else(token_missing)?;
     let claims = verified(state, raw).await?;
     if !state.runners.original_contract {
         return Err(ApiError::new(
@@ -275,7 +265,7 @@ async fn progress(
     body: Body,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
-    let token = bearer(&request).ok_or_else(no_token)?;
+    let token = bearer(&request).ok_or_else(token_missing)?;
     // A launch token is a JWT and has dots; a progress token has none.
     if token.contains('.') {
         let claims = verified(&state, token).await?;
@@ -323,7 +313,7 @@ async fn progress(
     security(("progressToken" = []))
 )]
 async fn release(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
-    let token = bearer(&request).ok_or_else(no_token)?.to_owned();
+    let token = bearer(&request).ok_or_else(token_missing)?.to_owned();
     state
         .broker
         .to_the_end(|broker| async move { broker.release(&token).await })
@@ -360,7 +350,7 @@ async fn installations(
     let of_launch = if require_bearer(&request, &state.service_tokens).is_ok() {
         None
     } else {
-        let token = bearer(&request).ok_or_else(no_token)?;
+        let token = bearer(&request).ok_or_else(token_missing)?;
         Some(verified(&state, token).await?)
     };
     let query: InstallationQuery = problem::query(&request)?;

@@ -193,13 +193,12 @@ impl Ingest {
 
     /// Before anything is read.
     fn check_address(&self, request: &HttpRequest) -> Result<(), Refusal> {
-        if !self.allowed.is_empty() {
-            let address = client_address(request);
-            if !address.is_some_and(|address| self.allowed.contain(address)) {
-                return Err(Refusal::Address);
-            }
+        let address = client_address(request);
+        if self.allowed.is_empty() || address.is_some_and(|a| self.allowed.contain(a)) {
+            Ok(())
+        } else {
+            Err(Refusal::Address)
         }
-        Ok(())
     }
 
     async fn publish(&self, event: &Event) -> Result<(), PublishError> {

@@ -170,6 +170,13 @@ async fn nothing_is_asked_while_a_rate_limit_is_used_up() {
     }
 }
 
+/// A primary rate limit that is used up.
+fn used_up() -> ResponseTemplate {
+    ResponseTemplate::new(403)
+        .insert_header("x-ratelimit-remaining", "0")
+        .insert_header("retry-after", "30")
+}
+
 /// Strangers once made so many look-ups as the App that no runner was registered for 46 s.
 #[tokio::test]
 async fn a_limit_of_one_kind_of_call_stops_no_other() {
@@ -177,11 +184,7 @@ async fn a_limit_of_one_kind_of_call_stops_no_other() {
     token(&server, json!({"administration": "write"}), 1).await;
     Mock::given(method("GET"))
         .and(path("/repos/acme/widgets/installation"))
-        .respond_with(
-            ResponseTemplate::new(403)
-                .insert_header("x-ratelimit-remaining", "0")
-                .insert_header("retry-after", "30"),
-        )
+        .respond_with(used_up())
         .expect(1)
         .mount(&server)
         .await;
@@ -204,11 +207,7 @@ async fn a_primary_limit_stops_all_calls_of_its_installation() {
     let (server, github, scope) = client().await;
     token(&server, json!({"administration": "write"}), 1).await;
     Mock::given(method("DELETE"))
-        .respond_with(
-            ResponseTemplate::new(403)
-                .insert_header("x-ratelimit-remaining", "0")
-                .insert_header("retry-after", "30"),
-        )
+        .respond_with(used_up())
         .expect(1)
         .mount(&server)
         .await;

@@ -17,6 +17,11 @@ async fn begun(service: &Service, head: &str, sent: usize) -> TcpStream {
     stream
 }
 
+/// The head of a call to `/typed`, with these headers besides.
+fn json_head(headers: &str) -> String {
+    format!("POST /typed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{headers}")
+}
+
 async fn answer(mut stream: TcpStream) -> String {
     let mut answer = vec![0; 4096];
     let read = tokio::time::timeout(DEADLINE, stream.read(&mut answer))
@@ -38,7 +43,7 @@ async fn who_is_not_let_in_is_answered_before_a_byte_of_the_body_has_come() {
 #[tokio::test]
 async fn what_says_that_it_is_compressed_or_too_large_is_refused_at_once() {
     let service = start();
-    let head = "POST /typed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 199999\r\nContent-Encoding:";
+    let head = json_head("Content-Length: 199999\r\nContent-Encoding:");
     for encoding in [
         "gzip",
         "br",
@@ -54,8 +59,8 @@ async fn what_says_that_it_is_compressed_or_too_large_is_refused_at_once() {
     let refused = answer(begun(&service, head, 0).await).await;
     assert!(refused.starts_with("HTTP/1.1 415 "), "{refused}");
 
-    let head = "POST /typed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 200001";
-    let answer = answer(begun(&service, head, 0).await).await;
+    let head = json_head("Content-Length: 200001");
+    let answer = answer(begun(&service, &head, 0).await).await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     assert!(answer.contains("At most 200000 bytes."), "{answer}");
 }
@@ -63,9 +68,8 @@ async fn what_says_that_it_is_compressed_or_too_large_is_refused_at_once() {
 #[tokio::test]
 async fn a_body_that_does_not_come_is_given_up() {
     let service = start();
-    let head =
-        "POST /typed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000";
-    let answer = answer(begun(&service, head, 10).await).await;
+    let head = json_head("Content-Length: 1000");
+    let answer = answer(begun(&service, &head, 10).await).await;
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
 }
 
@@ -73,10 +77,9 @@ async fn a_body_that_does_not_come_is_given_up() {
 async fn unfinished_large_bodies_keep_no_small_one_out() {
     let service = start();
     let large = |from: &str| {
-        format!(
-            "POST /typed HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {from}\r\nContent-Type: application/json\r\n\
-             Content-Length: 131073"
-        )
+        json_head(&format!(
+            "X-Forwarded-For: {from}\r\nContent-Length: 131073"
+        ))
     };
     // From four addresses. There is room for three.
     let mut open = Vec::new();
@@ -100,15 +103,10 @@ async fn unfinished_large_bodies_keep_no_small_one_out() {
 #[tokio::test]
 async fn one_address_does_not_take_the_whole_room() {
     let service = start();
-    let head = |from: &str| {
-        format!(
-            "POST /typed HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {from}\r\nContent-Type: application/json\r\n\
-             Content-Length: 100001"
-        )
-    };
+    let head = json_head("X-Forwarded-For: 203.0.113.7\r\nContent-Length: 100001");
     // A quarter of the small room, but always one of the largest small bodies.
-    let first = begun(&service, &head("203.0.113.7"), 100_000).await;
-    let second = begun(&service, &head("203.0.113.7"), 100_000).await;
+    let first = begun(&service, &head, 100_000).await;
+    let second = begun(&service, &head, 100_000).await;
     let (first, second) = tokio::join!(answer(first), answer(second));
     // Whichever came first has the room until it is given up.
     let mut answers = [first, second];
@@ -123,10 +121,9 @@ async fn one_address_does_not_take_the_whole_room() {
 #[tokio::test]
 async fn silent_connections_keep_no_large_body_out() {
     let service = start();
-    let head = "POST /typed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
     let mut silent = Vec::new();
     for framing in ["Content-Length: 190000", "Transfer-Encoding: chunked"].repeat(10) {
-        silent.push(begun(&service, &format!("{head}{framing}"), 0).await);
+        silent.push(begun(&service, &json_head(framing), 0).await);
     }
     let large = format!("[\"{}\"]", "x".repeat(180_000));
     let response = client()
@@ -167,8 +164,8 @@ async fn a_connection_ends_whose_body_was_not_read() {
         }
     }
     // Also when it did not come in time.
-    let head = "POST /typed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked";
-    let mut stream = begun(&service, head, 0).await;
+    let head = json_head("Transfer-Encoding: chunked");
+    let mut stream = begun(&service, &head, 0).await;
     let mut told = Vec::new();
     tokio::time::timeout(DEADLINE, stream.read_to_end(&mut told))
         .await
@@ -181,12 +178,12 @@ async fn a_connection_ends_whose_body_was_not_read() {
 async fn a_connection_is_used_again_when_its_body_was_read() {
     let service = start();
     let body = "2\r\n[]\r\n0\r\n\r\n";
-    let head = "POST /typed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = json_head("Transfer-Encoding: chunked");
     let address = service.url.trim_start_matches("http://");
     let mut stream = TcpStream::connect(address).await.unwrap();
     for _ in 0..2 {
         stream
-            .write_all(format!("{head}{body}").as_bytes())
+            .write_all(format!("{head}\r\n\r\n{body}").as_bytes())
             .await
             .unwrap();
         let mut answer = vec![0; 4096];

@@ -15,7 +15,7 @@ use crate::stack::{REPOSITORY, Service, Stack};
 
 const MIB: usize = 1 << 20;
 const DEADLINE: Duration = Duration::from_secs(30);
-/// What no service may exceed, whatever strangers send.
+/// No service may use more memory than this, whatever strangers send.
 const MOST: usize = 100 * MIB;
 const AT_ONCE: usize = 32;
 /// Services that answer to a network, and a path of each that takes a body.
@@ -43,7 +43,7 @@ async fn answer(address: &str, head: &str, body: &[u8]) -> String {
     let talk = async {
         let mut connection = TcpStream::connect(address).await?;
         connection.write_all(head.as_bytes()).await?;
-        // Whoever is refused may see the connection end while they send.
+        // A refused client may find the connection closed while it is still sending.
         let _ = connection.write_all(body).await;
         let mut answer = vec![0; 1024];
         let read = connection.read(&mut answer).await?;
@@ -113,7 +113,7 @@ async fn compressed_bodies() {
     unharmed(stack).await;
 }
 
-/// 300 bodies of which the last byte never came held 413 MiB for ever.
+/// 300 bodies whose last byte never came held 413 MiB for ever.
 #[tokio::test]
 async fn unfinished_bodies() {
     let stack = Stack::start().await;
