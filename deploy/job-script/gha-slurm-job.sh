@@ -10,7 +10,6 @@
 #   GHA_SLURM_LAUNCH         UUID of the launch; the only GHA_SLURM_* variable the runner gets
 #   GHA_SLURM_RUNNER_DIR         folder of the unpacked runner release (bin/Runner.Listener), or a symlink to it; copied,
 #                                never written to. Or its archive (.tar.gz), which is unpacked into the work directory
-#   GHA_SLURM_RUNNER_MODE        `jit` (default) or `registration`
 #   GHA_SLURM_WORK_ROOT          where the private work directory is made (default: $TMPDIR, else /tmp)
 #   GHA_SLURM_IDLE_DEADLINE_S    seconds a runner may listen without a workflow job (default 120)
 #   GHA_SLURM_SET_UP_DEADLINE_S  seconds until a runner must listen (default 600)
@@ -86,7 +85,6 @@ done
 
 # Not readonly: an exported variable of the same name is the site's, and the runner gets it back (see listener).
 TOKEN_URL=${GHA_SLURM_TOKEN_URL%/}
-MODE=${GHA_SLURM_RUNNER_MODE:-jit}
 NODE=${SLURMD_NODENAME:-$(uname -n)}
 CONTAINER=${GHA_SLURM_CONTAINER:-}
 APPTAINER=${GHA_SLURM_APPTAINER:-apptainer}
@@ -341,7 +339,7 @@ redeem() {
     [[ -z $signal ]] || give_up 14 signal
     progress "$launch_token" allocated
     jq -nc --arg slurmJobId "$SLURM_JOB_ID" --argjson restartCount "${SLURM_RESTART_COUNT:-0}" \
-        --arg node "$NODE" --arg mode "$MODE" '$ARGS.named' >"$work/request"
+        --arg node "$NODE" '$ARGS.named' >"$work/request"
     while :; do
         call /gha/runner "$work/request" "$work/answer" "$launch_token"
         [[ $status != 200 ]] || return 0

@@ -121,6 +121,7 @@ mod tests {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use gha_slurm_contract::LaunchClaims;
     use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER};
+    use gha_slurm_contract::runner::RunnerMode;
     use proptest::prelude::*;
     use secrecy::ExposeSecret;
     use serde_json::{Value, json};
@@ -150,6 +151,7 @@ mod tests {
             workflow_id: 7,
             slurm_user: "alice".parse().unwrap(),
             resources: gha_slurm_domain::ResourceRequest::default(),
+            runner_mode: RunnerMode::Jit,
         }
     }
 

@@ -64,9 +64,9 @@ pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Ta
         let (mut floor_calls, mut github_calls) = (0, 0);
         let calls = || around.github.state().calls.values().sum::<u64>();
         for _ in 0..effort.rounds {
-            let builds = queue(&mut site, &signer, effort.callbacks).await?;
+            let builds = queue(&mut site, &signer, mode, effort.callbacks).await?;
             let run = |address, call: BuildCall| {
-                let calls = builds.iter().map(|build| call(build, mode));
+                let calls = builds.iter().map(|build| call(build));
                 anyhow::Ok(send(address, connections, calls.collect::<Result<_>>()?))
             };
             around.github.reset_calls();
@@ -108,7 +108,7 @@ async fn send(
 }
 
 /// What is sent for a launch.
-type BuildCall = fn(&Build, RunnerMode) -> Result<Call>;
+type BuildCall = fn(&Build) -> Result<Call>;
 
 /// A launch that waits for its node's callback.
 struct Build {
@@ -120,57 +120,66 @@ struct Build {
 }
 
 impl Build {
-    fn call(&self, mode: RunnerMode) -> Result<Call> {
+    fn call(&self) -> Result<Call> {
         let authorization = format!("Bearer {}", self.launch_token.expose_secret());
         Ok(Request::post("/gha/runner")
             .header("host", "127.0.0.1")
             .header("authorization", authorization)
             .header("content-type", "application/json")
-            .body(self.body(mode)?.into())?)
+            .body(self.body()?.into())?)
     }
 
-    fn floor_call(&self, mode: RunnerMode) -> Result<Call> {
-        self.floor_call_to(format!("/{}", self.repository.0), mode)
+    fn floor_call(&self) -> Result<Call> {
+        self.floor_call_to(format!("/{}", self.repository.0))
     }
 
     /// With a registration at GitHub between the floor's transactions.
-    fn floor_call_with_github(&self, mode: RunnerMode) -> Result<Call> {
+    fn floor_call_with_github(&self) -> Result<Call> {
         let Self {
             repository, name, ..
         } = self;
-        self.floor_call_to(format!("/{}/{name}", repository.0), mode)
+        self.floor_call_to(format!("/{}/{name}", repository.0))
     }
 
-    fn floor_call_to(&self, path: String, mode: RunnerMode) -> Result<Call> {
+    fn floor_call_to(&self, path: String) -> Result<Call> {
         Ok(Request::post(path)
             .header("host", "127.0.0.1")
             .header("content-type", "application/json")
-            .body(self.body(mode)?.into())?)
+            .body(self.body()?.into())?)
     }
 
-    fn body(&self, mode: RunnerMode) -> Result<Bytes> {
+    fn body(&self) -> Result<Bytes> {
         let request = RunnerRequest {
             slurm_job_id: self.slurm_job_id.clone(),
             restart_count: 0,
             node: "node1".into(),
-            mode,
         };
         Ok(serde_json::to_vec(&request)?.into())
     }
 }
 
 /// Queues workflow jobs in new repositories, each with a submitted launch.
-async fn queue(site: &mut Site, signer: &Signer, count: u32) -> Result<Vec<Build>> {
+async fn queue(
+    site: &mut Site,
+    signer: &Signer,
+    mode: RunnerMode,
+    count: u32,
+) -> Result<Vec<Build>> {
     let repositories = site.repositories(SLURM_USER).await?;
     let planned = site.plan(SLURM_USER, &repositories, count).await?;
     let mut builds = Vec::new();
     for planned in planned {
-        builds.push(submitted(site, signer, planned).await?);
+        builds.push(submitted(site, signer, mode, planned).await?);
     }
     Ok(builds)
 }
 
-async fn submitted(site: &Site, signer: &Signer, planned: Planned) -> Result<Build> {
+async fn submitted(
+    site: &Site,
+    signer: &Signer,
+    mode: RunnerMode,
+    planned: Planned,
+) -> Result<Build> {
     let Planned {
         workflow_job,
         launch,
@@ -204,6 +213,7 @@ async fn submitted(site: &Site, signer: &Signer, planned: Planned) -> Result<Bui
         workflow_id: workflow_job,
         slurm_user: SLURM_USER.parse()?,
         resources: ResourceRequest::default(),
+        runner_mode: mode,
     };
     Ok(Build {
         repository,

@@ -17,7 +17,8 @@ pub(crate) struct Arguments {
     /// Also check from a compute node, with a Slurm job of about ten seconds that runs as this user.
     #[arg(long, value_name = "USER")]
     node: Option<SlurmUser>,
-    /// URL of token-broker as the nodes reach it (the launcher's `cluster.token_url`). Default: the host of the agent's `keys.jwks_url`.
+    /// URL of token-broker as the nodes reach it (the launcher's `cluster.token_url`). Default: the first of the
+    /// agent's `token_broker.urls`.
     #[arg(long, value_name = "URL", requires = "node")]
     token_url: Option<String>,
     /// Seconds to wait for that Slurm job. Default: 300.

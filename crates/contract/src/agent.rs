@@ -83,6 +83,9 @@ pub struct StatesRequest {
     #[schema(value_type = Vec<Uuid>)]
     #[serde(alias = "allocations")]
     pub launches: Vec<LaunchId>,
+    /// A node waits for the answer: ask Slurm first, however short ago it was asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub look_now: bool,
 }
 
 /// Answer of `POST /runner/states`, and body of `POST /agent/states`.

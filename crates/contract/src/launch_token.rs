@@ -1,6 +1,7 @@
 //! The launch token and the call that carries it to the agent.
 
 use chrono::{DateTime, Utc};
+use gha_slurm_domain::launch::RunnerMode;
 use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmUser};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,9 @@ pub struct LaunchClaims {
     pub slurm_user: SlurmUser,
     /// What to ask Slurm for.
     pub resources: ResourceRequest,
+    /// Which runner token it is redeemed for. Absent: of an earlier version, which means JIT.
+    #[serde(default)]
+    pub runner_mode: RunnerMode,
 }
 
 /// Body of `POST /runner/start`, the original wire contract. Only `launcherToken` decides; the rest is what an original

@@ -17,9 +17,6 @@ pub struct RunnerRequest {
     pub restart_count: u32,
     /// Node that calls.
     pub node: String,
-    /// Which runner token is wanted.
-    #[serde(default)]
-    pub mode: RunnerMode,
 }
 
 /// Answer of `POST /gha/runner`.

@@ -5,10 +5,11 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_domain::launch::{
     Admission, Applied, Caller, Context, Happening, NewLaunch, Outcome, Phase, Rejected,
-    RunnerMode, Why,
+    RunnerMode, SlurmReport, Why,
 };
 use gha_slurm_domain::{
-    ClassId, Launch, LaunchId, LaunchState, RepositoryId, RunnerId, SlurmJobId, WorkflowJobId,
+    ClassId, Launch, LaunchId, LaunchState, RepositoryId, RunnerId, SlurmJobId, SlurmState,
+    WorkflowJobId,
 };
 use uuid::Uuid;
 
@@ -132,6 +133,64 @@ fn a_repeated_call_that_is_refused_leaves_the_runner_alone() {
     // A first call ends the launch: nothing is registered for it.
     let over = after(&planned(), call(0, refused)).unwrap();
     assert_eq!(over.state.stage(), LaunchState::Over);
+}
+
+/// The user of a pending Slurm job can read its script, and with it the launch token.
+#[test]
+fn a_launch_token_is_good_once_slurm_has_started_its_job() {
+    let accepted = |slurm_job: Option<&str>| {
+        let happening = Happening::Accepted {
+            cluster: "main".into(),
+            slurm_job: slurm_job.and_then(|job| job.parse().ok()),
+            token_expires_at: now() + TimeDelta::hours(25),
+        };
+        after(&planned(), happening).unwrap()
+    };
+    let reported = |state| {
+        let report = SlurmReport {
+            state,
+            reason: None,
+            starts_at: None,
+            nodes: None,
+            usage_to_come: false,
+        };
+        let happening = Happening::SlurmReported {
+            report,
+            slurm_job: None,
+            exit_code: None,
+            ended_at: None,
+        };
+        after(&accepted(Some("77")), happening).unwrap()
+    };
+    let not_started = Err(Rejected::NotStarted("77".parse().unwrap()));
+    for launch in [accepted(Some("77")), reported(SlurmState::Pending)] {
+        assert_eq!(after(&launch, call(0, WANTED)), not_started);
+        // What nothing waits for gives its node back at once.
+        let unwanted = Admission {
+            demand: 0,
+            ..WANTED
+        };
+        let over = after(&launch, call(0, unwanted)).unwrap();
+        assert_eq!(over.state.stage(), LaunchState::Over);
+    }
+    let running = reported(SlurmState::Running);
+    assert!(after(&running, call(0, WANTED)).is_ok());
+    // An agent of the original contract tells nothing, and the launcher may not have stored yet what the agent answered.
+    for launch in [accepted(None), planned()] {
+        assert!(after(&launch, call(0, WANTED)).is_ok());
+    }
+    // The original contract does not say which Slurm job calls: the launch's own.
+    let mut nameless = call(0, WANTED);
+    if let Happening::CalledBack { caller, .. } = &mut nameless {
+        caller.slurm_job = None;
+    }
+    let redeemed = after(&running, nameless.clone()).unwrap();
+    let bound_to = &redeemed.runner().unwrap().bound_to;
+    assert_eq!(bound_to.slurm_job, Some("77".parse().unwrap()));
+    assert!(matches!(
+        after(&redeemed, nameless),
+        Err(Rejected::Conflict(_))
+    ));
 }
 
 #[test]

@@ -13,10 +13,11 @@ use gha_slurm_contract::Event;
 use gha_slurm_domain::Clock;
 use gha_slurm_github::Github;
 use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness};
+use gha_slurm_storage::notice::{self, Notice};
 use gha_slurm_storage::{AsyncPgConnection, Database, StorageError, identity, replan, versions};
 use gha_slurm_telemetry::Metrics;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
@@ -28,6 +29,7 @@ use crate::planning::{self, Policy};
 use crate::reconciler::Reconciler;
 use crate::retention::Retention;
 use crate::settings::{Settings, span};
+use crate::slurm_jobs::NodeWaits;
 use crate::submitter::Submitter;
 use crate::{rowless, slurm_jobs, submission};
 
@@ -129,6 +131,7 @@ impl Application {
             deployment: settings.deployment.clone(),
             cluster: settings.cluster.clone(),
             lifetime_s: settings.keys.lifetime_s,
+            runner_mode: settings.runners.mode,
             launcher,
             freed: AtomicU64::default(),
         });
@@ -262,9 +265,11 @@ impl Application {
         };
         let consumer =
             gha_slurm_amqp::consume(broker, "launcher", stop.clone(), broker_state, handler);
+        let node_waits = Arc::new(NodeWaits::default());
         let watch = slurm_jobs::watch(
             Arc::clone(&submitter),
             periodic.every("slurm jobs", span(settings.cluster.states_interval_s)),
+            Arc::clone(&node_waits),
             Arc::clone(&wake),
             stop.clone(),
         );
@@ -282,6 +287,7 @@ impl Application {
             policy,
             clock,
             wake,
+            node_waits,
             stop.clone(),
         );
         let not_ready = async {
@@ -421,22 +427,23 @@ async fn replan_loop(
     policy: Arc<Policy>,
     clock: Clock,
     wake: Arc<Notify>,
+    node_waits: Arc<NodeWaits>,
     stop: CancellationToken,
 ) {
-    let (sender, mut receiver) = mpsc::channel(1);
     let notified = Arc::new(Notify::new());
     // Not periodic: it ends only when the connection breaks.
     let listener = async {
-        let listen = || replan::listen(&database, sender.clone());
-        while let Some(error) = stop.run_until_cancelled(listen()).await {
-            tracing::warn!(%error, "no notifications of replan requests; sweeping meanwhile");
+        let heard = |notice| match notice {
+            Notice::Replan => notified.notify_one(),
+            Notice::NodeWaits => node_waits.notify(),
+        };
+        while let Some(error) = stop
+            .run_until_cancelled(notice::listen(&database, &heard))
+            .await
+        {
+            tracing::warn!(%error, "no notices of other processes; looking by itself meanwhile");
             stop.run_until_cancelled(tokio::time::sleep(LISTEN_AGAIN))
                 .await;
-        }
-    };
-    let forward = async {
-        while let Some(Some(())) = stop.run_until_cancelled(receiver.recv()).await {
-            notified.notify_one();
         }
     };
     let sweeper = periodic
@@ -448,7 +455,7 @@ async fn replan_loop(
             }
             Ok::<_, StorageError>(())
         });
-    tokio::join!(listener, forward, sweeper);
+    tokio::join!(listener, sweeper);
 }
 
 async fn sweep(database: &Database, policy: &Policy, clock: &Clock) -> Result<usize, StorageError> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use gha_slurm_domain::LabelSettings;
+use gha_slurm_domain::launch::RunnerMode;
 use gha_slurm_domain::planner::PlannerLimits;
 use gha_slurm_service_kit::settings::{
     AmqpSettings, DatabaseSettings, GithubSettings, HttpSettings, OperationsSettings,
@@ -39,6 +40,9 @@ pub struct Settings {
     pub keys: KeySettings,
     /// The cluster.
     pub cluster: ClusterSettings,
+    /// Runner tokens.
+    #[serde(default)]
+    pub runners: RunnerSettings,
     /// Which workflow jobs are for this cluster.
     #[serde(default)]
     pub labels: LabelSettings,
@@ -130,6 +134,14 @@ pub struct ClusterSettings {
 
 fn default_states_interval() -> NonZeroU32 {
     NonZeroU32::new(5).unwrap_or(NonZeroU32::MIN)
+}
+
+/// `[runners]`: what launch tokens are redeemed for.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunnerSettings {
+    /// Which runner token; `registration` must also be allowed by token-broker (`runners.registration_tokens`).
+    pub mode: RunnerMode,
 }
 
 /// `[planner]`: bounds, so that a class that always fails is not launched forever.

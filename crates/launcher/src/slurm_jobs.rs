@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gha_slurm_contract::agent::{
@@ -21,18 +21,39 @@ use crate::submitter::{CONCURRENCY, ClusterError, Submitter};
 
 /// Launches read at once.
 const PEEKED_AT_ONCE: usize = 1000;
+/// Between two questions that waiting nodes cause.
+const REST: Duration = Duration::from_millis(250);
 /// An agent without these calls is asked again after this; it may have been updated.
 const ORIGINAL_AGENT_PAUSE: Duration = Duration::from_secs(600);
 
-/// Asks where Slurm jobs stand, again and again until `stop`. `changed` is notified when something may have to be planned.
+/// Whether a node waits until it is known that Slurm has started its Slurm job.
+#[derive(Debug, Default)]
+pub struct NodeWaits {
+    waits: AtomicBool,
+    wake: Arc<Notify>,
+}
+
+impl NodeWaits {
+    /// One does.
+    pub fn notify(&self) {
+        self.waits.store(true, Ordering::SeqCst);
+        self.wake.notify_one();
+    }
+}
+
+/// Asks where Slurm jobs stand, again and again until `stop`, and at once when a node waits for it. `changed` is notified when something
+/// may have to be planned.
 pub async fn watch(
     submitter: Arc<Submitter>,
     every: Every,
+    node_waits: Arc<NodeWaits>,
     changed: Arc<Notify>,
     stop: CancellationToken,
 ) {
+    let every = every.wake(Arc::clone(&node_waits.wake)).rest(REST);
     let round = || async {
-        match look(&submitter).await? {
+        let look_now = node_waits.waits.swap(false, Ordering::SeqCst);
+        match look(&submitter, look_now).await? {
             Looked::Changed(0) => Ok(Pause::Period),
             Looked::Changed(_) => {
                 changed.notify_one();
@@ -56,14 +77,14 @@ enum Looked {
     Original,
 }
 
-async fn look(submitter: &Submitter) -> Result<Looked, ClusterError> {
+async fn look(submitter: &Submitter, look_now: bool) -> Result<Looked, ClusterError> {
     let launches = {
         let mut conn = submitter.database.connection().await?;
         let now = submitter.inquiry.clock.now();
         launches::watched(&mut conn, now, MAX_STATES_AT_ONCE as i64).await?
     };
     let assertion = submitter.assertion(CallPurpose::States, Vec::new(), false)?;
-    let request = StatesRequest { launches };
+    let request = StatesRequest { launches, look_now };
     let answer: Option<StatesAnswer> = submitter
         .agent
         .call("/runner/states", &assertion, &request)

@@ -310,6 +310,7 @@ pub fn claims(submitter: &Submitter, due: &Loaded, now: DateTime<Utc>) -> Launch
         workflow_id: launch.cause.0,
         slurm_user: class.slurm_user.clone(),
         resources: class.resources.clone(),
+        runner_mode: submitter.runner_mode,
     }
 }
 

@@ -6,6 +6,7 @@ use gha_slurm_auth::{Signer, TokenError};
 use gha_slurm_contract::agent::{ASSERTION_LIFETIME_S, CallClaims, CallPurpose};
 use gha_slurm_contract::launch_token::AUDIENCE_AGENT;
 use gha_slurm_domain::LaunchId;
+use gha_slurm_domain::launch::RunnerMode;
 use gha_slurm_storage::{Database, StorageError};
 use secrecy::SecretString;
 use uuid::Uuid;
@@ -35,6 +36,8 @@ pub struct Submitter {
     pub cluster: ClusterSettings,
     /// Seconds a launch token is valid.
     pub lifetime_s: i64,
+    /// Which runner token launch tokens are redeemed for.
+    pub runner_mode: RunnerMode,
     /// The id of the database, in launch tokens and assertions.
     pub launcher: Uuid,
     /// How often something has ended at the cluster, as its agent reported last.

@@ -26,6 +26,7 @@ use gha_slurm_domain::Clock;
 use gha_slurm_telemetry::prometheus::{self, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use gha_slurm_telemetry::{Metrics, panic_message};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -68,6 +69,7 @@ impl Periodic {
             period,
             jitter: JITTER,
             wake: None,
+            rest: Duration::ZERO,
             clock: self.clock.clone(),
             last_success: self.last_success.with_label_values(&[task]),
             errors: self.failures.with_label_values(&[task, "error"]),
@@ -99,6 +101,7 @@ pub struct Every {
     period: Duration,
     jitter: f64,
     wake: Option<Arc<Notify>>,
+    rest: Duration,
     clock: Clock,
     last_success: IntGauge,
     errors: IntCounter,
@@ -116,6 +119,12 @@ impl Every {
     /// Ends the pause before the next round when `wake` is notified.
     pub fn wake(mut self, wake: Arc<Notify>) -> Self {
         self.wake = Some(wake);
+        self
+    }
+
+    /// However often it is woken, the next round begins no sooner than `rest` after the end of the one before.
+    pub fn rest(mut self, rest: Duration) -> Self {
+        self.rest = rest;
         self
     }
 
@@ -146,11 +155,13 @@ impl Every {
                 Pause::Period => self.jittered(),
                 Pause::For(pause) => pause,
             };
+            let rested = Instant::now() + self.rest;
             let woken = async {
                 match &self.wake {
                     Some(wake) => wake.notified().await,
                     None => std::future::pending().await,
                 }
+                tokio::time::sleep_until(rested).await;
             };
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -204,7 +215,6 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use tokio::time::Instant;
     use tracing::subscriber::DefaultGuard;
 
     use super::*;

@@ -79,6 +79,7 @@ impl Application {
             policy: settings.policy.clone(),
             users_are_real: !matches!(settings.slurm.backend, Backend::Local),
             runner: settings.runner.clone(),
+            token_broker_urls: settings.token_broker_urls()?,
             relay_url: settings.relay.as_ref().map(|r| r.public_url.clone()),
             cluster: settings.cluster.name.clone(),
             original: original.is_some(),

@@ -180,6 +180,9 @@ async fn states_asked(
     if asked.launches.len() > MAX_STATES_AT_ONCE {
         return Err(too_many(MAX_STATES_AT_ONCE));
     }
+    if asked.look_now {
+        starter.launches.look_now().await;
+    }
     let (launches, freed) = starter
         .launches
         .book(|book| (book.states(&asked.launches, claims.launcher), book.freed()));

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::backend;
 use crate::self_check::{Finding, Level, check_keys, self_check};
-use crate::settings::{KeySource, Settings};
+use crate::settings::Settings;
 use crate::submission::{claims_without_token, prepare};
 use crate::tasks::say;
 use gha_slurm_slurm::settings::Backend;
@@ -113,11 +113,14 @@ async fn look(settings: &Settings, slurm: &dyn Slurm, node: &Node) -> anyhow::Re
     let launch = LaunchId(uuid::Uuid::new_v4());
     let name = format!("gha-slurm-node-check-{}", launch.0.simple());
     let mut claims = claims_without_token(launch, name, node.user.clone(), resources);
-    claims.token_url = node.token_url.clone().unwrap_or_default();
-    if let (None, KeySource::Jwks { url, .. }) = (&node.token_url, &settings.keys) {
-        let base = url.strip_suffix("/.well-known/jwks.json");
-        claims.token_url = base.unwrap_or_default().to_owned();
-    }
+    let relay = settings
+        .relay
+        .as_ref()
+        .map(|relay| relay.public_url.clone());
+    claims.token_url = match node.token_url.clone().or(relay) {
+        Some(url) => url,
+        None => settings.token_broker_urls()?.swap_remove(0),
+    };
     let mut submission = prepare(
         &claims,
         &SecretString::from(""),

@@ -1,20 +1,26 @@
 //! The launches of this agent, shared: one lock over the book and over who waits for a place.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use gha_slurm_domain::{Clock, LaunchId};
 use gha_slurm_policy::Live;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::book::{Book, Place};
 use crate::ledger::Entry;
 use crate::quota::{Waiting, admit};
+
+/// Longest a caller waits for Slurm to be asked; it is there for nodes, which ask again.
+const LOOK_DEADLINE: Duration = Duration::from_secs(3);
 
 /// The launches of this agent.
 pub struct Launches {
     state: Mutex<State>,
     /// How often Slurm was asked, or something is known since.
     looks: watch::Sender<u64>,
+    /// Somebody waits for the next time.
+    look_now: Arc<Notify>,
 }
 
 struct State {
@@ -52,6 +58,7 @@ impl Launches {
                 waiting: Waiting::default(),
             }),
             looks: watch::Sender::default(),
+            look_now: Arc::default(),
         }
     }
 
@@ -92,6 +99,20 @@ impl Launches {
         self.looks.subscribe()
     }
 
+    /// Has Slurm asked soon, and waits until it was, at most [`LOOK_DEADLINE`].
+    pub(crate) async fn look_now(&self) {
+        let mut looks = self.looks();
+        looks.mark_unchanged();
+        self.look_now.notify_one();
+        // Late or never: then what is known is told.
+        let _ = tokio::time::timeout(LOOK_DEADLINE, looks.changed()).await;
+    }
+
+    /// Notified when Slurm should be asked soon.
+    pub(crate) fn wake(&self) -> Arc<Notify> {
+        Arc::clone(&self.look_now)
+    }
+
     /// Slurm was asked.
     pub(crate) fn looked(&self) {
         self.looks.send_modify(|looks| *looks += 1);
@@ -104,7 +125,6 @@ mod tests {
     use gha_slurm_domain::{SlurmState, Usage};
     use gha_slurm_slurm::{JobUsage, Queue, SlurmJob};
     use std::collections::HashMap;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicI64, Ordering};
     use uuid::Uuid;
 

@@ -17,6 +17,8 @@ use crate::ledger::{Entry, Ledger};
 
 /// Launches that are over are forgotten this long after their launch token expired.
 pub(crate) const REMEMBER: TimeDelta = TimeDelta::days(7);
+/// Between two lists of Slurm's queue, however many nodes wait for one.
+const REST: Duration = Duration::from_secs(1);
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// What the loops share.
@@ -38,6 +40,8 @@ impl Polling {
     ) {
         let states = periodic
             .every("queue", interval)
+            .wake(self.launches.wake())
+            .rest(REST)
             .run(stop.clone(), || self.look());
         // Beside it: a slow database must not keep states back that are known. Not periodic: a round in which nothing is due says
         // nothing of whether accounting answers.

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
-use gha_slurm_contract::runner::RunnerMode;
 use gha_slurm_policy::PolicySettings;
 use gha_slurm_service_kit::settings::{HttpSettings, OperationsSettings, texts};
 use gha_slurm_service_kit::tls::{ClientTlsSettings, ServerTlsSettings};
@@ -34,6 +33,9 @@ pub struct Settings {
     /// Public keys of launch tokens.
     #[serde(deserialize_with = "key_source")]
     pub keys: KeySource,
+    /// Where nodes may send launch tokens.
+    #[serde(default)]
+    pub token_broker: TokenBrokerSettings,
     /// The agent's own keys.
     #[serde(default)]
     pub identity: Option<IdentitySettings>,
@@ -70,6 +72,22 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Where nodes may send launch tokens: base URLs, of which there is at least one unless nodes call the relay.
+    pub fn token_broker_urls(&self) -> anyhow::Result<Vec<String>> {
+        let from_keys = match &self.keys {
+            KeySource::Jwks { url, .. } => url.strip_suffix("/.well-known/jwks.json"),
+            KeySource::Path(_) => None,
+        };
+        match (self.token_broker.urls.as_slice(), from_keys) {
+            ([], Some(url)) => Ok(vec![url.to_owned()]),
+            ([], None) if self.relay.is_none() => anyhow::bail!(
+                "token_broker.urls: name token-broker's base URL as the nodes reach it (the launcher's cluster.token_url), which no \
+                 keys.jwks_url of its own tells"
+            ),
+            (urls, _) => Ok(urls.to_vec()),
+        }
+    }
+
     /// Where nodes write what job scripts print. `None`: the local backend keeps it with its own state.
     pub fn output_folder(&self) -> Option<&Path> {
         match self.slurm.backend {
@@ -211,6 +229,17 @@ fn key_source<'de, D: Deserializer<'de>>(deserializer: D) -> Result<KeySource, D
     }
 }
 
+/// `[token_broker]`: where nodes may send launch tokens. What answers them says what runs as the user, so a launch token does not decide
+/// it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenBrokerSettings {
+    /// Base URLs of token-broker as the nodes reach it (the launcher's `cluster.token_url`, and the app's of the original contract): a
+    /// list, or a text with spaces between. When absent, that of `keys.jwks_url`.
+    #[serde(default, deserialize_with = "base_urls")]
+    pub urls: Vec<String>,
+}
+
 /// `[identity]`: the agent's own key, for what it asserts.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -233,9 +262,6 @@ pub struct StateSettings {
 pub struct RunnerSettings {
     /// Folder of the unpacked runner release (`bin/Runner.Listener`), a symlink to it, or its archive, as the nodes see it.
     pub folder: PathBuf,
-    /// Which runner token is asked for.
-    #[serde(default)]
-    pub mode: RunnerMode,
     /// The job script; the built-in one when absent. Read at each submission.
     #[serde(default)]
     pub job_script: Option<PathBuf>,

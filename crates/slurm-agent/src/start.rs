@@ -47,6 +47,8 @@ pub struct Starter {
     pub users_are_real: bool,
     /// What runs in a launch.
     pub runner: RunnerSettings,
+    /// Where nodes may send the launch token: base URLs.
+    pub token_broker_urls: Vec<String>,
     /// Where nodes send the launch token instead of where it says: the relay.
     pub relay_url: Option<String>,
     /// This cluster's name.
@@ -251,6 +253,12 @@ impl Starter {
 
     /// What the policy lets it have.
     async fn permit(self: &Arc<Self>, claims: &LaunchClaims) -> Result<ResourceRequest, ApiError> {
+        let url = claims.token_url.trim_end_matches('/');
+        if self.relay_url.is_none() && self.token_broker_urls.iter().all(|pinned| pinned != url) {
+            return Err(refused_by_policy(PolicyRefusal::Never(format!(
+                "nodes of this cluster do not send launch tokens to {url}: it is none of token_broker.urls"
+            ))));
+        }
         let granted = self
             .policy
             .check_resources(&claims.resources)

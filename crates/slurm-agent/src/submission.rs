@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use gha_slurm_contract::LaunchClaims;
+use gha_slurm_contract::runner::RunnerMode;
 use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmUser};
 use gha_slurm_policy::BuildPolicy;
 use gha_slurm_slurm::Submission;
@@ -56,7 +57,6 @@ pub async fn prepare(
             "GHA_SLURM_RUNNER_DIR",
             runner.folder.to_string_lossy().into_owned(),
         ),
-        ("GHA_SLURM_RUNNER_MODE", runner.mode.as_str().to_owned()),
         (
             "GHA_SLURM_IDLE_DEADLINE_S",
             runner.idle_deadline_s.to_string(),
@@ -149,6 +149,7 @@ pub(crate) fn claims_without_token(
         workflow_id: 0,
         slurm_user,
         resources,
+        runner_mode: RunnerMode::default(),
     }
 }
 

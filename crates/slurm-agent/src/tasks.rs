@@ -19,7 +19,8 @@ pub struct Tasks {
     /// With --doctor: also check a compute node, by a short Slurm job of this user.
     #[arg(long, value_name = "USER", requires = "doctor")]
     node: Option<SlurmUser>,
-    /// With --node: token-broker as the nodes reach it (the launcher's `cluster.token_url`); otherwise that of `keys.jwks_url`.
+    /// With --node: token-broker as the nodes reach it (the launcher's `cluster.token_url`); otherwise the first of
+    /// `token_broker.urls`.
     #[arg(long, value_name = "URL", requires = "node")]
     token_url: Option<String>,
     /// With --node: seconds to wait for the Slurm job.

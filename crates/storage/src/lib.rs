@@ -8,6 +8,7 @@ pub mod launches;
 pub mod leases;
 pub mod mappings;
 mod metrics;
+pub mod notice;
 pub mod pool;
 mod prepared;
 pub mod replan;

@@ -6,14 +6,12 @@ use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use gha_slurm_domain::{LaunchState, RepositoryId, WorkflowJobId};
-use tokio::sync::mpsc;
 
-use crate::pool::{Database, StorageError};
+use crate::notice::{Notice, notify};
+use crate::pool::StorageError;
 use crate::schema::replan_requests;
 use crate::scope::ScopeLock;
 use crate::stored::launch_states;
-
-const CHANNEL: &str = "replan";
 
 /// Asks the launcher to look at a scope. `forgive`: policy or mapping changed, so what was refused or given up gets a
 /// fresh chance. The notification is sent when the surrounding transaction commits.
@@ -46,11 +44,7 @@ pub async fn request(
         ))
         .execute(conn)
         .await?;
-    diesel::sql_query("SELECT pg_notify('replan', $1::text)")
-        .bind::<BigInt, _>(repository.0)
-        .execute(conn)
-        .await?;
-    Ok(())
+    notify(conn, Notice::Replan, &repository.0.to_string()).await
 }
 
 /// A request taken.
@@ -137,40 +131,4 @@ pub async fn request_due(
         .await?;
     }
     Ok(scopes.len())
-}
-
-/// Listens for requests until the connection breaks, sending one unit per notification. Returns the reason it ended;
-/// the caller reconnects and sweeps, since notifications sent meanwhile are lost.
-pub async fn listen(database: &Database, wake: mpsc::Sender<()>) -> StorageError {
-    let unavailable = |e: tokio_postgres::Error| StorageError::Unavailable(e.to_string());
-    let (client, mut connection) = match database.server().connect().await {
-        Ok(pair) => pair,
-        Err(e) => return unavailable(e),
-    };
-    let mut messages = futures_util::stream::poll_fn(move |cx| connection.poll_message(cx));
-    let command = format!("LISTEN {CHANNEL}");
-    let subscribe = client.batch_execute(&command);
-    tokio::pin!(subscribe);
-    let mut subscribed = false;
-    loop {
-        tokio::select! {
-            result = &mut subscribe, if !subscribed => match result {
-                Ok(()) => {
-                    subscribed = true;
-                    // What was asked before we listened.
-                    let _ = wake.try_send(());
-                }
-                Err(e) => return unavailable(e),
-            },
-            message = futures_util::StreamExt::next(&mut messages) => match message {
-                Some(Ok(tokio_postgres::AsyncMessage::Notification(_))) => {
-                    // A full channel already holds a wake-up that comes after this notification.
-                    let _ = wake.try_send(());
-                }
-                Some(Ok(_)) => {}
-                Some(Err(e)) => return unavailable(e),
-                None => return StorageError::Unavailable("the LISTEN connection was closed".into()),
-            },
-        }
-    }
 }

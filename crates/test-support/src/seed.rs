@@ -1,11 +1,13 @@
 //! Rows that a launcher and a token-broker would have written: workflow jobs, launches and runners at the step that a test needs.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use gha_slurm_domain::launch::{Admission, Applied, Caller, Happening, NewLaunch, RunnerMode};
+use gha_slurm_domain::launch::{
+    Admission, Applied, Caller, Happening, NewLaunch, RunnerMode, SlurmReport,
+};
 use gha_slurm_domain::timeline::{Entry, Kind};
 use gha_slurm_domain::workflow_job::{Decision, Heard};
 use gha_slurm_domain::{
-    Launch, LaunchId, RepositoryId, ResourceRequest, RunnerId, SlurmUser, WorkflowJob,
+    Launch, LaunchId, RepositoryId, ResourceRequest, RunnerId, SlurmState, SlurmUser, WorkflowJob,
     WorkflowJobFacts, WorkflowJobId, WorkflowJobState,
 };
 use gha_slurm_storage::transaction::Work;
@@ -118,6 +120,24 @@ impl Seed<'_> {
             cluster: "main".into(),
             slurm_job: slurm_job.and_then(|job| job.parse().ok()),
             token_expires_at: now + TimeDelta::hours(25),
+        };
+        self.happen(launch, happening, now).await;
+    }
+
+    /// Slurm reports of a launch's Slurm job.
+    pub async fn reported(&self, launch: LaunchId, state: SlurmState, now: DateTime<Utc>) {
+        let report = SlurmReport {
+            state,
+            reason: None,
+            starts_at: None,
+            nodes: None,
+            usage_to_come: false,
+        };
+        let happening = Happening::SlurmReported {
+            report,
+            slurm_job: None,
+            exit_code: None,
+            ended_at: None,
         };
         self.happen(launch, happening, now).await;
     }

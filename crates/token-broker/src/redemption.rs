@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
@@ -18,6 +19,7 @@ use gha_slurm_domain::{
 use gha_slurm_github::{Deletion, Github, GithubError, Scope};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::launches::{self, Callback, Loaded};
+use gha_slurm_storage::notice::{self, Notice};
 use gha_slurm_storage::repositories::{self, Repository};
 use gha_slurm_storage::{Database, Failure, ScopeLock, StorageError};
 use secrecy::SecretString;
@@ -33,6 +35,14 @@ const MAX_NAME_CLASHES: usize = 3;
 pub(crate) const PROGRESS_TOKEN_LENGTH: usize = 43;
 /// A node that lost a race against its own earlier call asks again after this.
 const RETRY_S: u64 = 2;
+
+/// A node's call waits so long for news from Slurm before it is answered "not yet": the first look usually has it.
+const STARTED_PAUSES: [Duration; 4] = [
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+    Duration::from_millis(1600),
+];
 
 /// What is needed to answer nodes.
 #[derive(Clone)]
@@ -103,6 +113,13 @@ fn rejection(rejected: &Rejected) -> ApiError {
     match rejected {
         Rejected::Gone(reason) => gone(reason),
         Rejected::Conflict(reason) => conflict(reason),
+        Rejected::NotStarted(_) => ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not_started",
+            "Its Slurm job is not known to run yet",
+        )
+        .detail(rejected.to_string())
+        .header("Retry-After", RETRY_S.to_string()),
         Rejected::Late => gone(rejected.to_string()),
     }
 }
@@ -195,7 +212,7 @@ impl Broker {
         mode: RunnerMode,
     ) -> Result<Redeemed, ApiError> {
         for _ in 0..MAX_NAME_CLASHES {
-            let mint = self.begin(launch, caller, mode).await?;
+            let mint = self.begin_when_started(launch, caller, mode).await?;
             let scope = self.scope(&mint.repository).await?;
             self.clear_earlier_attempts(&scope, &mint).await?;
             let (secret, id, expires_at) = match self.register(&scope, &mint, mode).await {
@@ -241,13 +258,37 @@ impl Broker {
         ))
     }
 
+    /// Begins; where Slurm's job is not known to run, has that looked up and tries again, for some seconds.
+    async fn begin_when_started(
+        &self,
+        launch: LaunchId,
+        caller: &Caller,
+        mode: RunnerMode,
+    ) -> Result<Mint, ApiError> {
+        for pause in STARTED_PAUSES {
+            match self.begin(launch, caller, mode).await? {
+                Ok(mint) => return Ok(mint),
+                Err(Rejected::NotStarted(_)) => {}
+                Err(rejected) => return Err(rejection(&rejected)),
+            }
+            let mut conn = self.connection().await?;
+            notice::notify(&mut conn, Notice::NodeWaits, &launch.to_string())
+                .await
+                .map_err(|e| storage_error(&e))?;
+            drop(conn);
+            tokio::time::sleep(pause).await;
+        }
+        let begun = self.begin(launch, caller, mode).await?;
+        begun.map_err(|rejected| rejection(&rejected))
+    }
+
     /// Decides under the scope's lock whether the launch still has demand, and binds it to the Slurm job that asks.
     async fn begin(
         &self,
         launch: LaunchId,
         caller: &Caller,
         mode: RunnerMode,
-    ) -> Result<Mint, ApiError> {
+    ) -> Result<Result<Mint, Rejected>, ApiError> {
         let now = self.clock.now();
         let decided = self
             .database
@@ -266,7 +307,10 @@ impl Broker {
         let Some((applied, superseded, before)) = decided else {
             return Err(gone("this deployment knows no such launch"));
         };
-        let applied = applied.map_err(|rejected| rejection(&rejected))?;
+        let applied = match applied {
+            Ok(applied) => applied,
+            Err(rejected) => return Ok(Err(rejected)),
+        };
         if let Some(reason) = applied.turned_away() {
             return Err(gone(reason));
         }
@@ -274,14 +318,14 @@ impl Broker {
             .launch
             .runner()
             .ok_or_else(|| ApiError::internal(&"a redeemed launch has no runner"))?;
-        Ok(Mint {
+        Ok(Ok(Mint {
             launch,
             attempt: runner.mint_attempt,
             name: runner.name.clone(),
             superseded,
             repository: before.repository,
             labels: before.class.labels,
-        })
+        }))
     }
 
     fn called_back(&self, callback: &Callback, caller: &Caller, mode: RunnerMode) -> Happening {

@@ -136,6 +136,7 @@ async fn redeem_either(
 ) -> Result<HttpResponse, ApiError> {
     if let Some(token) = bearer(request) {
         let claims = verified(state, token).await?;
+        allowed(claims.runner_mode, state)?;
         let wanted: RunnerRequest = body.json_of_any_type().await?;
         let Ok(slurm_job) = wanted.slurm_job_id.parse::<SlurmJobId>() else {
             return Err(ApiError::new(
@@ -150,19 +151,11 @@ async fn redeem_either(
             restart_count: i32::try_from(wanted.restart_count).unwrap_or(i32::MAX),
             node: Some(node_name(&wanted.node)),
         };
-        if wanted.mode == RunnerMode::Registration && !state.runners.registration_tokens {
-            return Err(ApiError::new(
-                StatusCode::FORBIDDEN,
-                "registration_tokens_off",
-                "Registration tokens are not given out here",
-            )
-            .detail("Ask for mode `jit`, or set runners.registration_tokens of token-broker."));
-        }
         let redeemed = state
             .broker
-            .to_the_end(
-                |broker| async move { broker.redeem(claims.sub, &caller, wanted.mode).await },
-            )
+            .to_the_end(|broker| async move {
+                broker.redeem(claims.sub, &caller, claims.runner_mode).await
+            })
             .await?;
         return Ok(HttpResponse::Ok().json(answer(redeemed)));
     }
@@ -184,7 +177,17 @@ async fn redeem_either(
             "Send Authorization: Bearer <token> and a body, or set runners.original_contract.",
         ));
     }
-    // The original contract names no Slurm job, so the token is good for one answer only.
+    if claims.runner_mode != RunnerMode::Registration {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "mode_differs",
+            "This launch token is good for a just-in-time configuration only",
+        )
+        .detail(
+            "The original contract returns registration tokens; the launcher decides (runners.mode).",
+        ));
+    }
+    // The original contract names no Slurm job: it is bound to the launch's own, and the token is good for one answer only.
     let caller = Caller {
         slurm_job: None,
         restart_count: 0,
@@ -202,6 +205,19 @@ async fn redeem_either(
     Ok(HttpResponse::Ok().json(OriginalRunnerAnswer {
         token: token.expose_secret().to_owned(),
     }))
+}
+
+/// Registration tokens are good for any number of runners, so a setting must allow them.
+fn allowed(mode: RunnerMode, state: &State) -> Result<(), ApiError> {
+    if mode == RunnerMode::Registration && !state.runners.registration_tokens {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "registration_tokens_off",
+            "Registration tokens are not given out here",
+        )
+        .detail("The launcher's runners.mode asks for one; runners.registration_tokens of token-broker does not allow it."));
+    }
+    Ok(())
 }
 
 async fn verified(

@@ -95,8 +95,9 @@ pub struct AccessSettings {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunnerSettings {
-    /// Give registration tokens to job scripts that ask for one (`runner.mode` of the agent).
+    /// Give out registration tokens where the launch token says so (`runners.mode` of the launcher).
     pub registration_tokens: bool,
-    /// Answer the original contract too: the raw launch token without a body gets a registration token, once.
+    /// Answer the original contract too: the raw launch token without a body gets a registration token, once, if the launch token is
+    /// for one.
     pub original_contract: bool,
 }

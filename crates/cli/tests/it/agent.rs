@@ -20,7 +20,8 @@ fn agent(home: &TempDir, slurm: &str) -> PathBuf {
     }
     let file = home.path().join("agent.toml");
     let text = format!(
-        "deployment.name = 'test'\ncluster.name = 'main'\nkeys.public_keys = '{dir}/keys'\nstate.folder = '{dir}/state'\n\
+        "deployment.name = 'test'\ncluster.name = 'main'\nkeys.public_keys = '{dir}/keys'\n\
+         token_broker.urls = 'https://broker.example'\nstate.folder = '{dir}/state'\n\
          runner.folder = '/opt/actions-runner'\n\
          [policy]\nmin_uid = 1\npartitions = ['Main', 'gpu']\nmax.cpus = 16\ndefaults.partition = 'Main'\n{slurm}"
     );

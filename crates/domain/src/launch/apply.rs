@@ -223,6 +223,9 @@ pub enum Rejected {
     /// Somebody else has it, or redemption is closed: 409.
     #[error("{0}")]
     Conflict(String),
+    /// Slurm has not started its Slurm job, as far as is known: look again, and answer 503.
+    #[error("Slurm has not started Slurm job {0} yet")]
+    NotStarted(SlurmJobId),
     /// It is too late for this, or it is known already: nothing changes.
     #[error("it is too late for that")]
     Late,
@@ -550,6 +553,12 @@ impl Change {
             self.withdraw(why);
             return Ok(self.done());
         }
+        // Who reads the launch token of a pending Slurm job, as its user can, is not its node.
+        if existing.is_none()
+            && let Some(pending) = self.launch.slurm.not_started()
+        {
+            return Err(Rejected::NotStarted(pending.clone()));
+        }
         let runner = match existing {
             Some(runner) => Runner {
                 name,
@@ -568,7 +577,7 @@ impl Change {
 
     fn first_call(
         &mut self,
-        caller: Caller,
+        mut caller: Caller,
         mode: RunnerMode,
         id: RunnerId,
         name: String,
@@ -577,6 +586,9 @@ impl Change {
         self.launch.slurm.submitted_at.get_or_insert(self.now);
         if caller.slurm_job.is_some() {
             self.launch.slurm.id.clone_from(&caller.slurm_job);
+        } else {
+            // The original contract does not say which Slurm job calls.
+            caller.slurm_job.clone_from(&self.launch.slurm.id);
         }
         self.launch.submission.lease_until = None;
         let job = caller.slurm_job.as_ref().map_or("", SlurmJobId::as_str);

@@ -71,7 +71,7 @@ impl LaunchState {
     pub const PENDING: [Self; 2] = [Self::Planned, Self::Submitted];
 }
 
-/// Which runner token a node asks for.
+/// Which runner token a launch token is redeemed for.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, ToSchema,
 )]
@@ -146,6 +146,16 @@ pub struct SlurmJob {
     pub cancel_at: Option<DateTime<Utc>>,
     /// When the agent was asked.
     pub cancelled_at: Option<DateTime<Utc>>,
+}
+
+impl SlurmJob {
+    /// The Slurm job, if its agent tells where it stands and has not said that it started. An agent of the original contract tells
+    /// neither, nor its number.
+    pub fn not_started(&self) -> Option<&SlurmJobId> {
+        let is_pending = |report: &SlurmReport| report.state == SlurmState::Pending;
+        let is_known_to_have_started = self.report.as_ref().is_some_and(|r| !is_pending(r));
+        self.id.as_ref().filter(|_| !is_known_to_have_started)
+    }
 }
 
 /// What Slurm reports of a Slurm job.

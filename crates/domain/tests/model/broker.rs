@@ -62,7 +62,7 @@ impl Redeem {
     pub fn step(mut self, w: &mut World, luck: Luck) -> Option<Task> {
         let away = |reason| Redemption::Answer(Err(Turned::Away(reason)));
         self.step = match self.step {
-            Redemption::Begin => self.begin(w),
+            Redemption::Begin => self.begin(w)?,
             // The node gets no answer, or 503: it calls again.
             Redemption::Clear { .. } | Redemption::Register { .. } if luck == Luck::Trouble => {
                 return None;
@@ -122,10 +122,11 @@ impl Redeem {
         Some(Task::Redeem(self))
     }
 
-    fn begin(&self, w: &mut World) -> Redemption {
+    /// `None`: 503, the node calls again.
+    fn begin(&self, w: &mut World) -> Option<Redemption> {
         let away = |reason| Redemption::Answer(Err(Turned::Away(reason)));
         let Some(launch) = w.db.launches.get(&self.launch) else {
-            return away("not_wanted");
+            return Some(away("not_wanted"));
         };
         let admission = admission(w, launch);
         let existing = launch.runner();
@@ -142,13 +143,14 @@ impl Redeem {
             runner: RunnerId(Uuid::from_u128(u128::from(self.call))),
             name: name_of(self.launch, attempt),
         };
-        match w.happen(self.launch, happening) {
+        Some(match w.happen(self.launch, happening) {
             Ok(applied) if applied.turned_away().is_some() => away("not_wanted"),
             Ok(_) if attempt > 1 => Redemption::Clear { attempt, id },
             Ok(_) => Redemption::Register { attempt },
             Err(Rejected::Gone(_) | Rejected::Late) => away("not_wanted"),
             Err(Rejected::Conflict(_)) => away("redeemed_elsewhere"),
-        }
+            Err(Rejected::NotStarted(_)) => return None,
+        })
     }
 
     fn register(&self, w: &mut World, attempt: u32) -> Option<i64> {

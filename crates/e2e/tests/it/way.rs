@@ -160,7 +160,7 @@ pub(crate) async fn one_trace(builder: Builder) {
 #[tokio::test]
 async fn registration_tokens_serve_several_builds_with_the_same_labels() {
     let stack = Stack::builder()
-        .setting(Service::Agent, "RUNNER__MODE", "registration")
+        .setting(Service::Launcher, "RUNNERS__MODE", "registration")
         .setting(Service::TokenBroker, "RUNNERS__REGISTRATION_TOKENS", "true")
         .start()
         .await;

@@ -9,11 +9,13 @@ use gha_slurm_contract::agent::{CallClaims, CallPurpose, StatesRequest};
 use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, StartRequest};
 use gha_slurm_contract::outbound::CallAnswer;
 use gha_slurm_domain::Clock;
+use gha_slurm_domain::launch::RunnerMode;
 use gha_slurm_github::Github;
 use gha_slurm_launcher::agent::Agent;
 use gha_slurm_launcher::inquiry::Inquiry;
 use gha_slurm_launcher::mailbox::Mailbox;
 use gha_slurm_launcher::settings::{ClusterSettings, DeploymentSettings};
+use gha_slurm_launcher::slurm_jobs::NodeWaits;
 use gha_slurm_launcher::submission;
 use gha_slurm_launcher::submitter::Submitter;
 use gha_slurm_service_kit::tls::ClientTlsSettings;
@@ -152,6 +154,7 @@ fn start_by(way: Way, database: &Database, agent_url: &str, github: &Github) -> 
             states_interval_s: std::num::NonZeroU32::MIN,
         },
         lifetime_s: 90_000,
+        runner_mode: RunnerMode::Jit,
         launcher: LAUNCHER,
         freed: AtomicU64::default(),
     };
@@ -568,6 +571,7 @@ async fn watching<T>(running: &Loop, until: impl Future<Output = T>) -> T {
     let watching = tokio::spawn(gha_slurm_launcher::slurm_jobs::watch(
         Arc::clone(&running.submitter),
         periodic().every("slurm jobs", Duration::from_millis(50)),
+        Arc::new(NodeWaits::default()),
         Arc::new(Notify::new()),
         stop.clone(),
     ));

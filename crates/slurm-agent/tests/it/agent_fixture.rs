@@ -12,6 +12,7 @@ use gha_slurm_contract::agent::{CallClaims, CallPurpose};
 use gha_slurm_contract::launch_token::{
     AUDIENCE_AGENT, AUDIENCE_BROKER, StartAnswer, StartRequest,
 };
+use gha_slurm_contract::runner::RunnerMode;
 use gha_slurm_domain::{LaunchId, ResourceRequest};
 use gha_slurm_test_support::{ServiceProcess, binary, end_processes_marked, free_port, wait_until};
 use secrecy::ExposeSecret;
@@ -111,6 +112,7 @@ impl Site {
         let settings = [
             ("DEPLOYMENT__NAME", ISSUER.to_owned()),
             ("CLUSTER__NAME", "main".into()),
+            ("TOKEN_BROKER__URLS", "http://127.0.0.1:1".into()),
             ("STATE__FOLDER", text(&self.path("state"))),
             ("RUNNER__FOLDER", text(self.folder.path())),
             ("RUNNER__JOB_SCRIPT", text(&self.path("script"))),
@@ -328,6 +330,7 @@ pub(crate) fn claims() -> LaunchClaims {
         workflow_id: 7,
         slurm_user: "alice".parse().unwrap(),
         resources: ResourceRequest::default(),
+        runner_mode: RunnerMode::Jit,
     }
 }
 

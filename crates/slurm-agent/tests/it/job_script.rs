@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gha_slurm_contract::runner::{ProgressRequest, RunnerMode, RunnerRequest};
+use gha_slurm_contract::runner::{ProgressRequest, RunnerRequest};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use wiremock::ResponseTemplate;
@@ -37,10 +37,9 @@ async fn a_workflow_job_is_run_and_told_about() {
         (
             body.slurm_job_id.as_str(),
             body.restart_count,
-            body.node.as_str(),
-            body.mode
+            body.node.as_str()
         ),
-        ("17", 0, "n1", RunnerMode::Jit)
+        ("17", 0, "n1")
     );
 
     let phases = launch.phases().await;
@@ -234,9 +233,7 @@ async fn a_registration_token_is_configured_first() {
     let runner = format!(
         "if [ \"$1\" = configure ]; then [ \"$token\" = {REGISTRATION_TOKEN} ]; exit; fi\n{ONE_WORKFLOW_JOB}"
     );
-    let launch = Launch::new(&runner)
-        .await
-        .with("GHA_SLURM_RUNNER_MODE", "registration");
+    let launch = Launch::new(&runner).await;
     launch.says("/gha/runner", 1, answer.clone(), None).await;
     let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(0), "{}", outcome.output);
@@ -252,9 +249,7 @@ async fn a_registration_token_is_configured_first() {
     );
 
     // Withdrawn while it registered: it does not start.
-    let launch = Launch::new(&runner)
-        .await
-        .with("GHA_SLURM_RUNNER_MODE", "registration");
+    let launch = Launch::new(&runner).await;
     launch.says("/gha/runner", 1, answer, None).await;
     launch
         .says(

@@ -56,7 +56,8 @@ pub(crate) fn site(by: By, slurm: &PrivateSlurm, launch: &Launch) -> (Site, Path
         .site(slurm)
         .with("RUNNER__JOB_SCRIPT", SCRIPT)
         .with("RUNNER__FOLDER", &text(launch.path("runner")))
-        .with("RUNNER__WORK_ROOT", &text(launch.path("work")));
+        .with("RUNNER__WORK_ROOT", &text(launch.path("work")))
+        .with("TOKEN_BROKER__URLS", &launch.broker.uri());
     let output = site.path("output");
     (site, output)
 }

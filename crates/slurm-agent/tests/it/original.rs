@@ -33,10 +33,12 @@ struct Theirs {
 }
 
 impl Theirs {
-    fn new(site: Site, template: &str) -> Self {
+    fn new(app: &MockServer, site: Site, template: &str) -> Self {
         let file = site.path("original.yml");
         let theirs = Self {
-            site: site.with("ORIGINAL__FILE", file.to_str().unwrap()),
+            site: site
+                .with("ORIGINAL__FILE", file.to_str().unwrap())
+                .with("TOKEN_BROKER__URLS", &app.uri()),
             file,
         };
         theirs.write(SLURM_USERS[0], template);
@@ -118,7 +120,7 @@ pub(crate) async fn a_template_runs(site: impl Fn(&PrivateSlurm) -> Site) {
         return;
     };
     let app = app().await;
-    let theirs = Theirs::new(site(&slurm).with("POLICY__MAX__CPUS", "4"), TEMPLATE);
+    let theirs = Theirs::new(&app, site(&slurm).with("POLICY__MAX__CPUS", "4"), TEMPLATE);
     let agent = theirs.site.agent().await;
     let asked = body(
         &app,
@@ -195,7 +197,11 @@ pub(crate) async fn our_template_runs(site: impl Fn(&PrivateSlurm) -> Site) {
     let app = app().await;
     let site = site(&slurm);
     let folder = site.path("runner");
-    let theirs = Theirs::new(site.with("RUNNER__FOLDER", folder.to_str().unwrap()), "");
+    let theirs = Theirs::new(
+        &app,
+        site.with("RUNNER__FOLDER", folder.to_str().unwrap()),
+        "",
+    );
     let listener = folder.join("bin/Runner.Listener");
     std::fs::create_dir_all(folder.join("bin")).unwrap();
     let runner = "#!/bin/bash\n[ \"$1\" = --version ] && exec echo 2.336.0\n\
@@ -227,7 +233,7 @@ pub(crate) async fn our_template_runs(site: impl Fn(&PrivateSlurm) -> Site) {
 #[tokio::test]
 async fn the_secret_and_the_body_are_held_against_the_file() {
     let app = app().await;
-    let theirs = Theirs::new(Site::new("sleep 600"), TEMPLATE);
+    let theirs = Theirs::new(&app, Site::new("sleep 600"), TEMPLATE);
     let agent = theirs.site.agent().await;
     let start = async |secret: Option<&str>, more: Value| {
         post(&agent, "/runner/start", secret, &body(&app, &more)).await
@@ -266,6 +272,11 @@ async fn the_secret_and_the_body_are_held_against_the_file() {
         (json!({ "runnerName": "'; reboot; '" }), 400, "body_invalid"),
         (json!({ "launcherToken": "x\nreboot" }), 400, "body_invalid"),
         (json!({ "tokenURL": "javascript:x" }), 400, "body_invalid"),
+        (
+            json!({ "tokenURL": "https://evil.example" }),
+            422,
+            "policy_refused",
+        ),
         (json!({ "partition": "--uid=root" }), 400, "body_invalid"),
         (json!({ "cpus": 4 }), 400, "body_invalid"),
     ] {
@@ -284,7 +295,7 @@ async fn the_secret_and_the_body_are_held_against_the_file() {
 #[tokio::test]
 async fn a_broken_file_is_not_taken_over() {
     let app = app().await;
-    let theirs = Theirs::new(Site::new(""), TEMPLATE);
+    let theirs = Theirs::new(&app, Site::new(""), TEMPLATE);
     let agent = theirs.site.agent().await;
     let reload = async || post(&agent, "/api/reload", Some(SECRET), &json!({})).await;
     let user_of = async |token: &str| {

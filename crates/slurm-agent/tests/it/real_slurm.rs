@@ -414,7 +414,6 @@ pub(crate) async fn hostile_names(site: impl Fn(&PrivateSlurm) -> Site) {
             asked.repository_name.clone_from(text);
             asked.repository_url = format!("https://github.com/{text}");
             asked.labels.clone_from(text);
-            asked.token_url = format!("http://127.0.0.1:1/{}", text.replace('\0', ""));
         }
         agent.start(&site.request(&asked)).await;
         let named = of(SLURM_USERS[0], text);

@@ -54,6 +54,47 @@ fn what_the_sample_file_has_in_comments_is_right_too() {
 }
 
 #[test]
+fn launch_tokens_go_where_a_setting_says_or_the_key_sets_address() {
+    let sample = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../deploy/config/gha-slurm-munge.toml"
+    );
+    let text = std::fs::read_to_string(sample).unwrap();
+    let jwks = "jwks_url = \"https://gha-slurm.example.org/.well-known/jwks.json\"";
+    assert!(text.contains(jwks));
+    let pinned = |keys: &str, urls: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agent.toml");
+        std::fs::write(&file, text.replace(jwks, keys)).unwrap();
+        let urls = (!urls.is_empty()).then(|| {
+            (
+                "GHA_SLURM_MUNGE__TOKEN_BROKER__URLS".to_owned(),
+                urls.to_owned(),
+            )
+        });
+        let settings: Settings = load(Some(&file), urls).unwrap();
+        settings
+            .token_broker_urls()
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(pinned(jwks, "").unwrap(), ["https://gha-slurm.example.org"]);
+    let two = "https://a.example/ https://b.example/base";
+    assert_eq!(
+        pinned(jwks, two).unwrap(),
+        ["https://a.example", "https://b.example/base"]
+    );
+    let elsewhere = "jwks_url = \"https://keys.example.org/keys.json\"";
+    for keys in [elsewhere, "public_keys = \"/keys\""] {
+        assert!(
+            pinned(keys, "")
+                .unwrap_err()
+                .starts_with("token_broker.urls: name")
+        );
+        assert_eq!(pinned(keys, two).unwrap().len(), 2);
+    }
+}
+
+#[test]
 fn our_job_script_is_bash() {
     let check = std::process::Command::new("bash")
         .args(["-n", "-c", JOB_SCRIPT])
@@ -206,6 +247,26 @@ async fn what_the_token_does_not_say_is_refused() {
         (problem.status, problem.code.as_str()),
         (422, "cluster_wrong")
     );
+
+    // Whatever answers a node says what runs as the user.
+    for url in [
+        "https://evil.example",
+        "http://127.0.0.1:1.evil.example",
+        "http://127.0.0.1:1@evil.example",
+        "http://127.0.0.1:1/evil",
+        "https://127.0.0.1:1",
+    ] {
+        let foreign = gha_slurm_contract::LaunchClaims {
+            token_url: url.into(),
+            ..self::claims()
+        };
+        let problem = refusal(&agent, &site.request(&foreign)).await;
+        assert_eq!((problem.status, &*problem.code), (422, "policy_refused"));
+        assert!(
+            problem.detail.unwrap().contains("token_broker.urls"),
+            "{url}"
+        );
+    }
 
     let now = chrono::Utc::now().timestamp();
     let expired = gha_slurm_contract::LaunchClaims {

@@ -1,6 +1,6 @@
 //! A real PostgreSQL that speaks TLS.
 
-use gha_slurm_storage::{Database, StorageError, replan};
+use gha_slurm_storage::{Database, StorageError, notice};
 use gha_slurm_test_support::{PrivatePostgres, TestCa};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -20,12 +20,13 @@ async fn queries_migrations_and_notifications_go_by_tls() {
     let database = open("ca.pem").unwrap();
     database.migrate().await.unwrap();
     database.ping().await.unwrap();
-    let (sender, mut woken) = tokio::sync::mpsc::channel(1);
+    let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let listening = {
         let database = database.clone();
-        tokio::spawn(async move { replan::listen(&database, sender).await })
+        let heard = move |notice| sender.send(notice).unwrap();
+        tokio::spawn(async move { notice::listen(&database, heard).await })
     };
-    woken.recv().await.unwrap();
+    heard.recv().await.unwrap();
     let (plain, connection) = tokio_postgres::connect(&postgres.url("db"), tokio_postgres::NoTls)
         .await
         .unwrap();

@@ -86,6 +86,7 @@ impl Wiring<'_> {
             "deployment": { "name": self.builder.name },
             "cluster": { "name": CLUSTER },
             "keys": { "public_keys": self.credentials.launch_keys },
+            "token_broker": { "urls": [self.url(Service::TokenBroker)] },
             "state": { "folder": self.folder.join("agent") },
             "runner": {
                 "folder": self.node_folder.join("runner"),

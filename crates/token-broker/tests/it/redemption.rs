@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use gha_slurm_auth::KeyFolder;
-use gha_slurm_domain::LaunchId;
 use gha_slurm_domain::launch::{Happening, Why};
+use gha_slurm_domain::{LaunchId, SlurmState};
 use gha_slurm_test_support::wait_until;
 use serde_json::{Value, json};
 use wiremock::matchers::{body_partial_json, method, path, path_regex, query_param};
@@ -302,23 +302,81 @@ async fn a_new_key_is_known_without_a_restart() {
 async fn registration_tokens_are_given_where_the_settings_allow_them() {
     let broker = Broker::start().await;
     let [launch] = broker.submitted(1).await.try_into().unwrap();
-    let body = json!({"slurmJobId": "8", "node": "n1", "mode": "registration"});
-    let asked = broker.redeem_as(launch, body).await;
+    let body = json!({"slurmJobId": "77", "node": "n1", "mode": "registration"});
+    let for_registration = broker.token_for_registration(launch);
+    let authorization = format!("Bearer {for_registration}");
+    let asked = broker
+        .post("/gha/runner", &authorization, Some(body.clone()))
+        .await;
     assert_eq!(
         (asked.status, &asked.body["code"]),
         (403, &json!("registration_tokens_off"))
     );
-    let original = broker
-        .post("/gha/runner", &broker.token(launch), None)
-        .await;
+    let original = broker.post("/gha/runner", &for_registration, None).await;
     assert_eq!(
         (original.status, &original.body["code"]),
         (403, &json!("original_contract_off"))
     );
     // Nothing has happened to the launch, and nobody asked GitHub.
     assert!(broker.github.received_requests().await.unwrap().is_empty());
+    // Nor does the body of a call decide.
     broker.github_registers().await;
-    assert_eq!(broker.redeem(launch, 77).await.body["mode"], "jit");
+    assert_eq!(broker.redeem_as(launch, body).await.body["mode"], "jit");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_launch_token_decides_which_runner_token_it_is_good_for() {
+    let broker = Broker::start_with(&[
+        ("RUNNERS__ORIGINAL_CONTRACT", "true"),
+        ("RUNNERS__REGISTRATION_TOKENS", "true"),
+    ])
+    .await;
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
+    let original = broker
+        .post("/gha/runner", &broker.token(launch), None)
+        .await;
+    assert_eq!(
+        (original.status, &original.body["code"]),
+        (403, &json!("mode_differs"))
+    );
+    broker.github_registers().await;
+    let body = json!({"slurmJobId": "8", "node": "n1", "mode": "registration"});
+    assert_eq!(broker.redeem_as(launch, body).await.body["mode"], "jit");
+}
+
+/// The user of a pending Slurm job can read its script, and the launch token with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launch_token_is_good_once_slurm_has_started_its_job() {
+    let broker = Broker::start_with(&[("RUNNERS__ORIGINAL_CONTRACT", "true")]).await;
+    let [launch, of_original] = broker.submitted(2).await.try_into().unwrap();
+    let (seed, now) = (broker.seed(), Utc::now());
+    seed.submitted(launch, Some("7"), now).await;
+    seed.submitted(of_original, Some("8"), now).await;
+    broker.github_registers().await;
+    let raw = broker.token_for_registration(of_original);
+    for state in [None, Some(SlurmState::Pending)] {
+        if let Some(state) = state {
+            seed.reported(launch, state, now).await;
+            seed.reported(of_original, state, now).await;
+        }
+        let early = broker.redeem(launch, 7).await;
+        assert_eq!(
+            (early.status, &early.body["code"]),
+            (503, &json!("not_started"))
+        );
+        let early = broker.post("/gha/runner", &raw, None).await;
+        assert_eq!(
+            (early.status, &early.body["code"]),
+            (503, &json!("not_started"))
+        );
+    }
+    assert!(broker.github.received_requests().await.unwrap().is_empty());
+    // What is known while a call waits counts at once.
+    let (redeemed, ()) = tokio::join!(
+        broker.redeem(launch, 7),
+        seed.reported(launch, SlurmState::Running, now)
+    );
+    assert_eq!(redeemed.status, 200, "{}", redeemed.body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -339,16 +397,23 @@ async fn the_original_contract_is_answered_once() {
         .mount(&broker.github)
         .await;
     let [first, second] = broker.submitted(2).await.try_into().unwrap();
-    let raw = broker.token(first);
+    let seed = broker.seed();
+    seed.submitted(first, Some("7"), Utc::now()).await;
+    seed.reported(first, SlurmState::Running, Utc::now()).await;
+    let raw = broker.token_for_registration(first);
     let answer = broker.post("/gha/runner", &raw, None).await;
     assert_eq!(
         (answer.status, answer.body),
         (200, json!({"token": "AAAA"}))
     );
     assert_eq!(broker.post("/gha/runner", &raw, None).await.status, 409);
+    // It is bound to the launch's Slurm job, which the call did not name.
+    let bound = "SELECT slurm_job_id FROM runners";
+    assert_eq!(broker.query(bound).await, ["7"]);
     // Another runner of the repository: the token comes from the cache.
-    let body = json!({"slurmJobId": "8", "node": "n1", "mode": "registration"});
-    let answer = broker.redeem_as(second, body).await;
+    let authorization = format!("Bearer {}", broker.token_for_registration(second));
+    let body = json!({"slurmJobId": "8", "node": "n1"});
+    let answer = broker.post("/gha/runner", &authorization, Some(body)).await;
     assert_eq!(answer.body["token"], "AAAA", "{}", answer.body);
     assert!(answer.body["expiresAt"].is_string());
     let go = answer.body["progressToken"].as_str().unwrap();

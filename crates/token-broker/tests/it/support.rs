@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER};
+use gha_slurm_contract::runner::RunnerMode;
 use gha_slurm_domain::{InstallationId, LaunchId, RepositoryId, ResourceRequest};
 use gha_slurm_service_kit::settings::load;
 use gha_slurm_storage::{Database, mappings, repositories};
@@ -197,6 +198,7 @@ impl Broker {
             workflow_id: 1,
             slurm_user: "alice".parse().unwrap(),
             resources: ResourceRequest::default(),
+            runner_mode: RunnerMode::Jit,
         }
     }
 
@@ -207,6 +209,14 @@ impl Broker {
 
     pub(crate) fn token(&self, launch: LaunchId) -> String {
         self.sign(&Self::claims(launch, Utc::now()))
+    }
+
+    /// A launch token that is redeemed for a registration token.
+    pub(crate) fn token_for_registration(&self, launch: LaunchId) -> String {
+        self.sign(&LaunchClaims {
+            runner_mode: RunnerMode::Registration,
+            ..Self::claims(launch, Utc::now())
+        })
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
