@@ -11,6 +11,7 @@
 #   GHA_SLURM_RUNNER_DIR         folder of the unpacked runner release (bin/Runner.Listener), or a symlink to it; copied,
 #                                never written to. Or its archive (.tar.gz), which is unpacked into the work directory
 #   GHA_SLURM_RUNNER_MODE        `jit` (default) or `registration`
+#   GHA_SLURM_OUTPUT             beginning of the path of the file for what this script prints; without it: where Slurm puts it
 #   GHA_SLURM_WORK_ROOT          where the private work directory is made (default: $TMPDIR, else /tmp)
 #   GHA_SLURM_IDLE_DEADLINE_S    seconds a runner may listen without a workflow job (default 120)
 #   GHA_SLURM_SET_UP_DEADLINE_S  seconds until a runner must listen (default 600)
@@ -45,6 +46,15 @@ trap 'GHA_SLURM_SIGNAL=INT' INT
 
 set -uo pipefail
 umask 077
+
+# --- the output ---------------------------------------------------------------------------------------------------
+
+# Slurm is told /dev/null: it shows everybody the path of its output file, and follows a link that somebody else puts there first.
+# mktemp creates a file of its own, or none. A build does not fail for its lack.
+if [[ -n ${GHA_SLURM_OUTPUT:-} ]] && GHA_SLURM_OUTPUT=$(mktemp --suffix=.log "$GHA_SLURM_OUTPUT.XXXXXXXXXX"); then
+    exec >>"$GHA_SLURM_OUTPUT" 2>&1
+fi
+unset GHA_SLURM_OUTPUT
 
 # --- the launch token leaves the environment ---------------------------------------------------------------------
 # What a process was started with stays in /proc/<pid>/environ. So it starts itself again without the launch token,

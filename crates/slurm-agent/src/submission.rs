@@ -111,7 +111,7 @@ pub(crate) struct Extras {
     /// Instead of the job script.
     pub(crate) script: String,
     /// Beside the others.
-    pub(crate) environment: [(&'static str, String); 4],
+    pub(crate) environment: [(&'static str, String); 3],
 }
 
 impl Extras {
