@@ -57,6 +57,7 @@ pub async fn prepare(
             runner.folder.to_string_lossy().into_owned(),
         ),
         ("GHA_SLURM_RUNNER_MODE", runner.mode.as_str().to_owned()),
+        ("GHA_SLURM_GITHUB_HOSTS", runner.github_hosts.join(" ")),
         (
             "GHA_SLURM_IDLE_DEADLINE_S",
             runner.idle_deadline_s.to_string(),
