@@ -27,8 +27,13 @@ const OPTIONS = {
   '--read-only': false, '--cap-add': true, '--cap-drop': true, '--device': true, '--no-healthcheck': false,
   '--health-cmd': true, '--health-interval': true, '--health-retries': true, '--health-start-period': true, '--health-timeout': true,
 };
-// Variables that Podman itself would heed.
-const PODMANS = /^(PATH|HOME|TMPDIR|LANG|LC_.*|XDG_.*|LD_.*|CONTAINERS?_.*|PODMAN_.*|STORAGE_.*|DISABLE_HC_SYSTEMD|DBUS_.*|LISTEN_.*|NOTIFY_SOCKET)$/;
+// Variables that Podman, what it calls, Go or the dynamic loader would heed.
+const HEEDED = new RegExp(`^(${[
+  'PATH', 'HOME', 'USER', 'SHELL', 'TMPDIR', 'TZ', 'LANG', 'LC_.*', 'XDG_.*', 'LD_.*', 'GLIBC_.*', 'MALLOC_.*', 'GCONV_PATH', 'GO[A-Z]*',
+  '_?CONTAINERS?_.*', 'PODMAN_.*', 'BUILDAH_.*', 'STORAGE_.*', 'DOCKER_.*', 'REGISTRY_.*', 'NETAVARK_.*', 'CRUN_.*', 'SSL_CERT_.*',
+  'APPTAINER.*', 'SINGULARITY.*', '[A-Z]*_PROXY', 'DISABLE_HC_SYSTEMD', 'DBUS_.*', 'LISTEN_.*', 'NOTIFY_SOCKET', 'GHA_SLURM_.*', 'SLURM_.*',
+].join('|')})$`, 'i');
+const LONGEST_LINE = 60_000; // of a file of variables: Podman reads 64 KiB at most
 
 const here = __dirname;
 const settings = JSON.parse(fs.readFileSync(path.join(here, 'podman.json'), 'utf8'));
@@ -43,11 +48,11 @@ class Refusal extends Failure {
   }
 }
 
-/** Runs Podman with what is in `env` besides; its code and what it printed, which goes to the log unless `quiet`. */
+/** Runs Podman with the site's environment, and what is in `env` besides, which must be nothing that Podman heeds; its code and what it printed, which goes to the log unless `quiet`. */
 function podman(args, { env = {}, quiet = false, input = '', mark } = {}) {
   return new Promise((resolve, reject) => {
     const [program, ...first] = settings.command;
-    const environment = { ...process.env, ...env, ...settings.environment };
+    const environment = { ...env, ...settings.environment };
     const stdio = quiet ? ['pipe', 'pipe', 'pipe'] : ['pipe', 'inherit', 'inherit'];
     const child = spawn(program, [...first, ...args], { env: environment, stdio });
     let printed = '';
@@ -86,22 +91,32 @@ function signalAll(mark, signal) {
   }
 }
 
-/** Arguments, and the variables of Podman's own process, that give a container these variables: values are secret, and
- * arguments are for everybody to see. */
-function environmentOf(variables) {
-  const args = [];
+/** What `use` returns, called with the arguments, and the variables of Podman's own process, that give a container these variables.
+ * Values are secret, and arguments are for everybody to see. Names come from a workflow, and Podman heeds many: so they go into a file
+ * for --env-file, which lasts as long as the call. It has a variable in each line; what does not fit goes through the process. */
+async function withVariables(variables, use) {
+  const file = path.join(here, `variables.${randomUUID()}`);
+  const args = ['--env-file', file];
   const env = {};
+  let lines = '';
   for (const [name, value] of Object.entries(variables ?? {})) {
-    if (name === '' || name.includes('=')) continue;
+    if (!/^[^\s=*#][^\s=*]*$/.test(name)) continue;
     const text = value ?? '';
-    if (PODMANS.test(name)) {
-      args.push('--env', `${name}=${text}`);
+    if (!/[\r\n]/.test(text) && Buffer.byteLength(`${name}=${text}`) < LONGEST_LINE) {
+      lines += `${name}=${text}\n`;
+    } else if (HEEDED.test(name)) {
+      throw new Refusal(`the variable ${name} is too long, or has more than one line`, 'Podman would take it for its own: give it another name.');
     } else {
       args.push('--env', name);
       env[name] = text;
     }
   }
-  return { args, env };
+  fs.writeFileSync(file, lines, { mode: 0o600, flag: 'wx' });
+  try {
+    return await use(args, env);
+  } finally {
+    fs.rmSync(file, { force: true });
+  }
 }
 
 /** Words as a shell splits them; nothing is expanded. The runner joins arguments that it quoted, then cuts at each blank. */
@@ -122,10 +137,11 @@ function words(text) {
 
 const argumentsOf = (list) => words((list ?? []).join(' '));
 
-/** `options:`, checked. */
+/** `options:`, checked: arguments, and variables. */
 function optionsOf(text) {
   const given = words(text ?? '');
   const checked = [];
+  const variables = {};
   while (given.length > 0) {
     const [, name, value] = /^(--?[^=]*)(?:=([^]*))?$/.exec(given.shift()) ?? [];
     if (!Object.hasOwn(OPTIONS, name ?? '')) {
@@ -137,10 +153,17 @@ function optionsOf(text) {
     } else {
       const of = value ?? given.shift();
       if (of === undefined) throw new Failure(`options: ${name} has no value`);
-      checked.push(name, of);
+      if (name === '--env' || name === '-e') {
+        // Without a value: that of whoever calls Podman, here the runner.
+        const [, variable, text] = /^([^=]*)(?:=([^]*))?$/.exec(of);
+        const inherited = text ?? process.env[variable];
+        if (inherited !== undefined) variables[variable] = inherited;
+      } else {
+        checked.push(name, of);
+      }
     }
   }
-  return checked;
+  return { args: checked, variables };
 }
 
 function volumesOf(container) {
@@ -202,13 +225,15 @@ const sleep = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds 
 
 /** Creates and starts a container; its id. */
 async function start(name, container, image, { network, entrypoint, args = [] }) {
-  const { args: variables, env } = environmentOf(container.environmentVariables);
-  const create = [
-    'create', '--name', name, ...ALWAYS, ...network, ...optionsOf(container.createOptions), ...variables, ...volumesOf(container),
-    ...(container.workingDirectory ? ['--workdir', container.workingDirectory] : []),
-    ...(entrypoint ? ['--entrypoint', entrypoint] : []), image, ...args,
-  ];
-  const printed = await must(`cannot create a container of ${image}`, create, { env });
+  const options = optionsOf(container.createOptions);
+  const printed = await withVariables({ ...options.variables, ...container.environmentVariables }, (variables, env) => {
+    const create = [
+      'create', '--name', name, ...ALWAYS, ...network, ...options.args, ...variables, ...volumesOf(container),
+      ...(container.workingDirectory ? ['--workdir', container.workingDirectory] : []),
+      ...(entrypoint ? ['--entrypoint', entrypoint] : []), image, ...args,
+    ];
+    return must(`cannot create a container of ${image}`, create, { env });
+  });
   const id = printed.split('\n').pop();
   await must(`cannot start a container of ${image}`, ['start', id]);
   return id;
@@ -292,21 +317,26 @@ async function prepareJob({ container, services }) {
   return answer;
 }
 
-/** The variables of a step, PATH as the step wants it, and a mark by which its processes are found. */
-function stepEnvironment({ environmentVariables, prependPath }, searched) {
-  const mark = `GHA_SLURM_STEP=${randomUUID()}`;
-  const { args, env } = environmentOf(environmentVariables);
+/** The variables of a step, with PATH as the step wants it. */
+function stepVariables({ environmentVariables, prependPath }, searched) {
   const before = Array.isArray(prependPath) ? prependPath.join(':') : prependPath;
-  if (before && searched) args.push('--env', `PATH=${before}:${searched}`);
-  args.push('--env', mark);
-  return { args, env, mark };
+  return { ...environmentVariables, ...(before && searched ? { PATH: `${before}:${searched}` } : {}) };
 }
+
+/** By which the processes of a step are found. */
+const newMark = () => `GHA_SLURM_STEP=${randomUUID()}`;
 
 async function runScriptStep(step, state) {
   if (!state?.container) throw new Failure('there is no job container for this step');
-  const { args, env, mark } = stepEnvironment(step, state.path);
-  const run = ['exec', '--interactive', '--workdir', step.workingDirectory, ...args, state.container, step.entryPoint, ...argumentsOf(step.entryPointArgs)];
-  process.exitCode = (await podman(run, { env, mark })).code;
+  const mark = newMark();
+  const { code } = await withVariables(stepVariables(step, state.path), (variables, env) => {
+    const run = [
+      'exec', '--interactive', '--workdir', step.workingDirectory, ...variables, '--env', mark, state.container, step.entryPoint,
+      ...argumentsOf(step.entryPointArgs),
+    ];
+    return podman(run, { env, mark });
+  });
+  process.exitCode = code;
 }
 
 async function runContainerStep(step, state) {
@@ -315,13 +345,18 @@ async function runContainerStep(step, state) {
       'Use one that names a published image (docker://…), or run its program in a step.');
   }
   const image = await pull(step);
-  const { args, env, mark } = stepEnvironment(step);
-  const run = [
-    'run', '--rm', ...ALWAYS, ...(state?.network ? [`--network=${state.network}`] : []), ...optionsOf(step.createOptions), ...args, ...volumesOf(step),
-    ...(step.workingDirectory ? ['--workdir', step.workingDirectory] : []),
-    ...(step.entryPoint ? ['--entrypoint', step.entryPoint] : []), image, ...argumentsOf(step.entryPointArgs),
-  ];
-  process.exitCode = (await podman(run, { env, mark })).code;
+  const mark = newMark();
+  const options = optionsOf(step.createOptions);
+  const { code } = await withVariables({ ...options.variables, ...stepVariables(step) }, (variables, env) => {
+    const run = [
+      'run', '--rm', ...ALWAYS, '--env', mark, ...(state?.network ? [`--network=${state.network}`] : []), ...options.args, ...variables,
+      ...volumesOf(step),
+      ...(step.workingDirectory ? ['--workdir', step.workingDirectory] : []),
+      ...(step.entryPoint ? ['--entrypoint', step.entryPoint] : []), image, ...argumentsOf(step.entryPointArgs),
+    ];
+    return podman(run, { env, mark });
+  });
+  process.exitCode = code;
 }
 
 async function main() {

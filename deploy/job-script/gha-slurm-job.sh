@@ -10,6 +10,10 @@
 #   GHA_SLURM_LAUNCH         UUID of the launch; the only GHA_SLURM_* variable the runner gets
 #   GHA_SLURM_RUNNER_DIR         folder of the unpacked runner release (bin/Runner.Listener), or a symlink to it; copied,
 #                                never written to. Or its archive (.tar.gz), which is unpacked into the work directory
+#   GHA_SLURM_RUNNER_MODE        `jit` (default) or `registration`
+#   GHA_SLURM_GITHUB_HOSTS       hosts of GitHub that a runner may belong to, with blanks between; `*.` stands for subdomains, and
+#                                `http://` allows plain HTTP (default: GitHub.com's)
+#   GHA_SLURM_OUTPUT             beginning of the path of the file for what this script prints; without it: where Slurm puts it
 #   GHA_SLURM_WORK_ROOT          where the private work directory is made (default: $TMPDIR, else /tmp)
 #   GHA_SLURM_IDLE_DEADLINE_S    seconds a runner may listen without a workflow job (default 120)
 #   GHA_SLURM_SET_UP_DEADLINE_S  seconds until a runner must listen (default 600)
@@ -44,6 +48,15 @@ trap 'GHA_SLURM_SIGNAL=INT' INT
 
 set -uo pipefail
 umask 077
+
+# --- the output ---------------------------------------------------------------------------------------------------
+
+# Slurm is told /dev/null: it shows everybody the path of its output file, and follows a link that somebody else puts there first.
+# mktemp creates a file of its own, or none. A build does not fail for its lack.
+if [[ -n ${GHA_SLURM_OUTPUT:-} ]] && GHA_SLURM_OUTPUT=$(mktemp --suffix=.log "$GHA_SLURM_OUTPUT.XXXXXXXXXX"); then
+    exec >>"$GHA_SLURM_OUTPUT" 2>&1
+fi
+unset GHA_SLURM_OUTPUT
 
 # --- the launch token leaves the environment ---------------------------------------------------------------------
 # What a process was started with stays in /proc/<pid>/environ. So it starts itself again without the launch token,
@@ -85,6 +98,8 @@ done
 
 # Not readonly: an exported variable of the same name is the site's, and the runner gets it back (see listener).
 TOKEN_URL=${GHA_SLURM_TOKEN_URL%/}
+MODE=${GHA_SLURM_RUNNER_MODE:-jit}
+read -ra GITHUB_HOSTS <<<"${GHA_SLURM_GITHUB_HOSTS:-github.com *.github.com *.actions.githubusercontent.com}"
 NODE=${SLURMD_NODENAME:-$(uname -n)}
 CONTAINER=${GHA_SLURM_CONTAINER:-}
 APPTAINER=${GHA_SLURM_APPTAINER:-apptainer}
@@ -354,6 +369,66 @@ redeem() {
     done
 }
 
+# What token-broker answered is not believed: whoever can make launch tokens can also name a token-broker of their own.
+
+# is_github URL: whether it is one of a GitHub that the site allows. Nothing in it that the runner may read differently.
+is_github() {
+    local allowed scheme host
+    [[ $1 =~ ^(https?)://([A-Za-z0-9.-]+)(:[0-9]+)?(/[^[:space:]\\]*)?$ ]] || return 1
+    scheme=${BASH_REMATCH[1]} host=${BASH_REMATCH[2],,}
+    for allowed in "${GITHUB_HOSTS[@]}"; do
+        if [[ $allowed == http://* ]]; then
+            allowed=${allowed#http://}
+        elif [[ $scheme == http ]]; then
+            continue
+        fi
+        case ${allowed,,} in
+            \*.*) [[ $host != *?"${allowed#\*}" ]] || return 0 ;;
+            "$host") return 0 ;;
+        esac
+    done
+    return 1
+}
+
+# decoded BASE64. A NUL becomes what is no JSON: readers disagree about what a NUL ends.
+decoded() {
+    printf '%s' "$1" | base64 -d 2>/dev/null | tr '\000' '\001'
+}
+
+# The runner writes every file that a JIT configuration names, at any path, and connects to what they say
+# (actions/runner, Runner.cs). Prints what is wrong with $jit_config; nothing if it is as GitHub makes them. Keys are compared
+# as the runner does, without case; --stream shows a key that is there twice.
+wrong_in_jit_config() {
+    local names file content leaves key value server=''
+    names=$(decoded "$jit_config" | jq -c --stream 'select(length == 2)[0]' 2>/dev/null | LC_ALL=C sort) || names=''
+    if [[ $names != $'[".credentials"]\n[".credentials_rsaparams"]\n[".runner"]' ]]; then
+        echo 'it does not consist of .runner, .credentials and .credentials_rsaparams'
+        return
+    fi
+    for file in .runner .credentials; do
+        # The runner's reader also takes what is no JSON, such as single quotes.
+        if ! content=$(decoded "$jit_config" | jq -r --arg file "$file" '.[$file]') ||
+            ! leaves=$(decoded "$content" |
+                jq -r --stream 'select(length == 2) | [.[0][-1], .[1]] | map(tostring) | @tsv' 2>/dev/null); then
+            echo "$file: it is no JSON"
+            return
+        fi
+        while IFS=$'\t' read -r key value; do
+            case ${key,,} in
+                # null, as the runner writes what it does not have
+                *url | *urlv[0-9]) [[ $value != null ]] || continue ;;
+                *) [[ $value == *://* ]] || continue ;;
+            esac
+            if ! is_github "$value"; then
+                echo "$file: $key is $value, and runner.github_hosts of the agent allows ${GITHUB_HOSTS[*]}"
+                return
+            fi
+            [[ $file/${key,,} != .runner/serverurl ]] || server=$value
+        done <<<"$leaves"
+    done
+    [[ -n $server ]] || echo '.runner: it names no serverUrl'
+}
+
 # give_up CODE REASON: without a runner token, the launch token serves to tell why.
 give_up() {
     write_log_tail
@@ -428,7 +503,8 @@ write_podman_hook() {
     printf '%s\n' "${podman[@]}" | jq -Rn --argjson settings "$GHA_SLURM_PODMAN" --arg state "$podman_state" --arg home "$HOME" \
         --arg tmp "$TMPDIR" --arg path "$PATH" '{
         command: [inputs], volumes: $settings.volumes,
-        environment: {HOME: $home, TMPDIR: $tmp, PATH: $path, XDG_RUNTIME_DIR: $state, DISABLE_HC_SYSTEMD: "true",
+        # The site'"'"'s, before any step could set one.
+        environment: ($ENV | with_entries(select(.key | startswith("GHA_SLURM_") and . != "GHA_SLURM_LAUNCH" | not))) + {HOME: $home, TMPDIR: $tmp, PATH: $path, XDG_RUNTIME_DIR: $state, DISABLE_HC_SYSTEMD: "true",
             # Podman 5 says it at each step, to people who cannot change the node.
             PODMAN_IGNORE_CGROUPSV1_WARNING: "true"}
     }' >"$work/hook/podman.json"
@@ -700,8 +776,16 @@ url=$(field .url)
 labels=$(field '.labels | join(",")')
 rm -f "$work/answer" "$work/request"
 secrets=("$progress_token" "$jit_config" "$registration_token")
+# The site's settings say which.
+if [[ $MODE == registration ]]; then jit_config=''; else registration_token=''; fi
 if [[ -z $progress_token || -z $jit_config$registration_token ]]; then
     finish 1 'token-broker answered without a runner token'
+fi
+if [[ -n $jit_config ]]; then
+    wrong=$(wrong_in_jit_config)
+    [[ -z $wrong ]] || failed "jit_config_refused: $wrong"
+elif ! is_github "$url"; then
+    failed "url_refused: the runner is to be registered at $url, and runner.github_hosts of the agent allows ${GITHUB_HOSTS[*]}"
 fi
 [[ -z $signal ]] || end_on_signal
 

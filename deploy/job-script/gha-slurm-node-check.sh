@@ -5,18 +5,26 @@
 # Environment, as the job script gets it from the agent:
 #   GHA_SLURM_TOKEN_URL   base URL of token-broker as the node reaches it; may be empty
 #   GHA_SLURM_RUNNER_DIR  folder of the unpacked runner release
+#   GHA_SLURM_OUTPUT      beginning of the path of the file for what it prints
 #   GHA_SLURM_WORK_ROOT   where private work directories are made (default: $TMPDIR, else /tmp)
 #
 # Exit code: the sum of what is a problem, for when the lines stay on the node: 1 token-broker, 2 certificates, 4 scratch
-# space, 8 programs, 16 the runner, 32 the clock.
+# space, 8 programs, 16 the runner, 32 the clock, 64 the output folder.
 
 set -uo pipefail
 # Its time limit is short: the signal that announces it may come at once.
 trap '' TERM
-# For the doctor, who may be another user than this one. Nothing secret is printed.
-chmod 0644 /proc/self/fd/1 2>/dev/null
-
 code=0
+if [[ -n ${GHA_SLURM_OUTPUT:-} ]]; then
+    # As the job script does.
+    if output_file=$(umask 077 && mktemp --suffix=.log "$GHA_SLURM_OUTPUT.XXXXXXXXXX"); then
+        exec >>"$output_file" 2>&1
+        # For the doctor, who may be another user than this one. Nothing secret is printed.
+        chmod 0644 "$output_file"
+    else
+        code=64
+    fi
+fi
 say() {
     printf '%-8s %s: %s\n' "$1" "$2" "$3"
 }

@@ -116,7 +116,7 @@ async fn sbatch(conf: String, output: String) -> Result<()> {
 }
 
 /// As many variables of about the same length as the agent gives.
-fn environment() -> [(&'static str, String); 9] {
+fn environment() -> [(&'static str, String); 10] {
     let text = |length| "x".repeat(length);
     let [job_started, no_containers] = HOOKS;
     [
@@ -124,6 +124,7 @@ fn environment() -> [(&'static str, String); 9] {
         ("GHA_SLURM_TOKEN_URL", text(20)),
         ("GHA_SLURM_LAUNCH", text(36)),
         ("GHA_SLURM_RUNNER_DIR", text(30)),
+        ("GHA_SLURM_RUNNER_MODE", text(3)),
         ("GHA_SLURM_IDLE_DEADLINE_S", text(3)),
         ("GHA_SLURM_SET_UP_DEADLINE_S", text(3)),
         ("GHA_SLURM_JOB_STARTED_HOOK", job_started.to_owned()),

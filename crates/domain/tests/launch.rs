@@ -4,7 +4,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_domain::launch::{
-    Admission, Applied, Caller, Context, Happening, NewLaunch, Outcome, Phase, Rejected,
+    Admission, Applied, Caller, Context, Effect, Happening, NewLaunch, Outcome, Phase, Rejected,
     RunnerMode, SlurmReport, Why,
 };
 use gha_slurm_domain::{
@@ -198,4 +198,47 @@ fn a_restarted_slurm_job_gets_no_second_runner() {
     let over = after(&registered(), call(1, WANTED)).unwrap();
     let outcome = over.over().map(|over| over.outcome.clone());
     assert_eq!(outcome, Some(Outcome::Restarted));
+}
+
+/// Who runs as the same user may redeem a launch token again, and report with every progress token, until the runner listens.
+#[test]
+fn no_node_makes_a_timeline_long() {
+    let mut launch = planned();
+    let mut entries = 0;
+    let mut tell = |launch: &mut Launch, happening: Happening| {
+        if let Ok(applied) = launch.apply(happening, Context { demand: 1 }, now()) {
+            let shown = applied.effects.iter();
+            entries += shown.filter(|e| matches!(e, Effect::Timeline(_))).count();
+            *launch = applied.launch;
+        }
+    };
+    let phases = [
+        Phase::SetUp { node: None },
+        Phase::Listening,
+        Phase::WorkflowJobStarted { run: None },
+    ];
+    for attempt in 1..1000 {
+        tell(&mut launch, call(0, WANTED));
+        let minted = Happening::Minted {
+            attempt,
+            github_id: Some(900),
+            progress_token_hash: vec![1],
+        };
+        tell(&mut launch, minted);
+        let phase = Phase::SetUp { node: None };
+        tell(&mut launch, Happening::Progressed { phase, at: None });
+    }
+    for round in 0..1000 {
+        let phase = phases[(round + 1) % 3].clone();
+        tell(&mut launch, Happening::Progressed { phase, at: None });
+    }
+    for _ in 0..1000 {
+        let phase = Phase::Finished {
+            outcome: Outcome::Idle,
+            log_tail: None,
+        };
+        tell(&mut launch, Happening::Progressed { phase, at: None });
+    }
+    assert_eq!(launch.state.stage(), LaunchState::Over);
+    assert!(entries <= 50, "{entries}");
 }

@@ -20,5 +20,5 @@ pub use operations::{Operations, Readiness};
 pub use problem::ApiError;
 pub use process::{ServiceInfo, Task, run, run_or};
 pub use settings::{Settings, SettingsError};
-pub use strangers::Strangers;
+pub use strangers::{Strangers, Window};
 pub use tokio_util::sync::CancellationToken;

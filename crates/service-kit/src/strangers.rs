@@ -1,5 +1,6 @@
-//! Most that somebody who has not shown who they are may ask for, by address.
+//! Most that may be asked for in a while: by somebody who has not shown who they are, counted by address; or by anything else.
 
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,52 +18,84 @@ use crate::problem::ApiError;
 
 /// What is counted is forgotten after this.
 const WINDOW: Duration = Duration::from_secs(10);
-/// Addresses that are counted at the same time; with more, the least used are forgotten.
-const ADDRESSES: u64 = 50_000;
+/// Keys that are counted at the same time; with more, the least used are forgotten.
+const KEYS: u64 = 50_000;
 
-/// Counts by address what is done for strangers, in windows of ten seconds. Who is behind a trusted proxy that does not say for whom it
-/// calls is not counted.
+/// Counts by key, in windows of ten seconds.
 #[derive(Clone)]
-pub struct Strangers {
+pub struct Window<K> {
     most: u32,
-    counts: Cache<IpAddr, Arc<AtomicU32>>,
+    counts: Cache<K, Arc<AtomicU32>>,
 }
 
-impl Strangers {
-    /// At most so much from one address in ten seconds.
+impl<K: Hash + Eq + Send + Sync + 'static> Window<K> {
+    /// At most so much for one key in ten seconds.
     pub fn at_most(most: u32) -> Self {
         Self {
             most,
             counts: Cache::builder()
-                .max_capacity(ADDRESSES)
+                .max_capacity(KEYS)
                 .time_to_live(WINDOW)
                 .build(),
         }
     }
 
-    /// 429 for an address that has had it all.
-    pub fn check(&self, request: &HttpRequest) -> Result<(), ApiError> {
-        let spent = client_address(request)
-            .and_then(|address| self.counts.get(&counted_as(address)))
-            .map_or(0, |count| count.load(Ordering::Relaxed));
-        if spent < self.most {
+    /// Counts one call; 429 with `detail` for a key that has had it all.
+    pub fn take(&self, key: K, detail: &str) -> Result<(), ApiError> {
+        let count = self.counts.get_with(key, Arc::default);
+        if count.fetch_add(1, Ordering::Relaxed) < self.most {
             return Ok(());
         }
-        Err(ApiError::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "too_many_requests",
-            "Too many requests",
-        )
-        .detail("Too many requests came from this address without a credential.")
-        .retry_after(WINDOW.as_secs()))
+        Err(too_many(detail))
+    }
+
+    fn is_spent(&self, key: &K) -> bool {
+        let count = self.counts.get(key);
+        count.is_some_and(|count| count.load(Ordering::Relaxed) >= self.most)
+    }
+
+    fn count(&self, key: K) {
+        self.counts
+            .get_with(key, Arc::default)
+            .fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn too_many(detail: &str) -> ApiError {
+    ApiError::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "too_many_requests",
+        "Too many requests",
+    )
+    .detail(detail)
+    .retry_after(WINDOW.as_secs())
+}
+
+/// Counts by address what is done for strangers, in windows of ten seconds. Who is behind a trusted proxy that does not say for whom it
+/// calls is not counted.
+#[derive(Clone)]
+pub struct Strangers(Window<IpAddr>);
+
+impl Strangers {
+    /// At most so much from one address in ten seconds.
+    pub fn at_most(most: u32) -> Self {
+        Self(Window::at_most(most))
+    }
+
+    /// 429 for an address that has had it all.
+    pub fn check(&self, request: &HttpRequest) -> Result<(), ApiError> {
+        match client_address(request).map(counted_as) {
+            Some(address) if self.0.is_spent(&address) => Err(too_many(
+                "Too many requests came from this address without a credential.",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Counts one request.
     pub fn count(&self, request: &HttpRequest) {
         if let Some(address) = client_address(request) {
-            self.counts
-                .get_with(counted_as(address), Arc::default)
-                .fetch_add(1, Ordering::Relaxed);
+            self.0.count(counted_as(address));
         }
     }
 }

@@ -47,7 +47,7 @@ impl Application {
     /// Checks what can be checked, takes the state folder, takes up what an earlier agent left, and binds the ports. Call it
     /// inside a runtime.
     pub fn build(settings: Settings) -> anyhow::Result<Self> {
-        // What it writes is its own affair; and sbatch hands it on to the output of Slurm jobs.
+        // What it writes is its own affair; and sbatch hands it on to Slurm jobs.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         let clock = Clock::system();
         let metrics = Metrics::default();

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::num::NonZeroU32;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::settings::Settings;
 use crate::submission::{claims_without_token, prepare};
 use crate::tasks::say;
 use gha_slurm_slurm::settings::Backend;
-use gha_slurm_slurm::{Cancellation, Slurm, SlurmJob, output_file};
+use gha_slurm_slurm::{Cancellation, Slurm, SlurmJob, is_output_file};
 
 /// What runs on the node; its head documents its exit code.
 const NODE_CHECK: &str = include_str!(concat!(
@@ -27,13 +27,14 @@ const NODE_CHECK: &str = include_str!(concat!(
     "/../../deploy/job-script/gha-slurm-node-check.sh"
 ));
 /// What each bit of its exit code means.
-const BITS: [(i32, &str); 6] = [
+const BITS: [(i32, &str); 7] = [
     (1, "token-broker"),
     (2, "certificates"),
     (4, "scratch space"),
     (8, "programs"),
     (16, "runner"),
     (32, "clock"),
+    (64, "output folder"),
 ];
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A shared file system may show the node's file late.
@@ -148,12 +149,12 @@ async fn look(settings: &Settings, slurm: &dyn Slurm, node: &Node) -> anyhow::Re
         Duration::from_secs(node.wait_s.get().into()),
     )
     .await?;
-    let path = settings
+    let folder = settings
         .output_folder()
-        .map(|folder| output_file(&submission.name, folder))
-        .unwrap_or_default();
-    let lines = read_lines(path.clone(), node.user.clone()).await;
-    Ok(result(&ended, &lines, &path))
+        .unwrap_or(Path::new("/nonexistent"));
+    let lines = read_lines(folder.into(), submission.name.clone(), node.user.clone()).await;
+    let there = folder.join(format!("{}.*.log", submission.name));
+    Ok(result(&ended, &lines, &there))
 }
 
 /// Waits for the end of a Slurm job; cancels one that is not over in time.
@@ -192,17 +193,31 @@ async fn until_ended(
 }
 
 /// What the node check printed, where its file is to be seen from here: nobody else's, and no link.
-async fn read_lines(path: std::path::PathBuf, user: SlurmUser) -> Vec<Finding> {
+async fn read_lines(folder: PathBuf, name: String, user: SlurmUser) -> Vec<Finding> {
     let give_up_at = Instant::now() + LINES_DEADLINE;
     loop {
-        let (path, user) = (path.clone(), user.clone());
-        let read = tokio::task::spawn_blocking(move || read(&path, &user)).await;
+        let (folder, name, user) = (folder.clone(), name.clone(), user.clone());
+        let read = tokio::task::spawn_blocking(move || find(&folder, &name, &user)).await;
         let lines = read.ok().and_then(Result::ok).unwrap_or_default();
         if !lines.is_empty() || Instant::now() >= give_up_at {
             return lines;
         }
         tokio::time::sleep(LOOK_AGAIN / 5).await;
     }
+}
+
+/// Others may have put files of such names there, so each is looked at.
+fn find(folder: &Path, name: &str, user: &SlurmUser) -> anyhow::Result<Vec<Finding>> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let file = entry.file_name();
+        if file.to_str().is_some_and(|file| is_output_file(file, name))
+            && let Ok(lines) = read(&entry.path(), user)
+        {
+            return Ok(lines);
+        }
+    }
+    Ok(Vec::new())
 }
 
 fn read(path: &Path, user: &SlurmUser) -> anyhow::Result<Vec<Finding>> {

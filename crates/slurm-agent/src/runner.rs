@@ -6,6 +6,7 @@ use std::time::Duration;
 use gha_slurm_domain::Clock;
 use gha_slurm_domain::release::RunnerRelease;
 use gha_slurm_service_kit::Periodic;
+use gha_slurm_service_kit::settings::texts;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
@@ -139,6 +140,48 @@ fn proxy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretStri
     }
 }
 
+/// GitHub.com: the web and API hosts, and the Actions service
+/// (<https://docs.github.com/en/actions/reference/runners/self-hosted-runners>, "Communication").
+pub(crate) fn default_github_hosts() -> Vec<String> {
+    [
+        "github.com",
+        "*.github.com",
+        "*.actions.githubusercontent.com",
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+/// Deserialises hosts of GitHub: a list, or a text with blanks between.
+pub(crate) fn github_hosts<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<String>, D::Error> {
+    let hosts = texts(deserializer, |text| {
+        text.split_whitespace().map(str::to_owned).collect()
+    })?;
+    if hosts.is_empty() {
+        return Err(serde::de::Error::custom("name at least one host"));
+    }
+    for entry in &hosts {
+        let host = entry.strip_prefix("http://").unwrap_or(entry);
+        let name = host.strip_prefix("*.").unwrap_or(host);
+        let is_name = name.split('.').all(|label| {
+            !label.is_empty()
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        });
+        // All of `*.com` is nobody's GitHub.
+        if !is_name || (name != host && !name.contains('.')) {
+            return Err(serde::de::Error::custom(format!(
+                "{entry:?}: must be a host such as github.example.org, or *.github.example.org for its subdomains, without a port; \
+                 http:// before it allows plain HTTP"
+            )));
+        }
+    }
+    Ok(hosts)
+}
+
 /// Texts that the job script can tell apart.
 fn lines<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let lines = Vec::<String>::deserialize(deserializer)?;
@@ -237,6 +280,39 @@ mod tests {
                 ("GHA_SLURM_NO_PROXY", "a,b".to_owned())
             ]
         );
+    }
+
+    #[test]
+    fn hosts_of_github_are_names() {
+        #[derive(Debug, Deserialize)]
+        struct Section {
+            #[serde(deserialize_with = "github_hosts")]
+            github_hosts: Vec<String>,
+        }
+        let parsed = |hosts: serde_json::Value| {
+            serde_json::from_value::<Section>(json!({ "github_hosts": hosts }))
+                .map(|section| section.github_hosts)
+                .map_err(|error| error.to_string())
+        };
+        let given = default_github_hosts();
+        assert_eq!(parsed(json!(given)).unwrap(), given);
+        let hosts = ["ghes.example.org", "http://127.0.0.1"];
+        assert_eq!(parsed(json!(hosts.join(" "))).unwrap(), hosts);
+        for wrong in [
+            "*",
+            "*.com",
+            "*.*.org",
+            "https://x.org",
+            "x.org:443",
+            "x.org/",
+            "a b",
+            "",
+            "*evil.org",
+        ] {
+            let error = parsed(json!([wrong])).unwrap_err();
+            assert!(error.contains("must be a host"), "{wrong}: {error}");
+        }
+        assert!(parsed(json!([])).unwrap_err().contains("at least one"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -310,6 +310,13 @@ fn check_files(settings: &Settings) -> Vec<Finding> {
     findings.push(match &settings.runner.job_script {
         None => Finding::ok(SCRIPT, "ours"),
         Some(path) => match read_file(path) {
+            Ok(text) if text.starts_with("#!") && !text.contains("GHA_SLURM_OUTPUT") => {
+                let text = format!(
+                    "{}: it does not open GHA_SLURM_OUTPUT, so what it prints is lost; see docs/slurm.md",
+                    path.display()
+                );
+                Finding::warning(SCRIPT, text)
+            }
             Ok(text) if text.starts_with("#!") => Finding::ok(SCRIPT, path.display().to_string()),
             Ok(_) => Finding::problem(
                 SCRIPT,
@@ -384,6 +391,13 @@ fn check_output(folder: &Path, group: Option<&str>) -> Finding {
         }
     };
     let mode = data.mode() & 0o7777;
+    if let Some(path) = replaceable(folder) {
+        let text = format!(
+            "{}: others than root can replace it, and with it {shown}; chown root and chmod 1777 or 0755",
+            path.display()
+        );
+        return Finding::problem(ABOUT, text);
+    }
     let gid = group.and_then(|name| Group::from_name(name).ok().flatten());
     let of_group = mode & 0o030 == 0o030 && gid.is_some_and(|g| g.gid.as_raw() == data.gid());
     let of_all = mode & 0o003 == 0o003;
@@ -402,6 +416,21 @@ fn check_output(folder: &Path, group: Option<&str>) -> Finding {
     } else {
         Finding::ok(ABOUT, format!("{shown}, mode {mode:04o}"))
     }
+}
+
+/// The first folder on the way to `folder`, itself included, of which somebody else than root or this user decides what is in it: not
+/// theirs, or writable for others without the sticky bit. Of `folder` itself, the latter is said elsewhere.
+fn replaceable(folder: &Path) -> Option<PathBuf> {
+    let here = std::fs::canonicalize(folder).ok()?;
+    let me = nix::unistd::Uid::effective().as_raw();
+    let found = here.ancestors().find(|path| {
+        std::fs::metadata(path).is_ok_and(|data| {
+            let is_open = data.mode() & 0o022 != 0 && data.mode() & 0o1000 == 0;
+            let is_foreign = data.uid() != 0 && data.uid() != me;
+            is_foreign || (is_open && *path != here)
+        })
+    })?;
+    Some(found.to_owned())
 }
 
 /// The runner's folder, as this machine sees it.
@@ -484,6 +513,30 @@ mod tests {
             Level::Warning,
             "it may be there on the nodes"
         );
+    }
+
+    #[test]
+    fn nobody_else_decides_what_the_output_folder_is() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("output");
+        std::fs::create_dir(&folder).unwrap();
+        let set = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        set(&folder, 0o1777);
+        for (mode, level) in [
+            (0o777, Level::Problem),
+            (0o775, Level::Problem),
+            (0o1777, Level::Ok),
+            (0o755, Level::Ok),
+        ] {
+            set(parent.path(), mode);
+            assert_eq!(check_output(&folder, None).level, level, "{mode:o}");
+        }
+        if nix::unistd::Uid::effective().is_root() {
+            std::os::unix::fs::chown(&folder, Some(5), None).unwrap();
+            assert_eq!(check_output(&folder, None).level, Level::Problem);
+        }
     }
 
     #[tokio::test]

@@ -11,7 +11,9 @@ use gha_slurm_slurm::settings::{Backend, LocalSettings, SbatchSettings, Slurmres
 use gha_slurm_telemetry::LogSettings;
 use serde::{Deserialize, Deserializer};
 
-use crate::runner::{ApptainerSettings, NetworkSettings, PodmanSettings, hook};
+use crate::runner::{
+    ApptainerSettings, NetworkSettings, PodmanSettings, default_github_hosts, github_hosts, hook,
+};
 
 /// The agent's settings.
 #[derive(Debug, Clone, Deserialize)]
@@ -262,7 +264,12 @@ pub struct StateSettings {
 pub struct RunnerSettings {
     /// Folder of the unpacked runner release (`bin/Runner.Listener`), a symlink to it, or its archive, as the nodes see it.
     pub folder: PathBuf,
-    /// The job script; the built-in one when absent. Read at each submission.
+    /// Hosts of the GitHub that runners may belong to, and of its Actions service: a name, or `*.` and a name for its subdomains. Only
+    /// HTTPS, unless `http://` stands before it. GitHub.com's when absent; for GitHub Enterprise Server, its host.
+    #[serde(default = "default_github_hosts", deserialize_with = "github_hosts")]
+    pub github_hosts: Vec<String>,
+    /// The job script; the built-in one when absent. Read at each submission. Slurm keeps nothing of what it prints: it opens a file
+    /// of its own, whose path begins with `GHA_SLURM_OUTPUT`.
     #[serde(default)]
     pub job_script: Option<PathBuf>,
     /// Where private work directories are made on the node; its `TMPDIR` or `/tmp` when absent.

@@ -58,6 +58,11 @@ pub async fn prepare(
             runner.folder.to_string_lossy().into_owned(),
         ),
         (
+            "GHA_SLURM_RUNNER_MODE",
+            claims.runner_mode.as_str().to_owned(),
+        ),
+        ("GHA_SLURM_GITHUB_HOSTS", runner.github_hosts.join(" ")),
+        (
             "GHA_SLURM_IDLE_DEADLINE_S",
             runner.idle_deadline_s.to_string(),
         ),
@@ -111,7 +116,7 @@ pub(crate) struct Extras {
     /// Instead of the job script.
     pub(crate) script: String,
     /// Beside the others.
-    pub(crate) environment: [(&'static str, String); 4],
+    pub(crate) environment: [(&'static str, String); 3],
 }
 
 impl Extras {

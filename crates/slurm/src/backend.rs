@@ -1,7 +1,7 @@
 //! The trait of every backend, and what is said in it.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -242,9 +242,27 @@ pub(crate) fn launch_of(comment: &str) -> Option<LaunchId> {
     rest.split(' ').next()?.parse().ok()
 }
 
-/// Where the node writes what the job script of a Slurm job with this name prints.
-pub fn output_file(name: &str, folder: &Path) -> PathBuf {
-    folder.join(format!("{name}.log"))
+/// What Slurm is told to do with what a job script prints. Slurm shows everybody the path of an output file, and opens it, links and
+/// all, when the Slurm job starts: whoever creates it first decides where the output goes. The job script opens its own file.
+pub(crate) const OUTPUT: &str = "/dev/null";
+
+/// The environment variable with the beginning of the path of a job script's own output file. What follows is random, as mktemp(1)
+/// makes it: see [`is_output_file`].
+pub(crate) fn output_variable(name: &str, folder: &Path) -> (&'static str, String) {
+    let beginning = folder.join(name).to_string_lossy().into_owned();
+    ("GHA_SLURM_OUTPUT", beginning)
+}
+
+/// Whether a file in the output folder may be that of a Slurm job of this name: `<name>.<random>.log`. Anybody may create such a file;
+/// only its owner tells whose it is.
+pub fn is_output_file(file: &str, name: &str) -> bool {
+    let random = file
+        .strip_prefix(name)
+        .and_then(|rest| rest.strip_prefix('.'))
+        .and_then(|rest| rest.strip_suffix(".log"));
+    random.is_some_and(|random| {
+        !random.is_empty() && random.bytes().all(|b| b.is_ascii_alphanumeric())
+    })
 }
 
 /// The state that Slurm's word is for, and why the Slurm job is pending or ended so. One that was cancelled while it was pending still

@@ -17,7 +17,7 @@ pub mod token_signer;
 pub use api_version::ApiVersion;
 pub use backend::{
     Cancellation, CannotAct, JobUsage, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError,
-    Survey, output_file,
+    Survey, is_output_file,
 };
 pub use local::LocalSlurm;
 pub use rest::RestSlurm;

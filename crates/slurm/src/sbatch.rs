@@ -13,8 +13,8 @@ use tokio::process::Command;
 
 use crate::api_version::ApiVersion;
 use crate::backend::{
-    Cancellation, CannotAct, JobUsage, PATH, Queue, Slurm, SlurmUnavailable, SubmitError, Survey,
-    comment, output_file,
+    Cancellation, CannotAct, JobUsage, OUTPUT, PATH, Queue, Slurm, SlurmUnavailable, SubmitError,
+    Survey, comment, output_variable,
 };
 use crate::options::options;
 use crate::settings::{RunAs, SbatchSettings};
@@ -128,10 +128,12 @@ impl Slurm for SbatchSlurm {
             let group = group_of(user).await?;
             command.arg(format!("--gid={group}"));
         }
-        // sbatch hands its environment on, and its file mode mask, which is that of the output file.
+        // sbatch hands its environment on.
         for (name, value) in &submission.environment {
             command.env(name, value);
         }
+        let (name, value) = output_variable(&submission.name, &self.settings.output_folder);
+        command.env(name, value);
         let output = self.run(command, &submission.script).await?;
         if !output.status.success() {
             return Err(why(&String::from_utf8_lossy(&output.stderr)));
@@ -313,13 +315,11 @@ async fn group_of(user: &str) -> Result<u32, SlurmUnavailable> {
 /// sbatch's arguments.
 fn arguments(submission: &Submission, settings: &SbatchSettings) -> Vec<String> {
     let comment = comment(submission, settings.repository_in_comment);
-    let output = output_file(&submission.name, &settings.output_folder);
     let mut arguments = vec![
         "--parsable".to_owned(),
         format!("--job-name={}", submission.name),
         format!("--comment={comment}"),
-        format!("--output={}", output.display()),
-        "--open-mode=append".to_owned(),
+        format!("--output={OUTPUT}"),
         "--chdir=/".to_owned(),
         // Ours, and nothing of a login shell's: that may hang where the home is not there.
         "--export=ALL".to_owned(),

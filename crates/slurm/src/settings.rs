@@ -31,8 +31,8 @@ pub struct SbatchSettings {
     pub bin: PathBuf,
     /// `SLURM_CONF`, where it is not Slurm's default.
     pub conf: Option<PathBuf>,
-    /// Where nodes write what job scripts print, one file for each launch, which its user owns (mode 0600). A folder
-    /// that every user may write to.
+    /// Where job scripts write what they print, one file for each launch, which its user owns (mode 0600), with a name that nobody
+    /// can know beforehand. A folder on the nodes that every user may write to, with the sticky bit.
     pub output_folder: PathBuf,
     /// Let Slurm start a Slurm job again after its node failed. Its launch token answers 410 then: leave it off.
     pub requeue: bool,

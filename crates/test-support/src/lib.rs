@@ -34,6 +34,7 @@ pub use server::{Folder, free_port};
 pub use service::ServiceProcess;
 pub use skip::{SKIPPED_FILE, skip, skip_for_kernel, skipped_without_root};
 pub use slurm::{
-    LOGIN_NODE, PrivateSlurm, SLURM_ACCOUNT, SLURM_USERS, SlurmMissing, slurm_api_versions,
+    LOGIN_NODE, PrivateSlurm, SLURM_ACCOUNT, SLURM_USERS, SlurmMissing, output_file, output_of,
+    slurm_api_versions,
 };
 pub use wait::{Condition, NotYet, try_wait_until, wait_until};

@@ -640,3 +640,23 @@ fn open_to_all(path: &Path) -> anyhow::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755))
         .with_context(|| path.display().to_string())
 }
+
+/// The file for what the job script of a Slurm job of this name printed, in the agent's output folder.
+pub fn output_file(folder: &Path, name: &str) -> Option<PathBuf> {
+    let files = std::fs::read_dir(folder).ok()?.flatten();
+    let beginning = format!("{name}.");
+    files.map(|file| file.path()).find(|path| {
+        let random = path.file_name().and_then(|file| {
+            file.to_str()?
+                .strip_prefix(&beginning)?
+                .strip_suffix(".log")
+        });
+        random.is_some_and(|random| !random.contains('.'))
+    })
+}
+
+/// What is in that file.
+pub fn output_of(folder: &Path, name: &str) -> String {
+    let text = output_file(folder, name).and_then(|path| std::fs::read_to_string(path).ok());
+    text.unwrap_or_default()
+}

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use gha_slurm_domain::Clock;
 use gha_slurm_github::Github;
-use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness, Strangers};
+use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness, Strangers, Window};
 use gha_slurm_storage::Database;
 use gha_slurm_telemetry::Metrics;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::keys::Keys;
 use crate::redemption::Broker;
-use crate::routes::{self, State};
+use crate::routes::{self, MOST_CALLS, State};
 use crate::settings::Settings;
 
 /// Most reads of the key set by one address in ten seconds: an agent makes one at most, and many may come from one address.
@@ -71,6 +71,7 @@ impl Application {
             runners: settings.runners,
             redemptions,
             service_tokens: settings.access.service_tokens,
+            calls: Window::at_most(MOST_CALLS),
         };
         let key_readers = Strangers::at_most(KEY_READS);
         let http = HttpService::bind(&settings.http, &metrics, move |config| {

@@ -4,7 +4,7 @@ use actix_web::http::StatusCode;
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::runner::{MAX_LOG_TAIL_BYTES, ProgressPhase, ProgressRequest};
 use gha_slurm_domain::Launch;
-use gha_slurm_domain::launch::{Happening, Outcome, Phase, Run, State};
+use gha_slurm_domain::launch::{Context, Happening, Outcome, Phase, Run, State};
 use gha_slurm_github::Deletion;
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::launches::{self, Loaded};
@@ -115,7 +115,12 @@ impl Broker {
             phase,
             at: request.at,
         };
-        // A report that comes late, or twice, changes nothing and is no error of the node.
+        // A report that comes late, or twice, changes nothing and is no error of the node. It takes no lock, either: a launch only moves
+        // forward, so what is late now is late then.
+        let expected = launch.apply(happening.clone(), Context::default(), self.clock.now());
+        if expected.map_or(true, |applied| applied.launch == *launch) {
+            return Ok(());
+        }
         let applied = self.happen(launch.id, &happening).await?;
         if request.phase == ProgressPhase::Finished && applied.is_ok() {
             let outcome = outcome_of(request).explained();

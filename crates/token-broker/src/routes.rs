@@ -14,7 +14,7 @@ use gha_slurm_domain::{RepositoryFullName, SlurmJobId};
 use gha_slurm_service_kit::authentication::{bearer, require_bearer, token_missing};
 use gha_slurm_service_kit::body::LargestBody;
 use gha_slurm_service_kit::strangers::limited;
-use gha_slurm_service_kit::{ApiError, Body, Strangers, problem};
+use gha_slurm_service_kit::{ApiError, Body, Strangers, Window, problem};
 use gha_slurm_telemetry::prometheus::IntCounterVec;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -23,7 +23,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 use crate::keys::Keys;
 use crate::progress::node_name;
-use crate::redemption::{Broker, Redeemed, RunnerToken, github_trouble};
+use crate::redemption::{Broker, Redeemed, RunnerToken, github_trouble, progress_hash};
 use crate::settings::RunnerSettings;
 
 /// A body holds at most a log tail, escaped.
@@ -37,7 +37,13 @@ pub(crate) struct State {
     pub(crate) runners: RunnerSettings,
     pub(crate) redemptions: IntCounterVec,
     pub(crate) service_tokens: Vec<SecretString>,
+    /// By the token's hash.
+    pub(crate) calls: Window<Vec<u8>>,
 }
+
+/// Most calls with one token in ten seconds. A job script makes a dozen in its life, and tries again once a second at
+/// most. A step can read the progress token from its memory.
+pub(crate) const MOST_CALLS: u32 = 30;
 
 /// `key_readers` bounds who reads the key set.
 pub(crate) fn configure(config: &mut web::ServiceConfig, state: State, key_readers: Strangers) {
@@ -105,6 +111,7 @@ fn launch_token_error(error: &TokenError) -> ApiError {
         (status = 410, description = "Nothing waits for this runner: give the node back", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is compressed", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "It comes too often: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("launchToken" = []))
@@ -135,6 +142,8 @@ async fn redeem_either(
     state: &State,
 ) -> Result<HttpResponse, ApiError> {
     if let Some(token) = bearer(request) {
+        let spent = "This launch token is redeemed too often.";
+        state.calls.take(progress_hash(token), spent)?;
         let claims = verified(state, token).await?;
         allowed(claims.runner_mode, state)?;
         let wanted: RunnerRequest = body.json_of_any_type().await?;
@@ -272,6 +281,7 @@ fn answer(redeemed: Redeemed) -> RunnerAnswer {
         (status = 408, description = "The body came too slowly", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is compressed", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "It comes too often: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("progressToken" = []))
@@ -282,6 +292,8 @@ async fn progress(
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
     let token = bearer(&request).ok_or_else(token_missing)?;
+    let spent = "This runner reports its progress too often.";
+    state.calls.take(progress_hash(token), spent)?;
     // A launch token is a JWT and has dots; a progress token has none.
     if token.contains('.') {
         let claims = verified(&state, token).await?;

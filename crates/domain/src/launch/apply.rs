@@ -15,6 +15,10 @@ use crate::timeline::{Entry, Kind, happened};
 /// A node that reports the end of its runner gives an unused registration back next; otherwise the launcher does, after this.
 const GIVES_BACK_WITHIN: TimeDelta = TimeDelta::minutes(1);
 
+/// Most attempts to register a runner that a timeline shows. A launch token may be redeemed again until its runner listens, by
+/// whoever runs as the same user.
+const MAX_SHOWN_ATTEMPTS: u32 = 20;
+
 /// Something that happens to a launch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Happening {
@@ -635,7 +639,9 @@ impl Change {
             )
         };
         self.launch.state = State::Registered(runner);
-        self.entry(Kind::Registered, detail);
+        if attempt <= MAX_SHOWN_ATTEMPTS {
+            self.entry(Kind::Registered, detail);
+        }
         Ok(self.done())
     }
 
@@ -672,8 +678,10 @@ impl Change {
                 }
                 let place = node.map(|n| format!(" on {n}")).unwrap_or_default();
                 let detail = format!("Runner {} is being set up{place}", runner.name);
-                self.effects
-                    .push(Effect::Timeline(Entry::new(Kind::SetUp, when, detail)));
+                if runner.mint_attempt <= MAX_SHOWN_ATTEMPTS {
+                    self.effects
+                        .push(Effect::Timeline(Entry::new(Kind::SetUp, when, detail)));
+                }
             }
             Phase::Listening => {
                 let (State::Redeeming(runner) | State::Registered(runner)) = &self.launch.state
@@ -712,10 +720,11 @@ impl Change {
             State::Over(over) => {
                 // The log line came first, the hook adds which run it was.
                 let mut over = over.clone();
-                let Some(work) = over.work.as_mut().filter(|work| work.run.is_none()) else {
+                let work = over.work.as_mut().filter(|work| work.run.is_none());
+                let (Some(work), Some(run)) = (work, run) else {
                     return Err(Rejected::Late);
                 };
-                work.run = run;
+                work.run = Some(run);
                 self.launch.state = State::Over(over);
                 return Ok(self.done());
             }

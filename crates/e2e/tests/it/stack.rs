@@ -625,8 +625,7 @@ impl Stack {
 
     /// What the job script of this name printed on the real Slurm.
     pub(crate) fn output_on_slurm(&self, name: &str) -> String {
-        let path = self.deployment.output_folder().join(format!("{name}.log"));
-        fs::read_to_string(path).unwrap_or_default()
+        gha_slurm_test_support::output_of(&self.deployment.output_folder(), name)
     }
 
     // --- the end --------------------------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ use crate::settings::Settings;
 use crate::start::{Starter, answer};
 use crate::submission::{Extras, claims_without_token};
 use file::{Repository, SiteFile};
-use gha_slurm_slurm::output_file;
 use request::OriginalRequest;
 
 /// The header with the shared secret.
@@ -34,7 +33,6 @@ pub(crate) const HEADER: &str = "auth-token";
 /// What the site's file says, until it is read again.
 pub(crate) struct Original {
     path: PathBuf,
-    output_folder: PathBuf,
     site: RwLock<Arc<SiteFile>>,
 }
 
@@ -52,7 +50,6 @@ impl Original {
         );
         Ok(Some(Self {
             path,
-            output_folder: settings.output_folder().unwrap_or("/tmp".as_ref()).into(),
             site: RwLock::new(Arc::new(site)),
         }))
     }
@@ -113,14 +110,9 @@ pub(crate) async fn start(
         slurm.user = %claims.slurm_user,
         "asked for by the original contract: a shared secret and no signature, weaker than a launch token"
     );
-    let log = output_file(
-        &format!("{}.runner", claims.runner_name),
-        &original.output_folder,
-    );
     let extras = Extras {
         script: site.template.script(&asked, repository),
         environment: [
-            ("GHA_SLURM_LOG_FILE", log.to_string_lossy().into_owned()),
             ("GHA_SLURM_REPOSITORY_URL", repository.url.clone()),
             (
                 "GHA_SLURM_RUNNER_NAME",

@@ -14,8 +14,8 @@ const OURS: &str = include_str!(concat!(
     "/../../deploy/job-script/gha-slurm-original-job.sh"
 ));
 
-/// What comes before a template. As our job script, it starts itself again without the launch token in its environment, which
-/// everybody with this uid can read as long as it lives.
+/// What comes before a template. As our job script, it opens its own output, and starts itself again without the launch token in its
+/// environment, which everybody with this uid can read as long as it lives.
 const BEFORE: &str = r#"#!/bin/bash
 exec 19>/dev/null
 BASH_XTRACEFD=19
@@ -24,6 +24,13 @@ if [[ -n ${GHA_SLURM_LAUNCH_TOKEN:-} ]]; then
     gha_slurm_token=$GHA_SLURM_LAUNCH_TOKEN
     unset GHA_SLURM_LAUNCH_TOKEN SUDO_COMMAND SUDO_USER SUDO_UID SUDO_GID
     exec 18< <(printf '%s\n' "$gha_slurm_token")
+    gha_slurm_output=${GHA_SLURM_OUTPUT:-${TMPDIR:-/tmp}/gha-slurm-original}
+    if [[ -n ${GHA_SLURM_OUTPUT:-} ]] && output_file=$(mktemp --suffix=.log "$gha_slurm_output.XXXXXXXXXX"); then
+        exec >>"$output_file" 2>&1
+    fi
+    GHA_SLURM_LOG_FILE=$(mktemp --suffix=.log "$gha_slurm_output.runner.XXXXXXXXXX") || exit 1
+    export GHA_SLURM_LOG_FILE
+    unset GHA_SLURM_OUTPUT
     exec bash "$0"
 fi
 IFS= read -r GHA_SLURM_LAUNCH_TOKEN <&18 || exit 1

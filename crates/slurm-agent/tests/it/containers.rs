@@ -171,7 +171,7 @@ async fn a_profiles_container_is_that_of_an_ordinary_user_on_a_node(by: By) {
     asked.resources.container = Some(image);
     let id = agent.start(&site.request(&asked)).await;
     until_over(&agent, &site, &asked).await;
-    let printed = std::fs::read_to_string(output.join("r-games.log")).unwrap_or_default();
+    let printed = gha_slurm_test_support::output_of(&output, "r-games");
     assert_eq!(launch.last().await["reason"], "completed", "{printed}");
     let environment = launch.seen("environment");
     let number = format!("SLURM_JOB_ID={id}");

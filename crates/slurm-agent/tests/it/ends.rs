@@ -110,19 +110,12 @@ async fn slurms_word_for_each_end_comes_back(by: By) {
     let status = until(&agent, &site, &wide, |s| s.state == SlurmState::Running).await;
     assert!(status.nodes.is_some_and(|nodes| nodes.starts_with("n[")));
 
-    // The node cannot make the output file.
+    // A node without the output folder runs it all the same.
     let output = site.path("output");
     std::fs::remove_dir_all(&output).unwrap();
     let lost = of(user, "lost");
     agent.start(&site.request(&lost)).await;
-    let status = until(&agent, &site, &lost, |s| s.state.is_over()).await;
-    assert_eq!(status.state, SlurmState::Failed, "{status:?}");
-    // Since 24.11, or some version before it, the second.
-    let words = ["JobLaunchFailure", "RaisedSignal"];
-    assert!(
-        words.contains(&status.reason.as_deref().unwrap()),
-        "{status:?}"
-    );
+    until(&agent, &site, &lost, |s| s.state == SlurmState::Running).await;
     agent.stop();
 }
 

@@ -1,9 +1,18 @@
 //! What the runner calls on the node: the job-started hook and its policy, container hooks.
 
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
 use gha_slurm_policy::BuildPolicy;
 use serde_json::{Value, json};
 
 use crate::script_fixture::*;
+
+const CONTAINER_HOOK: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../deploy/job-script/gha-slurm-container-hook.js"
+);
 
 /// A runner that does what the real one does around the hook, with `$SEEN/event.json` as the event; one step.
 const WITH_HOOK: &str = r#"
@@ -259,4 +268,100 @@ async fn the_sites_container_hooks_are_the_runners() {
     assert_eq!(launch.seen("codes"), "prepare_job 0\ncleanup_job 0\n");
     assert_eq!(launch.seen("hooks").trim_end(), hooks.to_str().unwrap());
     assert_eq!(launch.last().await["reason"], "completed");
+}
+
+/// Shows what it is called with.
+const PODMAN: &str = r#"#!/bin/bash
+printf 'argument: %s\n' "$@"
+env | sed 's/^/environment: /'
+while (($#)); do [ "$1" != --env-file ] || sed 's/^/file: /' "$2"; shift; done
+"#;
+
+/// Variables of a workflow reach its containers, and neither Podman's own environment nor its arguments.
+#[test]
+fn podman_heeds_no_variable_of_a_workflow() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::copy(CONTAINER_HOOK, at("podman.js")).unwrap();
+    std::fs::write(at("podman"), PODMAN).unwrap();
+    std::fs::set_permissions(at("podman"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let settings = json!({
+        "command": [at("podman")], "volumes": [],
+        "environment": { "PATH": std::env::var("PATH").unwrap(), "OF_THE_SITE": "yes" },
+    });
+    std::fs::write(at("podman.json"), settings.to_string()).unwrap();
+    let names = [
+        "CONTAINERS_CONF",
+        "CONTAINER_HOST",
+        "STORAGE_DRIVER",
+        "DOCKER_HOST",
+        "REGISTRY_AUTH_FILE",
+        "BUILDAH_ISOLATION",
+        "PODMAN_USERNS",
+        "XDG_CONFIG_HOME",
+        "LD_PRELOAD",
+        "HOME",
+        "APPTAINER_BIND",
+        "GODEBUG",
+        "PASSWORD",
+    ];
+    let call = |variables: Value, options: &str| {
+        let step = json!({
+            "command": "run_container_step", "state": {},
+            "args": {
+                "image": "busybox", "environmentVariables": variables, "createOptions": options,
+                "entryPoint": "sh", "workingDirectory": "/w",
+            },
+        });
+        let mut child = std::process::Command::new("node")
+            .arg(at("podman.js"))
+            // As a step may have set it for those that come after it.
+            .env("STORAGE_OPTS", "from-a-step")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        write!(child.stdin.take().unwrap(), "{step}").unwrap();
+        let output = child.wait_with_output().unwrap();
+        (
+            output.status.success(),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    let mut variables: serde_json::Map<String, Value> = names
+        .iter()
+        .map(|name| ((*name).to_owned(), json!("of-the-workflow")))
+        .collect();
+    variables.insert("KEY".into(), json!("BEGIN\nEND"));
+    let (fine, said) = call(variables.into(), "--env DOCKER_CONFIG=of-the-workflow");
+    assert!(fine, "{said}");
+    for name in names.into_iter().chain(["DOCKER_CONFIG"]) {
+        assert!(
+            said.contains(&format!("file: {name}=of-the-workflow\n")),
+            "{name}: {said}"
+        );
+    }
+    for line in said.lines().filter(|line| !line.starts_with("file: ")) {
+        assert!(
+            !line.contains("of-the-workflow") && !line.contains("from-a-step"),
+            "{line}"
+        );
+    }
+    assert!(
+        said.contains("environment: KEY=BEGIN\nenvironment: END\n"),
+        "{said}"
+    );
+    assert!(said.contains("environment: OF_THE_SITE=yes\n"), "{said}");
+    // A file of variables has one in each line.
+    let (fine, said) = call(json!({ "DOCKER_CONFIG": "a\nb" }), "");
+    assert!(
+        !fine && said.contains("the variable DOCKER_CONFIG is too long, or has more than one line"),
+        "{said}"
+    );
+    let left = std::fs::read_dir(folder.path()).unwrap().flatten();
+    assert!(
+        !left
+            .map(|entry| entry.file_name())
+            .any(|name| name.to_str().unwrap().starts_with("variables."))
+    );
 }

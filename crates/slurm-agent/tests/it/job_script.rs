@@ -233,7 +233,9 @@ async fn a_registration_token_is_configured_first() {
     let runner = format!(
         "if [ \"$1\" = configure ]; then [ \"$token\" = {REGISTRATION_TOKEN} ]; exit; fi\n{ONE_WORKFLOW_JOB}"
     );
-    let launch = Launch::new(&runner).await;
+    let launch = Launch::new(&runner)
+        .await
+        .with("GHA_SLURM_RUNNER_MODE", "registration");
     launch.says("/gha/runner", 1, answer.clone(), None).await;
     let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(0), "{}", outcome.output);
@@ -249,7 +251,9 @@ async fn a_registration_token_is_configured_first() {
     );
 
     // Withdrawn while it registered: it does not start.
-    let launch = Launch::new(&runner).await;
+    let launch = Launch::new(&runner)
+        .await
+        .with("GHA_SLURM_RUNNER_MODE", "registration");
     launch.says("/gha/runner", 1, answer, None).await;
     launch
         .says(

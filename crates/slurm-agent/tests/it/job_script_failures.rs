@@ -1,6 +1,11 @@
 //! The ways a job script can fail, and what it tells then.
 
+use std::os::unix::fs::PermissionsExt;
+
 use gha_slurm_contract::runner::MAX_LOG_TAIL_BYTES;
+use gha_slurm_test_support::output_file;
+use serde_json::json;
+use wiremock::ResponseTemplate;
 
 use crate::script_fixture::*;
 
@@ -175,4 +180,227 @@ async fn a_runner_folder_without_a_runner_is_a_failure() {
             .contains("no bin/Runner.Listener")
     );
     assert_eq!(launch.calls("/gha/runner/release").await.len(), 1);
+}
+
+const HOST: &str = "https://broker.actions.githubusercontent.com";
+
+/// The runner writes each file of a JIT configuration, wherever its name leads, and believes what is in it.
+#[tokio::test]
+async fn a_jit_configuration_of_somebody_else_is_refused() {
+    let runner = |server: &str| format!(r#"{{"agentId": 17, "serverUrl": "{server}"}}"#);
+    let good = runner(HOST);
+    let credentials = r#"{"scheme": "OAuth", "data": {"authorizationUrl": null}}"#;
+    let of = |runner: &str, credentials: &str| {
+        jit_config(&[
+            (".runner", runner),
+            (".credentials", credentials),
+            (".credentials_rsaparams", "{}"),
+        ])
+    };
+    let with = |more: (&str, &str)| {
+        let three = [
+            (".runner", good.as_str()),
+            (".credentials", credentials),
+            (".credentials_rsaparams", "{}"),
+        ];
+        jit_config(&[three.as_slice(), &[more]].concat())
+    };
+    let files = "it does not consist of";
+    let host = "runner.github_hosts of the agent allows";
+    let mut wrong = vec![
+        ("aml0LWNvbmZpZ3VyYXRpb24tMTc=".to_owned(), files),
+        ("%".to_owned(), files),
+        (jit_config(&[(".runner", &good)]), files),
+        (with(("bin/Runner.Worker", "x")), files),
+        (with(("../../.bashrc", "x")), files),
+        (with((".env", "LD_PRELOAD=/tmp/x.so")), files),
+        (with((".runner", &runner("https://evil.test"))), files),
+        (with((".runner\n.credentials", "x")), files),
+        (of("{}", credentials), "it names no serverUrl"),
+        (of("not JSON", credentials), ".runner: it is no JSON"),
+        (
+            of(&good, "{'Data': {'AuthorizationUrl': 'https://evil.test'}}"),
+            ".credentials: it is no JSON",
+        ),
+        // As a reader that stops at a NUL would not see it.
+        (
+            of(
+                &format!("{good}\0{}", runner("https://evil.test")),
+                credentials,
+            ),
+            ".runner: it is no JSON",
+        ),
+        (
+            of(
+                &good,
+                r#"{"Data": {"AuthorizationUrl": "https://evil.test"}}"#,
+            ),
+            ".credentials: AuthorizationUrl is https://evil.test",
+        ),
+        // The last of two wins in one reader, the first in another.
+        (
+            of(
+                &format!(r#"{{"serverUrl": "https://evil.test", "serverUrl": "{HOST}"}}"#),
+                credentials,
+            ),
+            host,
+        ),
+        (
+            of(
+                &format!(r#"{{"serverUrl": "{HOST}", "SERVERURL": "https://evil.test"}}"#),
+                credentials,
+            ),
+            host,
+        ),
+        (
+            of(
+                &format!(
+                    r#"{{"serverUrl": "{HOST}", "gitHubUrl": "https://evil.test/acme/widgets"}}"#
+                ),
+                credentials,
+            ),
+            host,
+        ),
+        (
+            of(
+                &format!(r#"{{"serverUrl": "{HOST}", "ServerUrlV2": "evil.test"}}"#),
+                credentials,
+            ),
+            host,
+        ),
+        (
+            of(
+                &format!(r#"{{"serverUrl": "{HOST}", "somethingNew": "https://evil.test"}}"#),
+                credentials,
+            ),
+            host,
+        ),
+    ];
+    for server in [
+        "http://github.com/",
+        "https://github.com.evil.test/",
+        "https://evilgithub.com/",
+        "https://github.com@evil.test/",
+        "https://evil.test/https://github.com/",
+        "https://evil.test#.actions.githubusercontent.com/",
+        "https://evil.test?.actions.githubusercontent.com/",
+        r"https://github.com\\@evil.test/",
+        "https://github.com:443@evil.test/",
+        " https://github.com/",
+        r"https://github.com/\nhttps://evil.test",
+        "https://.github.com/",
+    ] {
+        wrong.push((of(&runner(server), credentials), host));
+    }
+    for (config, why) in wrong {
+        let launch = Launch::new(ONE_WORKFLOW_JOB).await;
+        launch
+            .says("/gha/runner", 1, jit_answer_of(&config), None)
+            .await;
+        let outcome = launch.run().await;
+        assert_eq!(outcome.code, Some(1), "{config}: {}", outcome.output);
+        assert_eq!(
+            launch.seen("arguments"),
+            "",
+            "no runner was started: {config}"
+        );
+        let last = launch.last().await;
+        let reason = last["reason"].as_str().unwrap();
+        assert!(
+            reason.starts_with("jit_config_refused: ") && reason.contains(why),
+            "{reason}"
+        );
+        assert!(outcome.output.contains(why), "{}", outcome.output);
+        assert_eq!(
+            launch.calls("/gha/runner/release").await.len(),
+            1,
+            "its registration is given back"
+        );
+    }
+}
+
+/// GitHub Enterprise Server, with plain HTTP; and with what is GitHub.com's.
+#[tokio::test]
+async fn the_site_says_which_github_it_is() {
+    let server = "http://ghes.example.org:8080/_services/pipelines/x/";
+    let runner = format!(
+        r#"{{"ServerUrl": "{server}", "GitHubUrl": "http://ghes.example.org:8080/acme/widgets"}}"#
+    );
+    let config = jit_config(&[
+        (".runner", &runner),
+        (".credentials", "{}"),
+        (".credentials_rsaparams", "{}"),
+    ]);
+    for (hosts, code) in [
+        ("http://ghes.example.org", 0),
+        ("ghes.example.org", 1),
+        ("http://*.example.org", 0),
+    ] {
+        let launch = Launch::new(ONE_WORKFLOW_JOB)
+            .await
+            .with("GHA_SLURM_GITHUB_HOSTS", hosts);
+        launch
+            .says("/gha/runner", 1, jit_answer_of(&config), None)
+            .await;
+        let outcome = launch.run().await;
+        assert_eq!(outcome.code, Some(code), "{hosts}: {}", outcome.output);
+    }
+}
+
+/// `config.sh` would send the registration token there; and no JIT configuration was asked for.
+#[tokio::test]
+async fn a_runner_registers_only_at_the_sites_github() {
+    for (mode, url, reason) in [
+        (
+            "registration",
+            "https://evil.test/acme/widgets",
+            "url_refused: ",
+        ),
+        (
+            "jit",
+            "https://github.com/acme/widgets",
+            "token-broker answered without a runner token",
+        ),
+    ] {
+        let answer = ResponseTemplate::new(200).set_body_json(json!({
+            "mode": "registration", "token": REGISTRATION_TOKEN, "url": url, "name": "gha-slurm-test-1",
+            "labels": ["self-hosted", "slurm"], "progressToken": PROGRESS_TOKEN,
+        }));
+        let launch = Launch::new(ONE_WORKFLOW_JOB)
+            .await
+            .with("GHA_SLURM_RUNNER_MODE", mode);
+        launch.says("/gha/runner", 1, answer, None).await;
+        let outcome = launch.run().await;
+        assert_eq!(outcome.code, Some(1), "{}", outcome.output);
+        assert_eq!(launch.seen("arguments"), "");
+        assert!(
+            launch.last().await["reason"]
+                .as_str()
+                .unwrap()
+                .starts_with(reason),
+            "{}",
+            outcome.output
+        );
+    }
+}
+
+/// What it prints goes to a file that it made itself; where it cannot make one, the build runs all the same.
+#[tokio::test]
+async fn output_goes_to_a_file_of_its_own() {
+    let launch = Launch::new(ONE_WORKFLOW_JOB).await;
+    let beginning = launch.path("seen/r1");
+    let launch = launch.with("GHA_SLURM_OUTPUT", beginning.to_str().unwrap());
+    let outcome = launch.run().await;
+    assert_eq!((outcome.code, outcome.output.as_str()), (Some(0), ""));
+    let file = output_file(&launch.path("seen"), "r1").unwrap();
+    let printed = std::fs::read_to_string(&file).unwrap();
+    assert!(printed.trim_end().ends_with("over: completed"), "{printed}");
+    assert_eq!(
+        std::fs::metadata(file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let launch = Launch::new(ONE_WORKFLOW_JOB)
+        .await
+        .with("GHA_SLURM_OUTPUT", "/nonexistent/r1");
+    assert_eq!(launch.run().await.code, Some(0));
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::agent::LaunchStatus;
 use gha_slurm_domain::SlurmState;
-use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, TestCa, skipped_without_root, wait_until};
+use gha_slurm_test_support::{
+    PrivateSlurm, SLURM_USERS, TestCa, output_of, skipped_without_root, wait_until,
+};
 
 use crate::DEADLINE;
 use crate::agent_fixture::{Agent, Site};
@@ -159,7 +161,7 @@ async fn before_the_time_limit_the_workflow_job_is_cancelled_in_an_orderly_way(b
     let agent = site.agent().await;
     let asked = asked(SLURM_USERS[0], &launch);
     let id = agent.start(&site.request(&asked)).await;
-    let printed = || std::fs::read_to_string(output.join("r-games.log")).unwrap_or_default();
+    let printed = || output_of(&output, "r-games");
     let until_seen = async |what: &str, name: &str, deadline| {
         wait_until(what, deadline, || async {
             let seen = !launch.seen(name).is_empty();
@@ -218,7 +220,7 @@ async fn a_tmp_of_its_own_is_enough_for_a_slurm_job(by: By) {
     let asked = asked(SLURM_USERS[0], &launch);
     agent.start(&site.request(&asked)).await;
     let told = until_over(&agent, &site, &asked).await;
-    let printed = launch.seen("r-games.log");
+    let printed = output_of(&seen, "r-games");
     assert_eq!(told.exit_code, Some(0), "{told:?}: {printed}");
     assert_eq!(launch.last().await["reason"], "completed", "{printed}");
     let work = launch.seen("where");

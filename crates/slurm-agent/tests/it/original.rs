@@ -58,7 +58,9 @@ impl Theirs {
         let paths = entries.map(|entry| entry.unwrap().path());
         let wanted = paths.filter(|path| {
             let name = path.file_name().unwrap().to_str().unwrap();
-            name.ends_with(ending) && name.matches('.').count() == ending.matches('.').count()
+            // `<name>.<random>.log`, `<name>.runner.<random>.log`
+            let is_runner = name.contains(".runner.");
+            name.ends_with(".log") && is_runner == (ending == ".runner.log")
         });
         wanted
             .map(|path| (path.clone(), std::fs::read_to_string(path).unwrap()))

@@ -203,7 +203,7 @@ impl Podman {
     }
 
     fn printed(&self) -> String {
-        let log = std::fs::read_to_string(self.output.join("r-games.log")).unwrap_or_default();
+        let log = gha_slurm_test_support::output_of(&self.output, "r-games");
         let mut all = log;
         for entry in std::fs::read_dir(self.launch.path("seen"))
             .unwrap()

@@ -1,12 +1,14 @@
 //! The agent before a real Slurm: what holds whichever way Slurm is spoken to. Each scenario gets the site's settings.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::time::Instant;
 
 use gha_slurm_contract::agent::{CallPurpose, LaunchStatus, StatesAnswer};
 use gha_slurm_contract::{LaunchClaims, Problem};
 use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmState};
-use gha_slurm_test_support::{PrivateSlurm, SLURM_ACCOUNT, SLURM_USERS, wait_until};
+use gha_slurm_test_support::{
+    PrivateSlurm, SLURM_ACCOUNT, SLURM_USERS, output_file, output_of, wait_until,
+};
 
 use crate::DEADLINE;
 use crate::agent_fixture::{Agent, Site, claims};
@@ -37,10 +39,15 @@ macro_rules! by_both {
 }
 pub(crate) use by_both;
 
-by_both!(what_is_asked_for_reaches_slurm_and_its_limits_are_waited_for);
+by_both!(
+    what_is_asked_for_reaches_slurm_and_its_limits_are_waited_for,
+    nobody_else_decides_where_output_goes,
+);
 
 /// Says who and where it is, and waits for its end.
 const SCRIPT: &str = r#"#!/bin/bash
+umask 077
+file=$(mktemp --suffix=.log "$GHA_SLURM_OUTPUT.XXXXXXXXXX") && exec >>"$file" 2>&1
 echo "user=$(id -un) group=$(id -gn) home=${HOME:-} token=${GHA_SLURM_LAUNCH_TOKEN:+yes} launch=$GHA_SLURM_LAUNCH cpus=${SLURM_CPUS_ON_NODE:-}"
 [ -z "${AGENT_ONLY:-}" ] || echo "AGENT_ONLY leaked"
 exec sleep 600
@@ -120,12 +127,14 @@ pub(crate) async fn two_users_on_one_node(site: impl Fn(&PrivateSlurm) -> Site) 
             ..of(user, &format!("r{number}"))
         };
         let id = agent.start(&site.request(&asked)).await;
-        let output = site.path("output").join(format!("r{number}.log"));
+        let folder = site.path("output");
+        let name = format!("r{number}");
         let said = wait_until("the job script speaks", DEADLINE, || async {
-            let text = std::fs::read_to_string(&output).ok()?;
+            let text = output_of(&folder, &name);
             text.ends_with('\n').then_some(text)
         })
         .await;
+        let output = output_file(&folder, &name).unwrap();
         let expected = format!(
             "user={user} group={user} home= token=yes launch={} cpus={}\n",
             asked.sub,
@@ -472,15 +481,17 @@ pub(crate) async fn hostile_names(site: impl Fn(&PrivateSlurm) -> Site) {
     .await;
     assert!(!harm.exists());
     for number in 0..hostile.len() {
-        let path = site.path("output").join(format!("r{number}.log"));
         // One may wait for a place.
-        if path.exists() {
+        if let Some(path) = output_file(&site.path("output"), &format!("r{number}")) {
             std::fs::remove_file(path).unwrap();
         }
     }
     let mut left = std::fs::read_dir(site.path("output")).unwrap();
     // Those that a Slurm without accounting took are named so.
-    let odd = left.find(|entry| entry.as_ref().unwrap().file_name() != "s.log");
+    let odd = left.find(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        !name.to_str().unwrap().starts_with("s.")
+    });
     assert!(odd.is_none(), "{odd:?}");
     agent.stop();
 }
@@ -690,5 +701,53 @@ pub(crate) async fn places(site: impl Fn(&PrivateSlurm) -> Site) {
     let queue = queue(&slurm).await;
     let ours = queue.iter().filter(|line| line.contains("gha-slurm:"));
     assert_eq!(ours.count(), 4, "{queue:?}");
+    agent.stop();
+}
+
+/// Whoever saw a name in squeue could create the output file first: the launch failed, or, with a link, its output was appended to a
+/// file of the user's.
+async fn nobody_else_decides_where_output_goes(by: By) {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = by.site(&slurm);
+    let [user, other] = SLURM_USERS;
+    let id = |name: &str| {
+        nix::unistd::User::from_name(name)
+            .unwrap()
+            .unwrap()
+            .uid
+            .as_raw()
+    };
+    let output = site.path("output");
+    let victim = site.path("victim");
+    std::fs::write(&victim, "mine\n").unwrap();
+    chown(&victim, Some(id(user)), None).unwrap();
+    let taken = output.join("r0.log");
+    std::fs::write(&taken, "").unwrap();
+    std::fs::set_permissions(&taken, std::fs::Permissions::from_mode(0o600)).unwrap();
+    chown(&taken, Some(id(other)), None).unwrap();
+    let link = output.join("r1.log");
+    symlink(&victim, &link).unwrap();
+    std::os::unix::fs::lchown(&link, Some(id(other)), None).unwrap();
+    let agent = site.agent().await;
+    for name in ["r0", "r1"] {
+        let number = agent.start(&site.request(&of(user, name))).await;
+        wait_until("the job script speaks", DEADLINE, || async {
+            output_of(&output, name).ends_with('\n').then_some(())
+        })
+        .await;
+        let made = std::fs::symlink_metadata(output_file(&output, name).unwrap()).unwrap();
+        assert!(made.is_file() && made.uid() == id(user) && made.mode() & 0o777 == 0o600);
+        // What everybody may ask for.
+        let shown = slurm
+            .run("scontrol", &["show", "job", &number])
+            .await
+            .unwrap();
+        assert!(shown.contains("StdOut=/dev/null"), "{shown}");
+        assert!(!shown.contains(output.to_str().unwrap()), "{shown}");
+    }
+    assert_eq!(std::fs::read_to_string(&victim).unwrap(), "mine\n");
+    assert_eq!(std::fs::read_to_string(&taken).unwrap(), "");
     agent.stop();
 }

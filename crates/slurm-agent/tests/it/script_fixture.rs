@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use gha_slurm_test_support::{end_processes_marked, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -15,7 +17,8 @@ use crate::DEADLINE;
 
 pub(crate) const LAUNCH_TOKEN: &str = "eyJlaunch.launch-token-payload.launch-signature";
 pub(crate) const PROGRESS_TOKEN: &str = "progress-token-5c1f";
-pub(crate) const JIT_CONFIG: &str = "aml0LWNvbmZpZ3VyYXRpb24tMTc=";
+/// As GitHub.com makes one: see [`jit_config`].
+pub(crate) const JIT_CONFIG: &str = "eyIucnVubmVyIjogImV5SkJaMlZ1ZEVsa0lqb2dNVGNzSUNKQloyVnVkRTVoYldVaU9pQWlaMmhoTFhOc2RYSnRMWFJsYzNRdE1TSXNJQ0pRYjI5c1NXUWlPaUF4TENBaVVHOXZiRTVoYldVaU9pQWlSR1ZtWVhWc2RDSXNJQ0pGY0dobGJXVnlZV3dpT2lCMGNuVmxMQ0FpVTJWeWRtVnlWWEpzSWpvZ0ltaDBkSEJ6T2k4dmNHbHdaV3hwYm1WeloyaDFZbVYxY3pJdVlXTjBhVzl1Y3k1bmFYUm9kV0oxYzJWeVkyOXVkR1Z1ZEM1amIyMHZZa2wwU1hNdklpd2dJa2RwZEVoMVlsVnliQ0k2SUNKb2RIUndjem92TDJkcGRHaDFZaTVqYjIwdllXTnRaUzkzYVdSblpYUnpJaXdnSWxkdmNtdEdiMnhrWlhJaU9pQWlYM2R2Y21zaUxDQWlWWE5sVmpKR2JHOTNJam9nZEhKMVpTd2dJbE5sY25abGNsVnliRll5SWpvZ0ltaDBkSEJ6T2k4dlluSnZhMlZ5TG1GamRHbHZibk11WjJsMGFIVmlkWE5sY21OdmJuUmxiblF1WTI5dEx5SjkiLCAiLmNyZWRlbnRpYWxzIjogImV5SlRZMmhsYldVaU9pQWlUMEYxZEdnaUxDQWlSR0YwWVNJNklIc2lRMnhwWlc1MFNXUWlPaUFpWXpFaUxDQWlRWFYwYUc5eWFYcGhkR2x2YmxWeWJDSTZJQ0pvZEhSd2N6b3ZMM1p6ZEc5clpXNHVZV04wYVc5dWN5NW5hWFJvZFdKMWMyVnlZMjl1ZEdWdWRDNWpiMjB2WDJGd2FYTXZiMkYxZEdneUwzUnZhMlZ1SW4xOSIsICIuY3JlZGVudGlhbHNfcnNhcGFyYW1zIjogImV5SmtJam9pYzJWamNtVjBJbjA9In0=";
 pub(crate) const REGISTRATION_TOKEN: &str = "AREGISTRATIONTOKEN17";
 pub(crate) const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -230,10 +233,23 @@ impl Drop for Launch {
     }
 }
 
+/// A JIT configuration of these files (actions/runner, Runner.cs).
+pub(crate) fn jit_config(files: &[(&str, &str)]) -> String {
+    let files: Vec<String> = files
+        .iter()
+        .map(|(name, text)| format!("{}:\"{}\"", json!(name), STANDARD.encode(text)))
+        .collect();
+    STANDARD.encode(format!("{{{}}}", files.join(",")))
+}
+
 pub(crate) fn jit_answer() -> ResponseTemplate {
+    jit_answer_of(JIT_CONFIG)
+}
+
+pub(crate) fn jit_answer_of(config: &str) -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({
         "mode": "jit",
-        "encodedJitConfig": JIT_CONFIG,
+        "encodedJitConfig": config,
         "url": "https://github.com/acme/widgets",
         "name": "gha-slurm-test-1",
         "labels": ["self-hosted", "slurm"],

@@ -306,7 +306,7 @@ async fn workflow_code_on_a_compute_node_cannot_use_it(by: By) {
     cluster.has(json!([])).await;
     let payload = serde_json::to_string(&list_call()).unwrap();
     let script = format!(
-        "#!/bin/bash\ncredential=$(munge --socket={} --restrict-uid=root <<<'{payload}' | tr -d '\\n')\n\
+        "#!/bin/bash\nexec >>\"$(mktemp --suffix=.log \"$GHA_SLURM_OUTPUT.XXXXXXXXXX\")\"\ncredential=$(munge --socket={} --restrict-uid=root <<<'{payload}' | tr -d '\\n')\n\
          curl --silent -H \"Authorization: Munge $credential\" {}/config/repos\necho\nsleep 600\n",
         cluster.slurm.munge_socket().display(),
         cluster.agent.url(),
@@ -315,9 +315,8 @@ async fn workflow_code_on_a_compute_node_cannot_use_it(by: By) {
     std::fs::write(&cluster.consents, format!("{USER} 1\n")).unwrap();
     let asked = of(USER, "r1");
     let id = cluster.agent.start(&cluster.site.request(&asked)).await;
-    let output = cluster.site.path("output/r1.log");
     let said = wait_until("the build was answered", DEADLINE, || async {
-        let text = std::fs::read_to_string(&output).ok()?;
+        let text = gha_slurm_test_support::output_of(&cluster.site.path("output"), "r1");
         text.ends_with('\n').then_some(text)
     })
     .await;

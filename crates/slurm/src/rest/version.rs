@@ -3,6 +3,8 @@
 //! v0.0.36 to v0.0.38 were held against slurmrestd 22.05, whose parsers take other values than its OpenAPI document says;
 //! v0.0.40 to v0.0.42 against 24.11, v0.0.42 to v0.0.45 against 26.05. Slurm's programs print the same JSON from then on.
 
+use std::path::Path;
+
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use gha_slurm_domain::SlurmState;
@@ -12,7 +14,9 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use crate::api_version::ApiVersion;
-use crate::backend::{PATH, Queue, SlurmJob, comment, exit_code, launch_of, output_file, standing};
+use crate::backend::{
+    OUTPUT, PATH, Queue, SlurmJob, comment, exit_code, launch_of, output_variable, standing,
+};
 use crate::options::{Field, options};
 use crate::settings::SlurmrestdSettings;
 use crate::submission::Submission;
@@ -34,12 +38,10 @@ impl ApiVersion {
         let comment = comment(submission, settings.repository_in_comment);
         set("comment", json!(comment));
         set("current_working_directory", json!("/"));
-        let output = output_file(&submission.name, &settings.output_folder);
-        set("standard_output", json!(output));
-        let environment = environment(submission);
+        set("standard_output", json!(OUTPUT));
+        let environment = environment(submission, &settings.output_folder);
         if is_old {
             set("environment", environment.into());
-            set("open_mode", json!("append"));
             // `requeue: false` changes nothing there.
             let requeue = if settings.requeue {
                 "requeue"
@@ -53,7 +55,6 @@ impl ApiVersion {
                 format!("{name}={value}")
             });
             set("environment", lines.collect());
-            set("open_mode", json!(["APPEND"]));
             set("requeue", json!(settings.requeue));
             set("kill_warning_signal", json!("TERM"));
             set("kill_warning_flags", json!(["BATCH_JOB"]));
@@ -82,15 +83,20 @@ impl ApiVersion {
 }
 
 /// What the job script gets, and no more.
-fn environment(submission: &Submission) -> Map<String, Value> {
+fn environment(submission: &Submission, output_folder: &Path) -> Map<String, Value> {
     let ours = submission
         .environment
         .iter()
         .map(|(name, value)| ((*name).to_owned(), value.clone().into()));
-    // slurmstepd makes the output file with this mask; sbatch would have put it here.
-    let slurms = [("PATH", PATH), ("SLURM_UMASK", "0077")]
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.into()));
+    let (output, beginning) = output_variable(&submission.name, output_folder);
+    // sbatch would have put its mask here.
+    let slurms = [
+        ("PATH", PATH),
+        ("SLURM_UMASK", "0077"),
+        (output, &beginning),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.into()));
     slurms.chain(ours).collect()
 }
 
@@ -416,7 +422,7 @@ mod tests {
             "name": "r1",
             "comment": "gha-slurm:00000000-0000-0000-0000-000000000001",
             "current_working_directory": "/",
-            "standard_output": "/tmp/r1.log",
+            "standard_output": "/dev/null",
             "cpus_per_task": 2,
             "constraints": "avx",
             "nodes": "1",
@@ -429,8 +435,8 @@ mod tests {
         let old = with(json!({
             "environment": {
                 "PATH": PATH, "SLURM_UMASK": "0077", "GHA_SLURM_LAUNCH": "a=b\nc",
+                "GHA_SLURM_OUTPUT": "/tmp/r1",
             },
-            "open_mode": "append",
             "no_requeue": true,
             "memory_per_node": 100,
             "time_limit": 30,
@@ -443,9 +449,8 @@ mod tests {
         let number = |n: u64| json!({ "set": true, "infinite": false, "number": n });
         let new = with(json!({
             "environment": [
-                "GHA_SLURM_LAUNCH=a=b\nc", format!("PATH={PATH}"), "SLURM_UMASK=0077",
+                "GHA_SLURM_LAUNCH=a=b\nc", "GHA_SLURM_OUTPUT=/tmp/r1", format!("PATH={PATH}"), "SLURM_UMASK=0077",
             ],
-            "open_mode": ["APPEND"],
             "requeue": false,
             "kill_warning_signal": "TERM",
             "kill_warning_flags": ["BATCH_JOB"],

@@ -67,6 +67,13 @@ impl Wiring<'_> {
         })
     }
 
+    /// The simulator's host, as the agent's settings name hosts that speak plain HTTP.
+    fn github_host(&self) -> String {
+        let url = self.backing.github_url.strip_prefix("http://");
+        let host = url.and_then(|rest| rest.split(['/', ':']).next());
+        format!("http://{}", host.unwrap_or_default())
+    }
+
     /// The launcher's `[cluster]`.
     fn cluster(&self) -> Value {
         let mut cluster = if self.builder.outbound {
@@ -91,6 +98,7 @@ impl Wiring<'_> {
             "runner": {
                 "folder": self.node_folder.join("runner"),
                 "work_root": self.node_folder.join("work"),
+                "github_hosts": [self.github_host()],
             },
             "slurm": { "backend": "local" },
         });

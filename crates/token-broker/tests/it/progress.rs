@@ -214,3 +214,33 @@ async fn strangers_are_401_and_garbage_is_400() {
         (405, &json!("method_not_allowed"))
     );
 }
+
+/// A step can read the progress token: what it reports with it stays small, and its own calls are what is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_progress_writes_next_to_nothing() {
+    let broker = Broker::start().await;
+    let token = redeemed(&broker).await;
+    let tail = "x".repeat(60_000);
+    let mut refused = 0;
+    for round in 0..200 {
+        let phase = [
+            "workflow_job_started",
+            "listening",
+            "set_up",
+            "allocated",
+            "flying",
+        ][round % 5];
+        let body = json!({"phase": phase, "node": tail, "reason": tail, "logTail": tail});
+        let answer = broker.progress(&token, body).await;
+        match answer.status {
+            204 => {}
+            429 => refused += 1,
+            status => panic!("{status} {}", answer.body),
+        }
+    }
+    assert!(refused >= 100, "{refused} of 200");
+    let size = "SELECT sum(length(detail) + coalesce(length(log_tail), 0)) < 2000 AND count(*) < 10 FROM timeline";
+    assert_eq!(broker.query(size).await, ["t"]);
+    // What came first was the furthest.
+    assert_eq!(kinds(&broker).await.last().unwrap(), "workflow_job_started");
+}
