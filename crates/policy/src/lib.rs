@@ -216,6 +216,13 @@ impl PolicySettings {
         if self.deny_users.iter().any(|denied| denied == name) {
             return Err(never(format!("{name} is not to be run as here")));
         }
+        // NSS may ignore case, or know aliases. Slurm's queue has the name, which is compared with this one.
+        if user.name != name {
+            return Err(never(format!(
+                "the user {name} is called {} on this cluster: map the repository to that name",
+                user.name
+            )));
+        }
         let uid = user.uid.as_raw();
         if uid == 0 || uid < self.min_uid {
             return Err(never(format!(

@@ -136,6 +136,7 @@ async fn look(settings: &Settings, slurm: &dyn Slurm, node: &Node) -> anyhow::Re
     let job = Cancellation {
         launch: submission.launch,
         id: Some(id.clone()),
+        user: Some(node.user.clone()),
         only_pending: false,
     };
     let ended = until_ended(

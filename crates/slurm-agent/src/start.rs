@@ -9,7 +9,7 @@ use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch_token::{StartAnswer, StartRequest};
 use gha_slurm_contract::problem::ProblemPart;
 use gha_slurm_domain::naming::is_valid_runner_name;
-use gha_slurm_domain::{Clock, LaunchId, ResourceRequest, SlurmJobId};
+use gha_slurm_domain::{Clock, LaunchId, ResourceRequest, SlurmJobId, SlurmUser};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
 use secrecy::SecretString;
@@ -139,7 +139,7 @@ impl Starter {
                 ..
             }) => return Ok(id),
             // An earlier attempt ended before its answer was recorded.
-            Some(entry) => match self.find(claims.sub).await? {
+            Some(entry) => match self.find(claims.sub, &entry.slurm_user).await? {
                 Some(id) => return self.record(entry, id).await,
                 None => entry,
             },
@@ -150,7 +150,7 @@ impl Starter {
                 let user = &claims.slurm_user;
                 let stray = match self.launches.book(|book| book.stray(claims.sub, user)) {
                     Some(stray) => stray,
-                    None => self.find(claims.sub).await?,
+                    None => self.find(claims.sub, user).await?,
                 };
                 if let Some(id) = stray {
                     return self.record(entry, id).await;
@@ -274,9 +274,13 @@ impl Starter {
         Ok(granted)
     }
 
-    async fn find(&self, launch: LaunchId) -> Result<Option<SlurmJobId>, ApiError> {
+    async fn find(
+        &self,
+        launch: LaunchId,
+        user: &SlurmUser,
+    ) -> Result<Option<SlurmJobId>, ApiError> {
         self.slurm
-            .find(launch)
+            .find(launch, user)
             .await
             .map_err(|e| ApiError::unavailable("Slurm", &e, RETRY_AFTER_S))
     }
@@ -323,9 +327,11 @@ impl Starter {
             let entry = self.launches.entry(launch);
             let may = |entry: &Entry| entry.ended.is_none() && entry.is_for(launcher);
             if entry.as_ref().is_none_or(may) {
+                let user = entry.as_ref().map(|entry| entry.slurm_user.clone());
                 wanted.push(Cancellation {
                     launch,
                     id: entry.and_then(|entry| entry.slurm_job_id),
+                    user,
                     only_pending,
                 });
             }

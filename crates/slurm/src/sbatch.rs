@@ -143,13 +143,12 @@ impl Slurm for SbatchSlurm {
             .map_err(|_| SlurmUnavailable(format!("sbatch answered {:?}", said.trim())).into())
     }
 
-    async fn find(&self, launch: LaunchId) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
-        let found = self.list().await?;
-        Ok(found
-            .ours
-            .into_iter()
-            .find(|job| job.launch == launch)
-            .map(|job| job.id))
+    async fn find(
+        &self,
+        launch: LaunchId,
+        user: &SlurmUser,
+    ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
+        Ok(self.list().await?.job_of(launch, user))
     }
 
     async fn list(&self) -> Result<Queue, SlurmUnavailable> {
