@@ -105,7 +105,12 @@ async fn from_a_node(settings: &Settings, slurm: &dyn Slurm, node: &Node) -> Vec
 
 async fn look(settings: &Settings, slurm: &dyn Slurm, node: &Node) -> anyhow::Result<Vec<Finding>> {
     let (policy, user) = (settings.policy.clone(), node.user.clone());
-    tokio::task::spawn_blocking(move || policy.check_user(user.as_str())).await??;
+    let stop_file = settings.stop_file();
+    tokio::task::spawn_blocking(move || {
+        policy.check_user(user.as_str())?;
+        stop_file.check(&user)
+    })
+    .await??;
     let resources = settings.policy.check_resources(&ResourceRequest {
         time_minutes: Some(1),
         ..ResourceRequest::default()

@@ -8,12 +8,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use gha_slurm_domain::SlurmUser;
-use nix::unistd::Group;
+use nix::unistd::{Group, User};
 use rustix::fs::Access;
 
 use crate::keys::Verifier;
 use crate::settings::Settings;
-use gha_slurm_policy::consents;
+use gha_slurm_policy::{StopFile, consents};
 use gha_slurm_slurm::settings::{Backend, RunAs};
 use gha_slurm_slurm::{Slurm, SlurmUnavailable, Survey};
 
@@ -263,13 +263,28 @@ async fn check_users(
 fn check_group(settings: &Settings) -> (Finding, Option<SlurmUser>) {
     const ABOUT: &str = "policy.group";
     let Some(group) = &settings.policy.group else {
-        let text = "not set: every user from policy.min_uid on may be charged for builds";
-        return (Finding::warning(ABOUT, text), None);
+        let finding = match &settings.policy.consents {
+            Some(_) => Finding::warning(
+                ABOUT,
+                "not set: the pairs of policy.consents alone say who may be run as",
+            ),
+            None => Finding::problem(
+                ABOUT,
+                format!(
+                    "neither policy.group nor policy.consents is set: whoever holds a launch-token key can run Slurm jobs as every user \
+                     with a uid of at least {}; set policy.group = \"gha-slurm\"",
+                    settings.policy.min_uid.max(1)
+                ),
+            ),
+        };
+        return (finding, None);
     };
     match Group::from_name(group) {
         Err(error) => (Finding::problem(ABOUT, format!("{group}: {error}")), None),
         Ok(None) => {
-            let text = format!("there is no group {group}: groupadd {group}");
+            let text = format!(
+                "there is no group {group}, so every launch waits: groupadd {group}, and add those who opt in"
+            );
             (Finding::problem(ABOUT, text), None)
         }
         Ok(Some(found)) => {
@@ -304,6 +319,7 @@ fn check_files(settings: &Settings) -> Vec<Finding> {
     const CONSENTS: &str = "policy.consents";
     const ORIGINAL: &str = "original.file";
     let mut findings = vec![check_state(&settings.state.folder)];
+    findings.extend(check_stops(&settings.stop_file()));
     if let Some(folder) = settings.output_folder() {
         findings.push(check_output(folder, settings.policy.group.as_deref()));
     }
@@ -342,6 +358,37 @@ fn check_files(settings: &Settings) -> Vec<Finding> {
             ),
             Err(error) => Finding::problem(ORIGINAL, format!("{shown}: {error}")),
         });
+    }
+    findings
+}
+
+/// What an administrator has stopped.
+fn check_stops(file: &StopFile) -> Vec<Finding> {
+    const ABOUT: &str = "policy.stop_file";
+    let shown = file.path().display();
+    let stops = match file.read() {
+        Ok(stops) => stops,
+        Err(error) => {
+            let text = format!("{error}: no Slurm job is started before this file is fixed or removed");
+            return vec![Finding::problem(ABOUT, text)];
+        }
+    };
+    let mut findings = Vec::new();
+    if let Some(reason) = &stops.all {
+        let text = format!("{shown}: new Slurm jobs of all users are stopped: {reason}");
+        findings.push(Finding::warning(ABOUT, text));
+    }
+    for (user, reason) in &stops.users {
+        let unknown = match User::from_name(user.as_str()) {
+            Ok(None) => " (there is no such user)",
+            _ => "",
+        };
+        let text = format!("{shown}: new Slurm jobs of {user}{unknown} are stopped: {reason}");
+        findings.push(Finding::warning(ABOUT, text));
+    }
+    if findings.is_empty() {
+        let text = format!("{shown}: nothing is stopped");
+        findings.push(Finding::ok(ABOUT, text));
     }
     findings
 }

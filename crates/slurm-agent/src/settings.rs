@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use gha_slurm_contract::runner::RunnerMode;
-use gha_slurm_policy::PolicySettings;
+use gha_slurm_policy::{PolicySettings, StopFile};
 use gha_slurm_service_kit::settings::{HttpSettings, OperationsSettings, texts};
 use gha_slurm_service_kit::tls::{ClientTlsSettings, ServerTlsSettings};
 use gha_slurm_slurm::settings::{Backend, LocalSettings, SbatchSettings, SlurmrestdSettings};
@@ -70,6 +70,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The kill switch.
+    pub fn stop_file(&self) -> StopFile {
+        let default = || self.state.folder.join("stop.toml");
+        StopFile::new(self.policy.stop_file.clone().unwrap_or_else(default))
+    }
+
     /// Where nodes write what job scripts print. `None`: the local backend keeps it with its own state.
     pub fn output_folder(&self) -> Option<&Path> {
         match self.slurm.backend {

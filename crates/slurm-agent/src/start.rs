@@ -23,7 +23,7 @@ use crate::ledger::{Entry, Ledger};
 use crate::quota;
 use crate::settings::RunnerSettings;
 use crate::submission::{Extras, prepare};
-use gha_slurm_policy::{PolicyRefusal, PolicySettings};
+use gha_slurm_policy::{PolicyRefusal, PolicySettings, StopFile};
 use gha_slurm_slurm::{Cancellation, Slurm, SubmitError};
 
 /// When the launcher should ask again after a 503.
@@ -43,6 +43,8 @@ pub struct Starter {
     pub slurm: Arc<dyn Slurm>,
     /// What is allowed.
     pub policy: PolicySettings,
+    /// What an administrator has stopped.
+    pub stop_file: StopFile,
     /// Whether Slurm users are users of this system, which the local backend's need not be.
     pub users_are_real: bool,
     /// What runs in a launch.
@@ -261,6 +263,7 @@ impl Starter {
         }
         let (starter, claims) = (Arc::clone(self), claims.clone());
         tokio::task::spawn_blocking(move || {
+            starter.stop_file.check(&claims.slurm_user)?;
             if starter.users_are_real {
                 starter.policy.check_user(claims.slurm_user.as_str())?;
             }
@@ -377,6 +380,13 @@ pub(crate) fn refused_by_policy(refusal: PolicyRefusal) -> ApiError {
             StatusCode::TOO_MANY_REQUESTS,
             "limit_reached",
             "A limit of the cluster's policy is reached",
+        )
+        .header("Retry-After", quota::RETRY_AFTER_S.to_string()),
+        // Not a limit, which passes by itself when something ends.
+        PolicyRefusal::Stopped(_) => ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "stopped",
+            "New Slurm jobs are stopped on the cluster",
         )
         .header("Retry-After", quota::RETRY_AFTER_S.to_string()),
     }
