@@ -47,28 +47,42 @@ pub struct StopFileError {
 /// A TOML file: `all = "REASON"`, and a table `[users]` with lines `NAME = "REASON"`. Without the file nothing is stopped; an empty, an
 /// unreadable or a broken one stops everything. It is read at each start of a launch. All calls block.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StopFile(PathBuf);
+pub struct StopFile {
+    path: PathBuf,
+    may_lack_folder: bool,
+}
 
 impl StopFile {
-    /// The file at this path, which need not exist.
+    /// The file at this path, which need not exist; its folder must.
     pub fn new(path: PathBuf) -> Self {
-        Self(path)
+        Self {
+            path,
+            may_lack_folder: false,
+        }
+    }
+
+    /// `stop.toml` in the agent's state folder, which the agent makes when it starts for the first time.
+    pub fn of_state(folder: &Path) -> Self {
+        Self {
+            path: folder.join("stop.toml"),
+            may_lack_folder: true,
+        }
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     fn failed(&self, reason: impl ToString) -> StopFileError {
         StopFileError {
-            path: self.0.display().to_string(),
+            path: self.path.display().to_string(),
             reason: reason.to_string(),
         }
     }
 
     fn folder(&self) -> &Path {
-        match self.0.parent() {
+        match self.path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         }
@@ -80,14 +94,14 @@ impl StopFile {
             .read(true)
             // A pipe would wait for a writer.
             .custom_flags(O_NONBLOCK)
-            .open(&self.0);
+            .open(&self.path);
         let file = match file {
             Ok(file) => file,
             // A folder that is not there (not mounted) and a link to nowhere are no proof that there is no file.
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                return if self.0.is_symlink() {
+                return if self.path.is_symlink() {
                     Err(self.failed("a symbolic link to nowhere"))
-                } else if self.folder().is_dir() {
+                } else if self.may_lack_folder || self.folder().is_dir() {
                     Ok(Stops::default())
                 } else {
                     Err(self.failed("its folder is not there"))
@@ -164,7 +178,7 @@ impl StopFile {
         change(&mut stops);
         let write = || -> std::io::Result<()> {
             if stops.is_empty() {
-                match std::fs::remove_file(&self.0) {
+                match std::fs::remove_file(&self.path) {
                     Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                     _ => {}
                 }
@@ -176,7 +190,7 @@ impl StopFile {
                 new.as_file()
                     .set_permissions(Permissions::from_mode(0o644))?;
                 new.as_file().sync_all()?;
-                new.persist(&self.0)?;
+                new.persist(&self.path)?;
             }
             folder.sync_all()
         };

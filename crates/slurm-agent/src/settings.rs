@@ -72,8 +72,9 @@ pub struct Settings {
 impl Settings {
     /// The kill switch.
     pub fn stop_file(&self) -> StopFile {
-        let default = || self.state.folder.join("stop.toml");
-        StopFile::new(self.policy.stop_file.clone().unwrap_or_else(default))
+        let default = || StopFile::of_state(&self.state.folder);
+        let named = self.policy.stop_file.clone();
+        named.map_or_else(default, StopFile::new)
     }
 
     /// Where nodes write what job scripts print. `None`: the local backend keeps it with its own state.
