@@ -235,6 +235,7 @@ async fn check_users(
             "root may do everything by sudo: check as the agent's user (sudo -u gha-slurm-munge gha-slurm doctor …)",
         ));
     }
+    findings.extend(check_conf(settings, std::env::var_os("SLURM_CONF").is_some()));
     let of_group = settings.clone();
     let found = tokio::task::spawn_blocking(move || check_group(&of_group)).await;
     let mut member = None;
@@ -257,6 +258,32 @@ async fn check_users(
         Err(why) => Finding::problem("acting as users", why.to_string()),
     });
     findings
+}
+
+/// Whether Slurm's programs get the slurm.conf that the site means. `variable`: the agent's own environment has SLURM_CONF.
+fn check_conf(settings: &Settings, variable: bool) -> Option<Finding> {
+    const ABOUT: &str = "sbatch.conf";
+    if settings.slurm.backend != Backend::Sbatch {
+        return None;
+    }
+    let wrappers = "sudo drops SLURM_CONF: if slurm.conf is not where Slurm looks for it, let sbatch.bin be a folder of wrappers \
+                    (deploy/sudoers/gha-slurm-wrapper)";
+    match (settings.sbatch.run_as, &settings.sbatch.conf) {
+        // A site that has them may set it for itself.
+        (RunAs::Sudo, Some(_)) => Some(Finding::warning(
+            ABOUT,
+            format!("set, but not for sbatch and scancel; {wrappers}"),
+        )),
+        (RunAs::Sudo, None) if variable => Some(Finding::warning(
+            ABOUT,
+            format!("the agent's environment has SLURM_CONF, which no program gets; {wrappers}"),
+        )),
+        (RunAs::Root, None) if variable => Some(Finding::warning(
+            ABOUT,
+            "the agent's environment has SLURM_CONF, which no program gets: set sbatch.conf",
+        )),
+        _ => None,
+    }
 }
 
 /// The group of those who have opted in, and one of them. Blocks: asks NSS.

@@ -192,6 +192,12 @@ pub enum CannotAct {
         /// What sudo says.
         reason: String,
     },
+    /// The rule is there, but hands the caller's variables to Slurm's programs: whoever has the agent's account runs code as users.
+    #[error(
+        "sudo keeps {0} of the agent's environment, by which Slurm's programs load foreign plugins as the user: replace the rule by \
+         deploy/sudoers/gha-slurm-munge, and look for env_keep and setenv in the rest of sudoers"
+    )]
+    SudoKeeps(String),
     /// The local backend acts as nobody else.
     #[error("everything runs as the agent's own user")]
     Local,
