@@ -384,11 +384,15 @@ fn kept(listing: &str) -> Option<String> {
         let prefixes = ["SLURM", "SBATCH", "SCANCEL", "SPANK", "PMI", "MUNGE"];
         *word == "*" || prefixes.iter().any(|prefix| word.starts_with(prefix))
     };
-    let setenv = defaults
-        .split([',', '\n'])
-        .map(str::trim)
-        .filter(|word| matches!(*word, "setenv" | "!env_reset"));
-    let kept: Vec<&str> = variables.filter(slurms).chain(setenv).collect();
+    let last = |flag: &str| {
+        let words = defaults.split([',', '\n']).map(str::trim);
+        let mut flags = words.filter(|word| word.trim_start_matches('!') == flag);
+        flags.next_back()
+    };
+    let setenv = last("setenv").filter(|word| *word == "setenv");
+    let no_reset = last("env_reset").filter(|word| *word == "!env_reset");
+    let flags = setenv.into_iter().chain(no_reset);
+    let kept: Vec<&str> = variables.filter(slurms).chain(flags).collect();
     (!kept.is_empty()).then(|| kept.join(", "))
 }
 
@@ -416,7 +420,7 @@ mod tests {
         };
         let ours = "!requiretty, !setenv, env_reset, env_keep=\"GHA_SLURM_* TRACEPARENT\"";
         assert_eq!(of(ours), None);
-        assert_eq!(of(&format!("env_keep+=SLURM_CONF, {ours}")), None);
+        assert_eq!(of(&format!("env_keep+=SLURM_CONF, setenv, {ours}")), None);
         for (defaults, found) in [
             ("env_keep+=\"GHA_SLURM_* TRACEPARENT SLURM_CONF\"", "SLURM_CONF"),
             ("env_keep+=GHA_SLURM_*\\ TRACEPARENT\\ SLURM_CONF", "SLURM_CONF"),
