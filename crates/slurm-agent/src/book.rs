@@ -307,7 +307,8 @@ impl Book {
             self.change(id, |known| match known.entry.slurm_job_id.clone() {
                 None => {
                     if known.place == Place::Doubtful
-                        && !jobs.iter().any(|job| job.is_of(&known.entry.slurm_user)) {
+                        && !jobs.iter().any(|job| job.is_of(&known.entry.slurm_user))
+                    {
                         known.absence.missed(begun);
                         if known.absence.is_certain() {
                             known.place = Place::None;

@@ -235,7 +235,10 @@ async fn check_users(
             "root may do everything by sudo: check as the agent's user (sudo -u gha-slurm-munge gha-slurm doctor …)",
         ));
     }
-    findings.extend(check_conf(settings, std::env::var_os("SLURM_CONF").is_some()));
+    findings.extend(check_conf(
+        settings,
+        std::env::var_os("SLURM_CONF").is_some(),
+    ));
     let of_group = settings.clone();
     let found = tokio::task::spawn_blocking(move || check_group(&of_group)).await;
     let mut member = None;
@@ -396,7 +399,8 @@ fn check_stops(file: &StopFile) -> Vec<Finding> {
     let stops = match file.read() {
         Ok(stops) => stops,
         Err(error) => {
-            let text = format!("{error}: no Slurm job is started before this file is fixed or removed");
+            let text =
+                format!("{error}: no Slurm job is started before this file is fixed or removed");
             return vec![Finding::problem(ABOUT, text)];
         }
     };

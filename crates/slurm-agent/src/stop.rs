@@ -9,8 +9,8 @@ use clap::{Args, Subcommand};
 use gha_slurm_domain::{Clock, LaunchId, SlurmState, SlurmUser};
 use gha_slurm_policy::{StopFile, StopFileError, Stops};
 use gha_slurm_service_kit::Periodic;
-use gha_slurm_slurm::settings::Backend;
 use gha_slurm_slurm::Cancellation;
+use gha_slurm_slurm::settings::Backend;
 use gha_slurm_telemetry::Metrics;
 use gha_slurm_telemetry::prometheus::{self, IntGauge};
 use tokio::sync::Mutex;
@@ -47,7 +47,11 @@ pub(crate) struct Stop {
     #[arg(long, value_name = "USER")]
     user: Option<SlurmUser>,
     /// Shown to the users whose launches wait.
-    #[arg(long, value_name = "TEXT", default_value = "stopped by an administrator")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "stopped by an administrator"
+    )]
     reason: String,
     /// Also cancel gha-slurm's Slurm jobs that are pending. Run it as the agent's user, or as root.
     #[arg(long)]

@@ -413,7 +413,8 @@ mod tests {
     #[test]
     fn what_sudo_keeps_for_slurms_programs_is_found() {
         let of = |defaults: &str| {
-            let rule = "may run the following commands on h:\n    (%gha-slurm) NOPASSWD: /usr/bin/sbatch";
+            let rule =
+                "may run the following commands on h:\n    (%gha-slurm) NOPASSWD: /usr/bin/sbatch";
             kept(&format!(
                 "Matching Defaults entries for a on h:\n    {defaults}\n\nUser a {rule}"
             ))
@@ -422,8 +423,14 @@ mod tests {
         assert_eq!(of(ours), None);
         assert_eq!(of(&format!("env_keep+=SLURM_CONF, setenv, {ours}")), None);
         for (defaults, found) in [
-            ("env_keep+=\"GHA_SLURM_* TRACEPARENT SLURM_CONF\"", "SLURM_CONF"),
-            ("env_keep+=GHA_SLURM_*\\ TRACEPARENT\\ SLURM_CONF", "SLURM_CONF"),
+            (
+                "env_keep+=\"GHA_SLURM_* TRACEPARENT SLURM_CONF\"",
+                "SLURM_CONF",
+            ),
+            (
+                "env_keep+=GHA_SLURM_*\\ TRACEPARENT\\ SLURM_CONF",
+                "SLURM_CONF",
+            ),
             ("env_reset, env_keep+=\"SLURM_*\"", "SLURM_*"),
             ("env_keep=\"*\"", "*"),
             ("env_reset, setenv", "setenv"),

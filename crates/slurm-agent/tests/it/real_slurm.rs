@@ -116,7 +116,9 @@ async fn another_users_slurm_job_with_the_comment_is_not_adopted(by: By) {
     assert_ne!(id, foreign);
     let of_user = async || {
         let seen = queue(&slurm).await;
-        let mine = seen.iter().filter(|l| l.contains(&format!(" {user} gha-slurm:")));
+        let mine = seen
+            .iter()
+            .filter(|l| l.contains(&format!(" {user} gha-slurm:")));
         assert_eq!(mine.count(), 1, "{seen:?}");
     };
     of_user().await;
@@ -130,17 +132,31 @@ async fn another_users_slurm_job_with_the_comment_is_not_adopted(by: By) {
     wait_until("its own state alone is told", DEADLINE, || async {
         let seen = states(&agent, &site, &[asked.sub]).await;
         let ids: Vec<&str> = seen.iter().map(|s| s.slurm_job_id.as_str()).collect();
-        if ids == [id.as_str()] { Ok(()) } else { Err(seen) }
+        if ids == [id.as_str()] {
+            Ok(())
+        } else {
+            Err(seen)
+        }
     })
     .await;
     let assertion = site.assertion(CallPurpose::Cancel, &[asked.sub]);
     let (status, answer) = agent
         .call("/runner/cancel", &assertion, serde_json::json!({}))
         .await;
-    assert_eq!((status, answer["cancelled"].as_array().map(Vec::len)), (200, Some(1)));
+    assert_eq!(
+        (status, answer["cancelled"].as_array().map(Vec::len)),
+        (200, Some(1))
+    );
     let seen = queue(&slurm).await;
-    assert!(seen.iter().any(|line| line.starts_with(&running)), "{seen:?}");
-    assert_eq!(agent.start(&request).await, id, "found, although it is over");
+    assert!(
+        seen.iter().any(|line| line.starts_with(&running)),
+        "{seen:?}"
+    );
+    assert_eq!(
+        agent.start(&request).await,
+        id,
+        "found, although it is over"
+    );
     agent.stop();
 }
 

@@ -46,8 +46,14 @@ async fn what_an_administrator_stopped_waits_until_it_is_resumed() {
     let before = claims();
     let id = agent.start(&site.request(&before)).await;
 
-    let (fine, said) = switch(&site, &["stop", "--user", "alice", "--reason", "odd builds"]);
-    assert!(fine && said.contains("of alice are stopped: odd builds"), "{said}");
+    let (fine, said) = switch(
+        &site,
+        &["stop", "--user", "alice", "--reason", "odd builds"],
+    );
+    assert!(
+        fine && said.contains("of alice are stopped: odd builds"),
+        "{said}"
+    );
     let (alice, bob) = (claims_of("alice"), claims_of("bob"));
     is_stopped(&agent, &site, &alice, "of alice: odd builds").await;
     agent.start(&site.request(&bob)).await;
@@ -55,7 +61,10 @@ async fn what_an_administrator_stopped_waits_until_it_is_resumed() {
     assert_eq!(agent.start(&site.request(&before)).await, id);
 
     let (fine, said) = switch(&site, &["stop", "--reason", "maintenance"]);
-    assert!(fine && said.contains("of all users are stopped: maintenance"), "{said}");
+    assert!(
+        fine && said.contains("of all users are stopped: maintenance"),
+        "{said}"
+    );
     is_stopped(&agent, &site, &claims_of("bob"), "maintenance").await;
     agent.kill();
     let agent = site.agent().await;
@@ -63,7 +72,10 @@ async fn what_an_administrator_stopped_waits_until_it_is_resumed() {
     let (fine, said) = switch(&site, &["stop", "--status"]);
     assert!(fine && said.lines().count() == 2, "{said}");
     let (_, said) = switch(&site, &["--doctor"]);
-    assert!(said.contains("all users are stopped: maintenance"), "{said}");
+    assert!(
+        said.contains("all users are stopped: maintenance"),
+        "{said}"
+    );
 
     let (fine, said) = switch(&site, &["resume"]);
     assert!(fine && said.contains("of alice are stopped"), "{said}");
@@ -99,13 +111,22 @@ async fn pending_slurm_jobs_of_gha_slurm_are_cancelled_with_a_stop() {
         ids.push(agent.start(&site.request(&exclusive(user, name))).await);
     }
     let (fine, said) = switch(&site, &["stop", "--user", user, "--cancel"]);
-    assert!(fine && said.contains("pending Slurm jobs cancelled: 1"), "{said}");
+    assert!(
+        fine && said.contains("pending Slurm jobs cancelled: 1"),
+        "{said}"
+    );
     let seen = queue(&slurm).await;
     let cancelled: Vec<&String> = seen.iter().filter(|l| l.contains("CANCELLED")).collect();
     assert!(
         cancelled.len() == 1 && cancelled[0].starts_with(&format!("{} ", ids[1])),
         "{seen:?}"
     );
-    is_stopped(&agent, &site, &of(user, "r4"), "stopped by an administrator").await;
+    is_stopped(
+        &agent,
+        &site,
+        &of(user, "r4"),
+        "stopped by an administrator",
+    )
+    .await;
     agent.stop();
 }

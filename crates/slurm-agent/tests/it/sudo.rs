@@ -22,7 +22,9 @@ const SITE: &str = "Defaults setenv, env_keep += \"SLURM_* SPANK_* LD_LIBRARY_PA
 
 /// The unit's bounding set, for setpriv(1). The rest of the unit needs systemd as the first process.
 fn bounding_set() -> String {
-    let line = UNIT.lines().find_map(|l| l.strip_prefix("CapabilityBoundingSet="));
+    let line = UNIT
+        .lines()
+        .find_map(|l| l.strip_prefix("CapabilityBoundingSet="));
     let names = line.unwrap().split(' ');
     let names = names.map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()));
     format!("-all{}", names.collect::<String>())
@@ -81,7 +83,10 @@ impl Etc {
         script(&bin.join("show"), "#!/bin/sh\nexec /usr/bin/env\n");
         let shown = bin.display();
         let rule = RULE
-            .replace("/usr/bin/sbatch,", &format!("{shown}/show, {shown}/sbatch,"))
+            .replace(
+                "/usr/bin/sbatch,",
+                &format!("{shown}/show, {shown}/sbatch,"),
+            )
             .replace("/usr/bin/scancel\n", &format!("{shown}/scancel\n"));
         std::fs::write(etc.join("sudoers"), format!("{SITE}{rule}")).unwrap();
         let mode = std::fs::Permissions::from_mode(0o440);
@@ -156,17 +161,45 @@ async fn the_rule_lets_the_agent_submit_and_cancel_for_members_and_nothing_else(
     }
     // Of what the caller has, the member's program gets what goes into the Slurm job.
     let show = program("show");
-    let foreign = ["SLURM_CONF", "SLURM_X", "SBATCH_X", "SPANK_X", "LD_PRELOAD", "LD_LIBRARY_PATH", "BASH_ENV", "PYTHONPATH"];
-    let set: Vec<String> = foreign.iter().map(|name| format!("{name}=/foreign")).collect();
-    let mut words = vec!["env", "PATH=/foreign:/usr/bin:/bin", "GHA_SLURM_X=1", "TRACEPARENT=00"];
-    words.extend(set.iter().map(String::as_str).filter(|w| !w.starts_with("LD_PRELOAD")));
+    let foreign = [
+        "SLURM_CONF",
+        "SLURM_X",
+        "SBATCH_X",
+        "SPANK_X",
+        "LD_LIBRARY_PATH",
+        "BASH_ENV",
+        "PYTHONPATH",
+    ];
+    let set: Vec<String> = foreign
+        .iter()
+        .map(|name| format!("{name}=/foreign"))
+        .collect();
+    let mut words = vec![
+        "env",
+        "PATH=/foreign:/usr/bin:/bin",
+        "GHA_SLURM_X=1",
+        "TRACEPARENT=00",
+    ];
+    words.extend(set.iter().map(String::as_str));
     words.extend(["sudo", "-n", "-u", member, "--", &show]);
     let shown = String::from_utf8(etc.run(&words).stdout).unwrap();
     assert!(!shown.contains("/foreign"), "{shown}");
-    for line in ["GHA_SLURM_X=1", "TRACEPARENT=00", "PATH=/usr/local/bin:/usr/bin:/bin"] {
+    for line in [
+        "GHA_SLURM_X=1",
+        "TRACEPARENT=00",
+        "PATH=/usr/local/bin:/usr/bin:/bin",
+    ] {
         assert!(shown.lines().any(|l| l == line), "{line}: {shown}");
     }
-    let assigned = etc.run(&["sudo", "-n", "-u", member, "SLURM_CONF=/foreign", "--", &show]);
+    let assigned = etc.run(&[
+        "sudo",
+        "-n",
+        "-u",
+        member,
+        "SLURM_CONF=/foreign",
+        "--",
+        &show,
+    ]);
     assert!(!assigned.status.success(), "{assigned:?}");
     let sbatch = &*program("sbatch");
     for refused in [

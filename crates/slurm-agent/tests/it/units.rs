@@ -25,10 +25,7 @@ fn every_unit_is_sandboxed() {
         skip("systemd-analyze is missing: apt-get install systemd");
         return;
     }
-    let units = Path::new(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../deploy/systemd"
-    ));
+    let units = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/systemd"));
     let mut seen = 0;
     for unit in std::fs::read_dir(units).unwrap() {
         let unit = unit.unwrap().path();

@@ -17,7 +17,8 @@ use serde::de::DeserializeOwned;
 
 use crate::api_version::ApiVersion;
 use crate::backend::{
-    Cancellation, CannotAct, JobUsage, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError, Survey,
+    Cancellation, CannotAct, JobUsage, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError,
+    Survey,
 };
 use crate::settings::SlurmrestdSettings;
 use crate::submission::Submission;
@@ -255,7 +256,10 @@ impl RestSlurm {
         if reply.token_doubtful {
             self.tokens.forget(user).await;
             // slurmctld may have hung up after it, too.
-            if let Some(id) = self.search(submission.launch, &submission.slurm_user).await? {
+            if let Some(id) = self
+                .search(submission.launch, &submission.slurm_user)
+                .await?
+            {
                 return Ok(id);
             }
             reply = self.ask_once(user, &call).await?;
