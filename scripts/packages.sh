@@ -35,8 +35,8 @@ if [ "$(id -u)" -eq 0 ]; then
   have '/usr/lib/*/slurm-wlm/auth_jwt.so' || missing+=(slurm-wlm-jwt-plugin)
 fi
 if [ "$use" != demo ]; then
-  for program in shellcheck shfmt; do
-    command -v "$program" >/dev/null || missing+=("$program")
+  for program in shellcheck:shellcheck shfmt:shfmt systemd-analyze:systemd; do
+    command -v "${program%%:*}" >/dev/null || missing+=("${program#*:}")
   done
 fi
 command -v jq >/dev/null || missing+=(jq)

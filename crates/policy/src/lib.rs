@@ -1,5 +1,9 @@
 #![doc = include_str!("../README.md")]
 
+mod stop;
+
+pub use stop::{StopFile, StopFileError, Stops};
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::CString;
 use std::fmt::Display;
@@ -44,6 +48,10 @@ pub struct PolicySettings {
     /// File of consents, a line for each: a Slurm user and the numeric id of a repository; `#` begins a remark. Only these
     /// pairs are served. Read at each start of a launch. Absent: what the launcher says about mappings is believed.
     pub consents: Option<PathBuf>,
+    /// [File](StopFile) that stops new Slurm jobs. Absent: `stop.toml` in the agent's state folder. Not part of the version: what is
+    /// stopped waits, and nothing is refused.
+    #[serde(skip_serializing)]
+    pub stop_file: Option<PathBuf>,
 }
 
 impl Default for PolicySettings {
@@ -61,6 +69,7 @@ impl Default for PolicySettings {
             max: MaxResources::default(),
             live: LiveLimits::default(),
             consents: None,
+            stop_file: None,
         }
     }
 }
@@ -175,6 +184,9 @@ pub enum PolicyRefusal {
     /// Not now.
     #[error("{0}")]
     Wait(String),
+    /// Not before an administrator says so.
+    #[error("{0}")]
+    Stopped(String),
 }
 
 fn never(text: impl Into<String>) -> PolicyRefusal {
@@ -215,6 +227,13 @@ impl PolicySettings {
             .ok_or_else(|| never(format!("there is no user {name} on this cluster")))?;
         if self.deny_users.iter().any(|denied| denied == name) {
             return Err(never(format!("{name} is not to be run as here")));
+        }
+        // NSS may ignore case, or know aliases. Slurm's queue has the name, which is compared with this one.
+        if user.name != name {
+            return Err(never(format!(
+                "the user {name} is called {} on this cluster: map the repository to that name",
+                user.name
+            )));
         }
         let uid = user.uid.as_raw();
         if uid == 0 || uid < self.min_uid {

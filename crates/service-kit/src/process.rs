@@ -35,7 +35,7 @@ struct NoTasks {}
 #[derive(Debug, Parser)]
 struct Cli<A: Args> {
     /// TOML file with the settings; environment variables go before it.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// Read the settings, say whether they are fine, and exit.
     #[arg(long)]

@@ -27,6 +27,7 @@ use crate::self_check::{Level, self_check};
 use crate::self_service::{self, SelfService};
 use crate::settings::{Settings, default_http};
 use crate::start::{Starter, Turns};
+use crate::stop;
 use gha_slurm_slurm::Slurm;
 use gha_slurm_slurm::settings::Backend;
 
@@ -40,6 +41,7 @@ pub struct Application {
     periodic: Periodic,
     starter: Arc<Starter>,
     interval: Duration,
+    stops: stop::Watch,
     settings: Settings,
 }
 
@@ -58,6 +60,7 @@ impl Application {
             "Calls of POST /runner/start, by what became of them",
             &["outcome"],
         )?;
+        let stops = stop::Watch::register(settings.stop_file(), &metrics)?;
         let state = &settings.state.folder;
         let ledger = Arc::new(Ledger::open(state).context("state.folder")?);
         let pruned = ledger
@@ -77,6 +80,7 @@ impl Application {
             launches,
             slurm,
             policy: settings.policy.clone(),
+            stop_file: settings.stop_file(),
             users_are_real: !matches!(settings.slurm.backend, Backend::Local),
             runner: settings.runner.clone(),
             token_broker_urls: settings.token_broker_urls()?,
@@ -173,6 +177,7 @@ impl Application {
             periodic,
             starter,
             interval: Duration::from_secs(settings.slurm.interval_s.get().into()),
+            stops,
             settings,
         })
     }
@@ -215,6 +220,7 @@ impl Application {
             &self.periodic,
             stop.clone(),
         );
+        let stops = self.stops.run(&self.periodic, stop.clone());
         let not_ready = async {
             stop.cancelled().await;
             self.readiness.not_ready("running", "stopping");
@@ -231,13 +237,14 @@ impl Application {
                 outbound.run(stop.clone()).await;
             }
         };
-        let (served, relayed, (), (), (), ()) = tokio::join!(
+        let (served, relayed, (), (), (), (), ()) = tokio::join!(
             serve(self.http),
             serve(self.relay),
             outbound,
             not_ready,
             polling,
-            release
+            release,
+            stops
         );
         self.starter.slurm.stop().await;
         keys.await?;

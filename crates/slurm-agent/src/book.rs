@@ -182,7 +182,7 @@ impl Book {
     pub(crate) fn strays_of(&self, user: &SlurmUser, except: LaunchId) -> usize {
         let of_user = |jobs: &[SlurmJob]| {
             let mut jobs = jobs.iter();
-            jobs.any(|job| !job.state.is_over() && job.user == user.as_str())
+            jobs.any(|job| !job.state.is_over() && job.is_of(user))
         };
         let strays = self.strays.iter();
         strays
@@ -215,7 +215,7 @@ impl Book {
             return None;
         }
         let mut jobs = self.strays.get(&launch).into_iter().flatten();
-        let of_user = jobs.find(|job| job.user == user.as_str());
+        let of_user = jobs.find(|job| job.is_of(user));
         Some(of_user.map(|job| job.id.clone()))
     }
 
@@ -242,7 +242,8 @@ impl Book {
     }
 
     /// Last known status of each submitted launch; nothing about those of which nothing is known yet, or which another launcher
-    /// than this had submitted. Of those whose number is not known here, whatever Slurm job has their comment.
+    /// than this had submitted. Of those whose number is not known here, whatever Slurm job of their user has their comment;
+    /// of those that are not known at all, whatever Slurm job has it.
     pub fn states(&mut self, launches: &[LaunchId], launcher: Option<Uuid>) -> Vec<LaunchStatus> {
         let now = self.clock.now();
         let there_now = self.there_now();
@@ -258,7 +259,8 @@ impl Book {
                     ..status
                 }));
             } else if let Some(jobs) = self.strays.get(id) {
-                states.extend(jobs.iter().map(status));
+                let is_its = |job: &&SlurmJob| known.is_none_or(|k| job.is_of(&k.entry.slurm_user));
+                states.extend(jobs.iter().filter(is_its).map(status));
             } else {
                 let asked = self.asked.entry(*id).or_insert(Asked {
                     absence: there_now,
@@ -304,15 +306,21 @@ impl Book {
             let jobs = listed.get(&id).map_or(&[][..], Vec::as_slice);
             self.change(id, |known| match known.entry.slurm_job_id.clone() {
                 None => {
-                    if known.place == Place::Doubtful && jobs.is_empty() {
+                    if known.place == Place::Doubtful
+                        && !jobs.iter().any(|job| job.is_of(&known.entry.slurm_user))
+                    {
                         known.absence.missed(begun);
                         if known.absence.is_certain() {
                             known.place = Place::None;
                         }
                     }
                 }
-                // A user may copy gha-slurm's comment into a Slurm job of their own, so the number that Slurm reported decides.
-                Some(number) => match jobs.iter().find(|job| job.id == number) {
+                // A user may copy gha-slurm's comment into a Slurm job of their own, so the number that Slurm reported decides; after
+                // slurmctld lost its state, another user's Slurm job may have that, too.
+                Some(number) => match jobs
+                    .iter()
+                    .find(|job| job.id == number && job.is_of(&known.entry.slurm_user))
+                {
                     Some(job) => {
                         known.absence.seen();
                         ended.extend(known.stands(status(job)));
@@ -321,11 +329,15 @@ impl Book {
                 },
             });
         }
-        let has_number = |id: &LaunchId| {
-            let entry = self.known.get(id).map(|known| &known.entry);
-            entry.is_some_and(|entry| entry.slurm_job_id.is_some())
-        };
-        listed.retain(|id, _| !has_number(id));
+        listed.retain(|id, jobs| match self.entry(*id) {
+            Some(entry) if entry.slurm_job_id.is_some() => false,
+            Some(entry) => {
+                jobs.retain(|job| job.is_of(&entry.slurm_user));
+                !jobs.is_empty()
+            }
+            // Whose it is, is not known here: the launcher compares the number.
+            None => true,
+        });
         self.asked
             .retain(|_, asked| begun.saturating_sub(asked.last) < ASKED_LISTS);
         for (id, asked) in &mut self.asked {

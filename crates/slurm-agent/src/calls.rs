@@ -36,7 +36,7 @@ use crate::start::{Starter, answer};
         (status = 415, description = "The body is compressed, or not JSON", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The policy or Slurm refuses it for good", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "A limit of the policy or of Slurm is reached: try again later", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Slurm or the agent's state folder is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Slurm or the agent's state folder is in trouble, or an administrator has stopped new Slurm jobs: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("authToken" = []))
 )]

@@ -106,7 +106,12 @@ async fn from_a_node(settings: &Settings, slurm: &dyn Slurm, node: &Node) -> Vec
 
 async fn look(settings: &Settings, slurm: &dyn Slurm, node: &Node) -> anyhow::Result<Vec<Finding>> {
     let (policy, user) = (settings.policy.clone(), node.user.clone());
-    tokio::task::spawn_blocking(move || policy.check_user(user.as_str())).await??;
+    let stop_file = settings.stop_file();
+    tokio::task::spawn_blocking(move || {
+        policy.check_user(user.as_str())?;
+        stop_file.check(&user)
+    })
+    .await??;
     let resources = settings.policy.check_resources(&ResourceRequest {
         time_minutes: Some(1),
         ..ResourceRequest::default()
@@ -140,6 +145,7 @@ async fn look(settings: &Settings, slurm: &dyn Slurm, node: &Node) -> anyhow::Re
     let job = Cancellation {
         launch: submission.launch,
         id: Some(id.clone()),
+        user: Some(node.user.clone()),
         only_pending: false,
     };
     let ended = until_ended(

@@ -32,6 +32,7 @@ pub(crate) async fn run(settings: &Settings, mut input: impl Read) -> anyhow::Re
     claims.token_url = "https://token-broker.invalid".into();
     let consent =
         || policy.check_consent(&claims.slurm_user, claims.repository_id, "the repository");
+    settings.stop_file().check(&claims.slurm_user)?;
     if settings.slurm.backend == Backend::Local {
         consent()?;
         return Ok("the local backend runs the job script beside the agent, without limits".into());

@@ -13,6 +13,9 @@ use gha_slurm_domain::{LaunchId, SlurmJobId, SlurmUser};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+/// Of the state folder.
+const FOLDER: &str = "launches";
+
 /// What is remembered of one launch. No secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -88,7 +91,7 @@ pub struct Ledger {
 impl Ledger {
     /// Opens the ledger in `state`, made when absent; fails when another process has it.
     pub fn open(state: &Path) -> anyhow::Result<Self> {
-        let folder = state.join("launches");
+        let folder = state.join(FOLDER);
         // Its name before 0.1.0.
         let former = state.join("allocations");
         if former.is_dir() && !folder.exists() {
@@ -131,22 +134,12 @@ impl Ledger {
 
     /// Everything that is remembered.
     pub fn all(&self) -> io::Result<Vec<Entry>> {
-        let mut entries = Vec::new();
-        for path in self.files()? {
-            entries.extend(read(&path)?);
-        }
-        Ok(entries)
+        entries(&self.folder)
     }
 
-    fn files(&self) -> io::Result<Vec<PathBuf>> {
-        let mut files = Vec::new();
-        for file in fs::read_dir(&self.folder)? {
-            let path = file?.path();
-            if path.extension().is_some_and(|e| e == "json") {
-                files.push(path);
-            }
-        }
-        Ok(files)
+    /// What another process remembers in `state`.
+    pub fn read(state: &Path) -> io::Result<Vec<Entry>> {
+        entries(&state.join(FOLDER))
     }
 
     /// Removes the files of launches; those that are not there are no error.
@@ -163,7 +156,7 @@ impl Ledger {
     /// Forgets launches that are past `before` (`Entry::is_past`), and files that say nothing and are as old.
     pub fn prune(&self, before: DateTime<Utc>) -> io::Result<usize> {
         let mut pruned = 0;
-        for path in self.files()? {
+        for path in files(&self.folder)? {
             let is_past = match read(&path)? {
                 Some(entry) => entry.is_past(before),
                 None => DateTime::<Utc>::from(fs::metadata(&path)?.modified()?) < before,
@@ -175,6 +168,25 @@ impl Ledger {
         }
         Ok(pruned)
     }
+}
+
+fn entries(folder: &Path) -> io::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for path in files(folder)? {
+        entries.extend(read(&path)?);
+    }
+    Ok(entries)
+}
+
+fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for file in fs::read_dir(folder)? {
+        let path = file?.path();
+        if path.extension().is_some_and(|e| e == "json") {
+            files.push(path);
+        }
+    }
+    Ok(files)
 }
 
 /// `None`: it is gone, or says nothing: it was cut off before it was on disk, so Slurm was not asked.

@@ -20,6 +20,7 @@ pub mod self_check;
 pub mod self_service;
 pub mod settings;
 pub mod start;
+mod stop;
 pub mod submission;
 pub mod tasks;
 

@@ -204,7 +204,11 @@ mod tests {
             unimplemented!("the test writes what was submitted")
         }
 
-        async fn find(&self, _: LaunchId) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
+        async fn find(
+            &self,
+            _: LaunchId,
+            _: &SlurmUser,
+        ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
             Ok(None)
         }
 

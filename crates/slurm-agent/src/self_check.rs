@@ -8,12 +8,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use gha_slurm_domain::SlurmUser;
-use nix::unistd::Group;
+use nix::unistd::{Group, User};
 use rustix::fs::Access;
 
 use crate::keys::Verifier;
 use crate::settings::Settings;
-use gha_slurm_policy::consents;
+use gha_slurm_policy::{StopFile, consents};
 use gha_slurm_slurm::settings::{Backend, RunAs};
 use gha_slurm_slurm::{Slurm, SlurmUnavailable, Survey};
 
@@ -235,6 +235,10 @@ async fn check_users(
             "root may do everything by sudo: check as the agent's user (sudo -u gha-slurm-munge gha-slurm doctor …)",
         ));
     }
+    findings.extend(check_conf(
+        settings,
+        std::env::var_os("SLURM_CONF").is_some(),
+    ));
     let of_group = settings.clone();
     let found = tokio::task::spawn_blocking(move || check_group(&of_group)).await;
     let mut member = None;
@@ -259,17 +263,58 @@ async fn check_users(
     findings
 }
 
+/// Whether Slurm's programs get the slurm.conf that the site means. `variable`: the agent's own environment has SLURM_CONF.
+fn check_conf(settings: &Settings, variable: bool) -> Option<Finding> {
+    const ABOUT: &str = "sbatch.conf";
+    if settings.slurm.backend != Backend::Sbatch {
+        return None;
+    }
+    let wrappers = "sudo drops SLURM_CONF: if slurm.conf is not where Slurm looks for it, let sbatch.bin be a folder of wrappers \
+                    (deploy/sudoers/gha-slurm-wrapper)";
+    match (settings.sbatch.run_as, &settings.sbatch.conf) {
+        // A site that has them may set it for itself.
+        (RunAs::Sudo, Some(_)) => Some(Finding::warning(
+            ABOUT,
+            format!("set, but not for sbatch and scancel; {wrappers}"),
+        )),
+        (RunAs::Sudo, None) if variable => Some(Finding::warning(
+            ABOUT,
+            format!("the agent's environment has SLURM_CONF, which no program gets; {wrappers}"),
+        )),
+        (RunAs::Root, None) if variable => Some(Finding::warning(
+            ABOUT,
+            "the agent's environment has SLURM_CONF, which no program gets: set sbatch.conf",
+        )),
+        _ => None,
+    }
+}
+
 /// The group of those who have opted in, and one of them. Blocks: asks NSS.
 fn check_group(settings: &Settings) -> (Finding, Option<SlurmUser>) {
     const ABOUT: &str = "policy.group";
     let Some(group) = &settings.policy.group else {
-        let text = "not set: every user from policy.min_uid on may be charged for builds";
-        return (Finding::warning(ABOUT, text), None);
+        let finding = match &settings.policy.consents {
+            Some(_) => Finding::warning(
+                ABOUT,
+                "not set: the pairs of policy.consents alone say who may be run as",
+            ),
+            None => Finding::problem(
+                ABOUT,
+                format!(
+                    "neither policy.group nor policy.consents is set: whoever holds a launch-token key can run Slurm jobs as every user \
+                     with a uid of at least {}; set policy.group = \"gha-slurm\"",
+                    settings.policy.min_uid.max(1)
+                ),
+            ),
+        };
+        return (finding, None);
     };
     match Group::from_name(group) {
         Err(error) => (Finding::problem(ABOUT, format!("{group}: {error}")), None),
         Ok(None) => {
-            let text = format!("there is no group {group}: groupadd {group}");
+            let text = format!(
+                "there is no group {group}, so every launch waits: groupadd {group}, and add those who opt in"
+            );
             (Finding::problem(ABOUT, text), None)
         }
         Ok(Some(found)) => {
@@ -304,6 +349,7 @@ fn check_files(settings: &Settings) -> Vec<Finding> {
     const CONSENTS: &str = "policy.consents";
     const ORIGINAL: &str = "original.file";
     let mut findings = vec![check_state(&settings.state.folder)];
+    findings.extend(check_stops(&settings.stop_file()));
     if let Some(folder) = settings.output_folder() {
         findings.push(check_output(folder, settings.policy.group.as_deref()));
     }
@@ -349,6 +395,38 @@ fn check_files(settings: &Settings) -> Vec<Finding> {
             ),
             Err(error) => Finding::problem(ORIGINAL, format!("{shown}: {error}")),
         });
+    }
+    findings
+}
+
+/// What an administrator has stopped.
+fn check_stops(file: &StopFile) -> Vec<Finding> {
+    const ABOUT: &str = "policy.stop_file";
+    let shown = file.path().display();
+    let stops = match file.read() {
+        Ok(stops) => stops,
+        Err(error) => {
+            let text =
+                format!("{error}: no Slurm job is started before this file is fixed or removed");
+            return vec![Finding::problem(ABOUT, text)];
+        }
+    };
+    let mut findings = Vec::new();
+    if let Some(reason) = &stops.all {
+        let text = format!("{shown}: new Slurm jobs of all users are stopped: {reason}");
+        findings.push(Finding::warning(ABOUT, text));
+    }
+    for (user, reason) in &stops.users {
+        let unknown = match User::from_name(user.as_str()) {
+            Ok(None) => " (there is no such user)",
+            _ => "",
+        };
+        let text = format!("{shown}: new Slurm jobs of {user}{unknown} are stopped: {reason}");
+        findings.push(Finding::warning(ABOUT, text));
+    }
+    if findings.is_empty() {
+        let text = format!("{shown}: nothing is stopped");
+        findings.push(Finding::ok(ABOUT, text));
     }
     findings
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
-use gha_slurm_policy::PolicySettings;
+use gha_slurm_policy::{PolicySettings, StopFile};
 use gha_slurm_service_kit::settings::{HttpSettings, OperationsSettings, texts};
 use gha_slurm_service_kit::tls::{ClientTlsSettings, ServerTlsSettings};
 use gha_slurm_slurm::settings::{Backend, LocalSettings, SbatchSettings, SlurmrestdSettings};
@@ -88,6 +88,13 @@ impl Settings {
             ),
             (urls, _) => Ok(urls.to_vec()),
         }
+    }
+
+    /// The kill switch.
+    pub fn stop_file(&self) -> StopFile {
+        let default = || StopFile::of_state(&self.state.folder);
+        let named = self.policy.stop_file.clone();
+        named.map_or_else(default, StopFile::new)
     }
 
     /// Where nodes write what job scripts print. `None`: the local backend keeps it with its own state.

@@ -9,7 +9,7 @@ use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch_token::{StartAnswer, StartRequest};
 use gha_slurm_contract::problem::ProblemPart;
 use gha_slurm_domain::naming::is_valid_runner_name;
-use gha_slurm_domain::{Clock, LaunchId, ResourceRequest, SlurmJobId};
+use gha_slurm_domain::{Clock, LaunchId, ResourceRequest, SlurmJobId, SlurmUser};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
 use secrecy::SecretString;
@@ -23,7 +23,7 @@ use crate::ledger::{Entry, Ledger};
 use crate::quota;
 use crate::settings::RunnerSettings;
 use crate::submission::{Extras, prepare};
-use gha_slurm_policy::{PolicyRefusal, PolicySettings};
+use gha_slurm_policy::{PolicyRefusal, PolicySettings, StopFile};
 use gha_slurm_slurm::{Cancellation, Slurm, SubmitError};
 
 /// When the launcher should ask again after a 503.
@@ -43,6 +43,8 @@ pub struct Starter {
     pub slurm: Arc<dyn Slurm>,
     /// What is allowed.
     pub policy: PolicySettings,
+    /// What an administrator has stopped.
+    pub stop_file: StopFile,
     /// Whether Slurm users are users of this system, which the local backend's need not be.
     pub users_are_real: bool,
     /// What runs in a launch.
@@ -141,7 +143,7 @@ impl Starter {
                 ..
             }) => return Ok(id),
             // An earlier attempt ended before its answer was recorded.
-            Some(entry) => match self.find(claims.sub).await? {
+            Some(entry) => match self.find(claims.sub, &entry.slurm_user).await? {
                 Some(id) => return self.record(entry, id).await,
                 None => entry,
             },
@@ -152,7 +154,7 @@ impl Starter {
                 let user = &claims.slurm_user;
                 let stray = match self.launches.book(|book| book.stray(claims.sub, user)) {
                     Some(stray) => stray,
-                    None => self.find(claims.sub).await?,
+                    None => self.find(claims.sub, user).await?,
                 };
                 if let Some(id) = stray {
                     return self.record(entry, id).await;
@@ -269,6 +271,7 @@ impl Starter {
         }
         let (starter, claims) = (Arc::clone(self), claims.clone());
         tokio::task::spawn_blocking(move || {
+            starter.stop_file.check(&claims.slurm_user)?;
             if starter.users_are_real {
                 starter.policy.check_user(claims.slurm_user.as_str())?;
             }
@@ -282,9 +285,13 @@ impl Starter {
         Ok(granted)
     }
 
-    async fn find(&self, launch: LaunchId) -> Result<Option<SlurmJobId>, ApiError> {
+    async fn find(
+        &self,
+        launch: LaunchId,
+        user: &SlurmUser,
+    ) -> Result<Option<SlurmJobId>, ApiError> {
         self.slurm
-            .find(launch)
+            .find(launch, user)
             .await
             .map_err(|e| ApiError::unavailable("Slurm", &e, RETRY_AFTER_S))
     }
@@ -331,9 +338,11 @@ impl Starter {
             let entry = self.launches.entry(launch);
             let may = |entry: &Entry| entry.ended.is_none() && entry.is_for(launcher);
             if entry.as_ref().is_none_or(may) {
+                let user = entry.as_ref().map(|entry| entry.slurm_user.clone());
                 wanted.push(Cancellation {
                     launch,
                     id: entry.and_then(|entry| entry.slurm_job_id),
+                    user,
                     only_pending,
                 });
             }
@@ -379,6 +388,13 @@ pub(crate) fn refused_by_policy(refusal: PolicyRefusal) -> ApiError {
             StatusCode::TOO_MANY_REQUESTS,
             "limit_reached",
             "A limit of the cluster's policy is reached",
+        )
+        .header("Retry-After", quota::RETRY_AFTER_S.to_string()),
+        // Not a limit, which passes by itself when something ends.
+        PolicyRefusal::Stopped(_) => ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "stopped",
+            "New Slurm jobs are stopped on the cluster",
         )
         .header("Retry-After", quota::RETRY_AFTER_S.to_string()),
     }

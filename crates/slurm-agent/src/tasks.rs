@@ -1,4 +1,4 @@
-//! What `gha-slurm-munge` does instead of running: `--doctor` and `--dry-run`.
+//! What `gha-slurm-munge` does instead of running: `--doctor`, `--dry-run`, `stop` and `resume`.
 
 use std::num::NonZeroU32;
 use std::process::ExitCode;
@@ -8,6 +8,7 @@ use gha_slurm_domain::SlurmUser;
 use gha_slurm_service_kit::Task;
 
 use crate::settings::Settings;
+use crate::stop::{self, Switch};
 use crate::{doctor, dry_run};
 
 /// Arguments of the tasks.
@@ -30,11 +31,16 @@ pub struct Tasks {
     /// not, and exit. Submits nothing.
     #[arg(long, conflicts_with_all = ["check_config", "check_ready", "doctor"])]
     dry_run: bool,
+    #[command(subcommand)]
+    switch: Option<Switch>,
 }
 
 /// What the arguments ask for, if they ask for a task.
 pub fn find(tasks: Tasks, settings: &Settings) -> Option<Task> {
     let settings = settings.clone();
+    if let Some(switch) = tasks.switch {
+        return Some(Box::pin(stop::run(settings, switch)));
+    }
     if tasks.doctor {
         let node = tasks.node.map(|user| doctor::Node {
             user,

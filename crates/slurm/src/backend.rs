@@ -22,8 +22,13 @@ pub trait Slurm: Send + Sync {
     /// [`find`]: Slurm::find
     async fn submit(&self, submission: &Submission) -> Result<SlurmJobId, SubmitError>;
 
-    /// The Slurm job of a launch, pending, running or over.
-    async fn find(&self, launch: LaunchId) -> Result<Option<SlurmJobId>, SlurmUnavailable>;
+    /// The Slurm job of a launch that was submitted for `user`, pending, running or over. Other users' Slurm jobs with the same comment
+    /// are not it.
+    async fn find(
+        &self,
+        launch: LaunchId,
+        user: &SlurmUser,
+    ) -> Result<Option<SlurmJobId>, SlurmUnavailable>;
 
     /// Every Slurm job of gha-slurm that Slurm still knows, and how many others there are, in one call.
     async fn list(&self) -> Result<Queue, SlurmUnavailable>;
@@ -74,6 +79,13 @@ pub struct Queue {
 }
 
 impl Queue {
+    /// The Slurm job of a launch that was submitted for `user`.
+    pub(crate) fn job_of(self, launch: LaunchId, user: &SlurmUser) -> Option<SlurmJobId> {
+        let mut ours = self.ours.into_iter();
+        ours.find(|job| job.launch == launch && job.is_of(user))
+            .map(|job| job.id)
+    }
+
     /// Counts one that is not gha-slurm's.
     pub(crate) fn add_other(&mut self, user: &str, state: SlurmState) {
         if !state.is_over() {
@@ -105,6 +117,13 @@ pub struct SlurmJob {
     pub exit_code: Option<i32>,
 }
 
+impl SlurmJob {
+    /// Whether it runs as this user. Anybody can write a launch's comment into a Slurm job of their own: the comment alone proves nothing.
+    pub fn is_of(&self, user: &SlurmUser) -> bool {
+        self.user == user.as_str()
+    }
+}
+
 /// Which Slurm jobs to cancel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cancellation {
@@ -113,6 +132,8 @@ pub struct Cancellation {
     /// With this number. Both must be right: anybody may write our comment into a Slurm job of their own, and a slurmctld
     /// that lost its state gives numbers again. `None`: it is not known here.
     pub id: Option<SlurmJobId>,
+    /// Of this user, for whom it was submitted. `None`: it is not known here.
+    pub user: Option<SlurmUser>,
     /// Only while it is pending.
     pub only_pending: bool,
 }
@@ -124,7 +145,10 @@ impl Cancellation {
         } else {
             !job.state.is_over()
         };
-        may_be && job.launch == self.launch && self.id.as_ref().is_none_or(|id| *id == job.id)
+        may_be
+            && job.launch == self.launch
+            && self.id.as_ref().is_none_or(|id| *id == job.id)
+            && self.user.as_ref().is_none_or(|user| job.is_of(user))
     }
 }
 
@@ -168,6 +192,12 @@ pub enum CannotAct {
         /// What sudo says.
         reason: String,
     },
+    /// The rule is there, but hands the caller's variables to Slurm's programs: whoever has the agent's account runs code as users.
+    #[error(
+        "sudo keeps {0} of the agent's environment, by which Slurm's programs load foreign plugins as the user: replace the rule by \
+         deploy/sudoers/gha-slurm-munge, and look for env_keep and setenv in the rest of sudoers"
+    )]
+    SudoKeeps(String),
     /// The local backend acts as nobody else.
     #[error("everything runs as the agent's own user")]
     Local,

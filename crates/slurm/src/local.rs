@@ -162,18 +162,12 @@ impl Slurm for LocalSlurm {
         Ok(slurm_job_id(id)?)
     }
 
-    async fn find(&self, launch: LaunchId) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
-        let inner = Arc::clone(&self.inner);
-        let id = blocking(move || {
-            for id in inner.ids()? {
-                if inner.description(id)?.launch == launch {
-                    return Ok(Some(id));
-                }
-            }
-            Ok(None)
-        })
-        .await?;
-        id.map(slurm_job_id).transpose()
+    async fn find(
+        &self,
+        launch: LaunchId,
+        user: &SlurmUser,
+    ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
+        Ok(self.list().await?.job_of(launch, user))
     }
 
     async fn list(&self) -> Result<Queue, SlurmUnavailable> {

@@ -145,13 +145,12 @@ impl Slurm for SbatchSlurm {
             .map_err(|_| SlurmUnavailable(format!("sbatch answered {:?}", said.trim())).into())
     }
 
-    async fn find(&self, launch: LaunchId) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
-        let found = self.list().await?;
-        Ok(found
-            .ours
-            .into_iter()
-            .find(|job| job.launch == launch)
-            .map(|job| job.id))
+    async fn find(
+        &self,
+        launch: LaunchId,
+        user: &SlurmUser,
+    ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
+        Ok(self.list().await?.job_of(launch, user))
     }
 
     async fn list(&self) -> Result<Queue, SlurmUnavailable> {
@@ -268,7 +267,17 @@ impl Slurm for SbatchSlurm {
                 });
             }
         }
-        Ok("by sudo: sbatch and scancel".into())
+        let mut command = Command::new("sudo");
+        command
+            .args(["-n", "-l"])
+            .env_clear()
+            .env("PATH", PATH)
+            .kill_on_drop(true);
+        let listed = self.run(command, "").await?;
+        match kept(&String::from_utf8_lossy(&listed.stdout)) {
+            Some(kept) => Err(CannotAct::SudoKeeps(kept)),
+            None => Ok("by sudo: sbatch and scancel".into()),
+        }
     }
 
     async fn preview(&self, submission: &Submission) -> Result<String, SlurmUnavailable> {
@@ -362,6 +371,31 @@ fn last_line(errors: &str) -> String {
     line.chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
+/// The variables for Slurm's programs that sudo keeps, as of what `sudo -l` prints of Defaults; or `setenv`, which keeps what the caller
+/// names.
+fn kept(listing: &str) -> Option<String> {
+    let defaults = listing.split(" may run the following").next()?;
+    // What stands before an assignment is replaced by it.
+    let from = defaults.rfind("env_keep=").unwrap_or(0);
+    let variables = defaults
+        .get(from..)?
+        .split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '*' | '!')));
+    let slurms = |word: &&str| {
+        let prefixes = ["SLURM", "SBATCH", "SCANCEL", "SPANK", "PMI", "MUNGE"];
+        *word == "*" || prefixes.iter().any(|prefix| word.starts_with(prefix))
+    };
+    let last = |flag: &str| {
+        let words = defaults.split([',', '\n']).map(str::trim);
+        let mut flags = words.filter(|word| word.trim_start_matches('!') == flag);
+        flags.next_back()
+    };
+    let setenv = last("setenv").filter(|word| *word == "setenv");
+    let no_reset = last("env_reset").filter(|word| *word == "!env_reset");
+    let flags = setenv.into_iter().chain(no_reset);
+    let kept: Vec<&str> = variables.filter(slurms).chain(flags).collect();
+    (!kept.is_empty()).then(|| kept.join(", "))
+}
+
 /// Whether the programs are there.
 fn missing(bin: &Path) -> Vec<String> {
     ["sbatch", "squeue", "scancel"]
@@ -375,6 +409,36 @@ fn missing(bin: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_sudo_keeps_for_slurms_programs_is_found() {
+        let of = |defaults: &str| {
+            let rule =
+                "may run the following commands on h:\n    (%gha-slurm) NOPASSWD: /usr/bin/sbatch";
+            kept(&format!(
+                "Matching Defaults entries for a on h:\n    {defaults}\n\nUser a {rule}"
+            ))
+        };
+        let ours = "!requiretty, !setenv, env_reset, env_keep=\"GHA_SLURM_* TRACEPARENT\"";
+        assert_eq!(of(ours), None);
+        assert_eq!(of(&format!("env_keep+=SLURM_CONF, setenv, {ours}")), None);
+        for (defaults, found) in [
+            (
+                "env_keep+=\"GHA_SLURM_* TRACEPARENT SLURM_CONF\"",
+                "SLURM_CONF",
+            ),
+            (
+                "env_keep+=GHA_SLURM_*\\ TRACEPARENT\\ SLURM_CONF",
+                "SLURM_CONF",
+            ),
+            ("env_reset, env_keep+=\"SLURM_*\"", "SLURM_*"),
+            ("env_keep=\"*\"", "*"),
+            ("env_reset, setenv", "setenv"),
+            ("!env_reset", "!env_reset"),
+        ] {
+            assert_eq!(of(defaults).as_deref(), Some(found), "{defaults}");
+        }
+    }
 
     #[test]
     fn what_sbatch_says_is_sorted() {

@@ -29,7 +29,7 @@ pub struct SbatchSettings {
     pub run_as: RunAs,
     /// Folder of sbatch, squeue and scancel.
     pub bin: PathBuf,
-    /// `SLURM_CONF`, where it is not Slurm's default.
+    /// `SLURM_CONF`, where it is not Slurm's default. sudo drops it: with `run_as = "sudo"`, `bin` has wrappers that set it.
     pub conf: Option<PathBuf>,
     /// Where job scripts write what they print, one file for each launch, which its user owns (mode 0600), with a name that nobody
     /// can know beforehand. A folder on the nodes that every user may write to, with the sticky bit.

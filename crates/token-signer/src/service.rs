@@ -120,7 +120,7 @@ impl Signing {
                 tracing::warn!(slurm.user = user, peer.uid = peer, why, "refused a token");
                 SlurmTokenAnswer::Refused(why)
             }
-            Err(PolicyRefusal::Wait(why)) => {
+            Err(PolicyRefusal::Wait(why) | PolicyRefusal::Stopped(why)) => {
                 tracing::error!(slurm.user = user, why, "could not give a token");
                 SlurmTokenAnswer::Failed(why)
             }

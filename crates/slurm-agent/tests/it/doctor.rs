@@ -36,7 +36,9 @@ pub(crate) async fn a_site(site: impl Fn(&PrivateSlurm) -> Site, how: &str) {
         .respond_with(answer)
         .mount(&broker)
         .await;
-    let site = site(&slurm).with("POLICY__MAX__TIME_MINUTES", "60");
+    let site = site(&slurm)
+        .with("POLICY__MAX__TIME_MINUTES", "60")
+        .with("POLICY__GROUP", user);
     let listener = site.path("bin/Runner.Listener");
     std::fs::create_dir(site.path("bin")).unwrap();
     std::fs::write(&listener, "#!/bin/sh\necho 2.336.0\n").unwrap();
@@ -180,8 +182,13 @@ fn accounts_and_qos_of_the_policy_are_looked_up_where_accounting_exists() {
         "ok       accounts: physics, root",
         "ok       qos: normal",
         "problem  policy.qos: Slurm has no long; it has normal",
-        "problems found: 1",
+        // Nobody says who may be run as.
+        "problem  policy.group: neither policy.group nor policy.consents is set: whoever holds",
+        "problems found: 2",
     ] {
         has(&said, line);
     }
+    let site = site.with("POLICY__GROUP", "no-such-group");
+    let (_, said) = doctor(&site, &[]);
+    has(&said, "problem  policy.group: there is no group no-such-group");
 }

@@ -25,7 +25,9 @@ mod secrets;
 mod self_service;
 mod signals;
 mod start;
+mod stop;
 mod sudo;
+mod units;
 
 use std::time::Duration;
 

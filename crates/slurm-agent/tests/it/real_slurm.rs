@@ -42,6 +42,7 @@ pub(crate) use by_both;
 by_both!(
     what_is_asked_for_reaches_slurm_and_its_limits_are_waited_for,
     nobody_else_decides_where_output_goes,
+    another_users_slurm_job_with_the_comment_is_not_adopted,
 );
 
 /// Says who and where it is, and waits for its end.
@@ -89,6 +90,79 @@ pub(crate) fn of_launch(queue: &[String], launch: LaunchId) -> Vec<&String> {
 pub(crate) async fn refusal(agent: &Agent, site: &Site, claims: &LaunchClaims) -> Problem {
     let response = agent.ask(&site.request(claims)).await.unwrap();
     response.json().await.unwrap()
+}
+
+/// Another user has read the comment in the queue, and submits a Slurm job of their own with it.
+async fn another_users_slurm_job_with_the_comment_is_not_adopted(by: By) {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = by.site(&slurm).with("SLURM__INTERVAL_S", "1");
+    let [user, other] = SLURM_USERS;
+    let asked = of(user, "r1");
+    let submitted = slurm
+        .command_as(other, "sbatch")
+        .args(["--parsable", "--output=/dev/null", "--wrap=sleep 600"])
+        .arg(format!("--comment=gha-slurm:{}", asked.sub))
+        .output()
+        .unwrap();
+    let foreign = String::from_utf8(submitted.stdout).unwrap();
+    let foreign = foreign.trim();
+    let running = format!("{foreign} RUNNING {other} ");
+    wait_until("the other user's runs", DEADLINE, || async {
+        let seen = queue(&slurm).await;
+        let runs = seen.iter().any(|line| line.starts_with(&running));
+        if runs { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    let agent = site.agent().await;
+    let request = site.request(&asked);
+    let id = agent.start(&request).await;
+    assert_ne!(id, foreign);
+    let of_user = async || {
+        let seen = queue(&slurm).await;
+        let mine = seen
+            .iter()
+            .filter(|l| l.contains(&format!(" {user} gha-slurm:")));
+        assert_eq!(mine.count(), 1, "{seen:?}");
+    };
+    of_user().await;
+    // The answer is lost, and the intent is all that the ledger has.
+    agent.kill();
+    let ledger = std::fs::read_to_string(site.entry(asked.sub)).unwrap();
+    let intent = ledger.lines().find(|line| !line.is_empty()).unwrap();
+    assert!(!intent.contains("slurmJobId"), "{intent}");
+    std::fs::write(site.entry(asked.sub), format!("{intent}\n")).unwrap();
+    let agent = site.agent().await;
+    wait_until("its own state alone is told", DEADLINE, || async {
+        let seen = states(&agent, &site, &[asked.sub]).await;
+        let ids: Vec<&str> = seen.iter().map(|s| s.slurm_job_id.as_str()).collect();
+        if ids == [id.as_str()] {
+            Ok(())
+        } else {
+            Err(seen)
+        }
+    })
+    .await;
+    let assertion = site.assertion(CallPurpose::Cancel, &[asked.sub]);
+    let (status, answer) = agent
+        .call("/runner/cancel", &assertion, serde_json::json!({}))
+        .await;
+    assert_eq!(
+        (status, answer["cancelled"].as_array().map(Vec::len)),
+        (200, Some(1))
+    );
+    let seen = queue(&slurm).await;
+    assert!(
+        seen.iter().any(|line| line.starts_with(&running)),
+        "{seen:?}"
+    );
+    assert_eq!(
+        agent.start(&request).await,
+        id,
+        "found, although it is over"
+    );
+    agent.stop();
 }
 
 /// Slurm accepts it, but its answer never comes: `site` sees to that, once. The next call finds the Slurm job.

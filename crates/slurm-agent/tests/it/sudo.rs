@@ -15,6 +15,20 @@ use crate::real_slurm::{self, of, queue, refusal};
 const AGENT: &str = "gha-slurm-munge";
 const AGENT_ID: u32 = 61_234;
 const RULE: &str = include_str!("../../../../deploy/sudoers/gha-slurm-munge");
+const WRAPPER: &str = include_str!("../../../../deploy/sudoers/gha-slurm-wrapper");
+const UNIT: &str = include_str!("../../../../deploy/systemd/gha-slurm-munge.service");
+/// What a site's own sudoers may say before.
+const SITE: &str = "Defaults setenv, env_keep += \"SLURM_* SPANK_* LD_LIBRARY_PATH BASH_ENV\"\n";
+
+/// The unit's bounding set, for setpriv(1). The rest of the unit needs systemd as the first process.
+fn bounding_set() -> String {
+    let line = UNIT
+        .lines()
+        .find_map(|l| l.strip_prefix("CapabilityBoundingSet="));
+    let names = line.unwrap().split(' ');
+    let names = names.map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()));
+    format!("-all{}", names.collect::<String>())
+}
 
 /// Puts the files over those of /etc and becomes the agent's user. A program of this workspace is copied first: that user may
 /// not reach it where it is.
@@ -26,7 +40,7 @@ for file in passwd group sudoers; do mount --bind "$etc/$file" "/etc/$file"; don
 case $1 in
   */gha-slurm-munge) program=$etc/program.$$; cp "$1" "$program"; chmod 755 "$program"; shift; set -- "$program" "$@" ;;
 esac
-exec setpriv --reuid 61234 --regid 61234 --clear-groups -- "$@"
+exec setpriv --reuid 61234 --regid 61234 --clear-groups --inh-caps=-all --bounding-set="$BOUNDING" -- "$@"
 "#;
 
 /// Files for /etc.
@@ -34,7 +48,7 @@ struct Etc(PathBuf);
 
 impl Etc {
     /// `None`, and why, where it cannot be tried.
-    fn new(folder: &Path) -> Option<Self> {
+    fn new(slurm: &PrivateSlurm, folder: &Path) -> Option<Self> {
         if !Path::new("/usr/bin/sudo").is_file() {
             skip("sudo is missing: apt-get install sudo");
             return None;
@@ -54,7 +68,27 @@ impl Etc {
             "group",
             &format!("{AGENT}:*:{AGENT_ID}:\ngha-slurm:*:61235:{member}\n"),
         );
-        std::fs::write(etc.join("sudoers"), RULE).unwrap();
+        // This Slurm's slurm.conf is where no program looks for it.
+        let bin = etc.join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        let conf = slurm.conf();
+        let wrapper = WRAPPER.replace("=/etc/slurm/slurm.conf", &format!("={}", conf.display()));
+        let script = |path: &Path, text: &str| {
+            std::fs::write(path, text).unwrap();
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        for name in ["sbatch", "scancel", "squeue", "sacct", "sinfo", "sacctmgr"] {
+            script(&bin.join(name), &wrapper);
+        }
+        script(&bin.join("show"), "#!/bin/sh\nexec /usr/bin/env\n");
+        let shown = bin.display();
+        let rule = RULE
+            .replace(
+                "/usr/bin/sbatch,",
+                &format!("{shown}/show, {shown}/sbatch,"),
+            )
+            .replace("/usr/bin/scancel\n", &format!("{shown}/scancel\n"));
+        std::fs::write(etc.join("sudoers"), format!("{SITE}{rule}")).unwrap();
         let mode = std::fs::Permissions::from_mode(0o440);
         std::fs::set_permissions(etc.join("sudoers"), mode).unwrap();
         Some(Self(etc))
@@ -78,19 +112,20 @@ impl Etc {
     }
 
     /// Runs a command as the agent's user.
-    fn run(&self, slurm: &PrivateSlurm, words: &[&str]) -> Output {
+    fn run(&self, words: &[&str]) -> Output {
         let enter = self.enter();
         Command::new(&enter[0])
             .args(&enter[1..])
             .args(words)
-            .env("SLURM_CONF", slurm.conf())
+            .env("BOUNDING", bounding_set())
             .output()
             .unwrap()
     }
 }
 
-fn site(slurm: &PrivateSlurm) -> Site {
+fn site() -> Site {
     let (site, output) = real_slurm::bare_site();
+    let site_bin = site.path("etc/bin");
     let state = site.path("state");
     std::fs::create_dir(&state).unwrap();
     chown(&state, Some(AGENT_ID), Some(AGENT_ID)).unwrap();
@@ -104,8 +139,9 @@ fn site(slurm: &PrivateSlurm) -> Site {
     }
     site.with("SLURM__BACKEND", "sbatch")
         .with("SBATCH__RUN_AS", "sudo")
-        .with("SBATCH__CONF", slurm.conf().to_str().unwrap())
+        .with("SBATCH__BIN", site_bin.to_str().unwrap())
         .with("SBATCH__OUTPUT_FOLDER", &output)
+        .env("BOUNDING", &bounding_set())
 }
 
 #[tokio::test]
@@ -113,19 +149,59 @@ async fn the_rule_lets_the_agent_submit_and_cancel_for_members_and_nothing_else(
     let Some(slurm) = PrivateSlurm::for_test(1).await else {
         return;
     };
-    let site = site(&slurm);
-    let Some(etc) = Etc::new(site.folder.path()) else {
+    let site = site();
+    let Some(etc) = Etc::new(&slurm, site.folder.path()) else {
         return;
     };
     let [member, other] = SLURM_USERS;
-    for program in ["/usr/bin/sbatch", "/usr/bin/scancel"] {
-        let allowed = etc.run(
-            &slurm,
-            &["sudo", "-n", "-u", member, "--", program, "--version"],
-        );
+    let program = |name: &str| site.path("etc/bin").join(name).to_str().unwrap().to_owned();
+    for program in [program("sbatch"), program("scancel")] {
+        let allowed = etc.run(&["sudo", "-n", "-u", member, "--", &program, "--version"]);
         assert!(allowed.status.success(), "{program}: {allowed:?}");
     }
-    let sbatch = "/usr/bin/sbatch";
+    // Of what the caller has, the member's program gets what goes into the Slurm job.
+    let show = program("show");
+    let foreign = [
+        "SLURM_CONF",
+        "SLURM_X",
+        "SBATCH_X",
+        "SPANK_X",
+        "LD_LIBRARY_PATH",
+        "BASH_ENV",
+        "PYTHONPATH",
+    ];
+    let set: Vec<String> = foreign
+        .iter()
+        .map(|name| format!("{name}=/foreign"))
+        .collect();
+    let mut words = vec![
+        "env",
+        "PATH=/foreign:/usr/bin:/bin",
+        "GHA_SLURM_X=1",
+        "TRACEPARENT=00",
+    ];
+    words.extend(set.iter().map(String::as_str));
+    words.extend(["sudo", "-n", "-u", member, "--", &show]);
+    let shown = String::from_utf8(etc.run(&words).stdout).unwrap();
+    assert!(!shown.contains("/foreign"), "{shown}");
+    for line in [
+        "GHA_SLURM_X=1",
+        "TRACEPARENT=00",
+        "PATH=/usr/local/bin:/usr/bin:/bin",
+    ] {
+        assert!(shown.lines().any(|l| l == line), "{line}: {shown}");
+    }
+    let assigned = etc.run(&[
+        "sudo",
+        "-n",
+        "-u",
+        member,
+        "SLURM_CONF=/foreign",
+        "--",
+        &show,
+    ]);
+    assert!(!assigned.status.success(), "{assigned:?}");
+    let sbatch = &*program("sbatch");
     for refused in [
         &["-u", other, "--", sbatch, "--version"][..],
         &["-u", "root", "--", sbatch, "--version"],
@@ -147,7 +223,7 @@ async fn the_rule_lets_the_agent_submit_and_cancel_for_members_and_nothing_else(
     ] {
         let mut words = vec!["env", "SBATCH_PARTITION=other", "sudo", "-n"];
         words.extend(refused);
-        let output = etc.run(&slurm, &words);
+        let output = etc.run(&words);
         let said = String::from_utf8_lossy(&output.stderr);
         let by_sudo = ["not allowed", "password is required"];
         assert!(
@@ -194,6 +270,7 @@ async fn the_rule_lets_the_agent_submit_and_cancel_for_members_and_nothing_else(
             .envs(site)
             .env("GHA_SLURM_MUNGE__POLICY__GROUP", group)
             .env("HIDE", hide)
+            .env("BOUNDING", bounding_set())
             .output()
             .unwrap();
         String::from_utf8(output.stdout).unwrap()

@@ -17,7 +17,8 @@ use serde::de::DeserializeOwned;
 
 use crate::api_version::ApiVersion;
 use crate::backend::{
-    Cancellation, CannotAct, JobUsage, Queue, Slurm, SlurmUnavailable, SubmitError, Survey,
+    Cancellation, CannotAct, JobUsage, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError,
+    Survey,
 };
 use crate::settings::SlurmrestdSettings;
 use crate::submission::Submission;
@@ -255,7 +256,10 @@ impl RestSlurm {
         if reply.token_doubtful {
             self.tokens.forget(user).await;
             // slurmctld may have hung up after it, too.
-            if let Some(id) = self.search(submission.launch).await? {
+            if let Some(id) = self
+                .search(submission.launch, &submission.slurm_user)
+                .await?
+            {
                 return Ok(id);
             }
             reply = self.ask_once(user, &call).await?;
@@ -289,24 +293,23 @@ impl RestSlurm {
         aside(move || Ok(version::queue(&jobs))).await
     }
 
-    async fn search(&self, launch: LaunchId) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
-        let found = self.queue().await?.ours;
-        let found = found.into_iter().find(|job| job.launch == launch);
-        Ok(found.map(|job| job.id))
+    async fn search(
+        &self,
+        launch: LaunchId,
+        user: &SlurmUser,
+    ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
+        Ok(self.queue().await?.job_of(launch, user))
     }
 
-    async fn ask_to_cancel(&self, id: &SlurmJobId, job: Job) -> Result<(), SlurmUnavailable> {
-        let user = aside(move || version::owner(&job))
-            .await
-            .map_err(|error| SlurmUnavailable(format!("Slurm job {id}: {error}")))?;
+    async fn ask_to_cancel(&self, job: &SlurmJob) -> Result<(), SlurmUnavailable> {
         // Everybody may cancel what is theirs.
-        let reply = self.ask(&user, &Call::Cancel(id)).await?;
+        let reply = self.ask(&job.user, &Call::Cancel(&job.id)).await?;
         let words = reply.answer.words();
         let over = words.contains("Invalid job id") || words.contains("already completing");
         if reply.status.is_success() || over {
             Ok(())
         } else {
-            Err(reply.unavailable(&user))
+            Err(reply.unavailable(&job.user))
         }
     }
 }
@@ -417,8 +420,12 @@ impl Slurm for RestSlurm {
         in_time(self.ask_to_submit(submission)).await
     }
 
-    async fn find(&self, launch: LaunchId) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
-        in_time(self.search(launch)).await
+    async fn find(
+        &self,
+        launch: LaunchId,
+        user: &SlurmUser,
+    ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
+        in_time(self.search(launch, user)).await
     }
 
     async fn list(&self) -> Result<Queue, SlurmUnavailable> {
@@ -427,15 +434,12 @@ impl Slurm for RestSlurm {
 
     async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<LaunchId>, SlurmUnavailable> {
         in_time(async {
-            let mut cancelled = Vec::new();
-            for job in self.jobs().await? {
-                let Some(ours) = job.ours() else { continue };
-                if wanted.iter().any(|wanted| wanted.wants(&ours)) {
-                    self.ask_to_cancel(&ours.id, job).await?;
-                    cancelled.push(ours.launch);
-                }
+            let mut ours = self.queue().await?.ours;
+            ours.retain(|job| wanted.iter().any(|wanted| wanted.wants(job)));
+            for job in &ours {
+                self.ask_to_cancel(job).await?;
             }
-            Ok(cancelled)
+            Ok(ours.into_iter().map(|job| job.launch).collect())
         })
         .await
     }

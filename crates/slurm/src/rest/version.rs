@@ -268,7 +268,8 @@ impl Job {
         Some(SlurmJob {
             launch,
             id: self.id.as_ref()?.value()?.to_string().parse().ok()?,
-            user: self.user_name.clone().unwrap_or_default(),
+            // Of nobody that is known, it is nobody's launch.
+            user: owner(self).ok()?,
             state,
             reason,
             starts_at: time(self.start_time.as_ref()),
