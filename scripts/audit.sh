@@ -1,19 +1,10 @@
 #!/usr/bin/env bash
-# Audits dependencies and GitHub workflows. What is not on PATH in the right version is installed once, into target/audit;
-# compiling it takes minutes.
+# Audits dependencies and GitHub workflows. Tools that are missing are installed into target/audit.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-tools=$(realpath -m "${CARGO_TARGET_DIR:-target}")/audit
-PATH=$tools/bin:$PATH
-
-# cargo_tool NAME VERSION: installs it unless that version is there.
-cargo_tool() {
-  if [ "$("$1" --version 2>/dev/null | grep -oE '[0-9.]+$')" = "$2" ]; then return; fi
-  echo "installing $1 $2"
-  CARGO_TARGET_DIR=$tools/build cargo install --quiet --locked --root "$tools" "$1@$2"
-  rm -rf "$tools/build"
-}
+# shellcheck source=scripts/cargo-tool.sh
+source scripts/cargo-tool.sh
 
 # python_tools REQUIREMENT...: installs them into a virtual environment.
 python_tools() {
@@ -42,9 +33,13 @@ python=$tools/python/bin
 check "$python/check-jsonschema" --builtin-schema vendor.github-workflows .github/workflows/*.yml
 check "$python/check-jsonschema" --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*_*.yml
 check "$python/check-jsonschema" --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
-check "$python/zizmor" --offline --no-progress --strict-collection --persona pedantic .github/workflows
+check "$python/check-jsonschema" --builtin-schema vendor.dependabot .github/dependabot.yml
+check "$python/zizmor" --offline --no-progress --strict-collection --persona pedantic .github
 check cargo-machete crates
 check cargo-deny --locked check bans licenses sources
+# No failure: a digest can be looked up only where the registry can be reached.
+echo "--- images"
+scripts/pin-images.sh check || true
 if GIT_TERMINAL_PROMPT=0 timeout 20 git ls-remote --quiet https://github.com/RustSec/advisory-db HEAD >/dev/null 2>&1; then
   check cargo-deny --locked check advisories
 else

@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# Makes the files of a release in target/release-files: the programs with the page and deploy/, checksums, and the notes.
+# Makes the files of a release in target/release-files: the programs with the page and deploy/, bills of materials (CycloneDX), checksums,
+# and the notes. cargo-auditable puts the list of crates into each program, too: `cargo audit bin FILE` reads it.
 # GITHUB_REF_NAME names the tag; without it, the release is called "dev".
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+# shellcheck source=scripts/cargo-tool.sh
+source scripts/cargo-tool.sh
+cargo_tool cargo-auditable 0.7.7
 
 version=${GITHUB_REF_NAME:-dev}
 files=$(realpath -m "${CARGO_TARGET_DIR:-target}")/release-files
@@ -11,7 +16,7 @@ programs=(webhook-ingest launcher token-broker repo-mapping gha-slurm gha-slurm-
 
 options=()
 for program in "${programs[@]}"; do options+=(--bin "$program"); done
-cargo build --release --locked "${options[@]}"
+cargo auditable build --release --locked "${options[@]}"
 scripts/web-build.sh
 
 rm -rf "$files"
@@ -19,6 +24,7 @@ mkdir -p "$files/$name"
 for program in "${programs[@]}"; do cp "${files%/*}/release/$program" "$files/$name/"; done
 cp -r web/dist "$files/$name/web"
 cp -r deploy LICENSE README.md CHANGELOG.md "$files/$name/"
+scripts/sbom.sh "$files/$name/sbom" "${programs[@]}"
 tar -C "$files" --owner=0 --group=0 --numeric-owner --sort=name -czf "$files/$name.tar.gz" "$name"
 rm -r "${files:?}/$name"
 (cd "$files" && sha256sum ./*.tar.gz >SHA256SUMS)
