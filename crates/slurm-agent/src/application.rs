@@ -79,7 +79,7 @@ impl Application {
             policy: settings.policy.clone(),
             users_are_real: !matches!(settings.slurm.backend, Backend::Local),
             runner: settings.runner.clone(),
-            relay_url: settings.relay.as_ref().map(|r| r.public_url.clone()),
+            relay_url: settings.relay.as_ref().map(|r| r.public_url.to_string()),
             cluster: settings.cluster.name.clone(),
             original: original.is_some(),
             clock,
