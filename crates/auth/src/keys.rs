@@ -26,6 +26,11 @@ pub enum KeysError {
     /// The folder holds no private key.
     #[error("{0}: no *.key.pem here; make one with `gha-slurm keys generate`")]
     NoKey(PathBuf),
+    /// The folder holds no public key.
+    #[error(
+        "{0}: no *.pub.pem here; make a key with `gha-slurm keys generate`, or copy this file of one"
+    )]
+    NoPublicKey(PathBuf),
     /// Not an Ed25519 key in PEM.
     #[error("{0}: not an Ed25519 key in PEM")]
     NotAKey(String),
@@ -256,6 +261,15 @@ impl KeySet {
         } else {
             Self::from_file(path)
         }
+    }
+
+    /// As [`KeySet::read`]; there must be a key.
+    pub fn read_some(path: &Path) -> Result<Self, KeysError> {
+        let keys = Self::read(path)?;
+        if keys.is_empty() {
+            return Err(KeysError::NoPublicKey(path.to_owned()));
+        }
+        Ok(keys)
     }
 
     /// Reads one `<kid>.pub.pem` file.

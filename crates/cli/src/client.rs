@@ -12,7 +12,7 @@ use gha_slurm_contract::Problem;
 use gha_slurm_contract::self_service::{
     AGENT_USER, CREDENTIAL_LIFETIME_S, CredentialPayload, MUNGE_SCHEME,
 };
-use gha_slurm_service_kit::settings::load;
+use gha_slurm_service_kit::settings::{Address, Loaded, load_checked};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 
@@ -33,8 +33,12 @@ pub(crate) struct Options {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Settings {
+    /// Accept an `agent_url` without TLS.
+    #[serde(default)]
+    #[expect(dead_code, reason = "looked at where the settings are read")]
+    insecure: bool,
     /// The agent's URL.
-    agent_url: String,
+    agent_url: Address,
     /// The user that the agent runs as. Only this user can decode the credential.
     #[serde(default = "default_agent_user")]
     agent_user: String,
@@ -72,13 +76,17 @@ impl Client {
     pub(crate) fn new(options: &Options) -> anyhow::Result<Self> {
         let file = options.settings.as_path();
         let default_is_absent = file == Path::new(SETTINGS_FILE) && !file.exists();
-        let settings: Settings = load((!default_is_absent).then_some(file), std::env::vars())
+        let loaded = load_checked((!default_is_absent).then_some(file), std::env::vars())
             .with_context(|| {
                 format!(
                     "cannot read the settings in {}; run this command on a login node of a cluster with gha-slurm",
                     file.display()
                 )
             })?;
+        let Loaded::<Settings> { settings, warnings } = loaded;
+        for warning in warnings {
+            eprintln!("warning: {warning}");
+        }
         let mut http = reqwest::Client::builder().timeout(DEADLINE);
         if let Some(path) = &settings.ca_file {
             let read = || -> anyhow::Result<_> {
@@ -109,7 +117,7 @@ impl Client {
             path: path.to_owned(),
             body_sha256: hex::encode(digest(&SHA256, &body)),
         })?;
-        let agent = self.settings.agent_url.trim_end_matches('/');
+        let agent = self.settings.agent_url.as_str();
         let mut call = self
             .http
             .request(method, format!("{agent}{path}"))
@@ -201,7 +209,7 @@ mod tests {
     #[test]
     fn a_wrong_key_is_named() {
         let variables = [
-            ("GHA_SLURM_CLIENT__AGENT_URL", "http://x"),
+            ("GHA_SLURM_CLIENT__AGENT_URL", "https://x"),
             ("GHA_SLURM_CLIENT__AGENT_USR", "x"),
         ];
         let variables = variables.map(|(key, value)| (key.to_owned(), value.to_owned()));

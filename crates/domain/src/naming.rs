@@ -15,6 +15,13 @@ pub fn is_valid_prefix(prefix: &str) -> bool {
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
+/// Room in a runner name for a launch's short id, and for the attempts of its registration: `-`, 16 digits, `-999`.
+const ID_LENGTH: usize = 21;
+
+/// How many characters prefix and deployment may have together, so that every runner name that [`runner_name`] makes of them is one
+/// that GitHub accepts: a hyphen is between them.
+pub const MAX_PREFIX_AND_DEPLOYMENT_LENGTH: usize = MAX_RUNNER_NAME_LENGTH - ID_LENGTH - 1;
+
 /// Whether a text can be a name that [`runner_name`] makes: letters, digits and hyphens. It becomes the name of a Slurm job
 /// and of a file.
 pub fn is_valid_runner_name(name: &str) -> bool {
@@ -89,8 +96,10 @@ mod tests {
             runner_name("gha-slurm", "demo", id, 2),
             "gha-slurm-demo-8123456789abcdef-2"
         );
-        let longest = runner_name(&"p".repeat(20), &"d".repeat(20), id, 999);
+        let rest = MAX_PREFIX_AND_DEPLOYMENT_LENGTH - 24;
+        let longest = runner_name(&"p".repeat(24), &"d".repeat(rest), id, 999);
         assert!(is_valid_runner_name(&longest));
+        assert_eq!(longest.len(), MAX_RUNNER_NAME_LENGTH);
         for hostile in ["", "../x", "a b", "-x", "a\nb", &"a".repeat(65)] {
             assert!(!is_valid_runner_name(hostile), "{hostile:?}");
         }

@@ -8,7 +8,7 @@ use actix_web::web;
 use anyhow::Context;
 use chrono::TimeDelta;
 use gha_slurm_amqp::{Broker, Disconnected, Outcome};
-use gha_slurm_auth::{KeyFolder, Signer};
+use gha_slurm_auth::{KeyFolder, KeySet, Signer};
 use gha_slurm_contract::Event;
 use gha_slurm_domain::Clock;
 use gha_slurm_github::Github;
@@ -28,7 +28,7 @@ use crate::mailbox::Mailbox;
 use crate::planning::{self, Policy};
 use crate::reconciler::Reconciler;
 use crate::retention::Retention;
-use crate::settings::{Settings, span};
+use crate::settings::{Settings, WayToAgent, span};
 use crate::slurm_jobs::NodeWaits;
 use crate::submitter::Submitter;
 use crate::{rowless, slurm_jobs, submission};
@@ -125,7 +125,7 @@ impl Application {
         let submitter = Arc::new(Submitter {
             database: database.clone(),
             inquiry: inquiry.clone(),
-            web_url: settings.github.web_url.clone(),
+            web_url: settings.github.web_url.to_string(),
             agent,
             signer,
             deployment: settings.deployment.clone(),
@@ -354,32 +354,17 @@ fn way_to_the_agent(
     settings: &Settings,
     stopping: &CancellationToken,
 ) -> anyhow::Result<(Agent, Option<Arc<Mailbox>>)> {
-    let cluster = &settings.cluster;
-    match (
-        &cluster.agent_url,
-        &cluster.agent_public_keys,
-        &settings.http,
-    ) {
-        (Some(url), None, None) => {
-            let agent = Agent::new(url, &cluster.tls).context("cluster.agent_url")?;
+    match settings.way_to_the_agent() {
+        Ok(WayToAgent::Called(url)) => {
+            let agent = Agent::new(url, &settings.cluster.tls).context("cluster.agent_url")?;
             Ok((agent, None))
         }
-        (None, Some(keys), Some(_)) => {
-            agents::read_keys(keys).context("cluster.agent_public_keys")?;
+        Ok(WayToAgent::Calls(keys)) => {
+            KeySet::read_some(keys).context("cluster.agent_public_keys")?;
             let mailbox = Arc::new(Mailbox::new(stopping.clone()));
             Ok((Agent::asking(Arc::clone(&mailbox)), Some(mailbox)))
         }
-        (None, Some(_), None) => {
-            anyhow::bail!(
-                "http.listen: must be given for cluster.agent_public_keys: the agent calls there"
-            )
-        }
-        (Some(_), None, Some(_)) => {
-            anyhow::bail!("http: nobody calls the launcher where cluster.agent_url is given")
-        }
-        _ => anyhow::bail!(
-            "cluster: give either agent_url (the launcher calls the agent) or agent_public_keys (the agent calls the launcher)"
-        ),
+        Err(wrong) => Err(wrong).context(wrong.key()),
     }
 }
 

@@ -1,24 +1,31 @@
 //! The launcher's settings; `deploy/config/launcher.toml` is a commented sample.
 
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use gha_slurm_auth::{KeyFolder, KeySet, Signer};
 use gha_slurm_domain::LabelSettings;
 use gha_slurm_domain::launch::RunnerMode;
 use gha_slurm_domain::planner::PlannerLimits;
 use gha_slurm_service_kit::settings::{
-    AmqpSettings, DatabaseSettings, GithubSettings, HttpSettings, OperationsSettings,
+    Address, AmqpSettings, DatabaseSettings, GithubSettings, HttpSettings, OperationsSettings, Pem,
+    Problems, check_client_tls, check_keys, check_listens,
 };
 use gha_slurm_service_kit::tls::ClientTlsSettings;
 use gha_slurm_telemetry::LogSettings;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+
+pub use gha_slurm_service_kit::settings::DeploymentSettings;
 
 /// The launcher's settings.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// Accept addresses without TLS beyond this machine, though whoever is on the way can read and change what is sent.
+    #[serde(default)]
+    pub insecure: bool,
     /// Logs.
     #[serde(default)]
     pub log: LogSettings,
@@ -60,38 +67,99 @@ pub struct Settings {
 impl gha_slurm_service_kit::Settings for Settings {
     const PREFIX: &'static str = "LAUNCHER";
     const SECRETS: &'static [&'static str] = &["database.url", "amqp.url", "github.private_key"];
+
+    fn check(&self, problems: &mut Problems) {
+        self.github.check(problems);
+        self.database.check(problems);
+        self.amqp.check(problems);
+        self.deployment.check(problems);
+        let folder = &self.keys.folder;
+        let signer = Signer::load(&KeyFolder::new(folder));
+        check_keys("keys.folder", folder, Pem::PrivateKey, signer, problems);
+        if self.keys.lifetime_s <= 0 {
+            problems.add("keys.lifetime_s", "must be more than 0");
+        }
+        let mut listens = vec![("operations.listen", self.operations.listen)];
+        if let Some(http) = &self.http {
+            http.check("http", problems);
+            listens.push(("http.listen", http.listen));
+        }
+        check_listens(&listens, problems);
+        check_client_tls(&self.cluster.tls, "cluster.tls", problems);
+        match self.way_to_the_agent() {
+            Ok(WayToAgent::Called(_)) => {}
+            Ok(WayToAgent::Calls(keys)) => {
+                check_keys(
+                    "cluster.agent_public_keys",
+                    keys,
+                    Pem::PublicKey,
+                    KeySet::read_some(keys),
+                    problems,
+                );
+            }
+            Err(wrong) => problems.add(wrong.key(), wrong),
+        }
+        self.planner.check(problems);
+        let reconciler = &self.reconciler;
+        if reconciler.unattributed_limit_s < reconciler.unattributed_s {
+            problems.add(
+                "reconciler.unattributed_limit_s",
+                "must not be less than reconciler.unattributed_s: GitHub would never be asked",
+            );
+        }
+    }
+}
+
+/// Who calls whom.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum WayToAgent<'a> {
+    /// The launcher calls the agent at this address.
+    Called(&'a Address),
+    /// The agent, which has these public keys, calls the launcher.
+    Calls(&'a Path),
+}
+
+/// `[cluster]` and `[http]` do not fit each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoWay {
+    #[error("must be given for cluster.agent_public_keys: the agent calls there")]
+    NoPort,
+    #[error("nobody calls the launcher where cluster.agent_url is given")]
+    NeedlessPort,
+    #[error(
+        "give either agent_url (the launcher calls the agent) or agent_public_keys (the agent calls the launcher)"
+    )]
+    NeitherOrBoth,
+}
+
+impl NoWay {
+    /// The key that is wrong.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::NoPort => "http.listen",
+            Self::NeedlessPort => "http",
+            Self::NeitherOrBoth => "cluster",
+        }
+    }
+}
+
+impl Settings {
+    /// Who calls whom.
+    pub(crate) fn way_to_the_agent(&self) -> Result<WayToAgent<'_>, NoWay> {
+        let cluster = &self.cluster;
+        match (&cluster.agent_url, &cluster.agent_public_keys, &self.http) {
+            (Some(url), None, None) => Ok(WayToAgent::Called(url)),
+            (None, Some(keys), Some(_)) => Ok(WayToAgent::Calls(keys)),
+            (None, Some(_), None) => Err(NoWay::NoPort),
+            (Some(_), None, Some(_)) => Err(NoWay::NeedlessPort),
+            _ => Err(NoWay::NeitherOrBoth),
+        }
+    }
 }
 
 fn default_operations() -> OperationsSettings {
     OperationsSettings {
         listen: std::net::SocketAddr::from(([127, 0, 0, 1], 9002)),
-    }
-}
-
-/// `[deployment]`: names that others see.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DeploymentSettings {
-    /// Short name; part of runner names and the issuer of launch tokens.
-    #[serde(deserialize_with = "short_name")]
-    pub name: String,
-    /// Prefix of runner names.
-    #[serde(default = "default_prefix", deserialize_with = "short_name")]
-    pub prefix: String,
-}
-
-fn default_prefix() -> String {
-    "gha-slurm".into()
-}
-
-fn short_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    if gha_slurm_domain::naming::is_valid_prefix(&text) {
-        Ok(text)
-    } else {
-        Err(serde::de::Error::custom(
-            "write 1 to 24 lower-case letters, digits and hyphens, starting with a letter",
-        ))
     }
 }
 
@@ -118,7 +186,7 @@ pub struct ClusterSettings {
     pub name: String,
     /// Base URL of its Slurm agent, which the launcher calls. Or `agent_public_keys`.
     #[serde(default)]
-    pub agent_url: Option<String>,
+    pub agent_url: Option<Address>,
     /// TLS on the way to `agent_url`.
     #[serde(default)]
     pub tls: ClientTlsSettings,
@@ -126,7 +194,7 @@ pub struct ClusterSettings {
     #[serde(default)]
     pub agent_public_keys: Option<PathBuf>,
     /// Base URL of token-broker as the compute nodes reach it.
-    pub token_url: String,
+    pub token_url: Address,
     /// Seconds between two questions where Slurm jobs stand.
     #[serde(default = "default_states_interval")]
     pub states_interval_s: NonZeroU32,
@@ -168,6 +236,24 @@ impl Default for PlannerSettings {
 }
 
 impl PlannerSettings {
+    fn check(&self, problems: &mut Problems) {
+        if self.max_failures == 0 {
+            problems.add(
+                "planner.max_failures",
+                "must be at least 1: nothing would ever be launched",
+            );
+        }
+        if self.backoff_base_s <= 0 {
+            problems.add("planner.backoff_base_s", "must be more than 0");
+        }
+        if self.backoff_cap_s < self.backoff_base_s {
+            problems.add(
+                "planner.backoff_cap_s",
+                "must not be less than planner.backoff_base_s",
+            );
+        }
+    }
+
     /// As the domain sees them.
     pub fn limits(&self) -> PlannerLimits {
         PlannerLimits {

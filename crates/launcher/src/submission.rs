@@ -296,7 +296,7 @@ pub fn claims(submitter: &Submitter, due: &Loaded, now: DateTime<Utc>) -> Launch
         runner_name: runner_name(prefix, name, launch.id, 1),
         cluster: submitter.cluster.name.clone(),
         launcher: Some(submitter.launcher),
-        token_url: submitter.cluster.token_url.clone(),
+        token_url: submitter.cluster.token_url.to_string(),
         owner: repository.owner.clone(),
         repository_name: repository.name.clone(),
         repository_url: format!(

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
 use anyhow::Context;
-use gha_slurm_auth::{KeySet, verify};
+use gha_slurm_auth::{KeySet, KeysError, verify};
 use gha_slurm_contract::mapping::{AUDIENCE_REPO_MAPPING, UserClaims};
 use gha_slurm_domain::SlurmUser;
 use gha_slurm_service_kit::ApiError;
@@ -21,6 +21,13 @@ pub struct AgentSettings {
     pub cluster: String,
     /// Its public keys: a `<kid>.pub.pem` file, or a folder of them.
     pub public_keys: PathBuf,
+}
+
+impl AgentSettings {
+    /// Reads them.
+    pub(crate) fn keys(&self) -> Result<KeySet, KeysError> {
+        KeySet::read_some(&self.public_keys)
+    }
 }
 
 /// Who may call.
@@ -45,7 +52,8 @@ impl Access {
             .iter()
             .enumerate()
             .map(|(index, agent)| {
-                let keys = KeySet::read(&agent.public_keys)
+                let keys = agent
+                    .keys()
                     .with_context(|| format!("agents[{index}].public_keys"))?;
                 Ok((agent.cluster.clone(), keys))
             })

@@ -4,11 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use gha_slurm_service_kit::settings::{
-    DatabaseSettings, GithubSettings, HttpSettings, OperationsSettings, secrets,
+    DatabaseSettings, GithubSettings, HttpSettings, OperationsSettings, Pem, Problems, check_keys,
+    check_listens, secrets,
 };
 use gha_slurm_telemetry::LogSettings;
 use secrecy::SecretString;
 use serde::Deserialize;
+
+use crate::web_application::WebApplication;
 
 pub use crate::access::AgentSettings;
 
@@ -16,6 +19,9 @@ pub use crate::access::AgentSettings;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// Accept addresses without TLS beyond this machine, though whoever is on the way can read and change what is sent.
+    #[serde(default)]
+    pub insecure: bool,
     /// Logs.
     #[serde(default)]
     pub log: LogSettings,
@@ -43,6 +49,30 @@ impl gha_slurm_service_kit::Settings for Settings {
     const PREFIX: &'static str = "REPO_MAPPING";
     const SECRETS: &'static [&'static str] =
         &["database.url", "github.private_key", "access.tokens"];
+
+    fn check(&self, problems: &mut Problems) {
+        self.github.check(problems);
+        self.database.check(problems);
+        self.http.check("http", problems);
+        for (index, agent) in self.agents.iter().enumerate() {
+            let key = format!("agents[{index}].public_keys");
+            check_keys(
+                &key,
+                &agent.public_keys,
+                Pem::PublicKey,
+                agent.keys(),
+                problems,
+            );
+        }
+        if let Some(folder) = &self.web.folder {
+            problems.note("web.folder", WebApplication::load(folder.clone()));
+        }
+        let listens = [
+            ("operations.listen", self.operations.listen),
+            ("http.listen", self.http.listen),
+        ];
+        check_listens(&listens, problems);
+    }
 }
 
 fn default_http() -> HttpSettings {

@@ -37,7 +37,7 @@ struct Cli<A: Args> {
     /// TOML file with the settings; environment variables go before it.
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// Read the settings, say whether they are fine, and exit.
+    /// Read the settings, open the keys that they name, say whether all is fine, and exit.
     #[arg(long)]
     check_config: bool,
     /// Ask the operations port of the service that runs here with these settings whether it is ready, and exit.
@@ -87,10 +87,11 @@ where
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
-    let settings = match settings::load::<S>(cli.config.as_deref(), std::env::vars()) {
-        Ok(settings) => settings,
+    let loaded = match settings::load_checked::<S>(cli.config.as_deref(), std::env::vars()) {
+        Ok(loaded) => loaded,
         Err(error) => return fail(info.name, &error),
     };
+    let settings::Loaded { settings, warnings } = loaded;
     if cli.check_config {
         #[expect(clippy::print_stdout, reason = "the answer of --check-config")]
         {
@@ -98,6 +99,9 @@ where
                 "{}",
                 settings::describe_source(cli.config.as_ref(), S::PREFIX)
             );
+            for warning in warnings {
+                println!("warning: {warning}");
+            }
         }
         return ExitCode::SUCCESS;
     }
@@ -128,6 +132,9 @@ where
         let stop = CancellationToken::new();
         stop_on_signals(stop.clone())?;
         tracing::info!(version = info.version, "{} starts", info.name);
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
         service(settings, stop).await
     });
     match result {

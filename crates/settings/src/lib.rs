@@ -1,13 +1,27 @@
 #![doc = include_str!("../README.md")]
 
+mod address;
+mod pem;
+mod secret;
+
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::path::{Path, PathBuf};
 
 use config::{Config, Environment, File, FileFormat, Value, ValueKind};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
+
+use address::Unprotected;
+
+pub use address::{Address, AddressError};
+pub use pem::{Pem, PemError, PemFileError};
+pub use secret::{MIN_SECRET_LENGTH, WeakSecret, check_secret};
+
+/// The key with which settings accept addresses without TLS beyond this machine. Whoever's settings hold an address has it as a `bool`,
+/// off by default.
+const INSECURE: &str = "insecure";
 
 /// A service's settings.
 pub trait Settings: DeserializeOwned {
@@ -16,6 +30,50 @@ pub trait Settings: DeserializeOwned {
     /// Keys that may also be given as `<key>_file` (TOML) or `<KEY>_FILE` (environment): the value is the file's text
     /// without its last newline.
     const SECRETS: &'static [&'static str];
+    /// Keys whose addresses may be without TLS, since what goes there protects itself: a proxy's is one, through which TLS goes.
+    const MAY_BE_PLAIN: &'static [&'static str] = &[];
+
+    /// What reading cannot see: that settings fit each other, and that the keys in the files they name can be used. Part of
+    /// [`load_checked`].
+    fn check(&self, problems: &mut Problems) {
+        let _ = problems;
+    }
+}
+
+/// What [`Settings::check`] finds.
+#[derive(Debug, Default)]
+pub struct Problems(BTreeMap<String, String>);
+
+impl Problems {
+    /// The setting `key` is wrong. The first problem of a key is kept.
+    pub fn add(&mut self, key: impl Into<String>, problem: impl Display) {
+        self.0
+            .entry(key.into())
+            .or_insert_with(|| format!("{problem:#}"));
+    }
+
+    /// The setting `key` is wrong if this is an error.
+    pub fn note<T, E: Display>(
+        &mut self,
+        key: impl Into<String>,
+        result: Result<T, E>,
+    ) -> Option<T> {
+        result.map_err(|error| self.add(key, error)).ok()
+    }
+
+    /// The problems by key.
+    pub fn by_key(&self) -> &BTreeMap<String, String> {
+        &self.0
+    }
+}
+
+/// Settings that were read, and what their owner must hear at every start.
+#[derive(Debug)]
+pub struct Loaded<S> {
+    /// They.
+    pub settings: S,
+    /// What `insecure = true` accepts.
+    pub warnings: Vec<String>,
 }
 
 /// Every key that is wrong.
@@ -39,11 +97,37 @@ impl std::fmt::Display for SettingsError {
     }
 }
 
-/// Loads settings from `file` and `environment` (usually `std::env::vars()`).
+/// As [`read`], without the warnings: for tests, and for programs that only look into the settings of another.
 pub fn load<S: Settings>(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<S, SettingsError> {
+    read(file, environment).map(|loaded| loaded.settings)
+}
+
+/// As [`read`], and everything that [`Settings::check`] finds: what a program does when it starts, and for `--check-config`.
+pub fn load_checked<S: Settings>(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded<S>, SettingsError> {
+    let loaded: Loaded<S> = read(file, environment)?;
+    let mut problems = Problems::default();
+    loaded.settings.check(&mut problems);
+    if problems.0.is_empty() {
+        return Ok(loaded);
+    }
+    Err(SettingsError {
+        problems: problems.0,
+        prefix: S::PREFIX,
+    })
+}
+
+/// Reads settings from `file` and `environment` (usually `std::env::vars()`). Wrong is also: an address without TLS beyond this machine
+/// (unless the settings say `insecure = true`) and a placeholder as password of an address.
+pub fn read<S: Settings>(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded<S>, SettingsError> {
     let error = |key: &str, problem: String| SettingsError {
         problems: BTreeMap::from([(key.to_owned(), problem)]),
         prefix: S::PREFIX,
@@ -68,9 +152,10 @@ pub fn load<S: Settings>(
             problems.insert(format!("{secret}_file"), problem.to_string());
         }
     }
+    let warnings = look_at_addresses(&tree, S::MAY_BE_PLAIN, &mut problems);
     loop {
         match serde_path_to_error::deserialize::<_, S>(tree.clone()) {
-            Ok(settings) if problems.is_empty() => return Ok(settings),
+            Ok(settings) if problems.is_empty() => return Ok(Loaded { settings, warnings }),
             Ok(_) => break,
             Err(e) => {
                 let path = e.path().to_string();
@@ -88,7 +173,7 @@ pub fn load<S: Settings>(
                         problems.insert(missing, "must be given".to_owned());
                     }
                 } else {
-                    problems.insert(path.clone(), text);
+                    problems.entry(path.clone()).or_insert(text);
                 }
                 // Drop what is wrong and look for the next; nothing to drop means the outermost table is complete.
                 if !remove(&mut tree, &path) {
@@ -101,6 +186,66 @@ pub fn load<S: Settings>(
         problems,
         prefix: S::PREFIX,
     })
+}
+
+/// Looks at every address in the settings, whatever it is for: nobody can forget one. Returns what `insecure = true` accepts.
+fn look_at_addresses(
+    tree: &Value,
+    may_be_plain: &[&str],
+    problems: &mut BTreeMap<String, String>,
+) -> Vec<String> {
+    let insecure = match &tree.kind {
+        ValueKind::Table(table) => table.get(INSECURE),
+        _ => None,
+    };
+    let insecure = insecure.is_some_and(|value| value.clone().into_bool().unwrap_or(false));
+    let mut warnings = Vec::new();
+    each_text(tree, String::new(), &mut |key, text| {
+        // A text may be a list.
+        for word in text.split_whitespace() {
+            if address::password(word).is_some_and(|password| secret::is_placeholder(&password)) {
+                let problem = "the password in it is still a placeholder";
+                problems.insert(key.to_owned(), problem.to_owned());
+            }
+            let Some(found) = Unprotected::of(word).filter(|_| !may_be_plain.contains(&key)) else {
+                continue;
+            };
+            if insecure {
+                warnings.push(format!("{INSECURE} = true accepts {key}: {found}"));
+            } else {
+                let remedy = found.remedy();
+                let problem = format!(
+                    "{found}. Use {remedy}, or accept this risk for all addresses in these settings by {INSECURE} = true"
+                );
+                problems.insert(key.to_owned(), problem);
+            }
+        }
+    });
+    if insecure && warnings.is_empty() {
+        warnings.push(format!(
+            "{INSECURE} = true, but every address has TLS or is on this machine: remove it"
+        ));
+    }
+    warnings
+}
+
+/// Calls `look` with every text below `value` and its key.
+fn each_text(value: &Value, key: String, look: &mut impl FnMut(&str, &str)) {
+    match &value.kind {
+        ValueKind::String(text) => look(&key, text),
+        ValueKind::Table(table) => {
+            let dot = if key.is_empty() { "" } else { "." };
+            for (name, below) in table {
+                each_text(below, format!("{key}{dot}{name}"), look);
+            }
+        }
+        ValueKind::Array(list) => {
+            for (index, below) in list.iter().enumerate() {
+                each_text(below, format!("{key}[{index}]"), look);
+            }
+        }
+        _ => {}
+    }
 }
 
 fn missing_key(text: &str) -> Option<String> {
@@ -196,7 +341,7 @@ pub fn texts<'de, D: Deserializer<'de>>(
     })
 }
 
-/// Deserialises one or several secrets: a list, or a text with one secret a line.
+/// Deserialises one or several secrets that [`check_secret`] accepts: a list, or a text with one secret a line.
 pub fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SecretString>, D::Error> {
     let lines = texts(deserializer, |text| {
         let lines = text.lines().map(str::trim);
@@ -205,10 +350,18 @@ pub fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SecretS
             .map(str::to_owned)
             .collect()
     })?;
-    if lines.is_empty() || lines.iter().any(|l| l.trim().is_empty()) {
-        return Err(serde::de::Error::custom(
-            "must hold at least one secret, and none that is empty",
-        ));
+    if lines.is_empty() {
+        return Err(serde::de::Error::custom("must hold at least one secret"));
+    }
+    let several = lines.len() > 1;
+    for (number, line) in lines.iter().enumerate() {
+        check_secret(line).map_err(|weak| {
+            if several {
+                serde::de::Error::custom(format_args!("number {} {weak}", number + 1))
+            } else {
+                serde::de::Error::custom(weak)
+            }
+        })?;
     }
     Ok(lines.into_iter().map(SecretString::from).collect())
 }
@@ -242,6 +395,15 @@ mod tests {
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Example {
+        #[serde(default)]
+        #[expect(dead_code, reason = "load looks at it")]
+        insecure: bool,
+        #[serde(default)]
+        #[expect(dead_code, reason = "load looks at it")]
+        calls: BTreeMap<String, String>,
+        #[serde(default)]
+        #[expect(dead_code, reason = "load looks at it")]
+        others: Vec<String>,
         http: Http,
         #[serde(default = "two")]
         workers: u32,
@@ -262,6 +424,13 @@ mod tests {
     impl Settings for Example {
         const PREFIX: &'static str = "EXAMPLE";
         const SECRETS: &'static [&'static str] = &["webhook.secret"];
+        const MAY_BE_PLAIN: &'static [&'static str] = &["calls.proxy"];
+
+        fn check(&self, problems: &mut Problems) {
+            if self.workers > 4 {
+                problems.add("workers", "at most 4");
+            }
+        }
     }
 
     fn file(text: &str) -> tempfile::NamedTempFile {
@@ -279,16 +448,21 @@ mod tests {
 
     #[test]
     fn environment_beats_file_beats_default() {
-        let f = file("workers = 3\n[http]\nlisten = '127.0.0.1:1'\n[webhook]\nsecret = '1234'\n");
+        let f = file(
+            "workers = 3\n[http]\nlisten = '127.0.0.1:1'\n[webhook]\nsecret = '9f2c4e8b7a6d5c3b1a0f9e8d7c6b5a43'\n",
+        );
         let s: Example = load(
             Some(f.path()),
             env(&[("EXAMPLE__HTTP__LISTEN", "127.0.0.1:2")]),
         )
         .unwrap();
         assert_eq!((s.workers, s.http.listen.port()), (3, 2));
-        assert_eq!(s.webhook.secret[0].expose_secret(), "1234");
+        assert_eq!(
+            s.webhook.secret[0].expose_secret(),
+            "9f2c4e8b7a6d5c3b1a0f9e8d7c6b5a43"
+        );
         let s: Example = load(
-            Some(file("[http]\nlisten = '127.0.0.1:1'\n[webhook]\nsecret = ['a', 'b']\n").path()),
+            Some(file("[http]\nlisten = '127.0.0.1:1'\n[webhook]\nsecret = ['9f2c4e8b7a6d5c3b1a0f9e8d7c6b5a43', '0b5d7f9a1c3e2b4d6f8a9c0e1d3b5f72']\n").path()),
             env(&[("EXAMPLE__WORKERS", "5"), ("OTHER__WORKERS", "x")]),
         )
         .unwrap();
@@ -297,7 +471,7 @@ mod tests {
 
     #[test]
     fn secrets_come_from_files_too() {
-        let secret = file("old\nnew\n");
+        let secret = file("9f2c4e8b7a6d5c3b1a0f9e8d7c6b5a43\n0b5d7f9a1c3e2b4d6f8a9c0e1d3b5f72\n");
         let path = secret.path().to_str().unwrap();
         let s: Example = load(
             None,
@@ -339,5 +513,120 @@ mod tests {
         );
         let error = load::<Example>(Some(Path::new("/nowhere.toml")), env(&[])).unwrap_err();
         assert!(error.to_string().contains("/nowhere.toml"), "{error}");
+    }
+
+    fn complete(more: &str) -> tempfile::NamedTempFile {
+        let rest = "[http]\nlisten = '127.0.0.1:1'\n[webhook]\nsecret = '9f2c4e8b7a6d5c3b1a0f9e8d7c6b5a43'\n";
+        file(&format!("{more}\n{rest}"))
+    }
+
+    #[test]
+    fn addresses_without_tls_need_a_word_that_accepts_the_risk() {
+        for (more, wrong) in [
+            ("", None),
+            ("calls.keys = 'https://keys.example.org'", None),
+            ("calls.keys = 'http://127.0.0.1:1/'", None),
+            ("calls.proxy = 'http://proxy.example.org:3128'", None),
+            (
+                "calls.keys = 'http://keys.example.org/jwks.json'",
+                Some("calls.keys"),
+            ),
+            (
+                "insecure = false\ncalls.keys = 'http://keys.example.org'",
+                Some("calls.keys"),
+            ),
+            (
+                "calls.queue = 'amqp://u:hunter2@rabbitmq'",
+                Some("calls.queue"),
+            ),
+            ("others = ['https://a', 'http://b']", Some("others[1]")),
+            ("others = ['https://a http://b']", Some("others[0]")),
+        ] {
+            let loaded = read::<Example>(Some(complete(more).path()), []);
+            let Some(wrong) = wrong else {
+                assert!(loaded.unwrap().warnings.is_empty(), "{more}");
+                continue;
+            };
+            let error = loaded.unwrap_err();
+            let keys: Vec<&str> = error.problems.keys().map(String::as_str).collect();
+            assert_eq!(keys, [wrong], "{more}: {error}");
+            let words = error.to_string();
+            assert!(
+                words.contains("can read and change") && words.contains("insecure = true"),
+                "{words}"
+            );
+            assert!(!words.contains("hunter2"), "{words}");
+
+            let more = format!(
+                "insecure = true\n{}",
+                more.replace("insecure = false\n", "")
+            );
+            let loaded = read::<Example>(Some(complete(&more).path()), []).unwrap();
+            let [warning] = loaded.warnings.as_slice() else {
+                panic!("{:?}", loaded.warnings)
+            };
+            assert!(
+                warning.contains(wrong) && !warning.contains("hunter2"),
+                "{warning}"
+            );
+        }
+        let needless = read::<Example>(Some(complete("insecure = true").path()), []).unwrap();
+        assert!(needless.warnings[0].contains("remove it"), "{needless:?}");
+        let by_variable = env(&[("EXAMPLE__INSECURE", "true")]);
+        let plain = complete("calls.keys = 'http://keys.example.org'");
+        assert_eq!(
+            read::<Example>(Some(plain.path()), by_variable)
+                .unwrap()
+                .warnings
+                .len(),
+            1
+        );
+    }
+
+    #[test]
+    fn placeholders_are_named_and_never_repeated() {
+        for (more, variable, value) in [
+            (
+                "calls.database = 'postgres://u:change-me@127.0.0.1/d'",
+                "",
+                "",
+            ),
+            ("", "EXAMPLE__WEBHOOK__SECRET", "my-webhook-secret"),
+            ("", "EXAMPLE__WEBHOOK__SECRET", "tooshorttobeasecret"),
+            (
+                "",
+                "EXAMPLE__WEBHOOK__SECRET",
+                "9f2c4e8b7a6d5c3b1a0f9e8d7c6b5a43\nchange-me",
+            ),
+        ] {
+            let variables = if variable.is_empty() {
+                vec![]
+            } else {
+                env(&[(variable, value)])
+            };
+            let error = read::<Example>(Some(complete(more).path()), variables).unwrap_err();
+            let expected = if variable.is_empty() {
+                "calls.database"
+            } else {
+                "webhook.secret"
+            };
+            assert!(error.problems.contains_key(expected), "{error}");
+            let words = error.to_string();
+            for text in ["change-me", "my-webhook-secret", "tooshorttobeasecret"] {
+                assert!(!words.contains(text), "{words}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_fits_each_other_is_checked_too() {
+        assert!(load_checked::<Example>(Some(complete("workers = 4").path()), []).is_ok());
+        let error = load_checked::<Example>(Some(complete("workers = 5").path()), []).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("workers (EXAMPLE__WORKERS): at most 4"),
+            "{error}"
+        );
     }
 }

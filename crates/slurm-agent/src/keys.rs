@@ -107,7 +107,12 @@ impl Verifier {
         let keys = match &self.source {
             KeySource::Path(path) => KeySet::read(path)?,
             KeySource::Jwks { url, .. } => {
-                let response = self.http.get(url).send().await?.error_for_status()?;
+                let response = self
+                    .http
+                    .get(url.as_str())
+                    .send()
+                    .await?
+                    .error_for_status()?;
                 KeySet::from_jwks(&response.text().await?)?
             }
         };

@@ -18,6 +18,7 @@ use gha_slurm_contract::outbound::{
     AGENT_ASSERTION_LIFETIME_S, AUDIENCE_LAUNCHER, AgentClaims, AgentPurpose, AnswersRequest, Call,
     CallAnswer, MAX_PUSHED_AT_ONCE, POLL_WAIT_S, PollAnswer, PollRequest,
 };
+use gha_slurm_service_kit::settings::Address;
 use gha_slurm_service_kit::{ApiError, Readiness};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -85,9 +86,9 @@ impl Outbound {
         readiness.not_ready("launcher", "not asked yet");
         let http = reqwest::Client::builder().connect_timeout(CONNECT_DEADLINE);
         let http = settings.tls.apply(http, "outbound.tls")?.build()?;
-        let launcher = |url: &String| {
+        let launcher = |url: &Address| {
             Arc::new(Launcher {
-                url: url.clone(),
+                url: url.to_string(),
                 http: http.clone(),
                 signer: Arc::clone(&signer),
                 starter: Arc::clone(starter),

@@ -43,7 +43,7 @@ impl Relay {
                 .upstream_tls
                 .apply(http, "relay.upstream_tls")?
                 .build()?,
-            upstream: settings.upstream.clone(),
+            upstream: settings.upstream.to_string(),
         })
     }
 

@@ -4,13 +4,19 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
+use gha_slurm_auth::{KeyFolder, KeySet, Signer};
+use gha_slurm_domain::ResourceRequest;
 use gha_slurm_policy::{PolicySettings, StopFile};
-use gha_slurm_service_kit::settings::{HttpSettings, OperationsSettings, texts};
+use gha_slurm_service_kit::settings::{
+    Address, HttpSettings, OperationsSettings, Pem, Problems, check_client_tls, check_keys,
+    check_listens, check_server_tls, texts,
+};
 use gha_slurm_service_kit::tls::{ClientTlsSettings, ServerTlsSettings};
 use gha_slurm_slurm::settings::{Backend, LocalSettings, SbatchSettings, SlurmrestdSettings};
 use gha_slurm_telemetry::LogSettings;
 use serde::{Deserialize, Deserializer};
 
+use crate::original::Original;
 use crate::runner::{
     ApptainerSettings, NetworkSettings, PodmanSettings, default_github_hosts, github_hosts, hook,
 };
@@ -19,6 +25,9 @@ use crate::runner::{
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// Accept addresses without TLS beyond this machine, though whoever is on the way can read and change what is sent.
+    #[serde(default)]
+    pub insecure: bool,
     /// Logs.
     #[serde(default)]
     pub log: LogSettings,
@@ -75,17 +84,15 @@ pub struct Settings {
 
 impl Settings {
     /// Where nodes may send launch tokens: base URLs, of which there is at least one unless nodes call the relay.
-    pub fn token_broker_urls(&self) -> anyhow::Result<Vec<String>> {
+    pub fn token_broker_urls(&self) -> Result<Vec<Address>, UnknownTokenBroker> {
         let from_keys = match &self.keys {
             KeySource::Jwks { url, .. } => url.strip_suffix("/.well-known/jwks.json"),
             KeySource::Path(_) => None,
         };
+        let from_keys = from_keys.and_then(|url| url.parse().ok());
         match (self.token_broker.urls.as_slice(), from_keys) {
-            ([], Some(url)) => Ok(vec![url.to_owned()]),
-            ([], None) if self.relay.is_none() => anyhow::bail!(
-                "token_broker.urls: name token-broker's base URL as the nodes reach it (the launcher's cluster.token_url), which no \
-                 keys.jwks_url of its own tells"
-            ),
+            ([], Some(url)) => Ok(vec![url]),
+            ([], None) if self.relay.is_none() => Err(UnknownTokenBroker),
             (urls, _) => Ok(urls.to_vec()),
         }
     }
@@ -112,8 +119,137 @@ impl gha_slurm_service_kit::Settings for Settings {
     // They may hold a password.
     const SECRETS: &'static [&'static str] =
         &["runner.network.https_proxy", "runner.network.http_proxy"];
+    // TLS goes through a proxy as it is.
+    const MAY_BE_PLAIN: &'static [&'static str] = Self::SECRETS;
+
+    fn check(&self, problems: &mut Problems) {
+        self.check_keys(problems);
+        self.check_tls(problems);
+        self.check_sums(problems);
+    }
 }
 
+impl Settings {
+    fn check_keys(&self, problems: &mut Problems) {
+        match &self.keys {
+            KeySource::Path(path) => {
+                check_keys(
+                    "keys.public_keys",
+                    path,
+                    Pem::PublicKey,
+                    KeySet::read_some(path),
+                    problems,
+                );
+            }
+            KeySource::Jwks { tls, .. } => check_client_tls(tls, "keys.tls", problems),
+        }
+        if let Some(identity) = &self.identity {
+            let signer = Signer::load(&KeyFolder::new(&identity.keys));
+            check_keys(
+                "identity.keys",
+                &identity.keys,
+                Pem::PrivateKey,
+                signer,
+                problems,
+            );
+        } else if self.outbound.is_some() {
+            problems.add(
+                "identity.keys",
+                "must be given for [outbound]: the agent signs its calls",
+            );
+        } else if self.self_service.is_some() {
+            problems.add(
+                "identity.keys",
+                "must be given for [self_service]: the agent signs its calls",
+            );
+        }
+        problems.note("original.file", Original::open(self));
+        problems.note("token_broker.urls", self.token_broker_urls());
+    }
+
+    fn check_tls(&self, problems: &mut Problems) {
+        let mut listens = vec![("operations.listen", self.operations.listen)];
+        if let Some(http) = &self.http {
+            http.check("http", problems);
+            listens.push(("http.listen", http.listen));
+        }
+        if let Some(outbound) = &self.outbound {
+            check_client_tls(&outbound.tls, "outbound.tls", problems);
+        }
+        if let Some(relay) = &self.relay {
+            listens.push(("relay.listen", relay.listen));
+            check_client_tls(&relay.upstream_tls, "relay.upstream_tls", problems);
+            if let Some(tls) = &relay.tls {
+                check_server_tls(tls, "relay.tls", problems);
+            }
+        }
+        if let Some(self_service) = &self.self_service {
+            check_client_tls(&self_service.tls, "self_service.tls", problems);
+        }
+        match (&self.slurmrestd, self.slurm.backend) {
+            (Some(slurmrestd), _) => {
+                check_client_tls(&slurmrestd.tls, "slurmrestd.tls", problems);
+                if slurmrestd.url.is_some() == slurmrestd.socket.is_some() {
+                    problems.add(
+                        "slurmrestd",
+                        "give either url (http://host:port) or socket (a path)",
+                    );
+                }
+            }
+            (None, Backend::Slurmrestd) => {
+                problems.add(
+                    "slurmrestd",
+                    "must be given for slurm.backend = \"slurmrestd\"",
+                );
+            }
+            (None, _) => {}
+        }
+        check_listens(&listens, problems);
+    }
+
+    /// Settings that are fine alone, but with which every launch, or every one of a kind, would be refused or ended.
+    fn check_sums(&self, problems: &mut Problems) {
+        // What is submitted for a workflow job without labels that ask for something.
+        let usual = self.policy.check_resources(&ResourceRequest::default());
+        let usual = problems.note("policy.defaults", usual);
+        let (key, signal_s) = match (self.slurm.backend, &self.slurmrestd) {
+            (Backend::Slurmrestd, Some(slurmrestd)) => (
+                "slurmrestd.signal_before_end_s",
+                slurmrestd.signal_before_end_s.into(),
+            ),
+            _ => (
+                "sbatch.signal_before_end_s",
+                self.sbatch.signal_before_end_s,
+            ),
+        };
+        if signal_s > MAX_SIGNAL_S {
+            problems.add(key, format_args!("must be at most {MAX_SIGNAL_S}"));
+        }
+        let minutes = usual.and_then(|usual| usual.time_minutes);
+        let real = !matches!(self.slurm.backend, Backend::Local);
+        if let Some(minutes) = minutes.filter(|m| real && u64::from(*m) * 60 <= u64::from(signal_s))
+        {
+            problems.add(
+                key,
+                format_args!("the job script would be told to end as soon as it starts: the usual time limit is {minutes} min (policy)"),
+            );
+        }
+        for (key, seconds) in [
+            ("runner.idle_deadline_s", self.runner.idle_deadline_s),
+            ("runner.set_up_deadline_s", self.runner.set_up_deadline_s),
+        ] {
+            if seconds == 0 {
+                problems.add(
+                    key,
+                    "must be more than 0: every runner would be ended at once",
+                );
+            }
+        }
+    }
+}
+
+/// sbatch(1), `--signal`: "sig_time must have an integer value between 0 and 65535".
+const MAX_SIGNAL_S: u32 = 65535;
 /// The original program's port.
 const DEFAULT_PORT: u16 = 5011;
 
@@ -148,8 +284,8 @@ pub struct ClusterSettings {
 #[serde(deny_unknown_fields)]
 pub struct OutboundSettings {
     /// Base URL of each launcher: a list, or a text with spaces between.
-    #[serde(deserialize_with = "base_urls")]
-    pub launchers: Vec<String>,
+    #[serde(deserialize_with = "addresses")]
+    pub launchers: Vec<Address>,
     /// TLS on the way there.
     #[serde(default)]
     pub tls: ClientTlsSettings,
@@ -165,37 +301,23 @@ pub struct RelaySettings {
     #[serde(default)]
     pub tls: Option<ServerTlsSettings>,
     /// Its base URL as the nodes reach it; replaces the launcher's `cluster.token_url`.
-    #[serde(deserialize_with = "base_url")]
-    pub public_url: String,
+    pub public_url: Address,
     /// Base URL of token-broker.
-    #[serde(deserialize_with = "base_url")]
-    pub upstream: String,
+    pub upstream: Address,
     /// TLS on the way there.
     #[serde(default)]
     pub upstream_tls: ClientTlsSettings,
 }
 
-fn base_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    checked(&String::deserialize(deserializer)?)
-}
-
-fn base_urls<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Address>, D::Error> {
     let urls = texts(deserializer, |text| {
         text.split_whitespace().map(str::to_owned).collect()
     })?;
     if urls.is_empty() {
         return Err(serde::de::Error::custom("name at least one"));
     }
-    urls.iter().map(|url| checked(url)).collect()
-}
-
-fn checked<E: serde::de::Error>(url: &str) -> Result<String, E> {
-    if !(url.starts_with("https://") || url.starts_with("http://")) {
-        return Err(E::custom(format!(
-            "`{url}`: write https://HOST or https://HOST:PORT"
-        )));
-    }
-    Ok(url.trim_end_matches('/').to_owned())
+    let address = |url: String| url.parse().map_err(serde::de::Error::custom);
+    urls.into_iter().map(address).collect()
 }
 
 /// `[keys]`: where the public keys of launch tokens come from. Exactly one of the two.
@@ -206,7 +328,7 @@ pub enum KeySource {
     /// `jwks_url`: token-broker's `/.well-known/jwks.json`.
     Jwks {
         /// Where.
-        url: String,
+        url: Address,
         /// `keys.tls`: TLS on the way there.
         tls: ClientTlsSettings,
     },
@@ -217,7 +339,7 @@ fn key_source<'de, D: Deserializer<'de>>(deserializer: D) -> Result<KeySource, D
     #[serde(deny_unknown_fields)]
     struct Raw {
         public_keys: Option<PathBuf>,
-        jwks_url: Option<String>,
+        jwks_url: Option<Address>,
         #[serde(default)]
         tls: ClientTlsSettings,
     }
@@ -245,9 +367,14 @@ fn key_source<'de, D: Deserializer<'de>>(deserializer: D) -> Result<KeySource, D
 pub struct TokenBrokerSettings {
     /// Base URLs of token-broker as the nodes reach it (the launcher's `cluster.token_url`, and the app's of the original contract): a
     /// list, or a text with spaces between. When absent, that of `keys.jwks_url`.
-    #[serde(default, deserialize_with = "base_urls")]
-    pub urls: Vec<String>,
+    #[serde(default, deserialize_with = "addresses")]
+    pub urls: Vec<Address>,
 }
+
+/// Nothing says where nodes may send launch tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("name token-broker's base URL as the nodes reach it: the launcher's cluster.token_url")]
+pub struct UnknownTokenBroker;
 
 /// `[identity]`: the agent's own key, for what it asserts.
 #[derive(Debug, Clone, Deserialize)]
@@ -340,7 +467,7 @@ pub struct OriginalSettings {
 #[serde(deny_unknown_fields)]
 pub struct SelfServiceSettings {
     /// Where repo-mapping answers.
-    pub repo_mapping_url: String,
+    pub repo_mapping_url: Address,
     /// TLS on the way there.
     #[serde(default)]
     pub tls: ClientTlsSettings,

@@ -11,6 +11,7 @@ use gha_slurm_contract::problem::ProblemPart;
 use gha_slurm_domain::naming::is_valid_runner_name;
 use gha_slurm_domain::{Clock, LaunchId, ResourceRequest, SlurmJobId, SlurmUser};
 use gha_slurm_service_kit::ApiError;
+use gha_slurm_service_kit::settings::Address;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
 use secrecy::SecretString;
 use tokio::sync::Mutex;
@@ -50,7 +51,7 @@ pub struct Starter {
     /// What runs in a launch.
     pub runner: RunnerSettings,
     /// Where nodes may send the launch token: base URLs.
-    pub token_broker_urls: Vec<String>,
+    pub token_broker_urls: Vec<Address>,
     /// Where nodes send the launch token instead of where it says: the relay.
     pub relay_url: Option<String>,
     /// This cluster's name.
@@ -255,10 +256,14 @@ impl Starter {
 
     /// What the policy lets it have.
     async fn permit(self: &Arc<Self>, claims: &LaunchClaims) -> Result<ResourceRequest, ApiError> {
-        let url = claims.token_url.trim_end_matches('/');
-        if self.relay_url.is_none() && self.token_broker_urls.iter().all(|pinned| pinned != url) {
+        let is_pinned = match claims.token_url.parse::<Address>() {
+            Ok(url) => self.token_broker_urls.contains(&url),
+            Err(_) => false,
+        };
+        if self.relay_url.is_none() && !is_pinned {
             return Err(refused_by_policy(PolicyRefusal::Never(format!(
-                "nodes of this cluster do not send launch tokens to {url}: it is none of token_broker.urls"
+                "nodes of this cluster do not send launch tokens to {}: it is none of token_broker.urls",
+                claims.token_url
             ))));
         }
         let granted = self

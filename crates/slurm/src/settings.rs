@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use gha_slurm_domain::SlurmUser;
+use gha_slurm_settings::Address;
 use gha_slurm_tls::ClientTlsSettings;
 use serde::Deserialize;
 
@@ -71,7 +72,7 @@ pub enum RunAs {
 #[serde(deny_unknown_fields)]
 pub struct SlurmrestdSettings {
     /// `http://host:port` or `https://…`; or `socket`.
-    pub url: Option<String>,
+    pub url: Option<Address>,
     /// Path of its unix socket; or `url`.
     pub socket: Option<PathBuf>,
     /// TLS on the way to `url`.

@@ -29,7 +29,7 @@ pub use deployment::{
 pub use postgres::{PrivatePostgres, TestDatabase};
 pub use process::{Process, binary, end_processes_in, end_processes_marked, processes_marked};
 pub use rabbitmq::{PrivateRabbitMq, SHARED_RABBITMQ, TestBroker};
-pub use samples::uncommented;
+pub use samples::Sample;
 pub use server::{Folder, free_port};
 pub use service::ServiceProcess;
 pub use skip::{SKIPPED_FILE, skip, skip_for_kernel, skipped_without_root};

@@ -24,13 +24,9 @@ pub(crate) struct Keys {
 impl Keys {
     /// Reads the folder once; it must hold a key.
     pub(crate) fn load(path: PathBuf, issuer: String) -> Result<Self, KeysError> {
-        let folder = KeyFolder::new(&path);
-        let set = folder.key_set()?;
-        if set.is_empty() {
-            return Err(KeysError::NoKey(path));
-        }
+        let set = KeySet::read_some(&path)?;
         Ok(Self {
-            folder,
+            folder: KeyFolder::new(path),
             issuer,
             read: Arc::new(RwLock::new((set, Instant::now()))),
             reading: Arc::default(),

@@ -3,17 +3,24 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use gha_slurm_auth::KeySet;
 use gha_slurm_service_kit::settings::{
-    DatabaseSettings, GithubSettings, HttpSettings, OperationsSettings, secrets,
+    DatabaseSettings, GithubSettings, HttpSettings, OperationsSettings, Pem, Problems, check_keys,
+    check_listens, secrets,
 };
 use gha_slurm_telemetry::LogSettings;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+pub use gha_slurm_service_kit::settings::DeploymentSettings;
+
 /// token-broker's settings.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// Accept addresses without TLS beyond this machine, though whoever is on the way can read and change what is sent.
+    #[serde(default)]
+    pub insecure: bool,
     /// Logs.
     #[serde(default)]
     pub log: LogSettings,
@@ -46,6 +53,26 @@ impl gha_slurm_service_kit::Settings for Settings {
         "github.private_key",
         "access.service_tokens",
     ];
+
+    fn check(&self, problems: &mut Problems) {
+        self.github.check(problems);
+        self.database.check(problems);
+        self.deployment.check(problems);
+        self.http.check("http", problems);
+        let folder = &self.keys.folder;
+        check_keys(
+            "keys.folder",
+            folder,
+            Pem::PublicKey,
+            KeySet::read_some(folder),
+            problems,
+        );
+        let listens = [
+            ("operations.listen", self.operations.listen),
+            ("http.listen", self.http.listen),
+        ];
+        check_listens(&listens, problems);
+    }
 }
 
 fn default_http() -> HttpSettings {
@@ -56,21 +83,6 @@ fn default_operations() -> OperationsSettings {
     OperationsSettings {
         listen: SocketAddr::from(([127, 0, 0, 1], 9003)),
     }
-}
-
-/// `[deployment]`: must equal the launcher's.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DeploymentSettings {
-    /// Issuer of launch tokens; part of runner names.
-    pub name: String,
-    /// Prefix of runner names.
-    #[serde(default = "default_prefix")]
-    pub prefix: String,
-}
-
-fn default_prefix() -> String {
-    "gha-slurm".into()
 }
 
 /// `[keys]`: what launch tokens are verified with.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use gha_slurm_domain::Clock;
-use gha_slurm_settings::{Settings as _, describe_source, load};
+use gha_slurm_settings::{Loaded, Settings as _, describe_source, load_checked};
 use gha_slurm_token_signer::{Settings, TokenSigner, check_ready};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ struct Cli {
     /// TOML file with the settings; environment variables go before it.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Read the settings, say whether they are fine, and exit.
+    /// Read the settings, open the key that they name, say whether all is fine, and exit.
     #[arg(long)]
     check_config: bool,
     /// Connect to the socket of the signer that runs here with these settings, and exit.
@@ -41,7 +41,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
-    let settings: Settings = load(cli.config.as_deref(), std::env::vars())?;
+    // It calls nobody, so there is no address to warn about.
+    let Loaded::<Settings> { settings, .. } =
+        load_checked(cli.config.as_deref(), std::env::vars())?;
     if cli.check_config {
         #[expect(clippy::print_stdout, reason = "the answer of --check-config")]
         {

@@ -194,7 +194,7 @@ fn uid_of(name: &str) -> anyhow::Result<u32> {
 }
 
 /// Every byte of the file is the key, as for Slurm.
-fn read_key(path: &Path) -> anyhow::Result<EncodingKey> {
+pub(crate) fn read_key(path: &Path) -> anyhow::Result<EncodingKey> {
     let here = || path.display().to_string();
     let mode = fs::metadata(path).with_context(here)?.mode() & 0o7777;
     let of_others = mode & 0o077;

@@ -7,6 +7,7 @@ use gha_slurm_domain::SlurmUser;
 use serde::Deserialize;
 
 use crate::logs::LogSettings;
+use crate::service::read_key;
 
 /// The token signer's settings.
 #[derive(Debug, Clone, Deserialize)]
@@ -40,6 +41,10 @@ pub struct Settings {
 impl gha_slurm_settings::Settings for Settings {
     const PREFIX: &'static str = "GHA_SLURM_TOKEN_SIGNER";
     const SECRETS: &'static [&'static str] = &[];
+
+    fn check(&self, problems: &mut gha_slurm_settings::Problems) {
+        problems.note("key_file", read_key(&self.key_file));
+    }
 }
 
 fn default_socket() -> PathBuf {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use actix_web::web;
+use anyhow::Context;
 use gha_slurm_amqp::{Broker, Disconnected, Publisher};
 use gha_slurm_domain::Clock;
 use gha_slurm_service_kit::{BodyLimits, HttpService, Operations, Readiness, problem};
@@ -46,13 +47,7 @@ impl Application {
             drained.clone(),
             broker_state,
         );
-        anyhow::ensure!(
-            BodyLimits::fits(webhook.max_body_bytes.get(), webhook.max_bodies_bytes.get()),
-            "webhook.max_bodies_bytes: {} is too little for one body of webhook.max_body_bytes ({}): a quarter of it is kept for bodies of \
-             up to 128 KiB",
-            webhook.max_bodies_bytes,
-            webhook.max_body_bytes
-        );
+        webhook.check_bodies().context("webhook.max_bodies_bytes")?;
         let limits = web::Data::new(BodyLimits::new(
             webhook.max_body_bytes.get(),
             webhook.max_bodies_bytes.get(),

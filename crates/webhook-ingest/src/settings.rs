@@ -2,8 +2,11 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 
+use gha_slurm_service_kit::body::BodyLimits;
 use gha_slurm_service_kit::client_address::Networks;
-use gha_slurm_service_kit::settings::{AmqpSettings, HttpSettings, OperationsSettings, secrets};
+use gha_slurm_service_kit::settings::{
+    AmqpSettings, HttpSettings, OperationsSettings, Problems, check_listens, secrets,
+};
 use gha_slurm_telemetry::LogSettings;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -13,7 +16,8 @@ const GITHUB_PAYLOAD_CAP: NonZeroU32 = NonZeroU32::new(25 << 20).unwrap();
 /// One of the largest bodies, and more than a thousand usual ones.
 const BODIES_IN_HAND: NonZeroU32 = NonZeroU32::new(40 << 20).unwrap();
 /// GitHub waits 10 s for the answer (GitHub docs, "Best practices for using webhooks").
-const BODY_DEADLINE_S: NonZeroU64 = NonZeroU64::new(10).unwrap();
+const GITHUB_PATIENCE_S: NonZeroU64 = NonZeroU64::new(10).unwrap();
+const BODY_DEADLINE_S: NonZeroU64 = GITHUB_PATIENCE_S;
 /// Less than GitHub waits, so that it hears why.
 const PUBLISH_DEADLINE_S: NonZeroU64 = NonZeroU64::new(8).unwrap();
 
@@ -21,6 +25,9 @@ const PUBLISH_DEADLINE_S: NonZeroU64 = NonZeroU64::new(8).unwrap();
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// Accept addresses without TLS beyond this machine, though whoever is on the way can read and change what is sent.
+    #[serde(default)]
+    pub insecure: bool,
     /// Logs.
     #[serde(default)]
     pub log: LogSettings,
@@ -39,6 +46,45 @@ pub struct Settings {
 impl gha_slurm_service_kit::Settings for Settings {
     const PREFIX: &'static str = "WEBHOOK_INGEST";
     const SECRETS: &'static [&'static str] = &["amqp.url", "webhook.secret"];
+
+    fn check(&self, problems: &mut Problems) {
+        self.amqp.check(problems);
+        self.http.check("http", problems);
+        let listens = [
+            ("operations.listen", self.operations.listen),
+            ("http.listen", self.http.listen),
+        ];
+        check_listens(&listens, problems);
+        problems.note("webhook.max_bodies_bytes", self.webhook.check_bodies());
+        if self.webhook.publish_deadline_s >= GITHUB_PATIENCE_S {
+            problems.add(
+                "webhook.publish_deadline_s",
+                format_args!("must be less than {GITHUB_PATIENCE_S}: GitHub does not wait longer for the answer"),
+            );
+        }
+    }
+}
+
+impl WebhookSettings {
+    /// One of the largest bodies must fit into what all may take.
+    pub(crate) fn check_bodies(&self) -> Result<(), BodiesTooSmall> {
+        let (largest, all) = (self.max_body_bytes, self.max_bodies_bytes);
+        if BodyLimits::fits(largest.get(), all.get()) {
+            Ok(())
+        } else {
+            Err(BodiesTooSmall { largest, all })
+        }
+    }
+}
+
+/// `webhook.max_bodies_bytes` does not suffice.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{all} is too little for one body of webhook.max_body_bytes ({largest}): a quarter of it is kept for bodies of up to 128 KiB"
+)]
+pub(crate) struct BodiesTooSmall {
+    largest: NonZeroU32,
+    all: NonZeroU32,
 }
 
 fn default_http() -> HttpSettings {

@@ -5,7 +5,7 @@ use gha_slurm_auth::KeyFolder;
 use gha_slurm_domain::workflow_job::Verdict;
 use gha_slurm_launcher::{Application, Settings};
 use gha_slurm_service_kit::settings::load;
-use gha_slurm_test_support::{TestBroker, TestDatabase, uncommented, wait_until};
+use gha_slurm_test_support::{Sample, TestBroker, TestDatabase, wait_until};
 use tokio_util::sync::CancellationToken;
 use wiremock::matchers::method;
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -16,22 +16,17 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 #[test]
 fn the_sample_file_is_right() {
-    let sample = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../deploy/config/launcher.toml"
-    );
-    let settings: Settings = load(Some(sample.as_ref()), []).unwrap();
+    let sample = Sample::filled("launcher.toml");
+    let settings: Settings = load(Some(sample.path()), []).unwrap();
     assert_eq!(settings.labels.profiles.len(), 2);
 }
 
 #[test]
 fn what_the_sample_file_has_in_comments_is_right_too() {
-    let sample = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../deploy/config/launcher.toml"
-    );
-    let settings =
-        |from, to| -> Settings { load(Some(uncommented(sample, from, to).path()), []).unwrap() };
+    let settings = |from, to| -> Settings {
+        let sample = Sample::filled("launcher.toml").uncommented(from, to);
+        load(Some(sample.path()), []).unwrap()
+    };
     let http = settings("# [http]", "[operations]").http.unwrap();
     assert!(http.tls.unwrap().client_ca.is_some());
     let cluster = settings("# agent_public_keys", "[labels]").cluster;
@@ -41,15 +36,12 @@ fn what_the_sample_file_has_in_comments_is_right_too() {
 
 #[test]
 fn wrong_names_are_named() {
-    let sample = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../deploy/config/launcher.toml"
-    );
+    let sample = Sample::filled("launcher.toml");
     let wrong = [(
         "LAUNCHER__DEPLOYMENT__NAME".to_owned(),
         "My Site!".to_owned(),
     )];
-    let error = load::<Settings>(Some(sample.as_ref()), wrong).unwrap_err();
+    let error = load::<Settings>(Some(sample.path()), wrong).unwrap_err();
     assert!(
         error
             .to_string()

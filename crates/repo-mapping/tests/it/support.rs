@@ -15,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 use wiremock::matchers::{method, path, path_regex};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
+/// The administrator's bearer token.
+pub(crate) const TOKEN: &str = "9f2c4e8b7a6d5c3b1a0f9e8d7c6b5a43";
+
 /// An answer as tests look at it.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -85,7 +88,7 @@ impl Service {
             ("GITHUB__API_URL", github.uri()),
             ("GITHUB__APP_ID", "7".into()),
             ("GITHUB__PRIVATE_KEY", app_key()),
-            ("ACCESS__TOKENS", "secret".into()),
+            ("ACCESS__TOKENS", TOKEN.into()),
         ];
         if let Some(web) = web {
             environment.push(("WEB__FOLDER", web.display().to_string()));
@@ -127,7 +130,7 @@ impl Service {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
-        answer(self.http.get(self.of(path)).bearer_auth("secret")).await
+        answer(self.http.get(self.of(path)).bearer_auth(TOKEN)).await
     }
 
     pub(crate) async fn get_without_token(&self, path: &str) -> Answer {
@@ -148,7 +151,7 @@ impl Service {
         let mut call = self
             .http
             .post(self.of(&format!("/repositories/{user}")))
-            .bearer_auth("secret")
+            .bearer_auth(TOKEN)
             .body(body);
         if let Some(etag) = if_match {
             call = call.header("if-match", etag);
@@ -172,17 +175,11 @@ impl Service {
     }
 
     pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
-        answer(
-            self.http
-                .put(self.of(path))
-                .bearer_auth("secret")
-                .json(&body),
-        )
-        .await
+        answer(self.http.put(self.of(path)).bearer_auth(TOKEN).json(&body)).await
     }
 
     pub(crate) async fn delete(&self, path: &str) -> Answer {
-        answer(self.http.delete(self.of(path)).bearer_auth("secret")).await
+        answer(self.http.delete(self.of(path)).bearer_auth(TOKEN)).await
     }
 
     fn of(&self, path: &str) -> String {

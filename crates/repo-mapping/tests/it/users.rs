@@ -61,7 +61,7 @@ impl Cluster {
     }
 
     async fn administrator(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
-        self.service.call(method, path, "secret", body).await
+        self.service.call(method, path, TOKEN, body).await
     }
 
     async fn replan_requests(&self) -> Vec<RepositoryId> {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use gha_slurm_domain::{RepositoryFullName, SlurmUser};
+use gha_slurm_service_kit::settings::check_secret;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -75,7 +76,7 @@ impl SiteFile {
             }
         };
         let secret = written.gha_shared_secret.expose_secret();
-        ensure!(!secret.trim().is_empty(), "ghaSharedSecret is empty");
+        check_secret(secret).context("ghaSharedSecret")?;
         let mut repositories = HashMap::new();
         for (number, line) in written.repositories.into_iter().enumerate() {
             let repository = Repository::parse(&line)
@@ -148,10 +149,13 @@ fn key(url: &str) -> String {
 mod tests {
     use super::*;
 
+    /// As it is written in [`GOOD`].
+    const SECRET: &str = "'hunter2 secret, 7f3a9c5e1d8b2064'";
+
     const GOOD: &str = "
 # The site's.
 slurmrestd: http://127.0.0.1:6820
-ghaSharedSecret: 'hunter2 secret'
+ghaSharedSecret: 'hunter2 secret, 7f3a9c5e1d8b2064'
 repositories:
   - gitHubURL: https://github.com/Acme/Widgets.git
     slurmUser: alice
@@ -191,8 +195,14 @@ repositories:
             ("slurmUser: bob", "slurmuser: bob", "slurmUser"),
             ("/Acme/Widgets.git", "/Acme", "no repository is named"),
             ("https://github.com/Acme", "https://x@y/Acme", "gitHubURL"),
-            ("'hunter2 secret'", "['hunter2 secret']", "line 4"),
-            ("'hunter2 secret'", "' '", "ghaSharedSecret is empty"),
+            (SECRET, "['hunter2 secret']", "line 4"),
+            (SECRET, "' '", "ghaSharedSecret: must not be empty"),
+            (
+                SECRET,
+                "change-me",
+                "ghaSharedSecret: is still a placeholder",
+            ),
+            (SECRET, "hunter2", "ghaSharedSecret: has fewer than 32"),
             ("repositories:", "repos:", "repositories"),
             (
                 "https://github.example.org:8443/acme",

@@ -54,7 +54,6 @@ impl SelfService {
             "self_service.unmunge: there is no {}",
             settings.unmunge.display()
         );
-        let url = url_of(&settings.repo_mapping_url).context("self_service.repo_mapping_url")?;
         let http = reqwest::Client::builder().timeout(CALL_DEADLINE);
         let http = settings.tls.apply(http, "self_service.tls")?.build()?;
         Ok(Self {
@@ -65,7 +64,7 @@ impl SelfService {
             ),
             signer,
             http,
-            repo_mapping_url: url,
+            repo_mapping_url: settings.repo_mapping_url.to_string(),
             starter,
         })
     }
@@ -84,13 +83,4 @@ impl SelfService {
         };
         Ok(self.signer.sign(&claims)?)
     }
-}
-
-fn url_of(text: &str) -> anyhow::Result<String> {
-    let url: reqwest::Url = text.parse().context("not a URL")?;
-    anyhow::ensure!(
-        matches!(url.scheme(), "http" | "https"),
-        "must begin with http:// or https://"
-    );
-    Ok(text.trim_end_matches('/').to_owned())
 }

@@ -12,7 +12,7 @@ use crate::DEADLINE;
 use crate::agent_fixture::{Agent, Site};
 use crate::real_slurm::{of, queue};
 
-const SECRET: &str = "the shared secret";
+const SECRET: &str = "the shared secret, 7f3a9c5e1d8b2064";
 /// As the original app signs one.
 const TOKEN: &str = "eyJhbGciOiJIUzI1NiJ9.eyJvd25lciI6ImFjbWUifQ.c2lnbmF0dXJl";
 
@@ -241,7 +241,12 @@ async fn the_secret_and_the_body_are_held_against_the_file() {
         post(&agent, "/runner/start", secret, &body(&app, &more)).await
     };
     let theirs_401 = json!({ "message": "auth-token missing" });
-    for wrong in ["", "the shared secreT", "the shared secret and more"] {
+    for wrong in [
+        "",
+        "the shared secret",
+        "the shared secreT, 7f3a9c5e1d8b2064",
+        "the shared secret, 7f3a9c5e1d8b2064 and more",
+    ] {
         assert_eq!(
             start(Some(wrong), json!({})).await,
             (401, theirs_401.clone())

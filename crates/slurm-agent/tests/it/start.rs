@@ -6,7 +6,7 @@ use gha_slurm_service_kit::settings::load;
 use gha_slurm_slurm_agent::Settings;
 use gha_slurm_slurm_agent::settings::KeySource;
 use gha_slurm_slurm_agent::submission::JOB_SCRIPT;
-use gha_slurm_test_support::uncommented;
+use gha_slurm_test_support::Sample;
 use serde_json::json;
 use wiremock::matchers::path;
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -19,17 +19,15 @@ const TELL: &str = "env > environment.new && mv environment.new environment.seen
 
 #[test]
 fn the_sample_file_is_right() {
-    let sample = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../deploy/config/gha-slurm-munge.toml"
-    );
-    let settings: Settings = load(Some(sample.as_ref()), []).unwrap();
+    let sample = Sample::filled("gha-slurm-munge.toml");
+    let settings: Settings = load(Some(sample.path()), []).unwrap();
     assert_eq!(settings.http.unwrap().listen.port(), 5011);
+    assert!(matches!(settings.keys, KeySource::Path(_)), "pinned");
     let both = [(
-        "GHA_SLURM_MUNGE__KEYS__PUBLIC_KEYS".to_owned(),
-        "/keys".to_owned(),
+        "GHA_SLURM_MUNGE__KEYS__JWKS_URL".to_owned(),
+        "https://broker.example.org/.well-known/jwks.json".to_owned(),
     )];
-    let error = load::<Settings>(Some(sample.as_ref()), both).unwrap_err();
+    let error = load::<Settings>(Some(sample.path()), both).unwrap_err();
     assert!(
         error.to_string().contains("give either public_keys"),
         "{error}"
@@ -38,18 +36,15 @@ fn the_sample_file_is_right() {
 
 #[test]
 fn what_the_sample_file_has_in_comments_is_right_too() {
-    let sample = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../deploy/config/gha-slurm-munge.toml"
-    );
-    let copy = uncommented(sample, "# [http.tls]", "[operations]");
-    let settings: Settings = load(Some(copy.path()), []).unwrap();
+    let sample = Sample::filled("gha-slurm-munge.toml").uncommented("# [http.tls]", "[operations]");
+    let settings: Settings = load(Some(sample.path()), []).unwrap();
     assert!(settings.http.unwrap().tls.unwrap().client_ca.is_some());
     assert_eq!(settings.outbound.unwrap().launchers.len(), 1);
     assert!(settings.relay.unwrap().tls.is_some());
-    let keys_ca = "# tls.ca_file = \"/etc/gha-slurm/tls/ca.pem\"    # token-broker's private CA";
-    let copy = uncommented(sample, keys_ca, "# public_keys");
-    let settings: Settings = load(Some(copy.path()), []).unwrap();
+    let sample = Sample::filled("gha-slurm-munge.toml")
+        .uncommented("# jwks_url", "# [identity]")
+        .with(|text| text.replace("\npublic_keys", "\n# public_keys"));
+    let settings: Settings = load(Some(sample.path()), []).unwrap();
     assert!(matches!(settings.keys, KeySource::Jwks { tls, .. } if tls.ca_file.is_some()));
 }
 

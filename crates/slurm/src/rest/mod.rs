@@ -70,7 +70,7 @@ impl RestSlurm {
     /// With these settings; asks nothing yet. The clock says whether a token has expired.
     pub fn new(settings: SlurmrestdSettings, clock: Clock) -> anyhow::Result<Self> {
         let (url, socket) = match (&settings.url, &settings.socket) {
-            (Some(url), None) => (url.trim_end_matches('/').to_owned(), None),
+            (Some(url), None) => (url.to_string(), None),
             (None, Some(socket)) => ("http://localhost".to_owned(), Some(socket.as_path())),
             _ => bail!("slurmrestd: give either url (http://host:port) or socket (a path)"),
         };

@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use gha_slurm_test_support::TestBroker;
+use gha_slurm_test_support::{Sample, TestBroker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -9,11 +9,8 @@ use crate::*;
 
 #[test]
 fn the_sample_file_is_right_and_wrong_keys_are_named() {
-    let sample = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../deploy/config/webhook-ingest.toml"
-    );
-    let settings: Settings = load(Some(sample.as_ref()), []).unwrap();
+    let sample = Sample::filled("webhook-ingest.toml");
+    let settings: Settings = load(Some(sample.path()), []).unwrap();
     assert_eq!(settings.webhook.max_body_bytes.get(), 25 << 20);
     let wrong = [
         ("WEBHOOK__PUBLISH_DEADLINE_S", "0"),
@@ -21,7 +18,8 @@ fn the_sample_file_is_right_and_wrong_keys_are_named() {
         ("WEBHOOK__SECRETS", "x"),
     ]
     .map(|(key, value)| (format!("WEBHOOK_INGEST__{key}"), value.to_owned()));
-    let error = load::<Settings>(Some(sample.as_ref()), wrong).unwrap_err();
+    let sample = sample.with(|text| text.replace("secret_file", "# "));
+    let error = load::<Settings>(Some(sample.path()), wrong).unwrap_err();
     let keys: Vec<&str> = error.problems.keys().map(String::as_str).collect();
     assert_eq!(
         keys,
@@ -37,12 +35,18 @@ fn the_sample_file_is_right_and_wrong_keys_are_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_secrets_are_accepted_during_a_rotation() {
     let broker = TestBroker::create().await;
-    let ingest = Ingest::start(broker.amqp_url(), &[("WEBHOOK__SECRET", "old\nnew\n")]).await;
+    let (old, new) = (
+        "old 9f2c4e8b7a6d5c3b1a0f9e8d7c6b",
+        "new 4f1d0a0b7e5c49c6a8a2b1c3d4e5",
+    );
+    let both = format!("{old}\n{new}\n");
+    let (older, together) = (format!("{old}er"), format!("{old}\n{new}"));
+    let ingest = Ingest::start(broker.amqp_url(), &[("WEBHOOK__SECRET", &both)]).await;
     for (secret, status) in [
-        ("old", 202),
-        ("new", 202),
-        ("older", 401),
-        ("old\nnew", 401),
+        (old, 202),
+        (new, 202),
+        (older.as_str(), 401),
+        (together.as_str(), 401),
     ] {
         let delivery = queued();
         let signature = sign(secret, &delivery.body);

@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 const DEADLINE: Duration = Duration::from_secs(30);
-const SECRET: &str = "It's a Secret to Everybody";
+const SECRET: &str = "It's a Secret to Everybody, 7f3a9c5e";
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
 const EXAMPLES: &str = concat!(
