@@ -85,7 +85,10 @@ impl Client {
             })?;
         let Loaded::<Settings> { settings, warnings } = loaded;
         for warning in warnings {
-            eprintln!("warning: {warning}");
+            #[expect(clippy::print_stderr, reason = "the output of a command")]
+            {
+                eprintln!("warning: {warning}");
+            }
         }
         let mut http = reqwest::Client::builder().timeout(DEADLINE);
         if let Some(path) = &settings.ca_file {
@@ -194,6 +197,8 @@ fn in_words(problem: &Problem) -> String {
 
 #[cfg(test)]
 mod tests {
+    use gha_slurm_service_kit::settings::load;
+
     use super::*;
 
     #[test]

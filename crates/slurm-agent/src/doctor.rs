@@ -122,10 +122,10 @@ async fn look(settings: &Settings, slurm: &dyn Slurm, node: &Node) -> anyhow::Re
     let relay = settings
         .relay
         .as_ref()
-        .map(|relay| relay.public_url.clone());
+        .map(|relay| relay.public_url.to_string());
     claims.token_url = match node.token_url.clone().or(relay) {
         Some(url) => url,
-        None => settings.token_broker_urls()?.swap_remove(0),
+        None => settings.token_broker_urls()?.swap_remove(0).to_string(),
     };
     let mut submission = prepare(
         &claims,

@@ -147,10 +147,10 @@ fn start_by(way: Way, database: &Database, agent_url: &str, github: &Github) -> 
         },
         cluster: ClusterSettings {
             name: "main".into(),
-            agent_url: Some(agent_url.into()),
+            agent_url: Some(agent_url.parse().unwrap()),
             tls: ClientTlsSettings::default(),
             agent_public_keys: None,
-            token_url: "https://broker.example".into(),
+            token_url: "https://broker.example".parse().unwrap(),
             states_interval_s: std::num::NonZeroU32::MIN,
         },
         lifetime_s: 90_000,

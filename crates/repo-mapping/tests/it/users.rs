@@ -7,7 +7,7 @@ use reqwest::Method;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Service};
+use crate::support::{Answer, Service, TOKEN};
 
 const OF_ALICE: &str = "/api/users/alice/repositories";
 

@@ -190,5 +190,8 @@ fn accounts_and_qos_of_the_policy_are_looked_up_where_accounting_exists() {
     }
     let site = site.with("POLICY__GROUP", "no-such-group");
     let (_, said) = doctor(&site, &[]);
-    has(&said, "problem  policy.group: there is no group no-such-group");
+    has(
+        &said,
+        "problem  policy.group: there is no group no-such-group",
+    );
 }
