@@ -13,6 +13,7 @@ mod prepared;
 pub mod replan;
 pub mod repositories;
 pub mod retention;
+mod roles;
 mod schema;
 pub mod scope;
 mod server;
@@ -26,4 +27,5 @@ pub mod workflow_jobs;
 
 pub use diesel_async::{AsyncConnection, AsyncPgConnection};
 pub use pool::{Database, Failure, StorageError, run_migrations};
+pub use roles::Role;
 pub use scope::{ScopeLock, ScopeLocks};
