@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use gha_slurm_domain::Clock;
-use gha_slurm_github::Github;
 use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness};
 use gha_slurm_storage::{Database, Role};
 use gha_slurm_telemetry::Metrics;
@@ -14,6 +13,7 @@ use crate::access::Access;
 use crate::routes;
 use crate::settings::Settings;
 use crate::state::State;
+use crate::token_broker::TokenBroker;
 use crate::web_application::WebApplication;
 
 /// repo-mapping, built and bound.
@@ -33,13 +33,7 @@ impl Application {
         let clock = Clock::system();
         let periodic = Periodic::register(&metrics, clock.clone())?;
         let web = settings.web.folder.map(WebApplication::load).transpose()?;
-        let github = Github::new(
-            &settings.github.api_url,
-            settings.github.app_id,
-            &settings.github.private_key,
-            settings.github.ca_file.as_deref(),
-            clock.clone(),
-        )?;
+        let token_broker = TokenBroker::new(settings.token_broker)?;
         let database = Database::new(
             &settings.database.url,
             settings.database.ca_file.as_deref(),
@@ -50,7 +44,7 @@ impl Application {
         database.check(Role::RepoMapping).await?;
         let state = State {
             database: database.clone(),
-            github,
+            token_broker,
             clock,
             web_url: settings.github.web_url.as_str().into(),
             access: Arc::new(Access::new(settings.access.tokens, &settings.agents)?),

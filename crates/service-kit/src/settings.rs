@@ -101,6 +101,7 @@ fn default_api_url() -> String {
     "https://api.github.com".into()
 }
 
-fn default_web_url() -> String {
+/// GitHub's web pages.
+pub fn default_web_url() -> String {
     "https://github.com".into()
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::keys::Keys;
 use crate::redemption::Broker;
+use crate::repositories::Lookup;
 use crate::routes::{self, State};
 use crate::settings::Settings;
 
@@ -59,6 +60,7 @@ impl Application {
         .with_metrics(&metrics)?;
         database.check(Role::TokenBroker).await?;
         let state = State {
+            lookup: Lookup::new(github.clone()),
             broker: Broker {
                 database: database.clone(),
                 github,
