@@ -29,7 +29,7 @@ fn etag(version: i64) -> String {
 fn answer(state: &State, version: i64, list: &[Mapped]) -> HttpResponse {
     let urls: Vec<String> = list
         .iter()
-        .map(|m| state.repository_url(&m.repository.owner, &m.repository.full_name))
+        .map(|m| state.repository_url(&m.repository.owner, &m.repository.name))
         .collect();
     HttpResponse::Ok()
         .insert_header((ETAG, etag(version)))

@@ -45,8 +45,11 @@ pub struct Settings {
 
 impl gha_slurm_service_kit::Settings for Settings {
     const PREFIX: &'static str = "REPO_MAPPING";
-    const SECRETS: &'static [&'static str] =
-        &["database.url", "token_broker.service_token", "access.tokens"];
+    const SECRETS: &'static [&'static str] = &[
+        "database.url",
+        "token_broker.service_token",
+        "access.tokens",
+    ];
 }
 
 fn default_http() -> HttpSettings {

@@ -169,7 +169,9 @@ impl TokenBroker {
         if status == StatusCode::OK {
             return serde_json::from_slice(&body)
                 .map(Answer::Found)
-                .map_err(|error| BrokerError::Unexpected(format!("what is no repository: {error}")));
+                .map_err(|error| {
+                    BrokerError::Unexpected(format!("what is no repository: {error}"))
+                });
         }
         let problem: Option<Problem> = serde_json::from_slice(&body).ok();
         let code = problem.as_ref().map(|problem| problem.code.as_str());

@@ -10,9 +10,7 @@ use diesel_async::pooled_connection::deadpool::{Object, Pool};
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
 };
-use diesel_async::{
-    AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
-};
+use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use futures_util::FutureExt;
 use gha_slurm_telemetry::{Metrics, prometheus};
@@ -221,7 +219,10 @@ impl Database {
         });
         match missing {
             None => Ok(()),
-            Some(migration) => Err(outdated(&format!("lacks the migration {}", migration.name()))),
+            Some(migration) => Err(outdated(&format!(
+                "lacks the migration {}",
+                migration.name()
+            ))),
         }
     }
 
@@ -269,10 +270,7 @@ pub async fn run_migrations(url: &str) -> Result<(), StorageError> {
     migrate(Server::new(url, None)?, Vec::new()).await
 }
 
-async fn migrate(
-    server: Server,
-    passwords: Vec<(Role, SecretString)>,
-) -> Result<(), StorageError> {
+async fn migrate(server: Server, passwords: Vec<(Role, SecretString)>) -> Result<(), StorageError> {
     // The migration harness blocks, and panics on a current-thread runtime: it gets a thread and a runtime of its own.
     let work = move || -> Result<(), StorageError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()

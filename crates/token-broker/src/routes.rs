@@ -9,8 +9,8 @@ use gha_slurm_contract::problem::Problem;
 use gha_slurm_contract::runner::{
     OriginalRunnerAnswer, ProgressPhase, ProgressRequest, RunnerAnswer, RunnerMode, RunnerRequest,
 };
-use gha_slurm_domain::launch::Caller;
 use gha_slurm_domain::SlurmJobId;
+use gha_slurm_domain::launch::Caller;
 use gha_slurm_service_kit::authentication::{bearer, token_missing};
 use gha_slurm_service_kit::body::LargestBody;
 use gha_slurm_service_kit::strangers::limited;
