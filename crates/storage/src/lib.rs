@@ -8,7 +8,8 @@ pub mod launches;
 pub mod leases;
 pub mod mappings;
 mod metrics;
-pub mod pool;
+pub mod migrations;
+mod pool;
 mod prepared;
 pub mod replan;
 pub mod repositories;
@@ -26,6 +27,7 @@ pub mod versions;
 pub mod workflow_jobs;
 
 pub use diesel_async::{AsyncConnection, AsyncPgConnection};
-pub use pool::{Database, Failure, StorageError, run_migrations};
+pub use migrations::run_migrations;
+pub use pool::{Database, Failure, StorageError};
 pub use roles::Role;
 pub use scope::{ScopeLock, ScopeLocks};

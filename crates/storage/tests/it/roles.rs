@@ -185,10 +185,7 @@ async fn a_service_that_starts_wrong_is_told_what_to_do() {
     assert!(empty.to_string().contains("is empty"), "{empty}");
     // No role migrates.
     let refused = as_launcher.migrate(Vec::new()).await.unwrap_err();
-    assert!(
-        refused.to_string().contains(DENIED),
-        "{refused}"
-    );
+    assert!(refused.to_string().contains(DENIED), "{refused}");
 }
 
 #[tokio::test]
