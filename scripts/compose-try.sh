@@ -99,6 +99,9 @@ say "the private launch-token key: readable to the launcher, not to token-broker
 compose exec -T token-broker cat /run/secrets/github-private-key |
   cmp - <(. "$folder/.env" && printf %s "$GITHUB_PRIVATE_KEY") || fail "the App's key arrives changed"
 say "the App's private key arrives line by line as it is in .env"
+files=$(compose exec -T repo-mapping ls /run/secrets | xargs)
+[ "$files" = 'administrator-token repo-mapping-database-url service-token' ] || fail "repo-mapping has $files"
+say "repo-mapping has neither the App's key nor the owner's password: $files"
 
 # --- builds ---
 api --data '["octo-org/demo"]' "$url/repositories/demo" >/dev/null

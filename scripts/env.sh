@@ -13,6 +13,7 @@ command -v openssl >/dev/null || {
 umask 077
 secret() { openssl rand -hex 24; }
 postgres=$(secret) rabbitmq=$(secret)
+launcher=$(secret) token_broker=$(secret) repo_mapping=$(secret)
 new=$(mktemp .env.XXXXXX)
 trap 'rm -f "$new"' EXIT
 cat >"$new" <<ENV
@@ -41,10 +42,19 @@ TOKEN_URL=http://proxy:8080
 
 # Whoever has it may map every repository; the page asks for it.
 ADMINISTRATOR_TOKEN=$(secret)
+# With which repo-mapping asks token-broker, which alone has the App's key of the two.
+SERVICE_TOKEN=$(secret)
 
 POSTGRES_PASSWORD=$postgres
 RABBITMQ_PASSWORD=$rabbitmq
+# The owner of the database, for migrations alone; and the roles of the services.
 GHA_SLURM_DATABASE_URL=postgres://gha_slurm:$postgres@postgres:5432/gha_slurm?sslmode=disable
+LAUNCHER_DATABASE_PASSWORD=$launcher
+LAUNCHER_DATABASE_URL=postgres://gha_slurm_launcher:$launcher@postgres:5432/gha_slurm?sslmode=disable
+TOKEN_BROKER_DATABASE_PASSWORD=$token_broker
+TOKEN_BROKER_DATABASE_URL=postgres://gha_slurm_token_broker:$token_broker@postgres:5432/gha_slurm?sslmode=disable
+REPO_MAPPING_DATABASE_PASSWORD=$repo_mapping
+REPO_MAPPING_DATABASE_URL=postgres://gha_slurm_repo_mapping:$repo_mapping@postgres:5432/gha_slurm?sslmode=disable
 GHA_SLURM_AMQP_URL=amqp://gha_slurm:$rabbitmq@rabbitmq:5672/%2f
 ENV
 # Fails when somebody else was faster.

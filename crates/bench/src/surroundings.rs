@@ -9,7 +9,7 @@ use gha_slurm_simulator::request::NewInstallation;
 use gha_slurm_simulator::{AppKey, Handle, Settings, Simulator};
 use gha_slurm_test_support::{
     APP_ID, BackingServices, Credentials, Deployment, Folder, PrivatePostgres, PrivateRabbitMq,
-    Service, free_port,
+    Service, free_port, migrate,
 };
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -55,7 +55,7 @@ impl Surroundings {
         );
         let postgres = postgres?;
         let database_url = postgres.database("bench").await?;
-        gha_slurm_storage::run_migrations(&database_url).await?;
+        migrate(&database_url).await?;
         Ok(Self {
             folder,
             credentials,
@@ -82,7 +82,7 @@ impl Surroundings {
     /// Another database, empty and migrated.
     pub(crate) async fn new_database(&self, name: &str) -> Result<String> {
         let url = self.postgres.database(name).await?;
-        gha_slurm_storage::run_migrations(&url).await?;
+        migrate(&url).await?;
         Ok(url)
     }
 

@@ -39,7 +39,7 @@ enum Command {
     Repos(repos::Command),
     /// List your runners on this cluster and why they wait, from a login node.
     Runners(runners::Arguments),
-    /// Migrate the database to this version's schema. Reads its URL from DATABASE_URL or a file.
+    /// Bring the database to this version's schema and rights, as its owner. Reads its URL from DATABASE_URL or a file.
     Migrate(migrate::Arguments),
     /// Install a release of actions/runner for the nodes, or check the age of the installed one.
     RunnerUpdate(runner_update::Arguments),

@@ -7,6 +7,7 @@ pub mod launch_token;
 pub mod mapping;
 pub mod outbound;
 pub mod problem;
+pub mod repository;
 pub mod runner;
 pub mod self_service;
 pub mod slurm_token;

@@ -14,7 +14,9 @@ use gha_slurm_domain::Clock;
 use gha_slurm_github::Github;
 use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness};
 use gha_slurm_storage::notice::{self, Notice};
-use gha_slurm_storage::{AsyncPgConnection, Database, StorageError, identity, replan, versions};
+use gha_slurm_storage::{
+    AsyncPgConnection, Database, Role, StorageError, identity, replan, versions,
+};
 use gha_slurm_telemetry::Metrics;
 use gha_slurm_telemetry::prometheus::IntCounterVec;
 use tokio::sync::Notify;
@@ -67,7 +69,7 @@ pub struct Application {
 }
 
 impl Application {
-    /// Checks what can be checked, migrates the database and binds the operations port.
+    /// Checks what can be checked, the database's schema too, and binds the operations port.
     pub async fn build(settings: Settings) -> anyhow::Result<Self> {
         let metrics = Metrics::default();
         let readiness = Readiness::default();
@@ -89,7 +91,7 @@ impl Application {
             settings.database.connections,
         )?
         .with_metrics(&metrics)?;
-        database.migrate().await.context("database.url")?;
+        database.check(Role::Launcher).await?;
         let launcher = {
             let mut conn = database.connection().await.context("database.url")?;
             identity::get_or_make(&mut conn)

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
 use gha_slurm_domain::Clock;
-use gha_slurm_github::Github;
 use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness};
-use gha_slurm_storage::Database;
+use gha_slurm_storage::{Database, Role};
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +12,7 @@ use crate::access::Access;
 use crate::routes;
 use crate::settings::Settings;
 use crate::state::State;
+use crate::token_broker::TokenBroker;
 use crate::web_application::WebApplication;
 
 /// repo-mapping, built and bound.
@@ -26,20 +25,14 @@ pub struct Application {
 }
 
 impl Application {
-    /// Checks what can be checked, migrates the database and binds both ports.
+    /// Checks what can be checked, the database's schema too, and binds both ports.
     pub async fn build(settings: Settings) -> anyhow::Result<Self> {
         let metrics = Metrics::default();
         let readiness = Readiness::default();
         let clock = Clock::system();
         let periodic = Periodic::register(&metrics, clock.clone())?;
         let web = settings.web.folder.map(WebApplication::load).transpose()?;
-        let github = Github::new(
-            &settings.github.api_url,
-            settings.github.app_id,
-            &settings.github.private_key,
-            settings.github.ca_file.as_deref(),
-            clock.clone(),
-        )?;
+        let token_broker = TokenBroker::new(settings.token_broker)?;
         let database = Database::new(
             &settings.database.url,
             settings.database.ca_file.as_deref(),
@@ -47,10 +40,10 @@ impl Application {
             settings.database.connections,
         )?
         .with_metrics(&metrics)?;
-        database.migrate().await.context("database.url")?;
+        database.check(Role::RepoMapping).await?;
         let state = State {
             database: database.clone(),
-            github,
+            token_broker,
             clock,
             web_url: settings.github.web_url.as_str().into(),
             access: Arc::new(Access::new(settings.access.tokens, &settings.agents)?),

@@ -9,6 +9,7 @@ mod resolve;
 mod routes;
 pub mod settings;
 mod state;
+mod token_broker;
 mod usage;
 mod users;
 mod web_application;

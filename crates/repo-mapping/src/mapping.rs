@@ -12,7 +12,7 @@ use gha_slurm_storage::mappings::{self, Entry, Mapped, Replaced};
 use gha_slurm_storage::{AsyncPgConnection, StorageError, replan};
 
 use crate::resolve::{Resolved, Unresolved, Wanted, part, resolve_list};
-use crate::state::{State, github_error, storage_error};
+use crate::state::{State, broker_error, storage_error};
 
 pub(crate) fn user_of(text: &str) -> Result<SlurmUser, ApiError> {
     text.parse()
@@ -175,7 +175,8 @@ fn entries(body: &[u8]) -> Result<Vec<Wanted>, ApiError> {
         (status = 409, description = "`repository_mapped_elsewhere`: a repository is mapped to another user", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "`mapping_changed`: somebody else changed the list", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`repositories_invalid`: entries that cannot be used", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+        (status = 502, description = "`token_broker_failed`: repositories cannot be looked up", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "token-broker, GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("bearer" = []))
 )]
@@ -206,16 +207,16 @@ pub(crate) async fn replace(
     }
 }
 
-/// Asks GitHub about every entry.
+/// Asks about every entry.
 pub(crate) async fn resolved(
     state: &State,
     entries: Vec<Wanted>,
 ) -> Result<Vec<Resolved>, ApiError> {
-    resolve_list(&state.github, &state.web_url, entries)
+    resolve_list(&state.token_broker, &state.web_url, entries)
         .await
         .map_err(|error| match error {
             Unresolved::Wrong(errors) => wrong_entries(errors),
-            Unresolved::Github(error) => github_error(&error),
+            Unresolved::Failed(error) => broker_error(&error),
         })
 }
 
@@ -256,7 +257,7 @@ pub(crate) fn taken_error(resolved: &[Resolved], taken: &[RepositoryId]) -> ApiE
         .enumerate()
         .filter(|(_, r)| taken.contains(&r.repository.id))
         .map(|(index, r)| {
-            let name = r.repository.name.to_string();
+            let name = r.repository.full_name.to_string();
             let detail = format!(
                 "{name} is mapped to another Slurm user, who has to give it up first; ask an administrator"
             );

@@ -4,12 +4,14 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use gha_slurm_contract::mapping::PublicRepositoryAllowance;
 use gha_slurm_contract::problem::Problem;
+use gha_slurm_contract::repository::REPOSITORY_UNREACHABLE;
 use gha_slurm_domain::RepositoryFullName;
 use gha_slurm_service_kit::{ApiError, Body};
 use gha_slurm_storage::{AsyncPgConnection, StorageError, replan, repositories};
 
-use crate::resolve::{resolve, unreachable};
-use crate::state::{State, github_error, storage_error};
+use crate::resolve::{Resolved, unreachable};
+use crate::state::{State, broker_error, storage_error};
+use crate::token_broker::Answer;
 
 const MAX_REASON: usize = 500;
 
@@ -25,6 +27,8 @@ const MAX_REASON: usize = 500;
         (status = 400, description = "Not a repository, or no reason", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "The App cannot see it", body = Problem, content_type = "application/problem+json"),
+        (status = 502, description = "`token_broker_failed`: repositories cannot be looked up", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "token-broker, GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("bearer" = []))
 )]
@@ -60,6 +64,8 @@ pub(crate) async fn allow(
         (status = 400, description = "Not a repository", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "The App cannot see it", body = Problem, content_type = "application/problem+json"),
+        (status = 502, description = "`token_broker_failed`: repositories cannot be looked up", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "token-broker, GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("bearer" = []))
 )]
@@ -85,18 +91,22 @@ async fn set(
         )
         .detail(e.to_string())
     })?;
-    let found = resolve(&state.github, &name)
-        .await
-        .map_err(|e| github_error(&e))?;
-    let Some(found) = found else {
-        let part = unreachable(&state.github, 0, &name).await;
-        return Err(ApiError::new(
-            StatusCode::NOT_FOUND,
-            "repository_unreachable",
-            "The App cannot see this repository",
-        )
-        .detail(part.detail.clone())
-        .errors(vec![part]));
+    let answer = state.token_broker.repository(&name).await;
+    let found = match answer.map_err(|e| broker_error(&e))? {
+        Answer::Found(repository) => Resolved {
+            repository,
+            charge: None,
+        },
+        Answer::Unreachable { install_url } => {
+            let part = unreachable(0, &name, install_url);
+            return Err(ApiError::new(
+                StatusCode::NOT_FOUND,
+                REPOSITORY_UNREACHABLE,
+                "The App cannot see this repository",
+            )
+            .detail(part.detail.clone())
+            .errors(vec![part]));
+        }
     };
     let allow = async |conn: &mut AsyncPgConnection| -> Result<(), StorageError> {
         let repository = &found.repository;

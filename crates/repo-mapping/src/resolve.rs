@@ -1,16 +1,18 @@
-//! Resolves what people write to repository ids, by asking GitHub.
+//! Resolves what people write to repository ids, by asking GitHub through token-broker.
 
 use chrono::{DateTime, Utc};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use gha_slurm_contract::mapping::RepositoryEntry;
 use gha_slurm_contract::problem::ProblemPart;
+use gha_slurm_contract::repository::{REPOSITORY_UNREACHABLE, Repository};
 use gha_slurm_domain::admission::Charge;
 use gha_slurm_domain::naming::{InvalidSlurmName, slurm_name};
-use gha_slurm_domain::{InstallationId, RepositoryFullName, RepositoryId};
-use gha_slurm_github::{Github, GithubError, Repository};
+use gha_slurm_domain::{RepositoryFullName, RepositoryId};
 use gha_slurm_storage::{AsyncPgConnection, StorageError, mappings, repositories};
 
-/// Most calls to GitHub at a time.
+use crate::token_broker::{Answer, BrokerError, TokenBroker};
+
+/// Most repositories that one list asks for at a time.
 const CONCURRENCY: usize = 8;
 /// Most characters of a wrong entry that an answer repeats.
 const MAX_SHOWN: usize = 200;
@@ -55,7 +57,6 @@ pub(crate) struct InvalidCharge {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Resolved {
     pub(crate) repository: Repository,
-    pub(crate) installation: InstallationId,
     /// What its launches must be charged to; `None`: as before.
     pub(crate) charge: Option<Charge>,
 }
@@ -77,9 +78,9 @@ impl Resolved {
         repositories::upsert(
             conn,
             self.repository.id,
-            Some(self.installation),
-            self.repository.name.owner(),
-            self.repository.name.name(),
+            Some(self.repository.installation_id),
+            self.repository.full_name.owner(),
+            self.repository.full_name.name(),
             Some(self.repository.private),
             now,
         )
@@ -91,8 +92,8 @@ impl Resolved {
 pub(crate) enum Unresolved {
     /// These entries are wrong.
     Wrong(Vec<ProblemPart>),
-    /// GitHub failed to answer.
-    Github(GithubError),
+    /// token-broker, or GitHub behind it, failed to answer.
+    Failed(BrokerError),
 }
 
 enum Entry {
@@ -114,11 +115,11 @@ pub(crate) fn part(index: usize, value: &str, code: &str, detail: String) -> Pro
 /// Resolves every entry, in order, each repository once. One wrong entry refuses the whole list; every wrong one is named.
 /// Names are asked for each time: a name that was given up and taken again is another repository.
 pub(crate) async fn resolve_list(
-    github: &Github,
+    broker: &TokenBroker,
     web_url: &str,
     entries: Vec<Wanted>,
 ) -> Result<Vec<Resolved>, Unresolved> {
-    let asked = futures_util::stream::iter(entries.into_iter().enumerate().map(
+    let asked: Vec<Entry> = futures_util::stream::iter(entries.into_iter().enumerate().map(
         |(index, wanted)| async move {
             let text = &wanted.repository;
             match RepositoryFullName::parse(text, web_url) {
@@ -128,22 +129,26 @@ pub(crate) async fn resolve_list(
                     "repository_invalid",
                     error.to_string(),
                 ))),
-                Ok(name) => match resolve(github, &name).await? {
-                    Some(found) => Ok(Entry::Found(Resolved {
+                Ok(name) => Ok(match broker.repository(&name).await? {
+                    Answer::Found(repository) => Entry::Found(Resolved {
+                        repository,
                         charge: wanted.charge,
-                        ..found
-                    })),
-                    None => Ok(Entry::Wrong(unreachable(github, index, &name).await)),
-                },
+                    }),
+                    Answer::Unreachable { install_url } => {
+                        Entry::Wrong(unreachable(index, &name, install_url))
+                    }
+                }),
             }
         },
     ))
     .buffered(CONCURRENCY)
-    .collect::<Vec<Result<Entry, GithubError>>>()
-    .await;
+    // The first failure ends it: the others would wait as long.
+    .try_collect()
+    .await
+    .map_err(Unresolved::Failed)?;
     let (mut found, mut wrong): (Vec<Resolved>, Vec<ProblemPart>) = (Vec::new(), Vec::new());
     for entry in asked {
-        match entry.map_err(Unresolved::Github)? {
+        match entry {
             Entry::Wrong(part) => wrong.push(part),
             Entry::Found(new) => {
                 let known: &dyn Fn(RepositoryId) -> bool =
@@ -161,38 +166,17 @@ pub(crate) async fn resolve_list(
     }
 }
 
-/// One repository; `None`: the App cannot see it.
-pub(crate) async fn resolve(
-    github: &Github,
-    name: &RepositoryFullName,
-) -> Result<Option<Resolved>, GithubError> {
-    let Some(installation) = github.installation_of(name).await? else {
-        return Ok(None);
-    };
-    let repository = github.repository(installation, name).await?;
-    Ok(repository.map(|repository| Resolved {
-        repository,
-        installation,
-        charge: None,
-    }))
-}
-
 /// The error of an entry that the App cannot see, with a link to install the App.
-pub(crate) async fn unreachable(
-    github: &Github,
+pub(crate) fn unreachable(
     index: usize,
     name: &RepositoryFullName,
+    install_url: Option<String>,
 ) -> ProblemPart {
     let detail = format!(
         "{name} does not exist, or the GitHub App is not installed on it: install it there, then save again"
     );
-    let link = github
-        .install_url()
-        .await
-        .inspect_err(|error| tracing::warn!(%error, "the App's page is unknown"))
-        .ok();
     ProblemPart {
-        link,
-        ..part(index, &name.to_string(), "repository_unreachable", detail)
+        link: install_url,
+        ..part(index, &name.to_string(), REPOSITORY_UNREACHABLE, detail)
     }
 }

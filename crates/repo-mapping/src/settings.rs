@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use gha_slurm_service_kit::settings::{
-    DatabaseSettings, GithubSettings, HttpSettings, OperationsSettings, Pem, Problems, check_keys,
-    check_listens, secrets,
+    Address, DatabaseSettings, HttpSettings, OperationsSettings, Pem, Problems, check_keys,
+    check_client_tls, check_listens, default_web_url, secrets,
 };
 use gha_slurm_telemetry::LogSettings;
 use secrecy::SecretString;
@@ -14,6 +14,7 @@ use serde::Deserialize;
 use crate::web_application::WebApplication;
 
 pub use crate::access::AgentSettings;
+pub use crate::token_broker::TokenBrokerSettings;
 
 /// repo-mapping's settings.
 #[derive(Debug, Clone, Deserialize)]
@@ -33,8 +34,11 @@ pub struct Settings {
     pub operations: OperationsSettings,
     /// Postgres.
     pub database: DatabaseSettings,
-    /// GitHub and the App.
+    /// GitHub's pages.
+    #[serde(default)]
     pub github: GithubSettings,
+    /// Who asks GitHub.
+    pub token_broker: TokenBrokerSettings,
     /// Who may call.
     pub access: AccessSettings,
     /// Slurm agents whose word about Slurm users is taken.
@@ -47,11 +51,14 @@ pub struct Settings {
 
 impl gha_slurm_service_kit::Settings for Settings {
     const PREFIX: &'static str = "REPO_MAPPING";
-    const SECRETS: &'static [&'static str] =
-        &["database.url", "github.private_key", "access.tokens"];
+    const SECRETS: &'static [&'static str] = &[
+        "database.url",
+        "token_broker.service_token",
+        "access.tokens",
+    ];
 
     fn check(&self, problems: &mut Problems) {
-        self.github.check(problems);
+        check_client_tls(&self.token_broker.tls, "token_broker.tls", problems);
         self.database.check(problems);
         self.http.check("http", problems);
         for (index, agent) in self.agents.iter().enumerate() {
@@ -82,6 +89,50 @@ fn default_http() -> HttpSettings {
 fn default_operations() -> OperationsSettings {
     OperationsSettings {
         listen: SocketAddr::from(([127, 0, 0, 1], 9004)),
+    }
+}
+
+/// `[github]`: where repositories have their pages. GitHub itself is asked by token-broker.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GithubSettings {
+    /// Web pages, `https://github.com`.
+    pub web_url: Address,
+    #[serde(rename = "api_url")]
+    _api_url: Moved,
+    #[serde(rename = "app_id")]
+    _app_id: Moved,
+    #[serde(rename = "private_key")]
+    _private_key: Moved,
+    #[serde(rename = "private_key_file")]
+    _private_key_file: Moved,
+    #[serde(rename = "ca_file")]
+    _ca_file: Moved,
+}
+
+impl Default for GithubSettings {
+    fn default() -> Self {
+        Self {
+            web_url: default_web_url(),
+            _api_url: Moved,
+            _app_id: Moved,
+            _private_key: Moved,
+            _private_key_file: Moved,
+            _ca_file: Moved,
+        }
+    }
+}
+
+/// A setting of earlier versions, which called GitHub themselves.
+#[derive(Debug, Clone)]
+struct Moved;
+
+impl<'de> Deserialize<'de> for Moved {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(serde::de::Error::custom(
+            "repo-mapping no longer calls GitHub and needs no key of the App: remove this setting (and the key from this host), and set \
+             token_broker.url and token_broker.service_token",
+        ))
     }
 }
 

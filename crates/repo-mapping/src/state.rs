@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use actix_web::HttpRequest;
+use actix_web::http::StatusCode;
 use gha_slurm_domain::{Clock, SlurmUser};
-use gha_slurm_github::{Github, GithubError};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::{AsyncPgConnection, Database, Failure, StorageError};
 
 use crate::access::{Access, Caller};
+use crate::token_broker::{BrokerError, TokenBroker};
 
 /// Seconds after which a client may try again when the database cannot be reached.
 const RETRY_S: u64 = 2;
@@ -17,7 +18,7 @@ const RETRY_S: u64 = 2;
 #[derive(Clone)]
 pub(crate) struct State {
     pub(crate) database: Database,
-    pub(crate) github: Github,
+    pub(crate) token_broker: TokenBroker,
     pub(crate) clock: Clock,
     pub(crate) web_url: Arc<str>,
     pub(crate) access: Arc<Access>,
@@ -62,10 +63,32 @@ pub(crate) fn storage_error(error: &StorageError) -> ApiError {
     }
 }
 
-/// The answer to a request that failed at GitHub.
-pub(crate) fn github_error(error: &GithubError) -> ApiError {
-    match error.retry_after() {
-        Some(after) => ApiError::github_unavailable(error, after.as_secs().clamp(1, 3600)),
-        None => ApiError::internal(error),
+/// The answer to a request that failed at token-broker, or at GitHub behind it.
+pub(crate) fn broker_error(error: &BrokerError) -> ApiError {
+    let failed = |detail: &str| {
+        tracing::error!(%error, "token-broker is of no use");
+        ApiError::new(
+            StatusCode::BAD_GATEWAY,
+            "token_broker_failed",
+            "Repositories cannot be looked up",
+        )
+        .detail(detail)
+    };
+    match error {
+        BrokerError::Github { retry_after } => {
+            ApiError::github_unavailable(error, retry_after.as_secs().clamp(1, 3600))
+        }
+        BrokerError::Unavailable { retry_after, .. } => ApiError::unavailable(
+            "token-broker, which asks GitHub,",
+            error,
+            retry_after.as_secs().clamp(RETRY_S, 3600),
+        ),
+        BrokerError::Refused => failed(
+            "token-broker, which asks GitHub, does not accept the service token of repo-mapping. An administrator must set \
+             token_broker.service_token of repo-mapping to one of access.service_tokens of token-broker.",
+        ),
+        BrokerError::Unexpected(_) => failed(
+            "token-broker, which asks GitHub, failed, or is older than repo-mapping. The logs of both say more.",
+        ),
     }
 }

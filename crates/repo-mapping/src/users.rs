@@ -119,7 +119,8 @@ pub(crate) async fn list(
         (status = 403, description = "The assertion is about another user", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`repository_mapped_elsewhere`: it is mapped to another user; `repository_not_waiting`: `waiting` was asked for", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`repositories_invalid`: it cannot be used", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+        (status = 502, description = "`token_broker_failed`: repositories cannot be looked up", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "token-broker, GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("bearer" = []))
 )]
@@ -219,7 +220,7 @@ async fn grant(
     if let Replaced::TakenByOthers(taken) = replaced {
         return Err(taken_error(std::slice::from_ref(found), &taken));
     }
-    tracing::info!(%user, repository = %found.repository.name, "a repository was mapped");
+    tracing::info!(%user, repository = %found.repository.full_name, "a repository was mapped");
     list.into_iter()
         .find(|mapped| mapped.repository.id == found.repository.id.0)
         .map(|Mapped { repository, charge }| shown(state, user, &repository, charge))
@@ -256,7 +257,7 @@ async fn ask(
             .find(|mapped| mapped.repository.id == id.0)
             .map(|Mapped { repository, charge }| shown(state, user, &repository, charge)),
         Requested::Waits => {
-            tracing::info!(%user, cluster, repository = %found.repository.name, "a repository waits for an administrator");
+            tracing::info!(%user, cluster, repository = %found.repository.full_name, "a repository waits for an administrator");
             waiting
                 .into_iter()
                 .find(|request| request.repository.id == id.0)

@@ -16,7 +16,7 @@ use crate::tls::{ClientTlsSettings, ServerTlsSettings, certificates};
 
 pub use gha_slurm_settings::{
     Address, AddressError, Loaded, Pem, Problems, Settings, SettingsError, WeakSecret,
-    check_secret, describe_source, load, load_checked, secret, secrets, texts,
+    check_secret, describe_source, load, load_checked, secret, secrets, texts, token,
 };
 
 /// The `[http]` section: where a service answers.
@@ -317,7 +317,8 @@ fn default_api_url() -> Address {
     fixed("https://api.github.com")
 }
 
-fn default_web_url() -> Address {
+/// GitHub's web pages.
+pub fn default_web_url() -> Address {
     fixed("https://github.com")
 }
 

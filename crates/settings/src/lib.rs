@@ -324,6 +324,13 @@ pub fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString
     Ok(SecretString::from(text))
 }
 
+/// Deserialises a secret that [`check_secret`] accepts.
+pub fn token<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    check_secret(&text).map_err(serde::de::Error::custom)?;
+    Ok(SecretString::from(text))
+}
+
 /// Deserialises a list of texts, or one text that `split` takes apart: an environment variable holds no list.
 pub fn texts<'de, D: Deserializer<'de>>(
     deserializer: D,

@@ -1,4 +1,4 @@
-//! Connections, transactions and migrations.
+//! Connections.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,8 +8,7 @@ use diesel_async::pooled_connection::deadpool::{Object, Pool};
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
 };
-use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection};
-use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use futures_util::FutureExt;
 use gha_slurm_telemetry::{Metrics, prometheus};
 use secrecy::{ExposeSecret, SecretString};
@@ -17,11 +16,6 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::metrics::TransactionMetrics;
 use crate::server::Server;
 use crate::sqlstate;
-
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
-
-/// The advisory lock of migrations. Scopes are locked by their ids at GitHub, which are positive, in the same key space.
-const MIGRATION_LOCK: i64 = -7_203_841;
 
 /// How long a caller waits for a free connection or a new one.
 const POOL_WAIT: Duration = Duration::from_secs(5);
@@ -178,11 +172,6 @@ impl Database {
         self.metrics.as_ref()
     }
 
-    /// Brings the database to this program's schema. Safe to call from several processes at once.
-    pub async fn migrate(&self) -> Result<(), StorageError> {
-        migrate(self.server.clone()).await
-    }
-
     /// A connection from the pool.
     pub async fn connection(&self) -> Result<Object<AsyncPgConnection>, StorageError> {
         match tokio::time::timeout(POOL_WAIT, self.pool.get()).await {
@@ -220,45 +209,6 @@ async fn setup(
     .await
     .map_err(ConnectionError::CouldntSetupConfiguration)?;
     Ok(conn)
-}
-
-/// [`Database::migrate`] for the database at `url`.
-pub async fn run_migrations(url: &str) -> Result<(), StorageError> {
-    migrate(Server::new(url, None)?).await
-}
-
-async fn migrate(server: Server) -> Result<(), StorageError> {
-    // The migration harness blocks, and panics on a current-thread runtime: it gets a thread and a runtime of its own.
-    let work = move || -> Result<(), StorageError> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .map_err(|e| StorageError::Migration(e.to_string()))?;
-        let conn = runtime.block_on(async {
-            let mut conn = server
-                .establish()
-                .await
-                .map_err(|e| StorageError::Unavailable(e.to_string()))?;
-            // Released when this connection closes, after the migrations.
-            conn.batch_execute(&format!("SELECT pg_advisory_lock({MIGRATION_LOCK})"))
-                .await?;
-            Ok::<_, StorageError>(conn)
-        })?;
-        let _guard = runtime.enter();
-        AsyncMigrationHarness::new(conn)
-            .run_pending_migrations(MIGRATIONS)
-            .map_err(|e| StorageError::Migration(e.to_string()))?;
-        Ok(())
-    };
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        // The receiver is gone only when the caller gave up.
-        let _ = sender.send(work());
-    });
-    receiver
-        .await
-        .map_err(|_| StorageError::Migration("the migration thread died".into()))?
 }
 
 #[cfg(test)]

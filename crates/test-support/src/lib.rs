@@ -26,7 +26,7 @@ pub use deployment::{
     APP_ID, BackingServices, CLUSTER, Credentials, Deployment, DeploymentBuilder, Service,
     SlurmBackend,
 };
-pub use postgres::{PrivatePostgres, TestDatabase};
+pub use postgres::{PrivatePostgres, TestDatabase, migrate};
 pub use process::{Process, binary, end_processes_in, end_processes_marked, processes_marked};
 pub use rabbitmq::{PrivateRabbitMq, SHARED_RABBITMQ, TestBroker};
 pub use samples::Sample;

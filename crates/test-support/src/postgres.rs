@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use gha_slurm_storage::{Database, Role};
 use secrecy::SecretString;
 use tokio_postgres::NoTls;
 
@@ -232,11 +233,17 @@ impl TestDatabase {
         execute(&self.url, sql).await
     }
 
-    /// Its schema as pg_dump writes it: SQL, without comments.
+    /// Its schema as pg_dump writes it: SQL, without comments and rights.
     pub async fn schema(&self) -> String {
         let pg_dump = find_program("/usr/lib/postgresql", "bin", "pg_dump");
         let dumped = tokio::process::Command::new(pg_dump.expect("pg_dump is installed"))
-            .args(["--schema-only", "--no-owner", "--dbname", &self.url])
+            .args([
+                "--schema-only",
+                "--no-owner",
+                "--no-privileges",
+                "--dbname",
+                &self.url,
+            ])
             .output()
             .await
             .expect("pg_dump runs");
@@ -250,10 +257,14 @@ impl TestDatabase {
         lines.join("\n")
     }
 
-    /// A pool on it.
-    pub fn pool(&self) -> gha_slurm_storage::Database {
-        gha_slurm_storage::Database::new(&SecretString::from(self.url.clone()), None, "test", 8)
-            .expect("a pool")
+    /// Its URL for a service's role.
+    pub fn url_of(&self, role: Role) -> String {
+        url_of_role(&self.url, role)
+    }
+
+    /// A pool on it, of its owner.
+    pub fn pool(&self) -> Database {
+        Database::new(&SecretString::from(self.url.clone()), None, "test", 8).expect("a pool")
     }
 }
 
@@ -277,6 +288,37 @@ impl Drop for TestDatabase {
 
 const PREFIX: &str = "gha_slurm_test_";
 
+/// With which the roles of services log in.
+const ROLE_PASSWORD: &str = "of-a-test";
+/// Roles belong to the whole server, and others may be setting the same password ("tuple concurrently updated").
+const ATTEMPTS: usize = 20;
+
+/// Migrates a database as its owner, and lets the roles of the services log in.
+pub async fn migrate(url: &str) -> anyhow::Result<()> {
+    let database = Database::new(&SecretString::from(url), None, "test", 1)?;
+    let mut attempts = 1;
+    loop {
+        let password = |role| (role, SecretString::from(ROLE_PASSWORD));
+        match database.migrate(Role::ALL.map(password).to_vec()).await {
+            Err(error) if attempts < ATTEMPTS && error.to_string().contains("concurrently") => {
+                attempts += 1;
+            }
+            done => return Ok(done?),
+        }
+    }
+}
+
+/// The URL of a database, of which `url` is the owner's, for a service's role.
+pub(crate) fn url_of_role(url: &str, role: Role) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.find('/').unwrap_or(rest.len());
+    let at = rest
+        .get(..authority)
+        .and_then(|authority| authority.rfind('@'));
+    let server = at.and_then(|at| rest.get(at + 1..)).unwrap_or(rest);
+    format!("postgres://{}:{ROLE_PASSWORD}@{server}", role.name())
+}
+
 async fn start() -> Server {
     let given = std::env::var_os("DATABASE_URL").and_then(|url| url.into_string().ok());
     let shared = given.is_some();
@@ -299,7 +341,7 @@ async fn start() -> Server {
     ] {
         execute(&maintenance, &sql).await.expect("a template");
     }
-    gha_slurm_storage::run_migrations(&format!("{url}/{template}"))
+    migrate(&format!("{url}/{template}"))
         .await
         .expect("migrations");
     Server {
@@ -365,6 +407,20 @@ async fn execute(url: &str, sql: &str) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_url_gets_another_user() {
+        for url in [
+            "postgres://me:secret@db:5432/mine",
+            "postgres://me@db:5432/mine",
+            "postgres://db:5432/mine",
+        ] {
+            assert_eq!(
+                super::url_of_role(url, gha_slurm_storage::Role::Launcher),
+                "postgres://gha_slurm_launcher:of-a-test@db:5432/mine"
+            );
+        }
+    }
+
     #[test]
     fn a_url_loses_its_database() {
         for url in [

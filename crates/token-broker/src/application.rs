@@ -4,13 +4,14 @@ use anyhow::Context;
 use gha_slurm_domain::Clock;
 use gha_slurm_github::Github;
 use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness, Strangers, Window};
-use gha_slurm_storage::Database;
+use gha_slurm_storage::{Database, Role};
 use gha_slurm_telemetry::Metrics;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::keys::Keys;
 use crate::redemption::Broker;
+use crate::repositories::Lookup;
 use crate::routes::{self, MOST_CALLS, State};
 use crate::settings::Settings;
 
@@ -27,7 +28,7 @@ pub struct Application {
 }
 
 impl Application {
-    /// Checks what can be checked, migrates the database and binds both ports.
+    /// Checks what can be checked, the database's schema too, and binds both ports.
     pub async fn build(settings: Settings) -> anyhow::Result<Self> {
         let metrics = Metrics::default();
         let readiness = Readiness::default();
@@ -57,8 +58,9 @@ impl Application {
             settings.database.connections,
         )?
         .with_metrics(&metrics)?;
-        database.migrate().await.context("database.url")?;
+        database.check(Role::TokenBroker).await?;
         let state = State {
+            lookup: Lookup::new(github.clone()),
             broker: Broker {
                 database: database.clone(),
                 github,

@@ -4,6 +4,7 @@ mod application;
 mod keys;
 mod progress;
 mod redemption;
+mod repositories;
 mod routes;
 pub mod settings;
 

@@ -9,21 +9,21 @@ use gha_slurm_contract::problem::Problem;
 use gha_slurm_contract::runner::{
     OriginalRunnerAnswer, ProgressPhase, ProgressRequest, RunnerAnswer, RunnerMode, RunnerRequest,
 };
+use gha_slurm_domain::SlurmJobId;
 use gha_slurm_domain::launch::Caller;
-use gha_slurm_domain::{RepositoryFullName, SlurmJobId};
-use gha_slurm_service_kit::authentication::{bearer, require_bearer, token_missing};
+use gha_slurm_service_kit::authentication::{bearer, token_missing};
 use gha_slurm_service_kit::body::LargestBody;
 use gha_slurm_service_kit::strangers::limited;
 use gha_slurm_service_kit::{ApiError, Body, Strangers, Window, problem};
 use gha_slurm_telemetry::prometheus::IntCounterVec;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 use crate::keys::Keys;
 use crate::progress::node_name;
-use crate::redemption::{Broker, Redeemed, RunnerToken, github_trouble, progress_hash};
+use crate::redemption::{Broker, Redeemed, RunnerToken, progress_hash};
+use crate::repositories::{self, Lookup};
 use crate::settings::RunnerSettings;
 
 /// A body holds at most a log tail, escaped.
@@ -36,6 +36,7 @@ pub(crate) struct State {
     pub(crate) keys: Keys,
     pub(crate) runners: RunnerSettings,
     pub(crate) redemptions: IntCounterVec,
+    pub(crate) lookup: Lookup,
     pub(crate) service_tokens: Vec<SecretString>,
     /// By the token's hash.
     pub(crate) calls: Window<Vec<u8>>,
@@ -67,7 +68,12 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, state: State, key_reade
         )
         .service(
             web::resource("/gha/installations")
-                .route(web::get().to(installations))
+                .route(web::get().to(repositories::installations))
+                .route(problem::method_not_allowed("GET")),
+        )
+        .service(
+            web::resource("/gha/repositories")
+                .route(web::get().to(repositories::repositories))
                 .route(problem::method_not_allowed("GET")),
         )
         .service(
@@ -229,7 +235,7 @@ fn allowed(mode: RunnerMode, state: &State) -> Result<(), ApiError> {
     Ok(())
 }
 
-async fn verified(
+pub(crate) async fn verified(
     state: &State,
     token: &str,
 ) -> Result<gha_slurm_contract::LaunchClaims, ApiError> {
@@ -349,62 +355,6 @@ async fn release(request: HttpRequest, state: web::Data<State>) -> Result<HttpRe
     Ok(HttpResponse::NoContent().finish())
 }
 
-#[derive(Deserialize, utoipa::IntoParams)]
-struct InstallationQuery {
-    /// `https://github.com/owner/name`, or `owner/name`.
-    url: String,
-}
-
-/// Whether the App is installed on a repository. For a launch token, about its own repository; for a service token, about any: GitHub is
-/// asked as the App, and the answer says whether a private repository exists.
-#[utoipa::path(
-    get,
-    path = "/gha/installations",
-    operation_id = "isInstalled",
-    params(InstallationQuery),
-    responses(
-        (status = 200, description = "`true` or `false`", body = bool),
-        (status = 400, description = "Not a repository", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Neither a launch token nor a service token", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The launch token is for another repository", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "GitHub is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("launchToken" = []), ("serviceToken" = []))
-)]
-async fn installations(
-    request: HttpRequest,
-    state: web::Data<State>,
-) -> Result<HttpResponse, ApiError> {
-    let of_launch = if require_bearer(&request, &state.service_tokens).is_ok() {
-        None
-    } else {
-        let token = bearer(&request).ok_or_else(token_missing)?;
-        Some(verified(&state, token).await?)
-    };
-    let query: InstallationQuery = problem::query(&request)?;
-    let name = RepositoryFullName::parse(&query.url, &state.broker.web_url).map_err(|e| {
-        ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "repository_invalid",
-            "Not a repository",
-        )
-        .detail(e.to_string())
-    })?;
-    if let Some(claims) = of_launch {
-        let own = format!("{}/{}", claims.owner, claims.repository_name);
-        if !own.eq_ignore_ascii_case(&name.to_string()) {
-            return Err(ApiError::new(
-                StatusCode::FORBIDDEN,
-                "another_repository",
-                "The launch token is for another repository",
-            ));
-        }
-    }
-    let found = state.broker.github.installation_of(&name).await;
-    let found = found.map_err(|e| github_trouble(&e).unwrap_or_else(|| ApiError::internal(&e)))?;
-    Ok(HttpResponse::Ok().json(found.is_some()))
-}
-
 /// The public launch-token keys (RFC 7517), for agents.
 #[utoipa::path(
     get,
@@ -445,7 +395,14 @@ impl utoipa::Modify for Security {
 #[derive(OpenApi)]
 #[openapi(
     info(title = "token-broker", description = "What compute nodes say to token-broker."),
-    paths(redeem, progress, release, installations, jwks),
+    paths(
+        redeem,
+        progress,
+        release,
+        repositories::installations,
+        repositories::repositories,
+        jwks
+    ),
     components(schemas(OriginalRunnerAnswer)),
     modifiers(&Security)
 )]

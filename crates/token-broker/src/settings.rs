@@ -97,7 +97,7 @@ pub struct KeySettings {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AccessSettings {
-    /// Bearer tokens with which programs ask where the App is installed; several, for rotation.
+    /// Bearer tokens with which programs ask what the App sees: repo-mapping's, first of all; several, for rotation.
     #[serde(deserialize_with = "secrets")]
     pub service_tokens: Vec<SecretString>,
 }

@@ -587,6 +587,24 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description `token_broker_failed`: repositories cannot be looked up */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description token-broker, GitHub or the database is in trouble: try again after Retry-After */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
     refusePublicRepository: {
@@ -628,6 +646,24 @@ export interface operations {
             };
             /** @description The App cannot see it */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `token_broker_failed`: repositories cannot be looked up */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description token-broker, GitHub or the database is in trouble: try again after Retry-After */
+            503: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -814,7 +850,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description GitHub or the database is in trouble: try again after Retry-After */
+            /** @description `token_broker_failed`: repositories cannot be looked up */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description token-broker, GitHub or the database is in trouble: try again after Retry-After */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1015,7 +1060,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description GitHub or the database is in trouble: try again after Retry-After */
+            /** @description `token_broker_failed`: repositories cannot be looked up */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description token-broker, GitHub or the database is in trouble: try again after Retry-After */
             503: {
                 headers: {
                     [name: string]: unknown;

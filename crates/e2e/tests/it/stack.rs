@@ -164,7 +164,7 @@ impl Stack {
         let permit = AT_ONCE.acquire().await.unwrap();
         let database = async {
             if let Some(url) = &builder.database_url {
-                gha_slurm_storage::run_migrations(url).await.unwrap();
+                gha_slurm_test_support::migrate(url).await.unwrap();
                 return (None, url.clone());
             }
             let database = TestDatabase::create().await;

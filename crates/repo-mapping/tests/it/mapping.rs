@@ -4,7 +4,7 @@ use serde_json::json;
 use wiremock::matchers::{method, path};
 use wiremock::{Mock, ResponseTemplate};
 
-use crate::support::Service;
+use crate::support::{SERVICE_TOKEN, Service};
 
 const WIDGETS: &str = "https://github.com/acme/widgets";
 const GADGETS: &str = "https://github.com/acme/gadgets";
@@ -186,7 +186,7 @@ async fn a_rename_keeps_the_mapping_and_a_new_repository_of_the_name_inherits_no
     let list = service.get("/repositories/alice").await;
     assert_eq!(list.body, json!(["https://github.com/acme/renamed"]));
     // Somebody makes a new acme/widgets.
-    service.github.reset().await;
+    service.token_broker.reset().await;
     let other = Service::start().await;
     other.at_github("widgets", 9, true).await;
     repositories::upsert(
@@ -243,17 +243,70 @@ async fn callers_need_the_token_and_bodies_need_sense() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn trouble_at_github_is_503() {
-    let service = Service::start().await;
+/// token-broker answers this, before it knows any repository.
+async fn broker_answers(service: &Service, status: u16, code: &str, retry_after: Option<&str>) {
+    let problem = json!({"type": "urn:x", "title": "No", "status": status, "code": code});
+    let mut answer = ResponseTemplate::new(status).set_body_json(problem);
+    if let Some(seconds) = retry_after {
+        answer = answer.insert_header("retry-after", seconds);
+    }
     Mock::given(method("GET"))
-        .and(path("/repos/acme/widgets/installation"))
-        .respond_with(ResponseTemplate::new(502))
-        .mount(&service.github)
+        .and(path("/gha/repositories"))
+        .respond_with(answer)
+        .with_priority(1)
+        .up_to_n_times(1)
+        .mount(&service.token_broker)
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_at_github_is_503_with_the_time_that_github_asks_for() {
+    let service = Service::start().await;
+    two_repositories(&service).await;
+    broker_answers(&service, 503, "github_unavailable", Some("60")).await;
     let answer = service.post("alice", &["acme/widgets"], None).await;
-    assert_eq!(answer.status, 503, "{}", answer.text);
-    assert!(answer.headers.contains_key("retry-after"));
+    assert_eq!(
+        (answer.status, &answer.body["code"]),
+        (503, &json!("github_unavailable")),
+        "{}",
+        answer.text
+    );
+    assert_eq!(answer.headers["retry-after"], "60");
+    let asked = service.token_broker.received_requests().await.unwrap();
+    assert_eq!(asked.len(), 1, "not asked again before that");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_trouble_is_nobodys_trouble() {
+    let service = Service::start().await;
+    two_repositories(&service).await;
+    broker_answers(&service, 503, "github_unavailable", Some("1")).await;
+    broker_answers(&service, 503, "unavailable", Some("0")).await;
+    let answer = service.post("alice", &["acme/widgets"], None).await;
+    assert_eq!(answer.body, json!([WIDGETS]), "{}", answer.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_broker_of_no_use_is_named() {
+    let service = Service::start().await;
+    two_repositories(&service).await;
+    for (status, code, named) in [
+        (401, "unauthorized", "token_broker.service_token"),
+        (404, "not_found", "older"),
+        (500, "internal", "logs"),
+    ] {
+        broker_answers(&service, status, code, None).await;
+        let answer = service.post("alice", &["acme/widgets"], None).await;
+        assert_eq!(
+            (answer.status, &answer.body["code"]),
+            (502, &json!("token_broker_failed")),
+            "{status}: {}",
+            answer.text
+        );
+        let detail = answer.body["detail"].as_str().unwrap();
+        assert!(detail.contains(named), "{status}: {detail}");
+        assert!(!answer.text.contains(SERVICE_TOKEN), "{}", answer.text);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,18 +1,14 @@
-//! repo-mapping in this process, and repositories at GitHub.
+//! repo-mapping in this process, with its own rights to the database, and a token-broker that knows repositories.
 
 use std::path::Path;
 
-use aws_lc_rs::encoding::AsDer;
-use aws_lc_rs::rsa::{KeyPair, KeySize};
-use base64::Engine;
-use chrono::{TimeDelta, Utc};
 use gha_slurm_repo_mapping::{Application, Settings};
 use gha_slurm_service_kit::settings::load;
-use gha_slurm_storage::Database;
+use gha_slurm_storage::{Database, Role};
 use gha_slurm_test_support::TestDatabase;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use wiremock::matchers::{method, path, path_regex};
+use wiremock::matchers::{header, method, path, query_param};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 /// The administrator's bearer token.
@@ -31,19 +27,16 @@ pub(crate) struct Answer {
 /// A running repo-mapping and its surroundings.
 pub(crate) struct Service {
     pub(crate) database: Database,
-    pub(crate) github: MockServer,
+    pub(crate) token_broker: MockServer,
     url: String,
     http: reqwest::Client,
     _test_database: TestDatabase,
     _stop: tokio_util::sync::DropGuard,
 }
 
-fn app_key() -> String {
-    let key = KeyPair::generate(KeySize::Rsa2048).unwrap();
-    let der = AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&key).unwrap();
-    let text = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
-    format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n")
-}
+/// Of repo-mapping, for token-broker.
+pub(crate) const SERVICE_TOKEN: &str = "0d9f6ac5a2b14f5f9a3f2f0c2c7c1b58";
+const INSTALL: &str = "https://github.com/apps/gha-slurm/installations/new";
 
 impl Service {
     pub(crate) async fn start() -> Self {
@@ -65,29 +58,25 @@ impl Service {
 
     async fn start_from(web: Option<&Path>, file: Option<&Path>) -> Self {
         let test_database = TestDatabase::create().await;
-        let github = MockServer::start().await;
-        Mock::given(method("POST"))
-            .and(path_regex("^/app/installations/11/access_tokens$"))
-            .respond_with(ResponseTemplate::new(201).set_body_json(
-                json!({"token": "ghs_x", "expires_at": Utc::now() + TimeDelta::hours(1)}),
-            ))
-            .mount(&github)
-            .await;
+        let token_broker = MockServer::start().await;
+        let unreachable = json!({
+            "type": "urn:gha-slurm:problem:repository_unreachable", "title": "The App cannot see this repository", "status": 404,
+            "code": "repository_unreachable",
+            "errors": [{"code": "repository_unreachable", "detail": "not there", "link": INSTALL}],
+        });
         Mock::given(method("GET"))
-            .and(path("/app"))
-            .respond_with(
-                ResponseTemplate::new(200)
-                    .set_body_json(json!({"html_url": "https://github.com/apps/gha-slurm"})),
-            )
-            .mount(&github)
+            .and(path("/gha/repositories"))
+            .and(header("authorization", format!("Bearer {SERVICE_TOKEN}")))
+            .respond_with(ResponseTemplate::new(404).set_body_json(unreachable))
+            .with_priority(9)
+            .mount(&token_broker)
             .await;
         let mut environment = vec![
-            ("DATABASE__URL", test_database.url().to_owned()),
+            ("DATABASE__URL", test_database.url_of(Role::RepoMapping)),
             ("HTTP__LISTEN", "127.0.0.1:0".into()),
             ("OPERATIONS__LISTEN", "127.0.0.1:0".into()),
-            ("GITHUB__API_URL", github.uri()),
-            ("GITHUB__APP_ID", "7".into()),
-            ("GITHUB__PRIVATE_KEY", app_key()),
+            ("TOKEN_BROKER__URL", token_broker.uri()),
+            ("TOKEN_BROKER__SERVICE_TOKEN", SERVICE_TOKEN.into()),
             ("ACCESS__TOKENS", TOKEN.into()),
         ];
         if let Some(web) = web {
@@ -97,14 +86,14 @@ impl Service {
             .into_iter()
             .map(|(key, value)| (format!("REPO_MAPPING__{key}"), value));
         let settings: Settings = load(file, environment).unwrap();
-        let database = Database::new(&settings.database.url, None, "test", 4).unwrap();
+        let database = test_database.pool();
         let application = Application::build(settings).await.unwrap();
         let url = format!("http://127.0.0.1:{}", application.port());
         let stop = CancellationToken::new();
         tokio::spawn(application.run_until_stopped(stop.clone()));
         Self {
             database,
-            github,
+            token_broker,
             url,
             http: reqwest::Client::builder().build().unwrap(),
             _test_database: test_database,
@@ -114,18 +103,15 @@ impl Service {
 
     /// GitHub knows `acme/NAME` by this id. The newest answer counts.
     pub(crate) async fn at_github(&self, name: &str, id: i64, private: bool) {
-        let of = format!("/repos/acme/{name}");
+        let repository = json!({
+            "id": id, "fullName": format!("acme/{name}"), "private": private, "installationId": 11,
+        });
         Mock::given(method("GET"))
-            .and(path(format!("{of}/installation")))
-            .respond_with(ResponseTemplate::new(200).set_body_json(json!({"id": 11})))
-            .mount(&self.github)
-            .await;
-        Mock::given(method("GET"))
-            .and(path(of))
-            .respond_with(ResponseTemplate::new(200).set_body_json(
-                json!({"id": id, "full_name": format!("acme/{name}"), "private": private}),
-            ))
-            .mount(&self.github)
+            .and(path("/gha/repositories"))
+            .and(query_param("url", format!("acme/{name}")))
+            .and(header("authorization", format!("Bearer {SERVICE_TOKEN}")))
+            .respond_with(ResponseTemplate::new(200).set_body_json(repository))
+            .mount(&self.token_broker)
             .await;
     }
 

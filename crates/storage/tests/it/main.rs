@@ -6,6 +6,7 @@ mod mapping;
 mod migrations;
 mod redemption;
 mod retention;
+mod roles;
 mod round_trips;
 mod schema;
 mod scope;

@@ -18,7 +18,7 @@ async fn queries_migrations_and_notifications_go_by_tls() {
         Database::new(&url.as_str().into(), Some(&ca), "test", 2)
     };
     let database = open("ca.pem").unwrap();
-    database.migrate().await.unwrap();
+    database.migrate(Vec::new()).await.unwrap();
     database.ping().await.unwrap();
     let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let listening = {

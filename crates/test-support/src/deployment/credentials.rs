@@ -22,6 +22,8 @@ pub struct Credentials {
     pub webhook_secret_file: PathBuf,
     /// The administrator's bearer token for repo-mapping.
     pub bearer_token_file: PathBuf,
+    /// The bearer token of repo-mapping for token-broker.
+    pub service_token_file: PathBuf,
 }
 
 impl Credentials {
@@ -37,6 +39,7 @@ impl Credentials {
             app_private_key_file: kept(folder.join("app.private-key.pem"), app_private_key)?,
             webhook_secret_file: kept(folder.join("webhook-secret"), random)?,
             bearer_token_file: kept(folder.join("bearer-token"), random)?,
+            service_token_file: kept(folder.join("service-token"), random)?,
         })
     }
 

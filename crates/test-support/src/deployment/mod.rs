@@ -87,7 +87,7 @@ impl SlurmBackend {
 /// The servers that a deployment uses.
 #[derive(Debug, Clone, Copy)]
 pub struct BackingServices<'a> {
-    /// `postgres://…` of a database.
+    /// `postgres://…` of a database as its owner, on which [`migrate`](crate::migrate) has run. The services use their roles.
     pub database_url: &'a str,
     /// `amqp://…` of a virtual host.
     pub amqp_url: &'a str,

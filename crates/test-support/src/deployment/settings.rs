@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use gha_slurm_storage::Role;
 use serde_json::{Value, json};
+
+use crate::postgres::url_of_role;
 
 use super::{BackingServices, CLUSTER, Credentials, DeploymentBuilder, Service, SlurmBackend};
 
@@ -31,21 +34,26 @@ impl Wiring<'_> {
             Service::Launcher => json!({
                 "amqp": { "url": self.backing.amqp_url },
                 "cluster": self.cluster(),
-                "database": { "url": self.backing.database_url },
+                "database": self.database(Role::Launcher),
                 "deployment": { "name": self.builder.name },
                 "github": self.github(),
                 "keys": { "folder": self.credentials.launch_keys },
             }),
             Service::TokenBroker => json!({
-                "database": { "url": self.backing.database_url },
+                "access": { "service_tokens_file": self.credentials.service_token_file },
+                "database": self.database(Role::TokenBroker),
                 "deployment": { "name": self.builder.name },
                 "github": self.github(),
                 "keys": { "folder": self.credentials.launch_keys },
             }),
             Service::RepoMapping => json!({
                 "access": { "tokens_file": self.credentials.bearer_token_file },
-                "database": { "url": self.backing.database_url },
-                "github": self.github(),
+                "database": self.database(Role::RepoMapping),
+                "github": { "web_url": self.backing.github_url },
+                "token_broker": {
+                    "url": self.url(Service::TokenBroker),
+                    "service_token_file": self.credentials.service_token_file,
+                },
             }),
             Service::Agent => self.agent(),
         };
@@ -56,6 +64,11 @@ impl Wiring<'_> {
             self.add_tls(service, &mut settings);
         }
         settings
+    }
+
+    /// With the role of the service, not as the owner.
+    fn database(&self, role: Role) -> Value {
+        json!({ "url": url_of_role(self.backing.database_url, role) })
     }
 
     fn github(&self) -> Value {

@@ -512,3 +512,72 @@ async fn says_whether_the_app_is_installed() {
         before
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_learns_what_the_app_sees_of_a_repository() {
+    let broker = Broker::start().await;
+    for (name, answer) in [
+        ("/repos/acme/widgets/installation", json!({"id": 11})),
+        (
+            "/repos/acme/widgets",
+            json!({"id": 7, "full_name": "Acme/Widgets", "private": true}),
+        ),
+        (
+            "/app",
+            json!({"html_url": "https://github.com/apps/gha-slurm"}),
+        ),
+    ] {
+        Mock::given(method("GET"))
+            .and(path(name))
+            .respond_with(ResponseTemplate::new(200).set_body_json(answer))
+            .mount(&broker.github)
+            .await;
+    }
+    let asked = |repository: &str| format!("/gha/repositories?url={repository}");
+    let found = broker.get_with(&asked("acme/widgets"), SERVICE_TOKEN).await;
+    let widgets =
+        json!({"id": 7, "fullName": "Acme/Widgets", "private": true, "installationId": 11});
+    assert_eq!((found.status, found.body), (200, widgets));
+    let other = broker.get_with(&asked("acme/gadgets"), SERVICE_TOKEN).await;
+    assert_eq!(
+        (other.status, &other.body["code"]),
+        (404, &json!("repository_unreachable"))
+    );
+    assert_eq!(
+        other.body["errors"][0]["link"],
+        "https://github.com/apps/gha-slurm/installations/new"
+    );
+    let wrong = broker
+        .get_with(&asked("https://evil.example/a/b"), SERVICE_TOKEN)
+        .await;
+    assert_eq!(wrong.status, 400, "{}", wrong.body);
+
+    // Nodes and strangers do not, and GitHub is not asked for them.
+    let launch = broker.submitted(1).await[0];
+    let of_a_node = broker.token(launch);
+    let before = broker.github.received_requests().await.unwrap().len();
+    for token in [of_a_node.as_str(), "a-guess"] {
+        let refused = broker.get_with(&asked("acme/widgets"), token).await;
+        assert_eq!(refused.status, 401, "{}", refused.body);
+    }
+    let nobody = broker.get(&asked("acme/widgets")).await;
+    assert_eq!(nobody.status, 401, "{}", nobody.body);
+    assert_eq!(
+        broker.github.received_requests().await.unwrap().len(),
+        before
+    );
+
+    // Trouble at GitHub is told from a repository that is not there.
+    Mock::given(method("GET"))
+        .and(path("/repos/acme/widgets/installation"))
+        .respond_with(ResponseTemplate::new(502))
+        .with_priority(1)
+        .mount(&broker.github)
+        .await;
+    let trouble = broker.get_with(&asked("acme/widgets"), SERVICE_TOKEN).await;
+    assert_eq!(
+        (trouble.status, &trouble.body["code"]),
+        (503, &json!("github_unavailable"))
+    );
+    assert!(trouble.retry_after.is_some());
+}

@@ -10,7 +10,7 @@ use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER};
 use gha_slurm_contract::runner::RunnerMode;
 use gha_slurm_domain::{InstallationId, LaunchId, RepositoryId, ResourceRequest};
 use gha_slurm_service_kit::settings::load;
-use gha_slurm_storage::{Database, mappings, repositories};
+use gha_slurm_storage::{Database, Role, mappings, repositories};
 use gha_slurm_test_support::TestDatabase;
 use gha_slurm_test_support::seed::{Seed, facts};
 use gha_slurm_token_broker::{Application, Settings};
@@ -71,7 +71,7 @@ impl Broker {
         let keys = tempfile::tempdir().unwrap();
         KeyFolder::new(keys.path()).generate(1).unwrap();
         let environment = [
-            ("DATABASE__URL", test_database.url().to_owned()),
+            ("DATABASE__URL", test_database.url_of(Role::TokenBroker)),
             ("HTTP__LISTEN", "127.0.0.1:0".into()),
             ("OPERATIONS__LISTEN", "127.0.0.1:0".into()),
             ("GITHUB__API_URL", github.uri()),
@@ -89,7 +89,7 @@ impl Broker {
         )
         .map(|(key, value)| (format!("TOKEN_BROKER__{key}"), value));
         let settings: Settings = load(None, environment).unwrap();
-        let database = Database::new(&settings.database.url, None, "test", 4).unwrap();
+        let database = test_database.pool();
         let application = Application::build(settings).await.unwrap();
         let url = format!("http://127.0.0.1:{}", application.port());
         let stop = CancellationToken::new();

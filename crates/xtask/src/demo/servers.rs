@@ -2,7 +2,7 @@
 //! Slurm, which begins anew each time.
 
 use anyhow::{Context, Result};
-use gha_slurm_test_support::{Folder, PrivatePostgres, PrivateRabbitMq, PrivateSlurm};
+use gha_slurm_test_support::{Folder, PrivatePostgres, PrivateRabbitMq, PrivateSlurm, migrate};
 
 use super::folder::Folder as DemoFolder;
 use super::ports::Ports;
@@ -59,6 +59,7 @@ impl Servers {
         };
         let ((database_url, postgres), (amqp_url, rabbitmq), slurm) =
             tokio::try_join!(postgres, rabbitmq, slurm)?;
+        migrate(&database_url).await?;
         Ok(Self {
             database_url,
             amqp_url,

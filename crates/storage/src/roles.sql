@@ -1,0 +1,76 @@
+-- What each service may do in the database. `gha-slurm migrate` runs this as the owner of the tables after every migration, in one
+-- transaction: what is not granted here is revoked. A new table is closed to every service until it is named here. For a table that
+-- a service may only append to, grant INSERT alone (as `timeline` to token-broker).
+--
+-- UPDATE and INSERT need SELECT on the columns that their conditions read. Foreign keys are checked with the owner's rights, and
+-- identity columns need no right to their sequences.
+
+-- Only tables of the owner's: extensions put theirs here too.
+DO $$
+DECLARE
+    relation REGCLASS;
+BEGIN
+    FOR relation IN
+        SELECT oid FROM pg_class
+        WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm') AND pg_has_role(relowner, 'USAGE')
+    LOOP
+        -- The rights to single columns go with those to the table.
+        EXECUTE format(
+            'REVOKE ALL ON %s FROM PUBLIC, gha_slurm_launcher, gha_slurm_token_broker, gha_slurm_repo_mapping', relation);
+    END LOOP;
+    -- Whoever owns the schema or the database decides about them; PostgreSQL 15 made the owner of a database also that of `public`.
+    IF pg_has_role((SELECT nspowner FROM pg_namespace WHERE nspname = 'public'), 'USAGE') THEN
+        REVOKE CREATE ON SCHEMA public FROM PUBLIC, gha_slurm_launcher, gha_slurm_token_broker, gha_slurm_repo_mapping;
+        GRANT USAGE ON SCHEMA public TO gha_slurm_launcher, gha_slurm_token_broker, gha_slurm_repo_mapping;
+    END IF;
+    IF pg_has_role((SELECT datdba FROM pg_database WHERE datname = current_database()), 'USAGE') THEN
+        EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+    END IF;
+END
+$$;
+
+REVOKE ALL ON FUNCTION lock_scope_of(UUID) FROM PUBLIC, gha_slurm_launcher, gha_slurm_token_broker, gha_slurm_repo_mapping;
+
+-- All of them compare the schema with their own when they start.
+GRANT SELECT ON __diesel_schema_migrations TO gha_slurm_launcher, gha_slurm_token_broker, gha_slurm_repo_mapping;
+
+-- launcher: workflow jobs, launches and what becomes of them. It reads who mapped what, and creates no runners.
+GRANT SELECT, INSERT, UPDATE ON installations TO gha_slurm_launcher;
+GRANT SELECT,
+    INSERT (id, installation_id, owner, name, private, updated_at),
+    UPDATE (installation_id, owner, name, private, reachable, updated_at)
+    ON repositories TO gha_slurm_launcher;
+GRANT SELECT ON repository_mappings TO gha_slurm_launcher;
+GRANT SELECT, INSERT, UPDATE, DELETE ON runner_classes, workflow_jobs, launches TO gha_slurm_launcher;
+GRANT SELECT, UPDATE, DELETE ON runners TO gha_slurm_launcher;
+GRANT SELECT, INSERT, DELETE ON timeline, usages TO gha_slurm_launcher;
+GRANT SELECT, INSERT, UPDATE ON usage_sums, known_versions TO gha_slurm_launcher;
+GRANT SELECT, INSERT, UPDATE, DELETE ON replan_requests, leases TO gha_slurm_launcher;
+GRANT SELECT, INSERT ON database_identity TO gha_slurm_launcher;
+
+-- token-broker: launches whose nodes call back, and their runners. It makes no launches and removes nothing.
+GRANT EXECUTE ON FUNCTION lock_scope_of(UUID) TO gha_slurm_token_broker;
+GRANT SELECT, INSERT (id, account) ON installations TO gha_slurm_token_broker;
+GRANT SELECT,
+    INSERT (id, installation_id, owner, name, private, updated_at),
+    UPDATE (installation_id, owner, name, private, reachable, updated_at)
+    ON repositories TO gha_slurm_token_broker;
+GRANT SELECT ON repository_mappings TO gha_slurm_token_broker;
+GRANT SELECT, UPDATE ON runner_classes, launches TO gha_slurm_token_broker;
+GRANT SELECT, INSERT, UPDATE ON runners TO gha_slurm_token_broker;
+GRANT INSERT ON timeline TO gha_slurm_token_broker;
+GRANT SELECT, INSERT, UPDATE ON replan_requests TO gha_slurm_token_broker;
+
+-- repo-mapping: who mapped what. Of launches and runners it sees what the page shows, and no hash of a token.
+GRANT INSERT (id, account) ON installations TO gha_slurm_repo_mapping;
+GRANT SELECT,
+    INSERT (id, installation_id, owner, name, private, updated_at),
+    UPDATE (installation_id, owner, name, private, reachable, public_allowed_reason, updated_at)
+    ON repositories TO gha_slurm_repo_mapping;
+GRANT SELECT, INSERT, UPDATE ON mapping_lists TO gha_slurm_repo_mapping;
+GRANT SELECT, INSERT, UPDATE, DELETE ON repository_mappings, mapping_requests TO gha_slurm_repo_mapping;
+GRANT SELECT, INSERT, UPDATE ON replan_requests TO gha_slurm_repo_mapping;
+GRANT SELECT ON workflow_jobs, timeline, usages, usage_sums TO gha_slurm_repo_mapping;
+GRANT SELECT (id, slurm_user, stopped) ON runner_classes TO gha_slurm_repo_mapping;
+GRANT SELECT (id, class_id, repository_id, workflow_job_id, slurm_job_id) ON launches TO gha_slurm_repo_mapping;
+GRANT SELECT (launch_id, name, workflow_job_id) ON runners TO gha_slurm_repo_mapping;
