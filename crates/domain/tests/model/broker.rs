@@ -184,6 +184,7 @@ pub fn refusal(w: &World, class: ClassId) -> Option<Why> {
     for_class(
         w.standings.get(&class.repository)?,
         &class.user.parse().ok()?,
+        None,
     )
 }
 
