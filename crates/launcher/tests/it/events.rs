@@ -71,7 +71,11 @@ async fn what_a_mapping_charges_is_in_the_runner_class() {
         qos: None,
     });
     let repository = REPOSITORY;
-    map_as(&pool, mappings::Entry { repository, charge }).await;
+    let entry = mappings::Entry {
+        charge,
+        ..repository.into()
+    };
+    map_as(&pool, entry).await;
     replan_now(&pool).await;
     let states = states(database.url()).await;
     assert_eq!(
