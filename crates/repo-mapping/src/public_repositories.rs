@@ -10,6 +10,7 @@ use gha_slurm_storage::{AsyncPgConnection, StorageError, replan, repositories};
 
 use crate::resolve::{resolve, unreachable};
 use crate::state::{State, github_error, storage_error};
+use crate::users::is_the_one;
 
 const MAX_REASON: usize = 500;
 
@@ -25,6 +26,7 @@ const MAX_REASON: usize = 500;
         (status = 400, description = "Not a repository, or no reason", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "The App cannot see it", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`repository_differs`: the name belongs to another repository", body = Problem, content_type = "application/problem+json"),
     ),
     security(("bearer" = []))
 )]
@@ -38,7 +40,7 @@ pub(crate) async fn allow(
     let invalid = |detail: String| {
         ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong").detail(detail)
     };
-    let PublicRepositoryAllowance { reason } =
+    let PublicRepositoryAllowance { reason, id } =
         serde_json::from_slice(&body.read().await?).map_err(|e| invalid(e.to_string()))?;
     let reason: String = reason.trim().chars().take(MAX_REASON).collect();
     if reason.is_empty() {
@@ -46,7 +48,7 @@ pub(crate) async fn allow(
             "reason: say why, for those who come after you".into(),
         ));
     }
-    set(&path, &state, Some(&reason)).await
+    set(&path, &state, Some(&reason), id).await
 }
 
 /// Refuses a public repository again.
@@ -69,13 +71,14 @@ pub(crate) async fn refuse(
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
     state.authorize(&request)?;
-    set(&path, &state, None).await
+    set(&path, &state, None, None).await
 }
 
 async fn set(
     (owner, name): &(String, String),
     state: &State,
     reason: Option<&str>,
+    meant: Option<i64>,
 ) -> Result<HttpResponse, ApiError> {
     let name = RepositoryFullName::new(owner, name).map_err(|e| {
         ApiError::new(
@@ -98,6 +101,7 @@ async fn set(
         .detail(part.detail.clone())
         .errors(vec![part]));
     };
+    is_the_one(&found, meant)?;
     let allow = async |conn: &mut AsyncPgConnection| -> Result<(), StorageError> {
         let repository = &found.repository;
         found.store(conn, state.clock.now()).await?;
