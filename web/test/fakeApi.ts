@@ -28,6 +28,7 @@ export class FakeApi {
   readonly lists = new Map<string, List>();
   /** Repositories (`owner/name`) the App is not installed on. */
   readonly notInstalled = new Set<string>();
+  private asked = 0;
   /** What users ask for, oldest first. */
   requested: UserRepository[] = [];
   /** The last list that came to be saved, as it was written. */
@@ -60,7 +61,9 @@ export class FakeApi {
 
   /** A user asks for a repository on a login node. */
   ask(user: string, name: string, more: Partial<UserRepository> = {}): void {
+    this.asked += 1;
     this.requested.push({
+      version: this.asked,
       user,
       state: 'waiting',
       id: this.requested.length + 1000,
@@ -222,6 +225,11 @@ export class FakeApi {
     const waits = asked.find(({ url }) => isIt(url));
     if (waits === undefined && new URL(request.url).searchParams.get('waiting') === 'true') {
       return problem(409, 'repository_not_waiting', 'It does not wait any more');
+    }
+    if (waits !== undefined && request.headers.get('If-Match') !== `"${waits.version}"`) {
+      return problem(412, 'request_changed', 'The request has changed since you looked', {
+        detail: `${user} of cluster ${waits.cluster} now asks for account ${waits.account ?? 'default'}.`,
+      });
     }
     if (request.method === 'DELETE') {
       if (waits === undefined && !list.repositories.some(isIt)) {

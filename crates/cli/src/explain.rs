@@ -8,6 +8,7 @@ use std::process::Stdio;
 use anyhow::{Context, bail};
 use clap::Args;
 use gha_slurm_contract::agent::DryRunRequest;
+use gha_slurm_domain::admission::Charge;
 use gha_slurm_domain::{LabelSet, LabelSettings, SlurmUser};
 use gha_slurm_service_kit::settings::{Settings, load};
 use serde::Deserialize;
@@ -25,6 +26,12 @@ pub(crate) struct Arguments {
     /// Slurm user that the repository is mapped to.
     #[arg(long, value_name = "USER")]
     user: Option<SlurmUser>,
+    /// Account that the repository's mapping names. Labels cannot name another.
+    #[arg(long, value_name = "ACCOUNT")]
+    account: Option<String>,
+    /// QOS that the repository's mapping names. Labels cannot name another.
+    #[arg(long, value_name = "QOS")]
+    qos: Option<String>,
     /// Numeric id of the repository, if the agent's `policy.consents` is set.
     #[arg(long, value_name = "ID", default_value_t = 0)]
     repository_id: i64,
@@ -54,10 +61,15 @@ impl Settings for LauncherSettings {
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<String> {
     let settings: LauncherSettings = load(Some(&arguments.launcher_config), std::env::vars())?;
     let policy = settings.labels.policy(&settings.cluster.name);
-    let resources = match policy.classify(&arguments.labels) {
-        Ok(resources) => resources,
+    let asked = match policy.classify(&arguments.labels) {
+        Ok(asked) => asked,
         Err(reason) => bail!("not for this cluster: {reason}"),
     };
+    let charge = Charge {
+        account: arguments.account,
+        qos: arguments.qos,
+    };
+    let resources = charge.complete(asked).context("refused")?;
     let mut text = String::from("Runs on this cluster. Runner class:\n");
     let labels: LabelSet = arguments.labels.iter().collect();
     writeln!(

@@ -1,10 +1,13 @@
 //! `gha-slurm repos`: a user's repositories, from a login node.
 
 use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
+use anyhow::{Context, bail, ensure};
 use clap::Subcommand;
-use gha_slurm_contract::mapping::{MappingState, RepositoryEntry, UserRepository};
-use gha_slurm_contract::self_service::RepositoryRemoval;
+use gha_slurm_contract::mapping::{MappingState, RepositoryIdentity, UserRepository};
+use gha_slurm_contract::self_service::{RepositoryConfirmation, RepositoryRemoval};
+use gha_slurm_domain::RepositoryFullName;
 use reqwest::Method;
 
 use crate::client::{Client, Options};
@@ -24,12 +27,18 @@ pub(crate) enum Command {
         options: Options,
         /// `owner/name` or URL of the repository.
         repository: String,
-        /// Slurm account to charge. Default: your default account.
+        /// Slurm account to charge. Labels cannot name another. Default: your default account, or the one that labels name.
         #[arg(long)]
         account: Option<String>,
-        /// Slurm QOS. Default: the site's.
+        /// Slurm QOS. Labels cannot name another. Default: the site's, or the one that labels name.
         #[arg(long)]
         qos: Option<String>,
+        /// GitHub's numeric id of the repository, as `gh api repos/OWNER/NAME --jq .id` prints it. Confirms the repository without a question.
+        #[arg(long, value_name = "ID", conflicts_with = "yes")]
+        id: Option<i64>,
+        /// Confirm whichever repository the site's services find under the name, without a question.
+        #[arg(long)]
+        yes: bool,
     },
     /// Stop running workflow jobs of a repository. Cancels its pending runners.
     Remove {
@@ -48,14 +57,22 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<String> {
             repository,
             account,
             qos,
+            id,
+            yes,
         } => {
-            let entry = RepositoryEntry {
-                repository,
+            let name = RepositoryFullName::parse_any(&repository)?;
+            let client = Client::new(&options)?;
+            let id = match id {
+                Some(id) => id,
+                None => confirmed(&client, &name, yes).await?,
+            };
+            let confirmation = RepositoryConfirmation {
+                repository: name.to_string(),
+                repository_id: Some(id),
                 account,
                 qos,
             };
-            let client = Client::new(&options)?;
-            let (_, answer) = client.call(Method::POST, PATH, Some(&entry)).await?;
+            let (_, answer) = client.call(Method::POST, PATH, Some(&confirmation)).await?;
             let added: UserRepository = serde_json::from_slice(&answer)?;
             Ok(match added.state {
                 MappingState::Mapped => format!(
@@ -82,6 +99,42 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<String> {
             ))
         }
     }
+}
+
+/// The id that the site's services find under the name, once the user has confirmed it.
+async fn confirmed(client: &Client, name: &RepositoryFullName, yes: bool) -> anyhow::Result<i64> {
+    let path = format!("{PATH}/identity?repository={name}");
+    let (_, answer) = client.call(Method::GET, &path, None::<&()>).await?;
+    let RepositoryIdentity { id, url } = serde_json::from_slice(&answer)?;
+    let found = RepositoryFullName::parse_any(&url)
+        .with_context(|| format!("the services answered with {url:?}"))?;
+    ensure!(
+        found == *name,
+        "the services found {found} under the name {name}; if the repository was renamed, use its new name"
+    );
+    if yes {
+        return Ok(id);
+    }
+    let mut terminal = std::io::stderr();
+    if !std::io::stdin().is_terminal() {
+        bail!(
+            "confirm the repository: {name} has the id {id}, as the site's services found; use --id {id} once you have checked that, or --yes"
+        );
+    }
+    write!(
+        terminal,
+        "{url} has the id {id}, as the site's services found.\n\
+         To check the id yourself: gh api repos/{name} --jq .id\n\
+         Run workflow jobs of repository {id} ({name}) as your Slurm user? [y/N] "
+    )?;
+    terminal.flush()?;
+    let mut said = String::new();
+    std::io::stdin().read_line(&mut said)?;
+    ensure!(
+        matches!(said.trim().to_ascii_lowercase().as_str(), "y" | "yes"),
+        "not confirmed; nothing was changed"
+    );
+    Ok(id)
 }
 
 async fn list(options: &Options) -> anyhow::Result<String> {

@@ -35,18 +35,38 @@ pub struct UserClaims {
     pub exp: i64,
 }
 
-/// A repository to map, and what its launches are charged to.
+/// In place of an account or QOS: the site's default, and labels may name one.
+pub const DEFAULT_CHARGE: &str = "default";
+
+/// A repository to map, and what its launches are charged to. What is named is fixed: a workflow job whose labels name another account or
+/// QOS is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RepositoryEntry {
     /// `https://github.com/owner/name` or `owner/name`.
     pub repository: String,
-    /// Slurm account, where the labels of a workflow job name none.
+    /// Slurm account. Absent or `default`: the site's default, and labels may name one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
-    /// Slurm QOS, where the labels of a workflow job name none.
+    /// Slurm QOS. Absent or `default`: the site's default, and labels may name one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qos: Option<String>,
+    /// GitHub's numeric id of the repository that is meant. If the name belongs to another one, nothing is changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<i64>,
+    /// The cluster that the Slurm user is a user of. Only administrators name one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+}
+
+/// The repository that a name belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RepositoryIdentity {
+    /// GitHub's numeric id.
+    pub id: i64,
+    /// `https://github.com/owner/name`, as GitHub writes the name now.
+    pub url: String,
 }
 
 /// Entry of a list: a repository alone (what it is charged to stays as it is), or with what it is charged to.
@@ -90,9 +110,12 @@ pub struct UserRepository {
     /// When it was asked for, if it waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requested_at: Option<DateTime<Utc>>,
-    /// The cluster it was asked for from, if it waits.
+    /// The cluster that the user is a user of. Absent: an administrator named none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
+    /// Version of the request, for If-Match of a decision, if it waits. Another one whenever it asks for something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<i64>,
 }
 
 /// Body of `PUT /api/public-repositories/{owner}/{name}`: an administrator allows a public repository.
@@ -101,4 +124,7 @@ pub struct UserRepository {
 pub struct PublicRepositoryAllowance {
     /// Why; kept for the audit.
     pub reason: String,
+    /// GitHub's numeric id of the repository that is meant. If the name belongs to another one, nothing is changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<i64>,
 }

@@ -25,6 +25,30 @@ pub struct CredentialPayload {
     pub body_sha256: String,
 }
 
+/// Body of `POST /config/repos`: what the user has seen and confirmed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RepositoryConfirmation {
+    /// `owner/name` of the repository.
+    pub repository: String,
+    /// GitHub's numeric id of the repository. Nothing else is consented to.
+    pub repository_id: Option<i64>,
+    /// Slurm account, as in a repository's entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// Slurm QOS, as in a repository's entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qos: Option<String>,
+}
+
+/// Query of `GET /config/repos/identity`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RepositoryQuestion {
+    /// `owner/name` of the repository.
+    pub repository: String,
+}
+
 /// Body of `DELETE /config/repos`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -4,10 +4,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::SlurmUser;
+use crate::labels::Asked;
 use crate::launch::Why;
 use crate::resources::ResourceRequest;
 
-/// What the launches of a repository are charged to, where the labels of a workflow job do not say.
+/// What the launches of a repository are charged to. What is named is fixed: labels cannot name another. What is not named is the site's
+/// default, and labels may name it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Charge {
     /// Slurm account.
@@ -16,26 +18,59 @@ pub struct Charge {
     pub qos: Option<String>,
 }
 
+/// Labels ask for another account or QOS than the repository's mapping fixes. The text is shown to people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "its labels ask for the {what} {asked}, but the mapping of its repository fixes the {what} {fixed}; change the labels, or ask an \
+     administrator to change the mapping"
+)]
+pub struct ChargeIsFixed {
+    what: &'static str,
+    asked: String,
+    fixed: String,
+}
+
+impl Charge {
+    /// What labels ask for, charged to this. Fails if labels ask for another account or QOS than this names.
+    pub fn complete(&self, asked: Asked) -> Result<ResourceRequest, ChargeIsFixed> {
+        let fixed = ResourceRequest {
+            account: fixed(
+                "account",
+                self.account.as_ref(),
+                asked.by_labels.account.as_ref(),
+            )?,
+            qos: fixed("QOS", self.qos.as_ref(), asked.by_labels.qos.as_ref())?,
+            ..ResourceRequest::default()
+        };
+        Ok(asked.with_defaults().overlaid_with(fixed))
+    }
+}
+
+/// Labels come without capital letters.
+fn fixed(
+    what: &'static str,
+    fixed: Option<&String>,
+    asked: Option<&String>,
+) -> Result<Option<String>, ChargeIsFixed> {
+    match (fixed, asked) {
+        (Some(fixed), Some(asked)) if !fixed.eq_ignore_ascii_case(asked) => Err(ChargeIsFixed {
+            what,
+            asked: asked.clone(),
+            fixed: fixed.clone(),
+        }),
+        (fixed, _) => Ok(fixed.cloned()),
+    }
+}
+
 /// Whose account a repository may spend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
     /// The Slurm user.
     pub user: SlurmUser,
+    /// The cluster that they are a user of. `None`: an administrator named none, and it is whichever the launcher serves.
+    pub cluster: Option<String>,
     /// What is charged.
     pub charge: Charge,
-}
-
-impl Mapping {
-    /// What labels ask for, completed.
-    #[must_use]
-    pub fn complete(&self, asked: ResourceRequest) -> ResourceRequest {
-        let Charge { account, qos } = self.charge.clone();
-        ResourceRequest {
-            account: asked.account.or(account),
-            qos: asked.qos.or(qos),
-            ..asked
-        }
-    }
 }
 
 /// What is known about a repository.
@@ -60,6 +95,9 @@ pub enum NotAdmitted {
     /// No Slurm user mapped it: its workflow jobs wait, and start as soon as somebody does.
     #[error("no Slurm user has mapped this repository yet")]
     Unmapped,
+    /// The users of another cluster are other people, whatever their names.
+    #[error("this repository is mapped to a Slurm user of another cluster")]
+    OtherCluster,
     /// Rule 9: foreign code runs nowhere by default.
     #[error(
         "public repositories are refused until an administrator allows this one: anyone could run code on the cluster through a pull request"
@@ -73,8 +111,8 @@ pub enum NotAdmitted {
     NotInstalled,
 }
 
-/// Whose account the repository may spend, or why none.
-pub fn admit(standing: &Standing) -> Result<Mapping, NotAdmitted> {
+/// Whose account the repository may spend on `cluster`, or why none. `None`: it is not known yet on which cluster.
+pub fn admit(standing: &Standing, cluster: Option<&str>) -> Result<Mapping, NotAdmitted> {
     if !standing.installed {
         return Err(NotAdmitted::NotInstalled);
     }
@@ -84,12 +122,16 @@ pub fn admit(standing: &Standing) -> Result<Mapping, NotAdmitted> {
     if standing.public && !standing.public_allowed {
         return Err(NotAdmitted::Public);
     }
-    standing.mapped_to.clone().ok_or(NotAdmitted::Unmapped)
+    let mapping = standing.mapped_to.clone().ok_or(NotAdmitted::Unmapped)?;
+    match (mapping.cluster.as_deref(), cluster) {
+        (Some(of), Some(on)) if of != on => Err(NotAdmitted::OtherCluster),
+        _ => Ok(mapping),
+    }
 }
 
-/// Why a launch of a class of `user` may not have a runner now; `None`: it may.
-pub fn for_class(standing: &Standing, user: &SlurmUser) -> Option<Why> {
-    match admit(standing) {
+/// Why a launch of a class of `user` may not have a runner on `cluster` now; `None`: it may.
+pub fn for_class(standing: &Standing, user: &SlurmUser, cluster: Option<&str>) -> Option<Why> {
+    match admit(standing, cluster) {
         Err(reason) => Some(Why::NotAdmitted { reason }),
         Ok(mapping) if mapping.user != *user => Some(Why::MappedToAnother),
         Ok(_) => None,
@@ -104,6 +146,7 @@ mod tests {
         Standing {
             mapped_to: Some(Mapping {
                 user: "alice".parse().unwrap(),
+                cluster: Some("main".into()),
                 charge: Charge {
                     account: Some("chemistry".into()),
                     qos: Some("normal".into()),
@@ -116,9 +159,17 @@ mod tests {
         }
     }
 
+    fn admit(standing: &Standing) -> Result<Mapping, NotAdmitted> {
+        super::admit(standing, Some("main"))
+    }
+
     #[test]
     fn each_obstacle_is_named() {
         assert_eq!(admit(&fine()).unwrap().user.as_str(), "alice");
+        assert_eq!(
+            super::admit(&fine(), Some("other")),
+            Err(NotAdmitted::OtherCluster)
+        );
         assert_eq!(
             admit(&Standing {
                 public: true,
@@ -156,17 +207,47 @@ mod tests {
             Err(NotAdmitted::Unmapped)
         );
     }
-    #[test]
-    fn labels_say_more_than_the_mapping() {
-        let asked = ResourceRequest {
-            qos: Some("high".into()),
-            cpus: Some(2),
+
+    fn asked(account: Option<&str>, qos: Option<&str>) -> ResourceRequest {
+        ResourceRequest {
+            account: account.map(str::to_owned),
+            qos: qos.map(str::to_owned),
             ..Default::default()
+        }
+    }
+
+    #[test]
+    fn labels_do_not_override_what_is_granted() {
+        let charge = Charge {
+            account: Some("Chemistry".into()),
+            qos: None,
         };
-        let expected = ResourceRequest {
-            account: Some("chemistry".into()),
-            ..asked.clone()
+        let complete = |by_labels| {
+            charge.complete(Asked {
+                by_labels,
+                defaults: asked(Some("site"), Some("normal")),
+            })
         };
-        assert_eq!(admit(&fine()).unwrap().complete(asked), expected);
+        let fixed = |qos| Ok(asked(Some("Chemistry"), Some(qos)));
+        assert_eq!(complete(asked(None, None)), fixed("normal"));
+        assert_eq!(
+            complete(asked(Some("chemistry"), Some("high"))),
+            fixed("high")
+        );
+        let refused = complete(asked(Some("physics"), None)).unwrap_err();
+        let words = refused.to_string();
+        assert!(
+            words.contains("account physics") && words.contains("account Chemistry"),
+            "{words}"
+        );
+        let both = Charge {
+            qos: Some("normal".into()),
+            ..charge.clone()
+        };
+        let refused = both.complete(Asked {
+            by_labels: asked(None, Some("high")),
+            ..Asked::default()
+        });
+        assert!(refused.unwrap_err().to_string().contains("QOS high"));
     }
 }

@@ -202,6 +202,15 @@ impl RepositoryFullName {
         Self::new(owner, name).map_err(|_| InvalidId::new(text, Self::WANTED))
     }
 
+    /// Parses `owner/name`, or a URL of a repository at any GitHub, for programs that do not know which is theirs.
+    pub fn parse_any(text: &str) -> Result<Self, InvalidId> {
+        let path = match text.trim().split_once("://") {
+            Some((_, rest)) => rest.split_once('/').unwrap_or_default().1,
+            None => text,
+        };
+        Self::parse(path, "https://github.com")
+    }
+
     /// The account the repository belongs to.
     pub fn owner(&self) -> &str {
         &self.owner
@@ -259,7 +268,14 @@ mod tests {
                 Ok(wanted.clone()),
                 "{text}"
             );
+            assert_eq!(
+                RepositoryFullName::parse_any(text),
+                Ok(wanted.clone()),
+                "{text}"
+            );
         }
+        let elsewhere = RepositoryFullName::parse_any("https://github.example/acme/widgets");
+        assert_eq!(elsewhere, Ok(wanted));
     }
 
     #[test]

@@ -138,6 +138,23 @@ pub struct LabelPolicy {
     cluster: String,
 }
 
+/// What a workflow job asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// What its labels ask for, by themselves and by their profile.
+    pub by_labels: ResourceRequest,
+    /// What the launcher's settings ask for where labels say nothing.
+    pub defaults: ResourceRequest,
+}
+
+impl Asked {
+    /// Both.
+    #[must_use]
+    pub fn with_defaults(self) -> ResourceRequest {
+        self.defaults.overlaid_with(self.by_labels)
+    }
+}
+
 /// Why a workflow job is not for this cluster. The text is shown to people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotOurs {
@@ -190,12 +207,12 @@ impl LabelPolicy {
     }
 
     /// Decides whether a workflow job with these labels is for this cluster and what it asks for.
-    pub fn classify<S: AsRef<str>>(&self, labels: &[S]) -> Result<ResourceRequest, NotOurs> {
+    pub fn classify<S: AsRef<str>>(&self, labels: &[S]) -> Result<Asked, NotOurs> {
         let wanted: LabelSet = labels.iter().collect();
         if wanted.is_empty() {
             return Err(NotOurs::NoLabels);
         }
-        let mut resources = self.default_resources.clone();
+        let mut of_profile = ResourceRequest::default();
         let mut profile: Option<&str> = None;
         let mut parameters: BTreeMap<&'static str, String> = BTreeMap::new();
         let mut asked = ResourceRequest::default();
@@ -205,7 +222,7 @@ impl LabelPolicy {
                     return Err(NotOurs::Contradiction(other.to_owned(), label.to_owned()));
                 }
                 profile = Some(name);
-                resources = resources.overlaid_with(known.clone());
+                of_profile = known.clone();
             } else if self.base.0.contains(label) {
                 // known, selects nothing
             } else if let Some((name, asks)) = parameter(label, &self.cluster) {
@@ -228,7 +245,10 @@ impl LabelPolicy {
             ways.push("slurm-cpus-N");
             return Err(NotOurs::NothingSelectsUs(ways.join(", ")));
         }
-        Ok(resources.overlaid_with(asked))
+        Ok(Asked {
+            by_labels: of_profile.overlaid_with(asked),
+            defaults: self.default_resources.clone(),
+        })
     }
 }
 
@@ -256,6 +276,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn classify<S: AsRef<str>>(labels: &[S]) -> Result<ResourceRequest, NotOurs> {
+        policy().classify(labels).map(Asked::with_defaults)
+    }
+
     fn policy() -> LabelPolicy {
         LabelPolicy::new(
             ["self-hosted", "linux", "x64"].into_iter().collect(),
@@ -280,52 +304,48 @@ mod tests {
 
     #[test]
     fn every_label_must_be_known_and_one_must_select_us() {
-        let p = policy();
-        assert_eq!(p.classify::<&str>(&[]), Err(NotOurs::NoLabels));
+        assert_eq!(classify::<&str>(&[]), Err(NotOurs::NoLabels));
         assert!(matches!(
-            p.classify(&["self-hosted", "Linux"]),
+            classify(&["self-hosted", "Linux"]),
             Err(NotOurs::NothingSelectsUs(_))
         ));
         assert_eq!(
-            p.classify(&["self-hosted", "slurm", "windows"]),
+            classify(&["self-hosted", "slurm", "windows"]),
             Err(NotOurs::UnknownLabel("windows".into()))
         );
         assert_eq!(
-            p.classify(&["ubuntu-latest"]),
+            classify(&["ubuntu-latest"]),
             Err(NotOurs::UnknownLabel("ubuntu-latest".into()))
         );
-        let r = p.classify(&["Self-Hosted", "SLURM", "X64"]).unwrap();
+        let r = classify(&["Self-Hosted", "SLURM", "X64"]).unwrap();
         assert_eq!((r.cpus, r.memory_mib), (Some(1), Some(2048)));
     }
 
     #[test]
     fn profiles_and_parameters_say_which_resources() {
-        let p = policy();
-        assert_eq!(p.classify(&["slurm-big"]).unwrap().cpus, Some(32));
-        let r = p
-            .classify(&[
-                "slurm-big",
-                "slurm-cpus-8",
-                "slurm-mem-32g",
-                "slurm-time-4h",
-            ])
-            .unwrap();
+        assert_eq!(classify(&["slurm-big"]).unwrap().cpus, Some(32));
+        let r = classify(&[
+            "slurm-big",
+            "slurm-cpus-8",
+            "slurm-mem-32g",
+            "slurm-time-4h",
+        ])
+        .unwrap();
         assert_eq!(
             (r.cpus, r.memory_mib, r.time_minutes),
             (Some(8), Some(32 * 1024), Some(240))
         );
-        let r = p
-            .classify(&[
-                "slurm-gpus-A100-2",
-                "slurm-partition-gpu",
-                "slurm-account-phys_01",
-                "slurm-qos-long",
-                "slurm-constraint-ib",
-                "slurm-nodes-2",
-                "slurm-exclusive",
-                "slurm-cluster-main",
-            ])
-            .unwrap();
+        let r = classify(&[
+            "slurm-gpus-A100-2",
+            "slurm-partition-gpu",
+            "slurm-account-phys_01",
+            "slurm-qos-long",
+            "slurm-constraint-ib",
+            "slurm-nodes-2",
+            "slurm-exclusive",
+            "slurm-cluster-main",
+        ])
+        .unwrap();
         assert_eq!(
             r,
             ResourceRequest {
@@ -341,24 +361,21 @@ mod tests {
                 ..Default::default()
             }
         );
-        let gpus = p.classify(&["slurm-gpus-4"]).unwrap().gres;
+        let gpus = classify(&["slurm-gpus-4"]).unwrap().gres;
         assert_eq!(gpus.as_deref(), Some("gpu:4"));
         assert!(matches!(
-            p.classify(&["slurm", "slurm-big"]),
+            classify(&["slurm", "slurm-big"]),
             Err(NotOurs::Contradiction(..))
         ));
         assert!(matches!(
-            p.classify(&["slurm-cpus-8", "slurm-cpus-9"]),
+            classify(&["slurm-cpus-8", "slurm-cpus-9"]),
             Err(NotOurs::Contradiction(..))
         ));
     }
 
     #[test]
     fn a_wrong_value_names_the_label_and_what_is_allowed() {
-        let error = policy()
-            .classify(&["slurm-cpus-0"])
-            .unwrap_err()
-            .to_string();
+        let error = classify(&["slurm-cpus-0"]).unwrap_err().to_string();
         assert_eq!(
             error,
             "label `slurm-cpus-0`: the value must be a whole number from 1 to 4096"
@@ -384,10 +401,7 @@ mod tests {
             "slurm-cluster-elsewhere",
         ] {
             assert!(
-                matches!(
-                    policy().classify(&[label]),
-                    Err(NotOurs::BadParameter { .. })
-                ),
+                matches!(classify(&[label]), Err(NotOurs::BadParameter { .. })),
                 "{label}"
             );
         }
@@ -397,7 +411,7 @@ mod tests {
         /// What a label asks Slurm for is made of harmless characters only, whatever the label.
         #[test]
         fn nothing_hostile_reaches_slurm(prefix in proptest::sample::select(RESOURCE_LABELS), value in "\\PC{0,80}") {
-            if let Ok(r) = policy().classify(&[format!("{}{value}", prefix.prefix)]) {
+            if let Ok(r) = classify(&[format!("{}{value}", prefix.prefix)]) {
                 let fields = serde_json::to_value(&r).unwrap();
                 for text in fields.as_object().unwrap().values().filter_map(|field| field.as_str()) {
                     prop_assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b)), "{text}");
@@ -409,10 +423,10 @@ mod tests {
         #[test]
         fn case_and_order_never_matter(mut labels in proptest::collection::vec(
             prop_oneof!["self-hosted", "linux", "slurm", "slurm-big", "slurm-cpus-[0-9]{1,3}", "\\PC{0,12}"], 0..6)) {
-            let one = policy().classify(&labels);
+            let one = classify(&labels);
             labels.reverse();
             let shouted: Vec<String> = labels.iter().map(|l| if l.is_ascii() { l.to_uppercase() } else { l.clone() }).collect();
-            prop_assert_eq!(one.is_ok(), policy().classify(&shouted).is_ok());
+            prop_assert_eq!(one.is_ok(), classify(&shouted).is_ok());
         }
 
         #[test]

@@ -23,7 +23,7 @@ pub use ids::{
     ClassId, InstallationId, LaunchId, RepositoryFullName, RepositoryId, RunnerId, SlurmJobId,
     SlurmUser, WorkflowJobId,
 };
-pub use labels::{LabelPolicy, LabelSet, LabelSettings, NotOurs};
+pub use labels::{Asked, LabelPolicy, LabelSet, LabelSettings, NotOurs};
 pub use launch::{Launch, LaunchState};
 pub use resources::ResourceRequest;
 pub use slurm_state::SlurmState;

@@ -99,6 +99,7 @@ impl Application {
                 .context("database.url")?
         };
         let policy = Arc::new(Policy {
+            cluster: settings.cluster.name.clone(),
             labels: settings.labels.policy(&settings.cluster.name),
             limits: settings.planner.limits(),
         });

@@ -26,6 +26,8 @@ const DECIDED_AT_ONCE: i64 = 500;
 /// What the site's settings say.
 #[derive(Debug, Clone)]
 pub struct Policy {
+    /// The cluster. Mappings to users of others are not served.
+    pub cluster: String,
     /// Which labels are served.
     pub labels: LabelPolicy,
     /// Bounds.
@@ -42,12 +44,15 @@ pub(crate) async fn decide(
 ) -> Result<(WorkflowJob, Option<ClassId>, Option<Entry>), StorageError> {
     let decision = match policy.labels.classify(&job.facts.labels) {
         Err(reason) => Decision::NotOurs(reason.to_string()),
-        Ok(resources) => match admit(standing) {
-            Ok(mapping) => {
-                let labels: LabelSet = job.facts.labels.iter().collect();
-                let resources = mapping.complete(resources);
-                Decision::Ours(classes::ensure(lock, &mapping.user, &labels, &resources).await?)
-            }
+        Ok(asked) => match admit(standing, Some(&policy.cluster)) {
+            Ok(mapping) => match mapping.charge.complete(asked) {
+                Ok(resources) => {
+                    let labels: LabelSet = job.facts.labels.iter().collect();
+                    let class = classes::ensure(lock, &mapping.user, &labels, &resources).await?;
+                    Decision::Ours(class)
+                }
+                Err(reason) => Decision::Refused(reason.to_string()),
+            },
             Err(reason @ NotAdmitted::Unmapped) => Decision::WaitingForMapping(reason.to_string()),
             Err(reason) => Decision::Refused(reason.to_string()),
         },
@@ -98,7 +103,7 @@ async fn plan_which(
             classes::set_failures(lock, class.id, failures).await?;
         }
         let plan = plan(&class.view, &policy.limits, now);
-        carry_out(lock, &class, &plan, news, now).await?;
+        carry_out(lock, &class, &plan, news, policy, now).await?;
     }
     Ok(())
 }
@@ -108,6 +113,7 @@ async fn carry_out(
     class: &classes::Standing,
     plan: &Plan,
     news: &News,
+    policy: &Policy,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
     for id in &plan.expired {
@@ -116,7 +122,7 @@ async fn carry_out(
             apply(lock, &before, why, now).await?;
         }
     }
-    Box::pin(do_without(lock, class, plan.surplus, now)).await?;
+    Box::pin(do_without(lock, class, plan.surplus, policy, now)).await?;
     if class.stopped != plan.stopped {
         classes::set_stopped(lock, class.id, plan.stopped.as_deref()).await?;
     }
@@ -136,6 +142,7 @@ async fn do_without(
     lock: &mut ScopeLock<'_>,
     class: &classes::Standing,
     surplus: usize,
+    policy: &Policy,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
     let mut left = surplus.min(LAUNCHES_AT_ONCE);
@@ -154,7 +161,10 @@ async fn do_without(
         for before in found {
             let why = standing
                 .as_ref()
-                .and_then(|(_, standing)| for_class(standing, &before.class.slurm_user))
+                .and_then(|(_, standing)| {
+                    let user = &before.class.slurm_user;
+                    for_class(standing, user, Some(&policy.cluster))
+                })
                 .unwrap_or(Why::NoDemand);
             let is_idle = before.launch.state.stage() >= LaunchState::Registered;
             let happening = if is_idle {

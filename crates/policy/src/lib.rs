@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{ResourceRequest, SlurmUser};
+use gha_slurm_domain::{RepositoryFullName, ResourceRequest, SlurmUser};
 use nix::unistd::{Group, User, getgrouplist};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -400,15 +400,54 @@ impl PolicySettings {
 }
 
 impl PolicySettings {
-    /// Writes a user's consent down, or takes it out, where there is a file of consents. Blocks: writes a file. What people
-    /// wrote beside it stays.
+    /// Writes down, where there is a file of consents, that a user consents to a repository; its name is a remark for people. Blocks: writes
+    /// a file. What people wrote beside it stays.
     pub fn record_consent(
         &self,
         user: &SlurmUser,
         repository_id: i64,
-        given: bool,
+        repository: &RepositoryFullName,
         now: DateTime<Utc>,
     ) -> std::io::Result<()> {
+        self.change_consents(|lines| {
+            let pair = (user.as_str(), repository_id);
+            if !lines.iter().any(|line| consents(line).contains(&pair)) {
+                let now = now.format("%F");
+                lines.push(format!(
+                    "{user} {repository_id} # {repository} by the user, {now}"
+                ));
+            }
+        })
+    }
+
+    /// Takes a user's consents to a repository out: those whose remark has its name, and the one of this id, if an id is known. Returns
+    /// whether there was one. Blocks: writes a file.
+    pub fn withdraw_consent(
+        &self,
+        user: &SlurmUser,
+        repository: &RepositoryFullName,
+        repository_id: Option<i64>,
+    ) -> std::io::Result<bool> {
+        let name = repository.to_string();
+        let is_withdrawn = |line: &str| {
+            let (_, remark) = line.split_once('#').unwrap_or_default();
+            let is_named = remark
+                .split_whitespace()
+                .any(|word| word.eq_ignore_ascii_case(&name));
+            consents(line)
+                .iter()
+                .any(|(of, id)| *of == user.as_str() && (is_named || Some(*id) == repository_id))
+        };
+        let mut was_there = false;
+        self.change_consents(|lines| {
+            let before = lines.len();
+            lines.retain(|line| !is_withdrawn(line));
+            was_there = lines.len() < before;
+        })?;
+        Ok(was_there)
+    }
+
+    fn change_consents(&self, change: impl FnOnce(&mut Vec<String>)) -> std::io::Result<()> {
         // One at a time: each reads the file and writes it anew.
         static TURN: Mutex<()> = Mutex::new(());
         let Some(file) = &self.consents else {
@@ -419,18 +458,11 @@ impl PolicySettings {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             text => text.unwrap_or_default(),
         };
-        let pair = (user.as_str(), repository_id);
-        if consents(&text).contains(&pair) == given {
+        let before: Vec<String> = text.lines().map(str::to_owned).collect();
+        let mut lines = before.clone();
+        change(&mut lines);
+        if lines == before {
             return Ok(());
-        }
-        let mut lines: Vec<String> = text
-            .lines()
-            .filter(|line| !consents(line).contains(&pair))
-            .map(str::to_owned)
-            .collect();
-        if given {
-            let now = now.format("%F");
-            lines.push(format!("{user} {repository_id} # by the user, {now}"));
         }
         let folder = file.parent().unwrap_or(Path::new("."));
         let mut new = tempfile::NamedTempFile::new_in(folder)?;
@@ -618,6 +650,48 @@ mod tests {
 
     fn refused(asked: &ResourceRequest) -> String {
         policy().check_resources(asked).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_consent_is_of_one_user_and_repository_and_ends_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("consents");
+        std::fs::write(&file, "bob 42 # acme/widgets by hand\nalice 7 # by hand\n").unwrap();
+        let policy = PolicySettings {
+            consents: Some(file.clone()),
+            ..Default::default()
+        };
+        let alice: SlurmUser = "alice".parse().unwrap();
+        let named = |name| RepositoryFullName::new("acme", name).unwrap();
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        for _ in 0..2 {
+            policy
+                .record_consent(&alice, 42, &named("widgets"), now)
+                .unwrap();
+        }
+        let written = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(
+            written,
+            "bob 42 # acme/widgets by hand\nalice 7 # by hand\nalice 42 # acme/widgets by the user, 2027-01-15\n"
+        );
+        // Whatever another service says about ids, what the user names is withdrawn.
+        assert!(
+            policy
+                .withdraw_consent(&alice, &named("Widgets"), None)
+                .unwrap()
+        );
+        assert!(
+            !policy
+                .withdraw_consent(&alice, &named("widgets"), Some(42))
+                .unwrap()
+        );
+        assert!(
+            policy
+                .withdraw_consent(&alice, &named("gadgets"), Some(7))
+                .unwrap()
+        );
+        let left = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(left, "bob 42 # acme/widgets by hand\n");
     }
 
     #[test]

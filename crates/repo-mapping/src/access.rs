@@ -10,6 +10,7 @@ use gha_slurm_contract::mapping::{AUDIENCE_REPO_MAPPING, UserClaims};
 use gha_slurm_domain::SlurmUser;
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_service_kit::authentication::{bearer, require_bearer};
+use gha_slurm_storage::mappings::Clusters;
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -42,7 +43,25 @@ pub(crate) enum Caller {
     /// An administrator, or a service.
     Administrator,
     /// The Slurm user, by the word of the agent of their cluster.
-    User { cluster: String },
+    User {
+        /// The agent's cluster.
+        cluster: String,
+        /// Whether no other agent is known.
+        is_only: bool,
+    },
+}
+
+impl Caller {
+    /// The clusters whose mappings they see and change.
+    pub(crate) fn clusters(&self) -> Clusters<'_> {
+        match self {
+            Self::Administrator => Clusters::All,
+            Self::User { cluster, is_only } => Clusters::One {
+                name: cluster,
+                unnamed: *is_only,
+            },
+        }
+    }
 }
 
 impl Access {
@@ -86,6 +105,7 @@ impl Access {
         match asserted {
             Some((cluster, asserted)) if asserted == *user => Ok(Caller::User {
                 cluster: cluster.clone(),
+                is_only: self.agents.len() == 1,
             }),
             Some(_) => Err(ApiError::new(
                 StatusCode::FORBIDDEN,

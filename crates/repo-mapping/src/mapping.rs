@@ -22,7 +22,7 @@ pub(crate) fn user_of(text: &str) -> Result<SlurmUser, ApiError> {
         })
 }
 
-fn etag(version: i64) -> String {
+pub(crate) fn etag(version: i64) -> String {
     format!("\"{version}\"")
 }
 
@@ -65,7 +65,7 @@ pub(crate) async fn list(
 }
 
 /// The version a caller saw: `None` without If-Match, or with `*`.
-fn expected(request: &HttpRequest) -> Result<Option<i64>, ApiError> {
+pub(crate) fn expected(request: &HttpRequest) -> Result<Option<i64>, ApiError> {
     let Some(value) = request.headers().get(IF_MATCH) else {
         return Ok(None);
     };
@@ -80,7 +80,7 @@ fn expected(request: &HttpRequest) -> Result<Option<i64>, ApiError> {
         .ok_or_else(|| changed(None))
 }
 
-fn changed(current: Option<i64>) -> ApiError {
+pub(crate) fn changed(current: Option<i64>) -> ApiError {
     let error = ApiError::new(
         StatusCode::PRECONDITION_FAILED,
         "mapping_changed",

@@ -12,6 +12,7 @@ use gha_slurm_storage::{AsyncPgConnection, StorageError, replan, repositories};
 use crate::resolve::{Resolved, unreachable};
 use crate::state::{State, broker_error, storage_error};
 use crate::token_broker::Answer;
+use crate::users::is_the_one;
 
 const MAX_REASON: usize = 500;
 
@@ -29,6 +30,7 @@ const MAX_REASON: usize = 500;
         (status = 404, description = "The App cannot see it", body = Problem, content_type = "application/problem+json"),
         (status = 502, description = "`token_broker_failed`: repositories cannot be looked up", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "token-broker, GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`repository_differs`: the name belongs to another repository", body = Problem, content_type = "application/problem+json"),
     ),
     security(("bearer" = []))
 )]
@@ -42,7 +44,7 @@ pub(crate) async fn allow(
     let invalid = |detail: String| {
         ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong").detail(detail)
     };
-    let PublicRepositoryAllowance { reason } =
+    let PublicRepositoryAllowance { reason, id } =
         serde_json::from_slice(&body.read().await?).map_err(|e| invalid(e.to_string()))?;
     let reason: String = reason.trim().chars().take(MAX_REASON).collect();
     if reason.is_empty() {
@@ -50,7 +52,7 @@ pub(crate) async fn allow(
             "reason: say why, for those who come after you".into(),
         ));
     }
-    set(&path, &state, Some(&reason)).await
+    set(&path, &state, Some(&reason), id).await
 }
 
 /// Refuses a public repository again.
@@ -75,13 +77,14 @@ pub(crate) async fn refuse(
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
     state.authorize(&request)?;
-    set(&path, &state, None).await
+    set(&path, &state, None, None).await
 }
 
 async fn set(
     (owner, name): &(String, String),
     state: &State,
     reason: Option<&str>,
+    meant: Option<i64>,
 ) -> Result<HttpResponse, ApiError> {
     let name = RepositoryFullName::new(owner, name).map_err(|e| {
         ApiError::new(
@@ -108,6 +111,7 @@ async fn set(
             .errors(vec![part]));
         }
     };
+    is_the_one(&found, meant)?;
     let allow = async |conn: &mut AsyncPgConnection| -> Result<(), StorageError> {
         let repository = &found.repository;
         found.store(conn, state.clock.now()).await?;

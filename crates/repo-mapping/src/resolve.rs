@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, TryStreamExt};
-use gha_slurm_contract::mapping::RepositoryEntry;
+use gha_slurm_contract::mapping::{DEFAULT_CHARGE, RepositoryEntry};
 use gha_slurm_contract::problem::ProblemPart;
 use gha_slurm_contract::repository::{REPOSITORY_UNREACHABLE, Repository};
 use gha_slurm_domain::admission::Charge;
@@ -29,7 +29,7 @@ impl Wanted {
     /// Fails with the key of an account or QOS that is not a name of Slurm's.
     pub(crate) fn new(entry: RepositoryEntry) -> Result<Self, InvalidCharge> {
         let checked = |key: &'static str, value: Option<String>| {
-            let value = value.filter(|value| !value.is_empty());
+            let value = value.filter(|value| !value.is_empty() && value != DEFAULT_CHARGE);
             value
                 .map(|value| slurm_name(&value).map_err(|source| InvalidCharge { key, source }))
                 .transpose()
@@ -65,6 +65,7 @@ impl Resolved {
     pub(crate) fn entry(&self) -> mappings::Entry {
         mappings::Entry {
             repository: self.repository.id,
+            cluster: None,
             charge: self.charge.clone(),
         }
     }

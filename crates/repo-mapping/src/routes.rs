@@ -2,7 +2,7 @@
 
 use actix_web::web;
 use gha_slurm_contract::build::{Build, BuildDetail, TimelineEntry};
-use gha_slurm_contract::mapping::{ListEntry, RepositoryEntry, UserRepository};
+use gha_slurm_contract::mapping::{ListEntry, RepositoryEntry, RepositoryIdentity, UserRepository};
 use gha_slurm_contract::problem::{Problem, ProblemPart};
 use gha_slurm_contract::usage::{BuildUsage, MonthlyUsage, UsageSum};
 use gha_slurm_service_kit::body::LargestBody;
@@ -56,8 +56,9 @@ pub(crate) fn configure(
                 )
                 .service(
                     web::resource("/users/{username}/repositories/{owner}/{name}")
+                        .route(web::get().to(users::identity))
                         .route(web::delete().to(users::remove))
-                        .route(problem::method_not_allowed("DELETE")),
+                        .route(problem::method_not_allowed("GET, DELETE")),
                 )
                 .service(
                     web::resource("/usage")
@@ -100,6 +101,7 @@ impl utoipa::Modify for Security {
         mapping::replace,
         users::list,
         users::add,
+        users::identity,
         users::remove,
         users::requests,
         builds::list,
@@ -114,6 +116,7 @@ impl utoipa::Modify for Security {
         TimelineEntry,
         ListEntry,
         RepositoryEntry,
+        RepositoryIdentity,
         UserRepository,
         BuildUsage,
         MonthlyUsage,

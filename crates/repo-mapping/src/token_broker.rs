@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use backon::{ExponentialBuilder, Retryable};
 use gha_slurm_contract::Problem;
 use gha_slurm_contract::repository::{REPOSITORY_UNREACHABLE, Repository};

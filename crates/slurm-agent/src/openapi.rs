@@ -47,6 +47,7 @@ impl utoipa::Modify for Security {
         calls::cancel,
         calls::list,
         routes::list,
+        routes::identity,
         routes::add,
         routes::remove,
         routes::runners,

@@ -1,7 +1,9 @@
 //! Which repositories may spend which Slurm user's account, and which mappings users ask for.
 
 use chrono::{DateTime, Utc};
+use diesel::dsl::sql;
 use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 use diesel::upsert::excluded;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use gha_slurm_domain::admission::Charge;
@@ -11,10 +13,28 @@ use crate::pool::StorageError;
 use crate::repositories::Repository;
 use crate::schema::{mapping_lists, mapping_requests, repositories, repository_mappings};
 
-#[diesel::declare_sql_function]
-extern "SQL" {
-    /// In lower case.
-    fn lower(text: diesel::sql_types::Text) -> diesel::sql_types::Text;
+/// The clusters whose mappings a caller sees and changes. Users of the same name on two clusters are two people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clusters<'a> {
+    /// All, as for an administrator.
+    All,
+    /// One, by the word of its agent.
+    One {
+        /// Its name.
+        name: &'a str,
+        /// Whether mappings for which an administrator named no cluster are this one's: no other agent is known.
+        unnamed: bool,
+    },
+}
+
+impl Clusters<'_> {
+    /// Whether a mapping of this cluster is among them; `None`: an administrator named none.
+    pub fn include(&self, cluster: Option<&str>) -> bool {
+        match self {
+            Self::All => true,
+            Self::One { name, unnamed } => cluster.map_or(*unnamed, |cluster| cluster == *name),
+        }
+    }
 }
 
 /// A repository of a Slurm user's list.
@@ -22,7 +42,9 @@ extern "SQL" {
 pub struct Mapped {
     /// Which.
     pub repository: Repository,
-    /// What its launches are charged to, where labels do not say.
+    /// The cluster that the Slurm user is a user of. `None`: an administrator named none.
+    pub cluster: Option<String>,
+    /// What its launches are charged to.
     pub charge: Charge,
 }
 
@@ -31,7 +53,9 @@ pub struct Mapped {
 pub struct Entry {
     /// Which.
     pub repository: RepositoryId,
-    /// What its launches are charged to. `None`: as before, or as the user asks for.
+    /// The cluster that the Slurm user is a user of. `None`: as before, or none named.
+    pub cluster: Option<String>,
+    /// What its launches are charged to. `None`: as before, or the site's default.
     pub charge: Option<Charge>,
 }
 
@@ -39,12 +63,13 @@ impl From<RepositoryId> for Entry {
     fn from(repository: RepositoryId) -> Self {
         Self {
             repository,
+            cluster: None,
             charge: None,
         }
     }
 }
 
-/// A Slurm user's list of repositories and its version (0: never written).
+/// A Slurm user's list of repositories, those of every cluster, and its version (0: never written).
 pub async fn list(
     conn: &mut AsyncPgConnection,
     user: &SlurmUser,
@@ -56,12 +81,14 @@ pub async fn list(
         .await
         .optional()?
         .unwrap_or(0);
-    let rows: Vec<(Repository, Option<String>, Option<String>)> = repository_mappings::table
+    type Row = (Repository, Option<String>, Option<String>, Option<String>);
+    let rows: Vec<Row> = repository_mappings::table
         .inner_join(repositories::table)
         .filter(repository_mappings::slurm_user.eq(user.as_str()))
         .order(repository_mappings::position)
         .select((
             Repository::as_select(),
+            repository_mappings::cluster,
             repository_mappings::account,
             repository_mappings::qos,
         ))
@@ -69,8 +96,9 @@ pub async fn list(
         .await?;
     let list = rows
         .into_iter()
-        .map(|(repository, account, qos)| Mapped {
+        .map(|(repository, cluster, account, qos)| Mapped {
             repository,
+            cluster,
             charge: Charge { account, qos },
         })
         .collect();
@@ -92,7 +120,7 @@ pub enum Replaced {
         /// Where it is.
         current: i64,
     },
-    /// These repositories are mapped to another user; nothing was changed.
+    /// These repositories are mapped to another user, or to the user of another cluster; nothing was changed.
     TakenByOthers(Vec<RepositoryId>),
 }
 
@@ -142,12 +170,19 @@ pub async fn replace(
         return Ok(Replaced::VersionMismatch { current });
     }
     let ids: Vec<i64> = list.iter().map(|entry| entry.repository.0).collect();
-    let taken: Vec<i64> = repository_mappings::table
+    let mut taken: Vec<i64> = repository_mappings::table
         .filter(repository_mappings::repository_id.eq_any(&ids))
         .filter(repository_mappings::slurm_user.ne(user.as_str()))
         .select(repository_mappings::repository_id)
         .load(conn)
         .await?;
+    let (_, before) = self::list(conn, user).await?;
+    let known = |id: RepositoryId| before.iter().find(|known| known.repository.id == id.0);
+    let elsewhere = list.iter().filter(|entry| {
+        let cluster = known(entry.repository).and_then(|known| known.cluster.as_ref());
+        cluster.is_some() && entry.cluster.is_some() && cluster != entry.cluster.as_ref()
+    });
+    taken.extend(elsewhere.map(|entry| entry.repository.0));
     if !taken.is_empty() {
         return Ok(Replaced::TakenByOthers(
             taken.into_iter().map(RepositoryId).collect(),
@@ -161,26 +196,17 @@ pub async fn replace(
     .returning(repository_mappings::repository_id)
     .get_results(conn)
     .await?;
-    let (_, before) = self::list(conn, user).await?;
-    let asked = requests(conn, Some(user)).await?;
-    let asked_for = |id: RepositoryId| {
-        let asked = asked.iter().find(|asked| asked.repository.id == id.0)?;
-        Some(asked.charge.clone())
-    };
     let mut changed: Vec<RepositoryId> = removed.into_iter().map(RepositoryId).collect();
     let mut rows = Vec::with_capacity(list.len());
     for (position, entry) in list.iter().enumerate() {
-        let known = before
-            .iter()
-            .find(|known| known.repository.id == entry.repository.0)
-            .map(|known| known.charge.clone());
+        let known = known(entry.repository);
+        let cluster = entry.cluster.clone().or_else(|| known?.cluster.clone());
         let charge = entry
             .charge
             .clone()
-            .or_else(|| known.clone())
-            .or_else(|| asked_for(entry.repository))
+            .or_else(|| Some(known?.charge.clone()))
             .unwrap_or_default();
-        if known.as_ref() != Some(&charge) {
+        if known.is_none_or(|known| (&known.charge, &known.cluster) != (&charge, &cluster)) {
             changed.push(entry.repository);
         }
         rows.push((
@@ -190,6 +216,7 @@ pub async fn replace(
             repository_mappings::created_at.eq(now),
             repository_mappings::account.eq(charge.account),
             repository_mappings::qos.eq(charge.qos),
+            repository_mappings::cluster.eq(cluster),
         ));
     }
     diesel::insert_into(repository_mappings::table)
@@ -200,17 +227,23 @@ pub async fn replace(
             repository_mappings::position.eq(excluded(repository_mappings::position)),
             repository_mappings::account.eq(excluded(repository_mappings::account)),
             repository_mappings::qos.eq(excluded(repository_mappings::qos)),
+            repository_mappings::cluster.eq(excluded(repository_mappings::cluster)),
         ))
         .execute(conn)
         .await?;
-    // What was asked for is true now.
-    diesel::delete(
-        mapping_requests::table
-            .filter(mapping_requests::slurm_user.eq(user.as_str()))
-            .filter(mapping_requests::repository_id.eq_any(&ids)),
-    )
-    .execute(conn)
-    .await?;
+    let (_, after) = self::list(conn, user).await?;
+    let is_true_now = |request: &Request| {
+        let mut of_repository = after
+            .iter()
+            .filter(|mapped| mapped.repository.id == request.repository.id);
+        of_repository.any(|mapped| match &mapped.cluster {
+            Some(cluster) => *cluster == request.cluster,
+            None => true,
+        })
+    };
+    let mut granted = requests(conn, Some(user)).await?;
+    granted.retain(is_true_now);
+    withdraw(conn, &granted).await?;
     let version = current + 1;
     set_version(conn, user, version).await?;
     Ok(Replaced::Done { version, changed })
@@ -239,71 +272,58 @@ pub async fn add(
     replace(conn, user, &entries, Some(version), now).await
 }
 
-/// Removes one repository, by its name, from a Slurm user's list and from what they ask for. Run it in a transaction. Returns
-/// its id and whether it was mapped; `None`: neither.
+/// Removes one repository, by its name, from a Slurm user's list and from what they ask for, as far as it is of these clusters. Run it in
+/// a transaction. Returns its id and whether it was mapped; `None`: neither.
 pub async fn remove(
     conn: &mut AsyncPgConnection,
     user: &SlurmUser,
+    clusters: Clusters<'_>,
     owner: &str,
     name: &str,
 ) -> Result<Option<(RepositoryId, bool)>, StorageError> {
     let current = lock_list(conn, user).await?;
-    let asked = delete_request(conn, user, owner, name).await?;
-    let mapped: Option<i64> = diesel::delete(
+    let mut asked = requests(conn, Some(user)).await?;
+    asked.retain(|request| {
+        clusters.include(Some(&request.cluster)) && request.repository.is_named(owner, name)
+    });
+    withdraw(conn, &asked).await?;
+    let (_, mapped) = list(conn, user).await?;
+    let ids: Vec<i64> = mapped
+        .iter()
+        .filter(|mapped| {
+            clusters.include(mapped.cluster.as_deref()) && mapped.repository.is_named(owner, name)
+        })
+        .map(|mapped| mapped.repository.id)
+        .collect();
+    diesel::delete(
         repository_mappings::table
             .filter(repository_mappings::slurm_user.eq(user.as_str()))
-            .filter(repository_mappings::repository_id.eq_any(named(owner, name))),
+            .filter(repository_mappings::repository_id.eq_any(&ids)),
     )
-    .returning(repository_mappings::repository_id)
-    .get_result(conn)
-    .await
-    .optional()?;
-    if mapped.is_some() {
+    .execute(conn)
+    .await?;
+    if !ids.is_empty() {
         set_version(conn, user, current + 1).await?;
     }
-    Ok(mapped
-        .map(|id| (RepositoryId(id), true))
-        .or(asked.map(|id| (id, false))))
+    let asked = asked
+        .as_slice()
+        .first()
+        .map(|request| request.repository.id);
+    let removed = ids.as_slice().first().map(|id| (*id, true));
+    let removed = removed.or(asked.map(|id| (id, false)));
+    Ok(removed.map(|(id, was_mapped)| (RepositoryId(id), was_mapped)))
 }
 
-/// Removes one repository, by its name, from what a Slurm user asks for, and leaves their list alone. Run it in a transaction.
-/// `None`: it does not wait.
-pub async fn remove_request(
+/// Removes these requests. Run it in a transaction that has locked the lists of their users.
+pub async fn withdraw(
     conn: &mut AsyncPgConnection,
-    user: &SlurmUser,
-    owner: &str,
-    name: &str,
-) -> Result<Option<RepositoryId>, StorageError> {
-    lock_list(conn, user).await?;
-    delete_request(conn, user, owner, name).await
-}
-
-async fn delete_request(
-    conn: &mut AsyncPgConnection,
-    user: &SlurmUser,
-    owner: &str,
-    name: &str,
-) -> Result<Option<RepositoryId>, StorageError> {
-    let asked: Option<i64> = diesel::delete(
-        mapping_requests::table
-            .filter(mapping_requests::slurm_user.eq(user.as_str()))
-            .filter(mapping_requests::repository_id.eq_any(named(owner, name))),
-    )
-    .returning(mapping_requests::repository_id)
-    .get_result(conn)
-    .await
-    .optional()?;
-    Ok(asked.map(RepositoryId))
-}
-
-/// The id of the repository of this name, whatever its case.
-#[diesel::dsl::auto_type(no_type_alias)]
-fn named(owner: &str, name: &str) -> _ {
-    let (owner, name): (String, String) = (owner.to_lowercase(), name.to_lowercase());
-    repositories::table
-        .filter(lower(repositories::owner).eq(owner))
-        .filter(lower(repositories::name).eq(name))
-        .select(repositories::id)
+    requests: &[Request],
+) -> Result<(), StorageError> {
+    let versions: Vec<i64> = requests.iter().map(|request| request.version).collect();
+    diesel::delete(mapping_requests::table.filter(mapping_requests::version.eq_any(versions)))
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 /// A mapping that a Slurm user asks for.
@@ -319,6 +339,8 @@ pub struct Request {
     pub cluster: String,
     /// When.
     pub requested_at: DateTime<Utc>,
+    /// Another one whenever it asks for something else.
+    pub version: i64,
 }
 
 /// What became of a request.
@@ -328,28 +350,39 @@ pub enum Requested {
     Waits,
     /// It is mapped to this user already.
     Mapped,
-    /// It is mapped to another user.
+    /// It is mapped to another user, or to the user of another cluster.
     TakenByOther,
 }
 
-/// Keeps that a user asks for a mapping.
+/// Keeps that a user of `cluster` asks for a mapping. `unnamed`: mappings without a cluster are this cluster's. Run it in a transaction.
 pub async fn request(
     conn: &mut AsyncPgConnection,
     user: &SlurmUser,
     repository: RepositoryId,
     charge: &Charge,
     cluster: &str,
+    unnamed: bool,
     now: DateTime<Utc>,
 ) -> Result<Requested, StorageError> {
-    let mapped_to: Option<String> = repository_mappings::table
+    lock_list(conn, user).await?;
+    let mapped_to: Option<(String, Option<String>)> = repository_mappings::table
         .find(repository.0)
-        .select(repository_mappings::slurm_user)
+        .select((
+            repository_mappings::slurm_user,
+            repository_mappings::cluster,
+        ))
         .first(conn)
         .await
         .optional()?;
+    let own = Clusters::One {
+        name: cluster,
+        unnamed,
+    };
     match mapped_to {
-        Some(other) if other != user.as_str() => return Ok(Requested::TakenByOther),
-        Some(_) => return Ok(Requested::Mapped),
+        Some((of, on)) if of == user.as_str() && own.include(on.as_deref()) => {
+            return Ok(Requested::Mapped);
+        }
+        Some(_) => return Ok(Requested::TakenByOther),
         None => {}
     }
     diesel::insert_into(mapping_requests::table)
@@ -362,11 +395,17 @@ pub async fn request(
             mapping_requests::requested_at.eq(now),
         ))
         .on_conflict((
+            mapping_requests::cluster,
             mapping_requests::slurm_user,
             mapping_requests::repository_id,
         ))
         .do_update()
         .set((
+            mapping_requests::version.eq(sql::<BigInt>(
+                "CASE WHEN (mapping_requests.account, mapping_requests.qos) \
+                 IS DISTINCT FROM (excluded.account, excluded.qos) \
+                 THEN excluded.version ELSE mapping_requests.version END",
+            )),
             mapping_requests::account.eq(excluded(mapping_requests::account)),
             mapping_requests::qos.eq(excluded(mapping_requests::qos)),
         ))
@@ -387,6 +426,7 @@ pub async fn requests(
         Option<String>,
         String,
         DateTime<Utc>,
+        i64,
     );
     let mut query = mapping_requests::table
         .inner_join(repositories::table)
@@ -398,6 +438,7 @@ pub async fn requests(
             mapping_requests::qos,
             mapping_requests::cluster,
             mapping_requests::requested_at,
+            mapping_requests::version,
         ))
         .into_boxed();
     if let Some(user) = user {
@@ -405,17 +446,20 @@ pub async fn requests(
     }
     let rows: Vec<Row> = query.load(conn).await?;
     rows.into_iter()
-        .map(|(user, repository, account, qos, cluster, requested_at)| {
-            let user = user
-                .parse()
-                .map_err(|_| StorageError::Unknown("mapping_requests.slurm_user"))?;
-            Ok(Request {
-                user,
-                repository,
-                charge: Charge { account, qos },
-                cluster,
-                requested_at,
-            })
-        })
+        .map(
+            |(user, repository, account, qos, cluster, requested_at, version)| {
+                let user = user
+                    .parse()
+                    .map_err(|_| StorageError::Unknown("mapping_requests.slurm_user"))?;
+                Ok(Request {
+                    user,
+                    repository,
+                    charge: Charge { account, qos },
+                    cluster,
+                    requested_at,
+                    version,
+                })
+            },
+        )
         .collect()
 }

@@ -26,6 +26,13 @@ pub struct Repository {
     pub private: Option<bool>,
 }
 
+impl Repository {
+    /// Whether this is its name, whatever the case.
+    pub fn is_named(&self, owner: &str, name: &str) -> bool {
+        self.owner.eq_ignore_ascii_case(owner) && self.name.eq_ignore_ascii_case(name)
+    }
+}
+
 /// Records what a webhook or REST says about a repository; `None` leaves what is known.
 pub async fn upsert(
     conn: &mut AsyncPgConnection,
@@ -95,7 +102,7 @@ pub(crate) type StandingRow = (
     Option<String>,
     Option<bool>,
     Option<bool>,
-    Option<(String, Option<String>, Option<String>)>,
+    Option<(String, Option<String>, Option<String>, Option<String>)>,
 );
 
 /// The columns of a [`StandingRow`], where `repositories` is joined with `installations` and `repository_mappings`.
@@ -109,6 +116,7 @@ macro_rules! standing_columns {
             crate::schema::installations::deleted.nullable(),
             (
                 crate::schema::repository_mappings::slurm_user,
+                crate::schema::repository_mappings::cluster,
                 crate::schema::repository_mappings::account,
                 crate::schema::repository_mappings::qos,
             )
@@ -121,9 +129,10 @@ pub(crate) use standing_columns;
 pub(crate) fn read_standing(row: StandingRow) -> Result<Standing, StorageError> {
     let (private, reachable, allowed, suspended, deleted, mapping) = row;
     let mapped_to = mapping
-        .map(|(user, account, qos)| {
+        .map(|(user, cluster, account, qos)| {
             user.parse().map(|user| Mapping {
                 user,
+                cluster,
                 charge: Charge { account, qos },
             })
         })

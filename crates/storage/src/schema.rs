@@ -38,17 +38,19 @@ diesel::table! {
         created_at -> Timestamptz,
         account -> Nullable<Text>,
         qos -> Nullable<Text>,
+        cluster -> Nullable<Text>,
     }
 }
 
 diesel::table! {
-    mapping_requests (slurm_user, repository_id) {
+    mapping_requests (cluster, slurm_user, repository_id) {
         slurm_user -> Text,
         repository_id -> BigInt,
         cluster -> Text,
         account -> Nullable<Text>,
         qos -> Nullable<Text>,
         requested_at -> Timestamptz,
+        version -> BigInt,
     }
 }
 

@@ -336,7 +336,11 @@ impl Broker {
             caller: caller.clone(),
             mode,
             admission: Admission {
-                refusal: for_class(standing, &loaded.class.slurm_user),
+                refusal: for_class(
+                    standing,
+                    &loaded.class.slurm_user,
+                    loaded.launch.slurm.cluster.as_deref(),
+                ),
                 demand: loaded.class.demand,
                 redeemed: loaded.class.redeemed,
             },

@@ -105,20 +105,26 @@ export function createApi(token: string) {
       return expected(data);
     },
 
-    /** Grants a request, with the account and QOS it names, if it is still pending. */
-    async grant({ user, url }: UserRepository): Promise<UserRepository> {
+    /** Grants a request, with the account and QOS it names, if it is still pending and unchanged. */
+    async grant(request: UserRepository): Promise<UserRepository> {
+      const { id, user, url } = request;
       const { data } = await client.POST('/api/users/{username}/repositories', {
-        params: { path: { username: user }, query: { waiting: true } },
-        body: { repository: url },
+        params: { path: { username: user }, query: { waiting: true }, header: ifSeen(request) },
+        body: { repository: url, id },
       });
       return expected(data);
     },
 
-    /** Refuses a request, if it is still pending. */
-    async refuse({ user, url }: UserRepository): Promise<void> {
+    /** Refuses a request, if it is still pending and unchanged. */
+    async refuse(request: UserRepository): Promise<void> {
+      const { user, url } = request;
       const [owner = '', name = ''] = fullNameOf(url).split('/');
       await client.DELETE('/api/users/{username}/repositories/{owner}/{name}', {
-        params: { path: { username: user, owner, name }, query: { waiting: true } },
+        params: {
+          path: { username: user, owner, name },
+          query: { waiting: true },
+          header: ifSeen(request),
+        },
       });
     },
 
@@ -154,6 +160,11 @@ function chargesOf(repositories: readonly UserRepository[]): Record<string, Char
       .filter((each) => each.state === 'mapped' && isSet(chargeOf(each)))
       .map((each) => [keyOf(each.url), chargeOf(each)]),
   );
+}
+
+/** The version of the request on the page. */
+function ifSeen({ version }: UserRepository) {
+  return version == null ? {} : { 'If-Match': `"${version}"` };
 }
 
 /** Drops the weak mark that a compressing reverse proxy adds: `If-Match` never matches a weak version. */

@@ -40,8 +40,8 @@ export function ChargeDialog({ name, charge, onChange, onClose }: Props) {
         <Field ref={account} label="Account" value={charge.account} />
         <Field ref={qos} label="QOS" value={charge.qos} />
         <div className={styles.hint}>
-          These apply to workflow jobs whose labels name no account or QOS. Leave a field empty to
-          use the site’s default. Save the list to save this change.
+          Workflow jobs whose labels name another account or QOS are refused. Leave a field empty to
+          use the site’s default, or the one that labels name. Save the list to save this change.
         </div>
       </form>
     </Dialog>

@@ -4,7 +4,7 @@ import { type Charge, isSet } from './charge';
 /** The account and QOS, in words. */
 export function ChargeText({ charge }: { readonly charge: Charge }) {
   if (!isSet(charge)) {
-    return <div className={styles.charge}>Charged to the site’s default</div>;
+    return <div className={styles.charge}>Charged to the site’s default, or as labels say</div>;
   }
   const { account, qos } = charge;
   return (

@@ -5,7 +5,7 @@ import { useEffect, useRef, useState } from 'react';
 import type { UserRepository } from '../api/api';
 import { ApiError, explanationOf, hasCode } from '../api/problem';
 import { ChargeText } from '../mapping/ChargeText';
-import { chargeOf, isSet } from '../mapping/charge';
+import { chargeOf } from '../mapping/charge';
 import { Refusal } from '../mapping/Refusal';
 import { fullNameOf } from '../mapping/repositoryName';
 import { PageLink } from '../ui/links';
@@ -51,7 +51,7 @@ export function RequestRows({ requests, users, heading }: Props) {
         <ul className={styles.list} aria-label="Requests">
           {requests.map((request) => (
             <Row
-              key={`${request.user} ${request.id}`}
+              key={`${request.user} ${request.id} ${request.cluster}`}
               request={request}
               users={users}
               onDecided={(request, outcome) => setDecided({ request, outcome })}
@@ -122,7 +122,7 @@ function Row({ request, users, onDecided }: RowProps) {
           )}
           {cluster != null && ` from cluster ${cluster}`}
         </div>
-        {isSet(charge) && <ChargeText charge={charge} />}
+        <ChargeText charge={charge} />
       </div>
       <div className={styles.buttons}>
         <Button
@@ -150,6 +150,9 @@ function Row({ request, users, onDecided }: RowProps) {
 
 /** Why a decision failed. */
 function Failure({ error }: { readonly error: Error }) {
+  if (hasCode(error, 'request_changed')) {
+    return <InlineMessage variant="warning">{explanationOf(error)}</InlineMessage>;
+  }
   const part = error instanceof ApiError ? error.problem.errors?.[0] : undefined;
   if (part === undefined) {
     return <InlineMessage variant="critical">{explanationOf(error)}</InlineMessage>;

@@ -26,6 +26,7 @@ describe('the requests of everyone', () => {
       'octo/firstFor alice, requested 2 hours ago from cluster mainCharged to account chemistry',
     );
     expect(second).toHaveTextContent('octo/secondFor bob, requested just now from cluster other');
+    expect(second).toHaveTextContent('Charged to the site’s default, or as labels say');
     expect(screen.getByRole('link', { name: 'bob' })).toHaveAttribute('href', '/mapping?user=bob');
   });
 
@@ -116,6 +117,26 @@ describe('a decision', () => {
     expect(await screen.findByText('Not available right now. GitHub is away.')).toBeVisible();
     await user.click(await button('Grant octo/second to bob'));
     expect(await screen.findByText('Granted. octo/second is now mapped to bob.')).toBeVisible();
+  });
+
+  it.each(['Grant', 'Refuse'])('to %s what the user has changed shows what it is now', async (verdict) => {
+    const api = asked();
+    const { user } = open('/requests', { api });
+    const early = await button(`${verdict} octo/first to alice`);
+    api.requested = api.requested.filter((each) => each.user !== 'alice');
+    api.ask('alice', 'octo/first', { id: 1000, account: 'physics' });
+    await user.click(early);
+    expect(
+      await screen.findByText(/The request has changed since you looked.*account physics/),
+    ).toBeVisible();
+    expect(await screen.findByText('Charged to account')).toHaveTextContent('account physics');
+    expect(addresses(api, 'alice')).toEqual(['https://github.com/octo/a']);
+    expect(api.requested).toHaveLength(2);
+    await user.click(await button(`${verdict} octo/first to alice`));
+    expect(await screen.findByText(verdict === 'Grant' ? /^Granted/ : /^Refused/)).toBeVisible();
+    expect(api.lists.get('alice')?.charges.get('octo/first')).toEqual(
+      verdict === 'Grant' ? { account: 'physics' } : undefined,
+    );
   });
 
   it.each(['Grant', 'Refuse'])('to %s what somebody else decided does nothing', async (verdict) => {

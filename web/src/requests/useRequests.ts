@@ -37,13 +37,24 @@ export function useDecision(
     onSuccess: (outcome) => {
       onDecided(request, outcome);
       queries.setQueryData<UserRepository[]>(REQUESTS_KEY, (before) =>
-        before?.filter(({ id, user }) => id !== request.id || user !== request.user),
+        before?.filter((each) => !isSame(each, request)),
       );
       void queries.invalidateQueries({ queryKey: REQUESTS_KEY });
       void queries.invalidateQueries({ queryKey: BUILDS_KEY });
       void reload(api, queries, drafts, request, outcome);
     },
+    onError: (error) => {
+      if (hasCode(error, 'request_changed')) {
+        // The row then shows the request as it is now, beside the reason.
+        void queries.invalidateQueries({ queryKey: REQUESTS_KEY });
+      }
+    },
   });
+}
+
+/** Whether both are requests of one user for one repository. Users of the same name on two clusters are two people. */
+function isSame(one: UserRepository, other: UserRepository): boolean {
+  return one.id === other.id && one.user === other.user && one.cluster === other.cluster;
 }
 
 async function decide(api: Api, request: UserRepository, verdict: Verdict): Promise<Outcome> {

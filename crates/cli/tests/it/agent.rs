@@ -65,6 +65,14 @@ fn labels_are_explained() {
             known.out
         );
     }
+    let fixed = explain(&["--account", "chemistry", "slurm", "slurm-account-physics"]);
+    assert!(
+        !fixed.ok
+            && fixed.err.contains("the account physics")
+            && fixed.err.contains("fixes the account chemistry"),
+        "{}",
+        fixed.err
+    );
     for (labels, reason) in [
         (["slurm", "windows"], "label `windows` is not served here"),
         (

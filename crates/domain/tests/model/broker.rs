@@ -186,6 +186,7 @@ pub fn refusal(w: &World, class: ClassId) -> Option<Why> {
     for_class(
         w.standings.get(&class.repository)?,
         &class.user.parse().ok()?,
+        None,
     )
 }
 

@@ -113,7 +113,8 @@ impl World {
     pub fn problem_while_full(&self) -> Option<String> {
         for (id, class) in &self.db.classes {
             let jobs = self.github.jobs.values().filter(|job| {
-                let mapping = self.standings.get(&job.repository).map(admit);
+                let standing = self.standings.get(&job.repository);
+                let mapping = standing.map(|standing| admit(standing, None));
                 job.state == WorkflowJobState::Queued
                     && (job.repository, job.labels) == (class.repository, class.labels)
                     && matches!(mapping, Some(Ok(mapping)) if mapping.user.as_str() == class.user)
@@ -167,7 +168,8 @@ impl World {
     /// Once the cluster has run what it can: everything queued has run, and nothing is left over.
     pub fn problem_at_the_end(&self) -> Option<String> {
         for (id, job) in &self.github.jobs {
-            let user = match self.standings.get(&job.repository).map(admit) {
+            let standing = self.standings.get(&job.repository);
+            let user = match standing.map(|standing| admit(standing, None)) {
                 Some(Ok(mapping)) => mapping.user,
                 _ => continue,
             };

@@ -101,7 +101,7 @@ impl World {
         let (labels, _) = LABELS
             .iter()
             .find(|(_, known)| words.iter().eq(known.iter()))?;
-        let decision = match admit(self.standings.get(&repository)?) {
+        let decision = match admit(self.standings.get(&repository)?, None) {
             Ok(mapping) => {
                 let user = USERS.iter().find(|user| **user == mapping.user.as_str())?;
                 Decision::Ours(self.db.ensure_class(repository, user, *labels))

@@ -501,6 +501,7 @@ impl World {
 fn mapping(user: &str) -> Option<Mapping> {
     user.parse().ok().map(|user| Mapping {
         user,
+        cluster: None,
         charge: Charge::default(),
     })
 }

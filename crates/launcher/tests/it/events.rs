@@ -59,6 +59,60 @@ async fn an_unmapped_repository_waits_and_starts_when_it_is_mapped() {
     assert_eq!(supply(&states(database.url()).await), 1);
 }
 
+/// A label spent another account than the administrator granted.
+#[tokio::test]
+async fn a_label_does_not_override_what_is_granted() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let entry = |account: Option<&str>| mappings::Entry {
+        charge: Some(Charge {
+            account: account.map(str::to_owned),
+            qos: None,
+        }),
+        ..REPOSITORY.into()
+    };
+    map_as(&pool, entry(Some("chemistry"))).await;
+    replan_now(&pool).await;
+    let labels = ["self-hosted", "slurm", "slurm-account-physics"];
+    apply(&pool, workflow_job("queued", facts(1, &labels))).await;
+    let (verdict_now, reason) = verdict(database.url(), 1).await;
+    let reason = reason.unwrap();
+    assert!(
+        verdict_now == "refused"
+            && reason.contains("account physics")
+            && reason.contains("fixes the account chemistry"),
+        "{verdict_now}: {reason}"
+    );
+    assert_eq!(states(database.url()).await, []);
+    // Where the mapping leaves it at the default, labels choose.
+    map_as(&pool, entry(None)).await;
+    replan_now(&pool).await;
+    assert_eq!(verdict(database.url(), 1).await, ("ours".to_owned(), None));
+}
+
+/// alice of another cluster is not this cluster's alice.
+#[tokio::test]
+async fn a_mapping_to_a_user_of_another_cluster_is_not_served() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let of = |cluster: &str| mappings::Entry {
+        cluster: Some(cluster.into()),
+        ..REPOSITORY.into()
+    };
+    map_as(&pool, of("other")).await;
+    apply(&pool, queued(1)).await;
+    let (verdict_now, reason) = verdict(database.url(), 1).await;
+    assert_eq!(verdict_now, "refused");
+    assert!(reason.unwrap().contains("another cluster"));
+    let mut conn = pool.connection().await.unwrap();
+    mappings::replace(&mut conn, &"alice".parse().unwrap(), &[], None, now())
+        .await
+        .unwrap();
+    map_as(&pool, of("main")).await;
+    replan_now(&pool).await;
+    assert_eq!(verdict(database.url(), 1).await, ("ours".to_owned(), None));
+}
+
 #[tokio::test]
 async fn what_a_mapping_charges_is_in_the_runner_class() {
     let database = TestDatabase::create().await;
@@ -71,7 +125,11 @@ async fn what_a_mapping_charges_is_in_the_runner_class() {
         qos: None,
     });
     let repository = REPOSITORY;
-    map_as(&pool, mappings::Entry { repository, charge }).await;
+    let entry = mappings::Entry {
+        charge,
+        ..repository.into()
+    };
+    map_as(&pool, entry).await;
     replan_now(&pool).await;
     let states = states(database.url()).await;
     assert_eq!(

@@ -30,6 +30,7 @@ fn periodic() -> Periodic {
 
 fn policy() -> Policy {
     Policy {
+        cluster: "main".into(),
         labels: LabelSettings::default().policy("main"),
         limits: PlannerLimits::default(),
     }

@@ -47,12 +47,18 @@ impl Service {
         Self::start_from(web, None).await
     }
 
-    /// Takes the word of the agent of the cluster `main`, whose keys are in this folder.
-    pub(crate) async fn start_with_agent(keys: &Path) -> Self {
-        let file = "[[agents]]\ncluster = \"main\"\npublic_keys = \"";
+    /// Takes the word of the agents of these clusters, whose keys are in these folders.
+    pub(crate) async fn start_with_agents(agents: &[(&str, &Path)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("settings.toml");
-        std::fs::write(&path, format!("{file}{}\"\n", keys.display())).unwrap();
+        let settings: String = agents
+            .iter()
+            .map(|(cluster, keys)| {
+                let keys = keys.display();
+                format!("[[agents]]\ncluster = \"{cluster}\"\npublic_keys = \"{keys}\"\n")
+            })
+            .collect();
+        std::fs::write(&path, settings).unwrap();
         Self::start_from(None, Some(&path)).await
     }
 
@@ -154,6 +160,23 @@ impl Service {
         body: Option<Value>,
     ) -> Answer {
         let mut call = self.http.request(method, self.of(path)).bearer_auth(token);
+        if let Some(body) = body {
+            call = call.json(&body);
+        }
+        answer(call).await
+    }
+
+    /// As an administrator who has seen this version.
+    pub(crate) async fn call_if(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        version: &Value,
+        body: Option<Value>,
+    ) -> Answer {
+        let mut call = self.http.request(method, self.of(path));
+        call = call.bearer_auth("secret");
+        call = call.header("if-match", format!("\"{version}\""));
         if let Some(body) = body {
             call = call.json(&body);
         }

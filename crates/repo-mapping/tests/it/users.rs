@@ -11,26 +11,48 @@ use crate::support::{Answer, Service, TOKEN};
 
 const OF_ALICE: &str = "/api/users/alice/repositories";
 
-/// repo-mapping and the agent whose word it takes.
+/// repo-mapping and the agents whose word it takes: that of `main`, and perhaps that of `other`.
 struct Cluster {
     service: Service,
     signer: Signer,
-    _keys: tempfile::TempDir,
+    other: Signer,
+    _keys: [tempfile::TempDir; 2],
 }
 
 impl Cluster {
     async fn start() -> Self {
-        let keys = tempfile::tempdir().unwrap();
-        let folder = KeyFolder::new(keys.path());
-        folder.generate(1).unwrap();
-        let service = Service::start_with_agent(keys.path()).await;
+        Self::start_with(1).await
+    }
+
+    async fn start_with(agents: usize) -> Self {
+        let keys = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let [signer, other] = [&keys[0], &keys[1]].map(|keys| {
+            let folder = KeyFolder::new(keys.path());
+            folder.generate(1).unwrap();
+            Signer::load(&folder).unwrap()
+        });
+        let known = [("main", keys[0].path()), ("other", keys[1].path())];
+        let service = Service::start_with_agents(&known[..agents]).await;
         service.at_github("widgets", 1, true).await;
         service.at_github("gadgets", 2, true).await;
         Self {
             service,
-            signer: Signer::load(&folder).unwrap(),
+            signer,
+            other,
             _keys: keys,
         }
+    }
+
+    /// As the alice of the cluster `other`.
+    async fn other_alice(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        let claims = UserClaims {
+            iss: "other".into(),
+            ..Self::claims("alice")
+        };
+        let token = self.other.sign(&claims).unwrap();
+        self.service
+            .call(method, path, token.expose_secret(), body)
+            .await
     }
 
     fn claims(user: &str) -> UserClaims {
@@ -93,8 +115,17 @@ async fn what_a_user_adds_waits_for_an_administrator() {
 
     let grant = json!({"repository": "acme/widgets"});
     let if_waiting = format!("{OF_ALICE}?waiting=true");
-    let granted = cluster
+    let blind = cluster
         .administrator(Method::POST, &if_waiting, Some(grant.clone()))
+        .await;
+    assert_eq!(
+        (blind.status, &blind.body["code"]),
+        (428, &json!("version_needed"))
+    );
+    let version = request["version"].clone();
+    let granted = cluster
+        .service
+        .call_if(Method::POST, &if_waiting, &version, Some(grant.clone()))
         .await;
     assert_eq!(
         (granted.status, &granted.body["account"]),
@@ -112,7 +143,7 @@ async fn what_a_user_adds_waits_for_an_administrator() {
         ),
     ];
     for (method, path, body) in too_late {
-        let said = cluster.administrator(method, &path, body).await;
+        let said = cluster.service.call_if(method, &path, &version, body).await;
         assert_eq!(
             (said.status, &said.body["code"]),
             (409, &json!("repository_not_waiting")),
@@ -268,4 +299,170 @@ async fn a_list_may_say_what_is_charged() {
         .await;
     assert_eq!(refused.status, 400);
     assert!(refused.text.contains("acount"), "{}", refused.text);
+}
+
+/// What was granted is what was seen, although the user changed it between the look and the click.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_is_about_the_request_that_was_seen() {
+    let cluster = Cluster::start().await;
+    let service = &cluster.service;
+    let ask = async |account: &str| {
+        let wanted = json!({"repository": "acme/widgets", "account": account});
+        let asked = cluster.alice(Method::POST, OF_ALICE, Some(wanted)).await;
+        assert_eq!(asked.status, 202, "{}", asked.text);
+        asked.body["version"].clone()
+    };
+    let seen = ask("chemistry").await;
+    assert_eq!(ask("chemistry").await, seen, "the same is the same");
+    let now = ask("physics").await;
+    let if_waiting = format!("{OF_ALICE}?waiting=true");
+    let one = format!("{OF_ALICE}/acme/widgets?waiting=true");
+    let grant = json!({"repository": "acme/widgets"});
+    for (method, path, body) in [
+        (Method::POST, &if_waiting, Some(grant.clone())),
+        (Method::DELETE, &one, None),
+    ] {
+        let refused = service.call_if(method, path, &seen, body).await;
+        assert_eq!(
+            (refused.status, &refused.body["code"]),
+            (412, &json!("request_changed")),
+            "{}",
+            refused.text
+        );
+        let detail = refused.body["detail"].as_str().unwrap();
+        assert!(detail.contains("account physics"), "{detail}");
+        assert_eq!(refused.etag, Some(format!("\"{now}\"")));
+    }
+    assert_eq!(service.get("/repositories/alice").await.body, json!([]));
+
+    // Whoever does not decide about the request grants what they write, whatever waits.
+    let plain = service.post("alice", &["acme/widgets"], None).await;
+    assert_eq!(plain.status, 200, "{}", plain.text);
+    let list = service.get(OF_ALICE).await;
+    assert_eq!(list.body[0]["account"], Value::Null, "{}", list.text);
+    service.post("alice", &[], None).await;
+
+    let seen = ask("physics").await;
+    let grant = json!({"repository": "acme/widgets", "account": "default", "qos": "normal"});
+    let granted = service
+        .call_if(Method::POST, &if_waiting, &seen, Some(grant))
+        .await;
+    assert_eq!(
+        (&granted.body["account"], &granted.body["qos"]),
+        (&Value::Null, &json!("normal")),
+        "{}",
+        granted.text
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_changed_is_not_changed_blindly() {
+    let cluster = Cluster::start().await;
+    let service = &cluster.service;
+    service.post("alice", &["acme/widgets"], None).await;
+    let stale = json!(0);
+    for (method, path, body) in [
+        (
+            Method::POST,
+            OF_ALICE.to_owned(),
+            Some(json!({"repository": "acme/gadgets"})),
+        ),
+        (Method::DELETE, format!("{OF_ALICE}/acme/widgets"), None),
+    ] {
+        let refused = service
+            .call_if(method.clone(), &path, &stale, body.clone())
+            .await;
+        assert_eq!(
+            (refused.status, &refused.body["code"]),
+            (412, &json!("mapping_changed")),
+            "{}",
+            refused.text
+        );
+        let etag = service.get(OF_ALICE).await.etag.unwrap();
+        let current: Value = serde_json::from_str(etag.trim_matches('"')).unwrap();
+        let done = service.call_if(method, &path, &current, body).await;
+        assert!(done.status < 300, "{}", done.text);
+    }
+}
+
+/// The agent of one cluster saw and removed what was mapped to the user of the same name on another.
+#[tokio::test(flavor = "multi_thread")]
+async fn users_of_the_same_name_on_two_clusters_do_not_meet() {
+    let cluster = Cluster::start_with(2).await;
+    let service = &cluster.service;
+    let wanted = json!({"repository": "acme/widgets", "account": "chemistry"});
+    let asked = cluster.alice(Method::POST, OF_ALICE, Some(wanted)).await;
+    let other = json!({"repository": "acme/widgets", "account": "stolen"});
+    let others = cluster
+        .other_alice(Method::POST, OF_ALICE, Some(other))
+        .await;
+    assert_eq!((asked.status, others.status), (202, 202), "{}", others.text);
+    let list = cluster.alice(Method::GET, OF_ALICE, None).await;
+    assert_eq!(list.body, json!([asked.body]), "unchanged by the other");
+
+    let granted = service
+        .call_if(
+            Method::POST,
+            &format!("{OF_ALICE}?waiting=true"),
+            &asked.body["version"],
+            Some(json!({"repository": "acme/widgets"})),
+        )
+        .await;
+    assert_eq!(
+        (&granted.body["cluster"], &granted.body["account"]),
+        (&json!("main"), &json!("chemistry")),
+        "{}",
+        granted.text
+    );
+    // One for which an administrator named no cluster is nobody's but theirs.
+    let list = json!(["acme/widgets", "acme/gadgets"]).to_string();
+    let both = service.post_body("alice", list, None).await;
+    assert_eq!(both.status, 200, "{}", both.text);
+    let seen = cluster.other_alice(Method::GET, OF_ALICE, None).await;
+    let [waits] = seen.body.as_array().unwrap().as_slice() else {
+        panic!("{}", seen.text);
+    };
+    assert_eq!(waits["state"], "waiting");
+    for (name, status) in [("widgets", 204), ("widgets", 404), ("gadgets", 404)] {
+        let path = format!("{OF_ALICE}/acme/{name}");
+        let removed = cluster.other_alice(Method::DELETE, &path, None).await;
+        assert_eq!(removed.status, status, "{name}: {}", removed.text);
+    }
+    let left = service.get("/repositories/alice").await;
+    assert_eq!(left.body.as_array().unwrap().len(), 2, "{}", left.text);
+    let again = json!({"repository": "acme/widgets"});
+    let again = cluster
+        .other_alice(Method::POST, OF_ALICE, Some(again))
+        .await;
+    assert_eq!(again.body["code"], "repository_mapped_elsewhere");
+    let named = json!({"repository": "acme/gadgets", "cluster": "main"});
+    let named = cluster
+        .other_alice(Method::POST, OF_ALICE, Some(named))
+        .await;
+    assert_eq!(named.body["errors"][0]["code"], "cluster_invalid");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_belongs_to_another_repository_is_refused() {
+    let cluster = Cluster::start().await;
+    let path = format!("{OF_ALICE}/acme/widgets");
+    let found = cluster.alice(Method::GET, &path, None).await;
+    assert_eq!(
+        found.body,
+        json!({"id": 1, "url": "https://github.com/acme/widgets"}),
+        "{}",
+        found.text
+    );
+    let wanted = json!({"repository": "acme/widgets", "id": 7});
+    let refused = cluster.alice(Method::POST, OF_ALICE, Some(wanted)).await;
+    assert_eq!(
+        (refused.status, &refused.body["code"]),
+        (409, &json!("repository_differs"))
+    );
+    let allowed = json!({"reason": "audited", "id": 7});
+    let refused = cluster
+        .service
+        .put("/api/public-repositories/acme/widgets", allowed)
+        .await;
+    assert_eq!(refused.body["code"], "repository_differs");
 }

@@ -5,13 +5,14 @@ use actix_web::http::header::AUTHORIZATION;
 use actix_web::{HttpRequest, HttpResponse, web};
 use aws_lc_rs::digest::{SHA256, digest};
 use gha_slurm_contract::Problem;
-use gha_slurm_contract::mapping::{RepositoryEntry, UserRepository};
+use gha_slurm_contract::mapping::{RepositoryEntry, RepositoryIdentity, UserRepository};
 use gha_slurm_contract::self_service::{
-    CredentialPayload, MUNGE_SCHEME, OwnLaunch, RepositoryRemoval, RunnerCancellation,
+    CredentialPayload, MUNGE_SCHEME, OwnLaunch, RepositoryConfirmation, RepositoryQuestion,
+    RepositoryRemoval, RunnerCancellation,
 };
-use gha_slurm_domain::SlurmUser;
+use gha_slurm_domain::{RepositoryFullName, SlurmUser};
 use gha_slurm_service_kit::body::LargestBody;
-use gha_slurm_service_kit::problem::method_not_allowed;
+use gha_slurm_service_kit::problem::{method_not_allowed, query};
 use gha_slurm_service_kit::{ApiError, Body};
 use reqwest::Method;
 use secrecy::ExposeSecret;
@@ -19,6 +20,7 @@ use serde::de::DeserializeOwned;
 
 use super::SelfService;
 use super::munge::{CredentialError, Opened};
+use crate::start::Starter;
 
 const BODY_LIMIT: usize = 16 * 1024;
 /// When to ask again after a 503.
@@ -36,6 +38,11 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, service: web::Data<Self
                     .route(web::post().to(add))
                     .route(web::delete().to(remove))
                     .default_service(method_not_allowed("GET, POST, DELETE")),
+            )
+            .service(
+                web::resource("/repos/identity")
+                    .route(web::get().to(identity))
+                    .default_service(method_not_allowed("GET")),
             )
             .service(
                 web::resource("/runners")
@@ -205,24 +212,33 @@ impl SelfService {
         })
     }
 
-    /// What the cluster itself keeps of a user's consent, where it keeps any.
-    async fn consent(
+    /// Changes what the cluster itself keeps of users' consents, where it keeps any.
+    async fn consents<T: Send + 'static>(
         &self,
-        user: &SlurmUser,
-        repository_id: i64,
-        given: bool,
-    ) -> Result<(), ApiError> {
+        change: impl FnOnce(&Starter) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, ApiError> {
         let starter = std::sync::Arc::clone(&self.starter);
-        let user = user.clone();
-        tokio::task::spawn_blocking(move || {
-            starter
-                .policy
-                .record_consent(&user, repository_id, given, starter.clock.now())
-        })
-        .await
-        .map_err(|e| ApiError::internal(&e))?
-        .map_err(|e| ApiError::unavailable("policy.consents", &e, RETRY_AFTER_S))
+        tokio::task::spawn_blocking(move || change(&starter))
+            .await
+            .map_err(|e| ApiError::internal(&e))?
+            .map_err(|e| ApiError::unavailable("policy.consents", &e, RETRY_AFTER_S))
     }
+}
+
+fn name_of(text: &str) -> Result<RepositoryFullName, ApiError> {
+    RepositoryFullName::parse_any(text).map_err(|error| {
+        ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "repository_invalid",
+            "Not a repository",
+        )
+        .detail(error.to_string())
+    })
+}
+
+/// The name at the end of a repository's URL, as repo-mapping writes it.
+fn is_url_of(url: &str, name: &RepositoryFullName) -> bool {
+    name_of(url).is_ok_and(|written| written == *name)
 }
 
 /// What repo-mapping answers.
@@ -268,19 +284,48 @@ pub(crate) async fn list(
     Ok(answer.into())
 }
 
-/// Asks for a repository; it waits for an administrator.
+/// The repository that a name belongs to, as repo-mapping knows it from GitHub, for the user to check and confirm.
+#[utoipa::path(
+    get,
+    path = "/config/repos/identity",
+    operation_id = "identifyRepository",
+    params(("repository" = String, Query, description = "`owner/name` of the repository")),
+    responses(
+        (status = 200, description = "The repository", body = RepositoryIdentity),
+        (status = 400, description = "Not a repository", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "A MUNGE credential is needed, or it is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "It cannot be used", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "MUNGE or repo-mapping is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("mungeCredential" = []))
+)]
+pub(crate) async fn identity(
+    request: HttpRequest,
+    service: web::Data<SelfService>,
+) -> Result<HttpResponse, ApiError> {
+    let user = service.user(&request).await?;
+    let RepositoryQuestion { repository } = query(&request)?;
+    let name = name_of(&repository)?;
+    let path = format!("/{name}");
+    let answer = service.forward(&user, Method::GET, &path, None).await?;
+    Ok(answer.into())
+}
+
+/// Asks for the repository that the user has confirmed; it waits for an administrator. What the cluster keeps of the consent is what the
+/// user wrote: what repo-mapping answers cannot change it, only prevent it.
 #[utoipa::path(
     post,
     path = "/config/repos",
     operation_id = "addRepository",
-    request_body = RepositoryEntry,
+    request_body = RepositoryConfirmation,
     responses(
         (status = 200, description = "It is mapped", body = UserRepository),
         (status = 202, description = "It waits for an administrator", body = UserRepository),
-        (status = 400, description = "The body is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "The body is wrong; `repository_unconfirmed`: it has no id", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "A MUNGE credential is needed, or it is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "It is mapped to another user", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It is mapped to another user; `repository_differs`: it is not the one that was confirmed", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "It cannot be used", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "MUNGE or repo-mapping is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
@@ -291,20 +336,51 @@ pub(crate) async fn add(
     body: Body,
     service: web::Data<SelfService>,
 ) -> Result<HttpResponse, ApiError> {
-    let (user, entry): (_, RepositoryEntry) = service.user_and(&request, body).await?;
+    let (user, confirmed): (_, RepositoryConfirmation) = service.user_and(&request, body).await?;
+    let name = name_of(&confirmed.repository)?;
+    let Some(id) = confirmed.repository_id else {
+        return Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "repository_unconfirmed",
+            "The repository is not confirmed",
+        )
+        .detail("`repositoryId` is missing: a newer gha-slurm command shows GitHub's id of the repository and asks for it."));
+    };
+    let entry = RepositoryEntry {
+        repository: name.to_string(),
+        account: confirmed.account,
+        qos: confirmed.qos,
+        id: Some(id),
+        cluster: None,
+    };
     let answer = service
         .forward(&user, Method::POST, "", Some(&entry))
         .await?;
     if answer.status.is_success() {
         let added: UserRepository =
             serde_json::from_slice(&answer.body).map_err(|e| ApiError::internal(&e))?;
-        service.consent(&user, added.id, true).await?;
+        if added.id != id || !is_url_of(&added.url, &name) {
+            tracing::warn!(%user, confirmed = %name, confirmed.id = id, answered = added.url, answered.id = added.id,
+                "repo-mapping answered with another repository than the user confirmed");
+            return Err(ApiError::new(
+                StatusCode::CONFLICT,
+                "repository_differs",
+                "repo-mapping names another repository than you confirmed",
+            )
+            .detail(format!(
+                "You confirmed {name} with the id {id}, and repo-mapping answered with {} and the id {}. The cluster recorded no consent.",
+                added.url, added.id
+            )));
+        }
+        let (of, now) = (user.clone(), service.starter.clock.now());
+        let recorded = move |starter: &Starter| starter.policy.record_consent(&of, id, &name, now);
+        service.consents(recorded).await?;
         tracing::info!(%user, repository = added.url, state = ?added.state, "a user added a repository");
     }
     Ok(answer.into())
 }
 
-/// Removes a repository, or what waits.
+/// Removes a repository, or what waits. The cluster's own record of the consent ends first, whatever repo-mapping answers.
 #[utoipa::path(
     delete,
     path = "/config/repos",
@@ -327,24 +403,24 @@ pub(crate) async fn remove(
 ) -> Result<HttpResponse, ApiError> {
     let (user, asked) = service.user_and(&request, body).await?;
     let RepositoryRemoval { repository } = asked;
+    let name = name_of(&repository)?;
+    let withdraw = async |id: Option<i64>| {
+        let (of, name) = (user.clone(), name.clone());
+        service
+            .consents(move |starter| starter.policy.withdraw_consent(&of, &name, id))
+            .await
+    };
+    let was_consented = withdraw(None).await?;
     let known = service.forward(&user, Method::GET, "", None).await?;
     if !known.status.is_success() {
         return Ok(known.into());
     }
     let known: Vec<UserRepository> =
         serde_json::from_slice(&known.body).map_err(|e| ApiError::internal(&e))?;
-    let wanted = repository.trim().trim_end_matches('/').to_lowercase();
-    let wanted = wanted.strip_suffix(".git").unwrap_or(&wanted);
-    let found = known.iter().find_map(|known| {
-        let url = known.url.to_lowercase();
-        let name = known.url.rsplitn(3, '/').collect::<Vec<_>>();
-        let [short, owner, _] = name.as_slice() else {
-            return None;
-        };
-        let full = format!("{owner}/{short}");
-        (url == wanted || full.to_lowercase() == wanted).then_some((known.id, full))
-    });
-    let Some((id, full)) = found else {
+    let Some(known) = known.iter().find(|known| is_url_of(&known.url, &name)) else {
+        if was_consented {
+            return Ok(HttpResponse::NoContent().finish());
+        }
         return Err(ApiError::new(
             StatusCode::NOT_FOUND,
             "repository_not_mapped",
@@ -352,12 +428,12 @@ pub(crate) async fn remove(
         )
         .detail("`gha-slurm repos list` shows what you have."));
     };
-    let answer = service
-        .forward(&user, Method::DELETE, &format!("/{full}"), None)
-        .await?;
+    // One that was renamed, or recorded without its name.
+    withdraw(Some(known.id)).await?;
+    let path = format!("/{name}");
+    let answer = service.forward(&user, Method::DELETE, &path, None).await?;
     if answer.status.is_success() {
-        service.consent(&user, id, false).await?;
-        tracing::info!(%user, repository = full, "a user removed a repository");
+        tracing::info!(%user, repository = %name, "a user removed a repository");
     }
     Ok(answer.into())
 }

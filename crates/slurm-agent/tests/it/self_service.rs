@@ -20,6 +20,7 @@ use crate::real_slurm::{By, by_both, of};
 
 by_both!(
     a_user_manages_their_repositories_from_a_login_node,
+    another_repository_than_was_confirmed_gets_no_consent,
     a_credential_is_good_for_one_call_from_a_login_node,
     workflow_code_on_a_compute_node_cannot_use_it,
 );
@@ -119,6 +120,16 @@ impl Cluster {
             .await;
     }
 
+    /// repo-mapping says that `acme/widgets` is this one.
+    async fn finds(&self, name: &str, id: i64) {
+        let answer = json!({"id": id, "url": format!("https://github.com/{name}")});
+        Mock::given(method("GET"))
+            .and(path(of_user("/acme/widgets")))
+            .respond_with(ResponseTemplate::new(200).set_body_json(answer))
+            .mount(&self.repo_mapping)
+            .await;
+    }
+
     fn consents(&self) -> String {
         std::fs::read_to_string(&self.consents).unwrap()
     }
@@ -186,11 +197,17 @@ async fn a_user_manages_their_repositories_from_a_login_node(by: By) {
         .respond_with(ResponseTemplate::new(202).set_body_json(widgets("waiting")))
         .mount(&cluster.repo_mapping)
         .await;
+    cluster.finds("acme/widgets", 42).await;
+    let add = ["repos", "add", "acme/widgets", "--account", "chemistry"];
+    let unconfirmed = cluster.gha_slurm(USER, &add).await;
+    assert!(
+        !unconfirmed.ok && unconfirmed.err.contains("--id 42"),
+        "{}",
+        unconfirmed.err
+    );
+    assert_eq!(cluster.consents(), "news 77 # by hand\n");
     let added = cluster
-        .gha_slurm(
-            USER,
-            &["repos", "add", "acme/widgets", "--account", "chemistry"],
-        )
+        .gha_slurm(USER, &[&add[..], &["--yes"]].concat())
         .await;
     assert!(
         added.ok && added.out.contains("waits for an administrator"),
@@ -203,7 +220,7 @@ async fn a_user_manages_their_repositories_from_a_login_node(by: By) {
     let body: Value = serde_json::from_slice(&asked.body).unwrap();
     assert_eq!(
         body,
-        json!({"repository": "acme/widgets", "account": "chemistry"})
+        json!({"repository": "acme/widgets", "account": "chemistry", "id": 42})
     );
     let bearer = asked.headers["authorization"].to_str().unwrap();
     let keys = KeyFolder::new(cluster.site.path("identity"))
@@ -219,7 +236,9 @@ async fn a_user_manages_their_repositories_from_a_login_node(by: By) {
     assert_eq!(claims.sub.as_str(), USER, "MUNGE says who it is");
     assert!(claims.exp - claims.iat <= 60);
     assert!(
-        cluster.consents().contains(&format!("{USER} 42 ")),
+        cluster
+            .consents()
+            .contains(&format!("{USER} 42 # acme/widgets by the user, ")),
         "the cluster keeps the consent: {}",
         cluster.consents()
     );
@@ -244,13 +263,74 @@ async fn a_user_manages_their_repositories_from_a_login_node(by: By) {
         .gha_slurm(USER, &["repos", "remove", "acme/$(reboot)"])
         .await;
     assert!(
-        !unknown.ok && unknown.err.contains("do not have this repository"),
+        !unknown.ok && unknown.err.contains("Not a repository"),
         "{}",
         unknown.err
     );
     // Whom the policy does not let in gets no further than their name.
     let root = cluster.gha_slurm("root", &["repos", "list"]).await;
     assert!(!root.ok && root.err.contains("uid 0"), "{}", root.err);
+    cluster.agent.stop();
+}
+
+/// A service that was taken over cannot have the cluster write down another consent than the user's.
+async fn another_repository_than_was_confirmed_gets_no_consent(by: By) {
+    let Some(cluster) = Cluster::start(by).await else {
+        return;
+    };
+    let theirs = |id: i64, name: &str| {
+        let mut answer = widgets("mapped");
+        answer["id"] = json!(id);
+        answer["url"] = json!(format!("https://github.com/{name}"));
+        answer
+    };
+    for answer in [theirs(666, "acme/widgets"), theirs(42, "evil/widgets")] {
+        let mock = Mock::given(method("POST"))
+            .and(path(of_user("")))
+            .respond_with(ResponseTemplate::new(200).set_body_json(answer))
+            .mount_as_scoped(&cluster.repo_mapping)
+            .await;
+        let add = ["repos", "add", "acme/widgets", "--id", "42"];
+        let added = cluster.gha_slurm(USER, &add).await;
+        assert!(
+            !added.ok && added.err.contains("another repository than you confirmed"),
+            "{}{}",
+            added.out,
+            added.err
+        );
+        drop(mock);
+        assert_eq!(cluster.consents(), "news 77 # by hand\n");
+    }
+    cluster.finds("evil/widgets", 666).await;
+    let add = ["repos", "add", "acme/widgets", "--yes"];
+    let added = cluster.gha_slurm(USER, &add).await;
+    assert!(!added.ok, "{}", added.out);
+    let unconfirmed = json!({"repository": "acme/widgets"}).to_string();
+    let call = CredentialPayload {
+        method: "POST".into(),
+        path: "/config/repos".into(),
+        body_sha256: hex::encode(aws_lc_rs::digest::digest(
+            &aws_lc_rs::digest::SHA256,
+            unconfirmed.as_bytes(),
+        )),
+    };
+    let credential = credential(&cluster.login, &call, true);
+    let (status, problem) = cluster.call(Method::POST, &credential, &unconfirmed).await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (400, &json!("repository_unconfirmed"))
+    );
+    assert_eq!(cluster.consents(), "news 77 # by hand\n");
+
+    // A consent ends with the user's word, although repo-mapping pretends not to know the repository.
+    let consents = format!("{USER} 42 # acme/widgets by the user, 2026-11-28\n");
+    std::fs::write(&cluster.consents, consents).unwrap();
+    cluster.has(json!([])).await;
+    let removed = cluster
+        .gha_slurm(USER, &["repos", "remove", "acme/widgets"])
+        .await;
+    assert!(removed.ok, "{}", removed.err);
+    assert_eq!(cluster.consents().trim(), "");
     cluster.agent.stop();
 }
 

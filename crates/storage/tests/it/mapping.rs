@@ -1,7 +1,7 @@
 use gha_slurm_domain::admission::Charge;
 use gha_slurm_domain::{RepositoryId, SlurmUser};
 use gha_slurm_storage::AsyncConnection;
-use gha_slurm_storage::mappings::{self, Entry, Replaced, Requested};
+use gha_slurm_storage::mappings::{self, Clusters, Entry, Replaced, Requested};
 use gha_slurm_storage::repositories;
 use gha_slurm_storage::{AsyncPgConnection, StorageError};
 use gha_slurm_test_support::TestDatabase;
@@ -156,8 +156,8 @@ async fn a_mapping_keeps_its_account_until_it_is_told_another() {
     let alice: SlurmUser = "alice".parse().unwrap();
     replace(&mut conn, "alice", &[1, 2], None).await;
     let entry = Entry {
-        repository: RepositoryId(2),
         charge: Some(charge(Some("chemistry"), None)),
+        ..RepositoryId(2).into()
     };
     let added = mappings::add(&mut conn, &alice, entry.clone(), now())
         .await
@@ -206,7 +206,7 @@ async fn a_request_waits_until_it_is_mapped_or_taken_back() {
     for id in [1, 2, 3] {
         let id = RepositoryId(id);
         let none = Charge::default();
-        let requested = mappings::request(&mut conn, &alice, id, &none, "main", now()).await;
+        let requested = mappings::request(&mut conn, &alice, id, &none, "main", true, now()).await;
         asked.push(requested.unwrap());
     }
     assert_eq!(
@@ -225,17 +225,33 @@ async fn a_request_waits_until_it_is_mapped_or_taken_back() {
     let names: Vec<_> = waiting.iter().map(|r| r.repository.name.as_str()).collect();
     assert_eq!(names, ["two"], "what was mapped does not wait any more");
     let remove = async |conn: &mut AsyncPgConnection, name| {
-        mappings::remove(conn, &alice, "ACME", name).await.unwrap()
+        mappings::remove(conn, &alice, Clusters::All, "ACME", name)
+            .await
+            .unwrap()
     };
-    let mut withdraw = async |name| {
-        let removed = mappings::remove_request(&mut conn, &alice, "ACME", name).await;
-        removed.unwrap()
-    };
-    assert_eq!(withdraw("one").await, None, "mapped, and it stays so");
-    assert_eq!(withdraw("Two").await, Some(RepositoryId(2)));
-    assert_eq!(withdraw("two").await, None);
+    mappings::withdraw(&mut conn, &waiting).await.unwrap();
+    assert!(
+        mappings::requests(&mut conn, None)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(
+        ids(&mut conn, "alice").await.1,
+        [1],
+        "mapped, and it stays so"
+    );
     let none = Charge::default();
-    let again = mappings::request(&mut conn, &alice, RepositoryId(2), &none, "main", now()).await;
+    let again = mappings::request(
+        &mut conn,
+        &alice,
+        RepositoryId(2),
+        &none,
+        "main",
+        true,
+        now(),
+    )
+    .await;
     assert_eq!(again.unwrap(), Requested::Waits);
     assert_eq!(
         remove(&mut conn, "Two").await,
@@ -253,4 +269,88 @@ async fn a_request_waits_until_it_is_mapped_or_taken_back() {
             .is_empty()
     );
     assert_eq!(ids(&mut conn, "bob").await, (1, vec![3]));
+}
+
+/// Two people of one name: what one of them asks for, has and removes is not the other's.
+#[tokio::test]
+async fn users_of_the_same_name_on_two_clusters_are_two() {
+    let database = TestDatabase::create().await;
+    let mut conn = database.pool().connection().await.unwrap();
+    three_repositories(&mut conn).await;
+    let alice: SlurmUser = "alice".parse().unwrap();
+    let on = |name| Clusters::One {
+        name,
+        unnamed: false,
+    };
+    let ask = async |conn: &mut AsyncPgConnection, id, account, cluster| {
+        let charge = charge(account, None);
+        let id = RepositoryId(id);
+        mappings::request(conn, &alice, id, &charge, cluster, false, now())
+            .await
+            .unwrap()
+    };
+    ask(&mut conn, 1, Some("chemistry"), "a").await;
+    ask(&mut conn, 1, Some("physics"), "b").await;
+    let asked = mappings::requests(&mut conn, Some(&alice)).await.unwrap();
+    assert_eq!(asked.len(), 2);
+    assert_eq!(asked[0].charge.account.as_deref(), Some("chemistry"));
+
+    // What waits is another request once it asks for something else, and the same if it is repeated.
+    let version = asked[0].version;
+    ask(&mut conn, 1, Some("chemistry"), "a").await;
+    let again = mappings::requests(&mut conn, Some(&alice)).await.unwrap();
+    assert_eq!(again[0].version, version);
+    ask(&mut conn, 1, Some("biology"), "a").await;
+    let again = mappings::requests(&mut conn, Some(&alice)).await.unwrap();
+    assert_ne!(again[0].version, version);
+
+    let entry = Entry {
+        cluster: Some("a".into()),
+        ..RepositoryId(1).into()
+    };
+    mappings::add(&mut conn, &alice, entry.clone(), now())
+        .await
+        .unwrap();
+    let waits = mappings::requests(&mut conn, Some(&alice)).await.unwrap();
+    assert_eq!(waits.len(), 1, "the other's request is not granted");
+    assert_eq!(waits[0].cluster, "b");
+    assert_eq!(
+        ask(&mut conn, 1, None, "b").await,
+        Requested::TakenByOther,
+        "it is the other's"
+    );
+    let of_b = Entry {
+        cluster: Some("b".into()),
+        ..entry
+    };
+    assert_eq!(
+        mappings::add(&mut conn, &alice, of_b, now()).await.unwrap(),
+        Replaced::TakenByOthers(vec![RepositoryId(1)])
+    );
+    replace(&mut conn, "alice", &[1, 2], None).await;
+    let standing = repositories::standing(&mut conn, RepositoryId(1)).await;
+    let mapping = standing.unwrap().unwrap().1.mapped_to.unwrap();
+    assert_eq!(
+        mapping.cluster.as_deref(),
+        Some("a"),
+        "a list of names changes none"
+    );
+
+    let removed = mappings::remove(&mut conn, &alice, on("b"), "acme", "one").await;
+    assert_eq!(
+        removed.unwrap(),
+        Some((RepositoryId(1), false)),
+        "what waits"
+    );
+    let removed = mappings::remove(&mut conn, &alice, on("b"), "acme", "one").await;
+    assert_eq!(removed.unwrap(), None);
+    let removed = mappings::remove(&mut conn, &alice, on("b"), "acme", "two").await;
+    assert_eq!(removed.unwrap(), None, "an administrator named no cluster");
+    let only = Clusters::One {
+        name: "b",
+        unnamed: true,
+    };
+    let removed = mappings::remove(&mut conn, &alice, only, "acme", "two").await;
+    assert_eq!(removed.unwrap(), Some((RepositoryId(2), true)));
+    assert_eq!(ids(&mut conn, "alice").await.1, [1]);
 }

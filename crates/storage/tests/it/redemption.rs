@@ -43,7 +43,7 @@ async fn call_back(pool: &Database, launch: LaunchId, caller: Caller) -> Answer 
                     caller: caller.clone(),
                     mode: RunnerMode::Jit,
                     admission: Admission {
-                        refusal: for_class(&callback.standing, &before.class.slurm_user),
+                        refusal: for_class(&callback.standing, &before.class.slurm_user, None),
                         demand: before.class.demand,
                         redeemed: callback.loaded.class.redeemed,
                     },

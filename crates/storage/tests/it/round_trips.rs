@@ -90,7 +90,7 @@ async fn redeem(pool: &Database, launch: LaunchId) {
         },
         mode: RunnerMode::Jit,
         admission: Admission {
-            refusal: for_class(&callback.standing, &callback.loaded.class.slurm_user),
+            refusal: for_class(&callback.standing, &callback.loaded.class.slurm_user, None),
             demand: callback.loaded.class.demand,
             redeemed: callback.loaded.class.redeemed,
         },
