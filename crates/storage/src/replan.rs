@@ -53,6 +53,28 @@ pub async fn request(
     Ok(())
 }
 
+/// [`request`], for every scope that has something to plan, or in which a workflow job runs.
+pub(crate) async fn request_all(
+    conn: &mut AsyncPgConnection,
+    reason: &str,
+) -> Result<(), StorageError> {
+    // A request that is there already is not taken before this commits, or it is taken now and this waits for it.
+    diesel::sql_query(
+        "INSERT INTO replan_requests (repository_id, forgive, reason) \
+        SELECT repository_id, FALSE, $1 FROM ( \
+            SELECT repository_id FROM runner_classes WHERE demand > 0 OR supply > 0 OR stopped IS NOT NULL \
+            UNION SELECT repository_id FROM launches WHERE state = 'busy' \
+        ) AS active ORDER BY repository_id ON CONFLICT DO NOTHING",
+    )
+    .bind::<diesel::sql_types::Text, _>(reason)
+    .execute(conn)
+    .await?;
+    diesel::sql_query("SELECT pg_notify('replan', 'all')")
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// A request taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {

@@ -8,9 +8,10 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
+use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::runner::RunnerMode;
 use gha_slurm_domain::admission::for_class;
-use gha_slurm_domain::launch::{Admission, Applied, Caller, Happening, Rejected};
+use gha_slurm_domain::launch::{Admission, Applied, Caller, Happening, Rejected, Why};
 use gha_slurm_domain::naming::{names_of_attempts, runner_name};
 use gha_slurm_domain::{
     Clock, InstallationId, LabelSet, LaunchId, RepositoryFullName, RepositoryId, RunnerId,
@@ -19,7 +20,7 @@ use gha_slurm_github::{Deletion, Github, GithubError, Scope};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::launches::{self, Callback, Loaded};
 use gha_slurm_storage::repositories::{self, Repository};
-use gha_slurm_storage::{Database, Failure, ScopeLock, StorageError};
+use gha_slurm_storage::{Database, Failure, ScopeLock, StorageError, stops};
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
@@ -123,6 +124,11 @@ pub(crate) fn github_trouble(error: &GithubError) -> Option<ApiError> {
     Some(ApiError::github_unavailable(error, after))
 }
 
+/// Whether a launch token that was issued then, in seconds since the epoch, is revoked.
+fn is_revoked(issued_at: i64, revoked_until: Option<DateTime<Utc>>) -> bool {
+    revoked_until.is_some_and(|until| issued_at <= until.timestamp())
+}
+
 /// The hash that is stored of a progress token.
 pub(crate) fn progress_hash(token: &str) -> Vec<u8> {
     Sha256::digest(token.as_bytes()).to_vec()
@@ -190,12 +196,12 @@ impl Broker {
     /// `POST /gha/runner`: redeems a launch token.
     pub(crate) async fn redeem(
         &self,
-        launch: LaunchId,
+        claims: &LaunchClaims,
         caller: &Caller,
         mode: RunnerMode,
     ) -> Result<Redeemed, ApiError> {
         for _ in 0..MAX_NAME_CLASHES {
-            let mint = self.begin(launch, caller, mode).await?;
+            let mint = self.begin(claims, caller, mode).await?;
             let scope = self.scope(&mint.repository).await?;
             self.clear_earlier_attempts(&scope, &mint).await?;
             let (secret, id, expires_at) = match self.register(&scope, &mint, mode).await {
@@ -244,17 +250,18 @@ impl Broker {
     /// Decides under the scope's lock whether the launch still has demand, and binds it to the Slurm job that asks.
     async fn begin(
         &self,
-        launch: LaunchId,
+        claims: &LaunchClaims,
         caller: &Caller,
         mode: RunnerMode,
     ) -> Result<Mint, ApiError> {
+        let launch = claims.sub;
         let now = self.clock.now();
         let decided = self
             .database
             .for_callback(
                 launch,
                 async |(mut lock, callback): (ScopeLock<'_>, Callback)| {
-                    let happening = self.called_back(&callback, caller, mode);
+                    let happening = self.called_back(&callback, claims.iat, caller, mode);
                     let before = &callback.loaded;
                     let applied = launches::happen_to(&mut lock, before, happening, now).await?;
                     let superseded = before.launch.runner().and_then(|runner| runner.github_id);
@@ -284,15 +291,31 @@ impl Broker {
         })
     }
 
-    fn called_back(&self, callback: &Callback, caller: &Caller, mode: RunnerMode) -> Happening {
-        let Callback { loaded, standing } = callback;
+    /// `issued_at`: when the launch token was issued, in seconds since the epoch.
+    fn called_back(
+        &self,
+        callback: &Callback,
+        issued_at: i64,
+        caller: &Caller,
+        mode: RunnerMode,
+    ) -> Happening {
+        let Callback {
+            loaded,
+            standing,
+            stop,
+            revoked_until,
+        } = callback;
+        let stopped = stop.clone().map(|stop| Why::Stopped { stop });
+        let refusal = stopped
+            .or_else(|| is_revoked(issued_at, *revoked_until).then_some(Why::TokenRevoked))
+            .or_else(|| for_class(standing, &loaded.class.slurm_user));
         let attempt = loaded.launch.runner().map_or(0, |r| r.mint_attempt);
         let DeploymentSettings { name, prefix } = self.deployment.as_ref();
         Happening::CalledBack {
             caller: caller.clone(),
             mode,
             admission: Admission {
-                refusal: for_class(standing, &loaded.class.slurm_user),
+                refusal,
                 demand: loaded.class.demand,
                 redeemed: loaded.class.redeemed,
             },
@@ -301,7 +324,7 @@ impl Broker {
         }
     }
 
-    /// Stores what was registered. `false`: the launch was withdrawn, or a newer attempt runs.
+    /// Stores what was registered. `false`: the launch was withdrawn, a newer attempt runs, or launches are stopped.
     async fn complete(
         &self,
         mint: &Mint,
@@ -313,8 +336,40 @@ impl Broker {
             github_id: id,
             progress_token_hash: progress_hash(progress_token),
         };
-        let applied = self.happen(mint.launch, &happening).await?;
-        Ok(applied.is_ok())
+        let now = self.clock.now();
+        let done = self
+            .database
+            .for_callback(
+                mint.launch,
+                async |(mut lock, callback): (ScopeLock<'_>, Callback)| {
+                    // Launches may have been stopped since it began.
+                    let (happening, is_stopped) = match &callback.stop {
+                        None => (happening.clone(), false),
+                        Some(stop) => {
+                            let why = Why::Stopped { stop: stop.clone() };
+                            (Happening::NotWanted(why), true)
+                        }
+                    };
+                    let before = &callback.loaded;
+                    let applied = launches::happen_to(&mut lock, before, happening, now).await?;
+                    Ok::<_, StorageError>(applied.is_ok() && !is_stopped)
+                },
+            )
+            .await
+            .map_err(|e| storage_error(&e))?;
+        Ok(done.unwrap_or(false))
+    }
+
+    /// Fails for a launch token that was issued before launches were stopped.
+    pub(crate) async fn refuse_revoked(&self, claims: &LaunchClaims) -> Result<(), ApiError> {
+        let mut conn = self.connection().await?;
+        let revoked_until = stops::revoked_until(&mut conn)
+            .await
+            .map_err(|e| storage_error(&e))?;
+        if is_revoked(claims.iat, revoked_until) {
+            return Err(gone(Why::TokenRevoked.explained()));
+        }
+        Ok(())
     }
 
     /// Something happens to a launch: the scope's lock, the domain's decision, what follows.

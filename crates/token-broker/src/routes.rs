@@ -161,7 +161,7 @@ async fn redeem_either(
         let redeemed = state
             .broker
             .to_the_end(
-                |broker| async move { broker.redeem(claims.sub, &caller, wanted.mode).await },
+                |broker| async move { broker.redeem(&claims, &caller, wanted.mode).await },
             )
             .await?;
         return Ok(HttpResponse::Ok().json(answer(redeemed)));
@@ -194,7 +194,7 @@ async fn redeem_either(
         .broker
         .to_the_end(|broker| async move {
             broker
-                .redeem(claims.sub, &caller, RunnerMode::Registration)
+                .redeem(&claims, &caller, RunnerMode::Registration)
                 .await
         })
         .await?;
@@ -339,7 +339,8 @@ struct InstallationQuery {
         (status = 400, description = "Not a repository", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "Neither a launch token nor a service token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The launch token is for another repository", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "GitHub is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "The launch token was issued before launches were stopped, and is revoked", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("launchToken" = []), ("serviceToken" = []))
 )]
@@ -351,7 +352,9 @@ async fn installations(
         None
     } else {
         let token = bearer(&request).ok_or_else(token_missing)?;
-        Some(verified(&state, token).await?)
+        let claims = verified(&state, token).await?;
+        state.broker.refuse_revoked(&claims).await?;
+        Some(claims)
     };
     let query: InstallationQuery = problem::query(&request)?;
     let name = RepositoryFullName::parse(&query.url, &state.broker.web_url).map_err(|e| {
