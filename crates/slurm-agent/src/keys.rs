@@ -151,3 +151,57 @@ impl Verifier {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use gha_slurm_auth::{KeyFolder, Signer};
+    use secrecy::ExposeSecret;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn token(folder: &KeyFolder) -> String {
+        let now = gha_slurm_domain::Clock::system().now().timestamp();
+        let claims = json!({"iss": "test", "aud": [AUDIENCE_AGENT], "sub": "x", "nbf": now - 9, "exp": now + 86_400});
+        let signed = Signer::load(folder).unwrap().sign(&claims).unwrap();
+        signed.expose_secret().to_owned()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removed_key_is_dropped_and_unreadable_ones_are_kept_for_an_hour() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = KeyFolder::new(home.path());
+        folder.generate(1).unwrap();
+        let source = KeySource::Path(home.path().to_owned());
+        let verifier = Verifier::new(source, "test").unwrap();
+        let old = token(&folder);
+        assert!(verifier.verify::<Value>(&old).await.is_ok());
+
+        let (new, _) = folder.replace_all(2).unwrap();
+        tokio::time::advance(REFRESH_EVERY).await;
+        verifier.refresh().await.unwrap();
+        assert!(verifier.verify::<Value>(&old).await.is_err());
+        let current = token(&folder);
+        assert!(verifier.verify::<Value>(&current).await.is_ok());
+
+        // Unreadable: no word about which keys are good.
+        let public = home.path().join(format!("{new}.pub.pem"));
+        let pem = std::fs::read(&public).unwrap();
+        std::fs::write(&public, "half of a key").unwrap();
+        tokio::time::advance(KEPT - REFRESH_EVERY).await;
+        assert!(verifier.refresh().await.is_err());
+        assert!(verifier.verify::<Value>(&current).await.is_ok());
+        tokio::time::advance(REFRESH_EVERY).await;
+        let too_old = verifier.verify::<Value>(&current).await;
+        assert!(matches!(too_old, Err(VerifyError::Keys(_))), "{too_old:?}");
+        std::fs::write(&public, pem).unwrap();
+        tokio::time::advance(REFRESH_EVERY).await;
+        assert!(verifier.verify::<Value>(&current).await.is_ok());
+
+        // Removed, which is a word.
+        std::fs::remove_file(&public).unwrap();
+        tokio::time::advance(REFRESH_EVERY).await;
+        assert!(verifier.refresh().await.is_err());
+        assert!(verifier.verify::<Value>(&current).await.is_err());
+    }
+}

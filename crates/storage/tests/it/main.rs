@@ -9,6 +9,7 @@ mod retention;
 mod round_trips;
 mod schema;
 mod scope;
+mod stops;
 mod submission;
 mod tls;
 mod transaction;
