@@ -37,7 +37,8 @@ fn forged(stack: &Stack, thief: &Signer, launch: LaunchId, issued: DateTime<Utc>
         nbf: iat - 120,
         exp: iat + 3600,
         runner_name: "gha-slurm-e2e-stolen".into(),
-        cluster: "main".into(),
+        // An agent that accepts the key refuses to start this with 403.
+        cluster: "elsewhere".into(),
         launcher: None,
         token_url: stack.url(Service::TokenBroker),
         owner: "acme".into(),
