@@ -57,10 +57,14 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<String> {
     let revoked = arguments.keys.as_deref().map(revoke).transpose();
     match (stopped, revoked) {
         (Ok(stopped), Ok(revoked)) => Ok(stopped + &revoked.unwrap_or_else(keys_hint)),
-        (Ok(stopped), Err(error)) => Err(error.context(format!("{stopped}The keys are NOT replaced"))),
+        (Ok(stopped), Err(error)) => {
+            Err(error.context(format!("{stopped}The keys are NOT replaced")))
+        }
         (Err(error), Ok(Some(revoked))) => Err(error.context(format!("{revoked}However"))),
         (Err(error), Ok(None)) => Err(error),
-        (Err(error), Err(keys)) => Err(error.context(format!("the keys are NOT replaced: {keys:#}"))),
+        (Err(error), Err(keys)) => {
+            Err(error.context(format!("the keys are NOT replaced: {keys:#}")))
+        }
     }
 }
 
@@ -156,10 +160,30 @@ fn words(counts: &Counts, cancel_running: bool) -> String {
         "left to finish (to end them, too: `gha-slurm panic --cancel-running`)"
     };
     let lines = [
-        (planned, "launch that is not submitted", "launches that are not submitted", "being withdrawn"),
-        (pending, "pending Slurm job", "pending Slurm jobs", "being cancelled"),
-        (idle, "runner without a workflow job", "runners without a workflow job", "being deregistered"),
-        (running, "running workflow job", "running workflow jobs", running_words),
+        (
+            planned,
+            "launch that is not submitted",
+            "launches that are not submitted",
+            "being withdrawn",
+        ),
+        (
+            pending,
+            "pending Slurm job",
+            "pending Slurm jobs",
+            "being cancelled",
+        ),
+        (
+            idle,
+            "runner without a workflow job",
+            "runners without a workflow job",
+            "being deregistered",
+        ),
+        (
+            running,
+            "running workflow job",
+            "running workflow jobs",
+            running_words,
+        ),
     ];
     let mut text = String::new();
     for (count, one, many, what) in lines.into_iter().filter(|(count, ..)| *count > 0) {

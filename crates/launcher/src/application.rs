@@ -37,7 +37,7 @@ use crate::{rowless, slurm_jobs, submission};
 const SWEEP: Duration = Duration::from_secs(5);
 /// Scopes planned in one sweep.
 const SWEPT_AT_ONCE: i64 = 100;
-/// Whether launches are stopped is looked at this often, for the metric and the log.
+/// Whether launches are stopped is looked at this often.
 const STOP_SEEN: Duration = Duration::from_secs(5);
 /// An event is held while Postgres is away, so that it uses up no delivery; RabbitMQ itself gives up after 30 minutes.
 const HOLD: Duration = Duration::from_secs(10 * 60);
@@ -356,7 +356,7 @@ async fn keep_bounded(retention: Retention, periodic: Periodic, stop: Cancellati
         .await;
 }
 
-/// Shows people and monitoring whether launches are stopped.
+/// Shows people and monitoring whether launches are stopped, and has what runs cancelled, if that is wanted.
 async fn watch_stops(
     database: Database,
     readiness: Readiness,
@@ -368,9 +368,13 @@ async fn watch_stops(
         let mut conn = database.connection().await?;
         let current = stops::current(&mut conn).await?;
         metric.set(current.is_some().into());
+        if current.as_ref().is_some_and(|stop| stop.cancel_running) {
+            replan::request_running(&mut conn).await?;
+        }
         readiness.note(
             "stopped",
-            current.map(|current| format!("{} ({})", current.stop().explained(), current.stopped_by)),
+            current
+                .map(|current| format!("{} ({})", current.stop().explained(), current.stopped_by)),
         );
         Ok::<_, StorageError>(())
     };
@@ -493,7 +497,11 @@ async fn replan_loop(
                 wake.notify_one();
             }
             let is_full = swept as i64 >= SWEPT_AT_ONCE;
-            let pause = if is_full { Pause::For(Duration::ZERO) } else { Pause::Period };
+            let pause = if is_full {
+                Pause::For(Duration::ZERO)
+            } else {
+                Pause::Period
+            };
             Ok::<_, StorageError>(pause)
         });
     tokio::join!(listener, forward, sweeper);

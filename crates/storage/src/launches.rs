@@ -9,8 +9,8 @@ use gha_slurm_domain::launch::{
 };
 use gha_slurm_domain::timeline::Entry;
 use gha_slurm_domain::{
-    ClassId, Launch, LaunchId, LaunchState, RepositoryId, RunnerId, SlurmJobId, SlurmState,
-    Stop, WorkflowJobId,
+    ClassId, Launch, LaunchId, LaunchState, RepositoryId, RunnerId, SlurmJobId, SlurmState, Stop,
+    WorkflowJobId,
 };
 
 use crate::callback::OfLaunch;

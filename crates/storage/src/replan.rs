@@ -75,6 +75,19 @@ pub(crate) async fn request_all(
     Ok(())
 }
 
+/// [`request`], for every scope with a running workflow job whose Slurm job nobody cancels yet: some are found to run only after launches
+/// were stopped.
+pub async fn request_running(conn: &mut AsyncPgConnection) -> Result<(), StorageError> {
+    diesel::sql_query(
+        "INSERT INTO replan_requests (repository_id, forgive, reason) \
+        SELECT DISTINCT repository_id, FALSE, 'what runs is to be cancelled' FROM launches \
+        WHERE state = 'busy' AND cancel_at IS NULL AND cancelled_at IS NULL ON CONFLICT DO NOTHING",
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// A request taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {

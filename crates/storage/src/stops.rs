@@ -185,10 +185,7 @@ impl Database {
                     return Ok(None);
                 };
                 diesel::update(stops::table.filter(stops::until.is_null()))
-                    .set((
-                        stops::until.eq(diesel::dsl::now),
-                        stops::resumed_by.eq(by),
-                    ))
+                    .set((stops::until.eq(diesel::dsl::now), stops::resumed_by.eq(by)))
                     .execute(conn)
                     .await?;
                 let Withdrawn { withdrawn } = diesel::sql_query(

@@ -160,9 +160,7 @@ async fn redeem_either(
         }
         let redeemed = state
             .broker
-            .to_the_end(
-                |broker| async move { broker.redeem(&claims, &caller, wanted.mode).await },
-            )
+            .to_the_end(|broker| async move { broker.redeem(&claims, &caller, wanted.mode).await })
             .await?;
         return Ok(HttpResponse::Ok().json(answer(redeemed)));
     }

@@ -141,7 +141,8 @@ impl Why {
             }
             Self::Stopped { stop } => stop.explained(),
             Self::TokenRevoked => {
-                "its launch token was issued before launches were stopped, and is revoked".to_owned()
+                "its launch token was issued before launches were stopped, and is revoked"
+                    .to_owned()
             }
             Self::Recorded { words } => words.clone(),
         }

@@ -51,7 +51,9 @@ async fn nothing_is_wanted_or_submitted_until_launches_go_on() {
     };
     assert_eq!(counts.await.planned, 1);
     let why = Why::Stopped { stop: stop.stop() };
-    happen(&pool, launch, Happening::NotWanted(why)).await.unwrap();
+    happen(&pool, launch, Happening::NotWanted(why))
+        .await
+        .unwrap();
 
     let ended = pool.resume_launches("root@host").await.unwrap().unwrap();
     // The test's clock is ahead of the database's.

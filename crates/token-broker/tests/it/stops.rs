@@ -15,7 +15,9 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const BODY: &str = r#"{"slurmJobId": "77", "node": "n1"}"#;
 
 async fn stop(broker: &Broker) {
-    let stopped = broker.database.stop_launches("root@host", "a key was stolen", false);
+    let stopped = broker
+        .database
+        .stop_launches("root@host", "a key was stolen", false);
     stopped.await.unwrap();
 }
 
@@ -31,7 +33,10 @@ async fn a_node_is_turned_away_with_the_reason_and_what_runs_goes_on() {
     let refused = broker.redeem(waiting, 78).await;
     assert_eq!(refused.status, 410, "{}", refused.body);
     let detail = refused.body["detail"].as_str().unwrap();
-    assert!(detail.contains("stopped since") && detail.ends_with("a key was stolen"), "{detail}");
+    assert!(
+        detail.contains("stopped since") && detail.ends_with("a key was stolen"),
+        "{detail}"
+    );
     let outcomes = broker
         .query("SELECT outcome->'why'->>'kind' FROM launches WHERE state = 'over'")
         .await;
@@ -54,7 +59,9 @@ async fn a_token_from_before_stays_revoked_when_launches_go_on() {
     let refused = broker.post("/gha/runner", &stolen, body()).await;
     assert_eq!(refused.status, 410, "{}", refused.body);
     let query = "/gha/installations?url=acme/widgets";
-    let asked = broker.get_with(query, stolen.trim_start_matches("Bearer ")).await;
+    let asked = broker
+        .get_with(query, stolen.trim_start_matches("Bearer "))
+        .await;
     assert_eq!(asked.status, 410, "{}", asked.body);
 
     // The next launch, with a launch token from after the stop.

@@ -18,7 +18,9 @@ const CLAIMED_AGO: Duration = Duration::from_secs(30);
 
 fn gha_slurm(stack: &Stack, arguments: &[&str]) -> String {
     let mut command = Command::new(binary("gha-slurm"));
-    command.args(arguments).env("DATABASE_URL", stack.database_url());
+    command
+        .args(arguments)
+        .env("DATABASE_URL", stack.database_url());
     let output = command.output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
@@ -87,7 +89,9 @@ async fn everything_is_stopped_and_goes_on() {
     };
     nodes("DRAIN").await;
     let pending = stack.queue("true");
-    stack.until_launches("state = 'submitted' AND slurm_state = 'pending'", 1).await;
+    stack
+        .until_launches("state = 'submitted' AND slurm_state = 'pending'", 1)
+        .await;
     let launch: uuid::Uuid = stack
         .sql("SELECT id FROM launches WHERE state = 'submitted'", &[])
         .await;
@@ -95,24 +99,37 @@ async fn everything_is_stopped_and_goes_on() {
     let token = forged(&stack, &thief, LaunchId(launch), issued);
 
     let said = gha_slurm(&stack, &["panic", "--reason", "a key was stolen"]);
-    assert!(said.starts_with("All launches are stopped since "), "{said}");
-    assert!(said.contains("- 1 running workflow job is left to finish"), "{said}");
+    assert!(
+        said.starts_with("All launches are stopped since "),
+        "{said}"
+    );
+    assert!(
+        said.contains("- 1 running workflow job is left to finish"),
+        "{said}"
+    );
     let body = json!({"slurmJobId": "4711", "node": "n1"});
     let status = post(&stack, Service::TokenBroker, "/gha/runner", &token, body).await;
     assert_eq!(status, 410);
-    wait_until("the pending and the idle one have ended", DEADLINE, || async {
-        let queue = stack.queue_of_slurm().await;
-        let alive = |state: &str| matches!(state, "PENDING" | "RUNNING" | "COMPLETING");
-        let left = queue.iter().filter(|(_, state, _)| alive(state)).count();
-        if left == 1 { Ok(()) } else { Err(queue) }
-    })
+    wait_until(
+        "the pending and the idle one have ended",
+        DEADLINE,
+        || async {
+            let queue = stack.queue_of_slurm().await;
+            let alive = |state: &str| matches!(state, "PENDING" | "RUNNING" | "COMPLETING");
+            let left = queue.iter().filter(|(_, state, _)| alive(state)).count();
+            if left == 1 { Ok(()) } else { Err(queue) }
+        },
+    )
     .await;
     assert_eq!(stack.github.state().runners.len(), 1, "the busy one");
 
     // What comes now waits, and people see why.
     let late = stack.queue("true");
     wait_until("people see why", DEADLINE, || async {
-        let reason = stack.build_detail(late).await.and_then(|detail| detail.build.reason);
+        let reason = stack
+            .build_detail(late)
+            .await
+            .and_then(|detail| detail.build.reason);
         match reason {
             Some(reason) if reason.contains("a key was stolen") => Ok(()),
             other => Err(other),
@@ -128,10 +145,14 @@ async fn everything_is_stopped_and_goes_on() {
         (Service::TokenBroker, "/gha/runner"),
         (Service::Agent, "/runner/start"),
     ] {
-        wait_until(&format!("{service:?} refuses the stolen key"), 2 * DEADLINE, || async {
-            let status = post(&stack, service, path, &forged, start(&forged)).await;
-            if status == 401 { Ok(()) } else { Err(status) }
-        })
+        wait_until(
+            &format!("{service:?} refuses the stolen key"),
+            2 * DEADLINE,
+            || async {
+                let status = post(&stack, service, path, &forged, start(&forged)).await;
+                if status == 401 { Ok(()) } else { Err(status) }
+            },
+        )
         .await;
     }
 
