@@ -9,9 +9,10 @@ use crate::*;
 
 async fn launch_in(url: &str, condition: &str) -> (LaunchId, RepositoryId) {
     let client = connect(url).await;
-    let query = format!("SELECT id, repository_id FROM launches WHERE {condition}");
+    let query = format!("SELECT id::text, repository_id FROM launches WHERE {condition}");
     let row = client.query_one(&query, &[]).await.unwrap();
-    (LaunchId(row.get(0)), RepositoryId(row.get(1)))
+    let id: &str = row.get(0);
+    (id.parse().unwrap(), RepositoryId(row.get(1)))
 }
 
 async fn count(url: &str, condition: &str) -> i64 {

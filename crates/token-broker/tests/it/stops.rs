@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use gha_slurm_auth::KeyFolder;
+use gha_slurm_test_support::seed::facts;
 use gha_slurm_test_support::wait_until;
 use serde_json::json;
 use wiremock::matchers::{method, path};
@@ -65,12 +66,11 @@ async fn a_token_from_before_stays_revoked_when_launches_go_on() {
     assert_eq!(asked.status, 410, "{}", asked.body);
 
     // The next launch, with a launch token from after the stop.
-    let job = broker.seed().queued(
-        &gha_slurm_test_support::seed::facts(2, &["self-hosted", "slurm"], None),
-        Utc::now(),
-    );
-    let next = broker.seed().planned(&job.await, Utc::now()).await;
-    broker.seed().submitted(next, None, Utc::now()).await;
+    let seed = broker.seed();
+    let facts = facts(2, &["self-hosted", "slurm"], None);
+    let job = seed.queued(&facts, Utc::now()).await;
+    let next = seed.planned(&job, Utc::now()).await;
+    seed.submitted(next, None, Utc::now()).await;
     let later = Broker::claims(next, Utc::now() + TimeDelta::seconds(2));
     let fresh = format!("Bearer {}", broker.sign(&later));
     let answer = broker.post("/gha/runner", &fresh, body()).await;

@@ -92,11 +92,11 @@ async fn everything_is_stopped_and_goes_on() {
     stack
         .until_launches("state = 'submitted' AND slurm_state = 'pending'", 1)
         .await;
-    let launch: uuid::Uuid = stack
-        .sql("SELECT id FROM launches WHERE state = 'submitted'", &[])
+    let launch: String = stack
+        .sql("SELECT id::text FROM launches WHERE state = 'submitted'", &[])
         .await;
     let issued = Utc::now() - CLAIMED_AGO;
-    let token = forged(&stack, &thief, LaunchId(launch), issued);
+    let token = forged(&stack, &thief, launch.parse().unwrap(), issued);
 
     let said = gha_slurm(&stack, &["panic", "--reason", "a key was stolen"]);
     assert!(
