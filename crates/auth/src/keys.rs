@@ -1,9 +1,9 @@
 //! Ed25519 keys: a folder of them for whoever signs, a set of public halves for whoever verifies.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
@@ -104,7 +104,8 @@ impl KeyFolder {
     }
 
     /// Makes a key; it is the newest and signs from now on. Returns its `kid`. `now_s` (seconds since the epoch) orders
-    /// the keys.
+    /// the keys. The private half is only for its owner; where a key signed before, for those who may read that one,
+    /// as far as this process may give files away.
     pub fn generate(&self, now_s: i64) -> Result<String, KeysError> {
         fs::create_dir_all(&self.path).map_err(io(&self.path))?;
         let unusable = |_| KeysError::NotAKey("a new key".into());
@@ -133,15 +134,30 @@ impl KeyFolder {
 
     fn write(&self, name: &str, text: &str, mode: u32) -> Result<(), KeysError> {
         let path = self.path.join(name);
+        // Under another name until it is whole: services read the folder at any time.
+        let unfinished = self.path.join(format!(".{name}.new"));
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(mode)
-            .open(&path)
-            .map_err(io(&path))?;
+            .open(&unfinished)
+            .map_err(io(&unfinished))?;
+        if let Some(before) = self.list()?.pop() {
+            let before = self.path.join(format!("{before}{PRIVATE}"));
+            let before = fs::metadata(&before).map_err(io(&before))?;
+            // Only root may: anybody else makes keys for itself.
+            let _ = fchown(&file, Some(before.uid()), Some(before.gid()));
+            if name.ends_with(PRIVATE) {
+                // Perhaps for the group, never for all.
+                let mode = 0o600 | before.mode() & 0o640;
+                file.set_permissions(Permissions::from_mode(mode))
+                    .map_err(io(&unfinished))?;
+            }
+        }
         file.write_all(text.as_bytes())
             .and_then(|()| file.sync_all())
-            .map_err(io(&path))
+            .map_err(io(&unfinished))?;
+        fs::rename(&unfinished, &path).map_err(io(&path))
     }
 
     /// The `kid`s that have a private half, oldest first; the last one signs.
@@ -177,6 +193,27 @@ impl KeyFolder {
         if self.list()?.last().is_some_and(|newest| newest == kid) {
             return Err(KeysError::Signs(kid.to_owned()));
         }
+        self.remove(kid)
+    }
+
+    /// Makes a new key, as [`KeyFolder::generate`] does, and removes all others, both halves: whatever they signed is not accepted any
+    /// more. Returns the `kid` of the new one, and those that are gone.
+    pub fn replace_all(&self, now_s: i64) -> Result<(String, Vec<String>), KeysError> {
+        let mut old = self.list()?;
+        if old.is_empty() {
+            return Err(KeysError::NoKey(self.path.clone()));
+        }
+        old.extend(self.accepted()?);
+        old.sort();
+        old.dedup();
+        let new = self.generate(now_s)?;
+        for kid in &old {
+            self.remove(kid)?;
+        }
+        Ok((new, old))
+    }
+
+    fn remove(&self, kid: &str) -> Result<(), KeysError> {
         for suffix in [PRIVATE, PUBLIC] {
             let path = self.path.join(format!("{kid}{suffix}"));
             match fs::remove_file(&path) {

@@ -1,5 +1,8 @@
 //! Launch tokens, and the assertions of calls to the agent: JWT signed with EdDSA. The algorithm is fixed by the key, never by the header.
 
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation};
 use secrecy::SecretString;
@@ -20,33 +23,69 @@ pub const DEFAULT_LIFETIME_S: i64 = 25 * 60 * 60;
 /// Longest token that is looked at.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
-/// Signs launch tokens with the newest key of a folder.
+/// The newest key may change: the folder is read again after this.
+const REREAD: Duration = Duration::from_secs(2);
+
+/// Signs launch tokens with the newest key of a folder: one that was made or removed counts two seconds later.
 pub struct Signer {
+    folder: KeyFolder,
+    newest: RwLock<Arc<SigningKey>>,
+}
+
+struct SigningKey {
     kid: String,
     key: EncodingKey,
+    read_at: Instant,
+}
+
+impl SigningKey {
+    fn read(folder: &KeyFolder) -> Result<Self, KeysError> {
+        let (kid, pem) = folder.newest()?;
+        let key = EncodingKey::from_ed_pem(pem.as_bytes())
+            .map_err(|_| KeysError::NotAKey(format!("{kid}.key.pem")))?;
+        Ok(Self {
+            kid,
+            key,
+            read_at: Instant::now(),
+        })
+    }
 }
 
 impl Signer {
     /// Loads the newest key.
     pub fn load(folder: &KeyFolder) -> Result<Self, KeysError> {
-        let (kid, pem) = folder.newest()?;
-        let key = EncodingKey::from_ed_pem(pem.as_bytes())
-            .map_err(|_| KeysError::NotAKey(format!("{kid}.key.pem")))?;
-        Ok(Self { kid, key })
+        Ok(Self {
+            newest: RwLock::new(Arc::new(SigningKey::read(folder)?)),
+            folder: folder.clone(),
+        })
     }
 
-    /// Signs the claims of a launch token, or of a call to the agent.
+    /// Signs the claims of a launch token, or of a call to the agent. Fails where the newest key cannot be read any more: what signed
+    /// before may be revoked.
     pub fn sign(&self, claims: &impl Serialize) -> Result<SecretString, TokenError> {
+        let signing = self.newest()?;
         let mut header = Header::new(Algorithm::EdDSA);
-        header.kid = Some(self.kid.clone());
-        jsonwebtoken::encode(&header, claims, &self.key)
+        header.kid = Some(signing.kid.clone());
+        jsonwebtoken::encode(&header, claims, &signing.key)
             .map(SecretString::from)
             .map_err(|_| TokenError::Malformed)
     }
 
-    /// The key's id.
-    pub fn kid(&self) -> &str {
-        &self.kid
+    fn newest(&self) -> Result<Arc<SigningKey>, TokenError> {
+        let held = Arc::clone(&self.newest.read().unwrap_or_else(PoisonError::into_inner));
+        if held.read_at.elapsed() < REREAD {
+            return Ok(held);
+        }
+        let read = SigningKey::read(&self.folder).map_err(|e| TokenError::NoKey(e.to_string()))?;
+        let read = Arc::new(read);
+        *self.newest.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&read);
+        Ok(read)
+    }
+
+    /// The id of the key that signed last.
+    pub fn kid(&self) -> String {
+        let held = self.newest.read().unwrap_or_else(PoisonError::into_inner);
+        held.kid.clone()
     }
 }
 
@@ -71,6 +110,9 @@ pub enum TokenError {
     /// It is meant for somebody else.
     #[error("the launch token is meant for another audience or comes from another issuer")]
     WrongParty,
+    /// The key that signs cannot be read.
+    #[error("{0}")]
+    NoKey(String),
     /// A claim is missing.
     #[error("the launch token lacks a claim: {0}")]
     MissingClaim(String),

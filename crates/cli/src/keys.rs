@@ -13,7 +13,7 @@ use gha_slurm_domain::Clock;
 pub(crate) enum Command {
     /// Create the first key of a deployment.
     Generate(Folder),
-    /// Create a new key. The launcher signs with it from its next start; old keys are still accepted.
+    /// Create a new key. The launcher signs with it in a few seconds; old keys are still accepted.
     Rotate(Folder),
     /// Show which key signs and which keys are accepted.
     List(Folder),
@@ -63,21 +63,37 @@ fn generate(dir: &Path) -> anyhow::Result<String> {
 
 fn rotate(dir: &Path) -> anyhow::Result<String> {
     let folder = KeyFolder::new(dir);
-    let Some(newest) = folder.list()?.pop() else {
+    let newest = newest(dir)?;
+    let kid = folder.generate(after(&newest))?;
+    Ok(format!(
+        "{kid} signs launch tokens in a few seconds; {newest} is still accepted.\n\
+         Copy {kid}.pub.pem to all agents that read public keys from files, and retire {newest} when its last launch token\n\
+         has expired (after 25 hours by default).\n"
+    ))
+}
+
+/// Replaces all keys at once, for `gha-slurm panic`. Returns the new `kid` and those that are gone.
+pub(crate) fn replace_all(dir: &Path) -> anyhow::Result<(String, Vec<String>)> {
+    let newest = newest(dir)?;
+    Ok(KeyFolder::new(dir).replace_all(after(&newest))?)
+}
+
+/// The key of the folder that signs.
+fn newest(dir: &Path) -> anyhow::Result<String> {
+    let Some(newest) = KeyFolder::new(dir).list()?.pop() else {
         bail!(
             "{} holds no private key; create the first one with `gha-slurm keys generate`",
             dir.display()
         );
     };
-    // The newest key signs, so the new key must be the newest even within one second or after the clock was set back.
+    Ok(newest)
+}
+
+/// The time of a key that is made now, in seconds since the epoch. The newest key signs, so it must be the newest even within one second
+/// or after the clock was set back.
+fn after(newest: &str) -> i64 {
     let now = Clock::system().now().timestamp();
-    let now = made_at(&newest).map_or(now, |at| now.max(at.timestamp() + 1));
-    let kid = folder.generate(now)?;
-    Ok(format!(
-        "{kid} signs launch tokens from the launcher's next start; {newest} is still accepted.\n\
-         Copy {kid}.pub.pem to all agents that read public keys from files, restart the launcher, and retire {newest}\n\
-         when its last launch token has expired (after 25 hours by default).\n"
-    ))
+    made_at(newest).map_or(now, |at| now.max(at.timestamp() + 1))
 }
 
 fn list(dir: &Path) -> anyhow::Result<String> {
@@ -106,8 +122,8 @@ fn list(dir: &Path) -> anyhow::Result<String> {
 fn retire(dir: &Path, kid: &str) -> anyhow::Result<String> {
     KeyFolder::new(dir).retire(kid)?;
     Ok(format!(
-        "Removed {kid}. Also remove {kid}.pub.pem from agents that read public keys from files, and restart\n\
-         token-broker and the agents: they keep accepting a key until they restart.\n"
+        "Removed {kid}. token-broker stops accepting it within seconds, agents within a minute.\n\
+         Also remove {kid}.pub.pem from agents that read public keys from files.\n"
     ))
 }
 

@@ -2,10 +2,12 @@
 
 mod agent;
 mod client;
+mod database;
 mod doctor;
 mod explain;
 mod keys;
 mod migrate;
+mod panic;
 mod repos;
 mod runner_update;
 mod runners;
@@ -41,6 +43,10 @@ enum Command {
     Runners(runners::Arguments),
     /// Bring the database to this version's schema and rights, as its owner. Reads its URL from DATABASE_URL or a file.
     Migrate(migrate::Arguments),
+    /// Stop everything at once: launch nothing, withdraw what has no workflow job, revoke launch tokens. Reads DATABASE_URL as `migrate`.
+    Panic(panic::Arguments),
+    /// Let launches go on after `gha-slurm panic`.
+    Resume(panic::ResumeArguments),
     /// Install a release of actions/runner for the nodes, or check the age of the installed one.
     RunnerUpdate(runner_update::Arguments),
 }
@@ -54,6 +60,8 @@ async fn main() -> ExitCode {
         Command::Repos(command) => repos::run(command).await,
         Command::Runners(arguments) => runners::run(arguments).await,
         Command::Migrate(arguments) => migrate::run(arguments).await,
+        Command::Panic(arguments) => panic::run(arguments).await,
+        Command::Resume(arguments) => panic::resume(arguments).await,
         Command::RunnerUpdate(arguments) => runner_update::run(arguments).await,
     };
     match result {

@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::ids::LaunchId;
 use crate::launch::LaunchState;
 use crate::runner_class::Failures;
+use crate::stop::Stop;
 
 /// How one runner class stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct ClassView {
     pub expiring: Vec<LaunchId>,
     /// How often it failed.
     pub failures: Failures,
+    /// All launches are stopped: none is wanted, whatever waits.
+    pub stop: Option<Stop>,
 }
 
 /// Bounds of the planner, from the settings.
@@ -81,6 +84,11 @@ pub fn plan(class: &ClassView, limits: &PlannerLimits, now: DateTime<Utc>) -> Pl
         ..Plan::default()
     };
     let counted = class.supply.saturating_sub(class.expiring.len());
+    if let Some(stop) = &class.stop {
+        result.surplus = counted;
+        result.stopped = (class.demand > 0).then(|| stop.explained());
+        return result;
+    }
     result.surplus = counted.saturating_sub(class.demand);
     let missing = class.demand.saturating_sub(counted);
     if missing == 0 {
@@ -147,6 +155,29 @@ mod tests {
         view.expiring = vec![LaunchId(Uuid::nil())];
         let p = plan(&view, &PlannerLimits::default(), now());
         assert_eq!((p.launch, p.expired.len(), p.surplus), (1, 1, 0));
+    }
+
+    #[test]
+    fn nothing_is_wanted_while_launches_are_stopped() {
+        let stop = Stop {
+            since: now(),
+            reason: "a key was stolen".into(),
+        };
+        let stopped = |demand, supply| {
+            let stop = Some(stop.clone());
+            let view = ClassView {
+                stop,
+                ..class(demand, supply)
+            };
+            plan(&view, &PlannerLimits::default(), now())
+        };
+        let p = stopped(3, 2);
+        assert_eq!((p.launch, p.surplus), (0, 2));
+        assert_eq!(
+            p.stopped.as_deref(),
+            Some("all launches are stopped since 2027-01-15 08:00 UTC: a key was stolen")
+        );
+        assert_eq!(stopped(0, 0), Plan::default());
     }
 
     #[test]

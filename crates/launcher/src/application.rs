@@ -12,13 +12,13 @@ use gha_slurm_auth::{KeyFolder, KeySet, Signer};
 use gha_slurm_contract::Event;
 use gha_slurm_domain::Clock;
 use gha_slurm_github::Github;
-use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness};
+use gha_slurm_service_kit::{HttpService, Operations, Pause, Periodic, Readiness};
 use gha_slurm_storage::notice::{self, Notice};
 use gha_slurm_storage::{
-    AsyncPgConnection, Database, Role, StorageError, identity, replan, versions,
+    AsyncPgConnection, Database, Role, StorageError, identity, replan, stops, versions,
 };
 use gha_slurm_telemetry::Metrics;
-use gha_slurm_telemetry::prometheus::IntCounterVec;
+use gha_slurm_telemetry::prometheus::{IntCounterVec, IntGauge};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,10 @@ use crate::{rowless, slurm_jobs, submission};
 
 /// Scopes are looked at again at least this often: notifications can be lost with a connection.
 const SWEEP: Duration = Duration::from_secs(5);
+/// Scopes planned in one sweep.
+const SWEPT_AT_ONCE: i64 = 100;
+/// Whether launches are stopped is looked at this often.
+const STOP_SEEN: Duration = Duration::from_secs(5);
 /// An event is held while Postgres is away, so that it uses up no delivery; RabbitMQ itself gives up after 30 minutes.
 const HOLD: Duration = Duration::from_secs(10 * 60);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -59,6 +63,8 @@ pub struct Application {
     readiness: Readiness,
     periodic: Periodic,
     events: IntCounterVec,
+    /// 1 while launches are stopped.
+    stopped: IntGauge,
     port: u16,
     /// For an agent in outbound mode.
     http: Option<HttpService>,
@@ -81,6 +87,12 @@ impl Application {
             "Events consumed, by what became of them",
             &["outcome"],
         )?;
+        let stopped = metrics.gauge(
+            "gha_slurm_stopped",
+            "1 while all launches are stopped (gha-slurm panic), otherwise 0",
+            &[],
+        )?;
+        let stopped = stopped.with_label_values::<&str>(&[]);
         let signer = Signer::load(&KeyFolder::new(&settings.keys.folder)).context("keys.folder")?;
         let amqp = &settings.amqp;
         let broker = Broker::new(amqp.url.clone(), amqp.ca_file.as_deref())?;
@@ -188,6 +200,7 @@ impl Application {
             readiness,
             periodic,
             events,
+            stopped,
             port,
             http,
             quit,
@@ -220,6 +233,7 @@ impl Application {
             readiness,
             periodic,
             events,
+            stopped,
             http,
             quit,
             stopping,
@@ -283,6 +297,13 @@ impl Application {
             stop.clone(),
         );
         let retained = keep_bounded(retention, periodic.clone(), stop.clone());
+        let stops = watch_stops(
+            database.clone(),
+            readiness.clone(),
+            stopped,
+            periodic.clone(),
+            stop.clone(),
+        );
         let submissions = submission::run(submitter, Arc::clone(&wake), stop.clone());
         let replans = replan_loop(
             periodic.clone(),
@@ -315,6 +336,7 @@ impl Application {
             watch,
             rowless,
             retained,
+            stops,
             replans,
             Box::pin(reconciler.run(periodic, stop.clone())),
             not_ready
@@ -339,6 +361,31 @@ async fn keep_bounded(retention: Retention, periodic: Periodic, stop: Cancellati
         .every("retention", interval)
         .run(stop.clone(), round)
         .await;
+}
+
+/// Shows people and monitoring whether launches are stopped, and has what runs cancelled, if that is wanted.
+async fn watch_stops(
+    database: Database,
+    readiness: Readiness,
+    metric: IntGauge,
+    periodic: Periodic,
+    stop: CancellationToken,
+) {
+    let round = || async {
+        let mut conn = database.connection().await?;
+        let current = stops::current(&mut conn).await?;
+        metric.set(current.is_some().into());
+        if current.as_ref().is_some_and(|stop| stop.cancel_running) {
+            replan::request_running(&mut conn).await?;
+        }
+        readiness.note(
+            "stopped",
+            current
+                .map(|current| format!("{} ({})", current.stop().explained(), current.stopped_by)),
+        );
+        Ok::<_, StorageError>(())
+    };
+    periodic.every("stops", STOP_SEEN).run(stop, round).await;
 }
 
 /// Where the labels that are served changed since the last start, open workflow jobs are decided again.
@@ -438,10 +485,17 @@ async fn replan_loop(
         .every("replans", SWEEP)
         .wake(Arc::clone(&notified))
         .run(stop.clone(), || async {
-            if sweep(&database, &policy, &clock).await? > 0 {
+            let swept = sweep(&database, &policy, &clock).await?;
+            if swept > 0 {
                 wake.notify_one();
             }
-            Ok::<_, StorageError>(())
+            let is_full = swept as i64 >= SWEPT_AT_ONCE;
+            let pause = if is_full {
+                Pause::For(Duration::ZERO)
+            } else {
+                Pause::Period
+            };
+            Ok::<_, StorageError>(pause)
         });
     tokio::join!(listener, sweeper);
 }
@@ -451,7 +505,7 @@ async fn sweep(database: &Database, policy: &Policy, clock: &Clock) -> Result<us
         let mut conn = database.connection().await?;
         let margin = policy.limits.token_margin;
         replan::request_due(&mut conn, clock.now() + margin - TimeDelta::seconds(1)).await?;
-        replan::pending(&mut conn, 100).await?
+        replan::pending(&mut conn, SWEPT_AT_ONCE).await?
     };
     for scope in &scopes {
         planning::take_replan_request(database, policy, *scope, clock.now()).await?;

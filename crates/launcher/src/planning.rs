@@ -14,7 +14,7 @@ use gha_slurm_domain::{
 };
 use gha_slurm_storage::classes::{self, Which};
 use gha_slurm_storage::{
-    Database, ScopeLock, StorageError, launches, replan, repositories, workflow_jobs,
+    Database, ScopeLock, StorageError, launches, replan, repositories, stops, workflow_jobs,
 };
 
 /// Launches planned, or done without, for one class in one transaction; the rest follows in the next, so that the scope's lock is
@@ -148,10 +148,12 @@ async fn do_without(
     let mut left = surplus.min(LAUNCHES_AT_ONCE);
     let mut releasing: Vec<LaunchId> = Vec::new();
     let repository = lock.repository();
-    let standing = match left {
-        0 => None,
+    let standing = match (left, &class.view.stop) {
+        (0, _) | (_, Some(_)) => None,
         _ => repositories::standing(lock.conn(), repository).await?,
     };
+    let stopped = class.view.stop.as_ref();
+    let stopped = stopped.map(|stop| Why::Stopped { stop: stop.clone() });
     for states in SURPLUS_ORDER {
         if left == 0 {
             break;
@@ -165,6 +167,7 @@ async fn do_without(
                     let user = &before.class.slurm_user;
                     for_class(standing, user, Some(&policy.cluster))
                 })
+                .or_else(|| stopped.clone())
                 .unwrap_or(Why::NoDemand);
             let is_idle = before.launch.state.stage() >= LaunchState::Registered;
             let happening = if is_idle {
@@ -263,9 +266,22 @@ pub async fn take_replan_request(
                 }
                 decide_again(&mut lock, request.decided_through, policy, &mut news, now).await?;
             }
-            plan_which(&mut lock, Which::Active, &news, policy, now).await
+            plan_which(&mut lock, Which::Active, &news, policy, now).await?;
+            cancel_running(&mut lock, now).await
         })
         .await
+}
+
+/// Where an administrator stopped all launches and wants what runs to end, too, it is marked to be cancelled.
+async fn cancel_running(lock: &mut ScopeLock<'_>, now: DateTime<Utc>) -> Result<(), StorageError> {
+    let stop = stops::current(lock.conn()).await?;
+    if !stop.is_some_and(|stop| stop.cancel_running) {
+        return Ok(());
+    }
+    for before in launches::busy(lock).await? {
+        apply(lock, &before, Happening::CancelWanted, now).await?;
+    }
+    Ok(())
 }
 
 /// Decides again about the next open workflow jobs after `done`. If there are more, the request is put back.

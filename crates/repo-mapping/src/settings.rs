@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use gha_slurm_service_kit::settings::{
-    Address, DatabaseSettings, HttpSettings, OperationsSettings, Pem, Problems, check_keys,
-    check_client_tls, check_listens, default_web_url, secrets,
+    Address, DatabaseSettings, HttpSettings, OperationsSettings, Pem, Problems, check_client_tls,
+    check_keys, check_listens, default_web_url, secrets,
 };
 use gha_slurm_telemetry::LogSettings;
 use secrecy::SecretString;

@@ -23,6 +23,8 @@ const CHECK_DEADLINE: Duration = Duration::from_secs(5);
 pub struct Readiness {
     /// `None`: it holds. Otherwise why not.
     conditions: Arc<Mutex<BTreeMap<&'static str, Option<String>>>>,
+    /// What people should know of a service that is ready.
+    notes: Arc<Mutex<BTreeMap<&'static str, String>>>,
 }
 
 impl Readiness {
@@ -41,6 +43,31 @@ impl Readiness {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(name, obstacle);
+    }
+
+    /// Says something to people who look at the readiness of the service, without a change of it: what restarts services that are not
+    /// ready must not restart one that does what an administrator wanted. Logs what is new. `None`: there is nothing to say any more.
+    pub fn note(&self, name: &'static str, text: Option<String>) {
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        if notes.get(name) == text.as_ref() {
+            return;
+        }
+        match text {
+            Some(text) => {
+                tracing::warn!(note = name, "{text}");
+                notes.insert(name, text);
+            }
+            None => {
+                tracing::info!(note = name, "this is over");
+                notes.remove(name);
+            }
+        }
+    }
+
+    /// What people should know, whether it is ready or not.
+    pub fn notes(&self) -> BTreeMap<&'static str, String> {
+        let notes = self.notes.lock();
+        notes.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Checks a condition every few seconds until `stop`; from then on the service is not ready. Each check is a round of a
@@ -160,12 +187,19 @@ async fn live() -> HttpResponse {
 
 async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
     let obstacles = readiness.obstacles();
-    if obstacles.is_empty() {
-        HttpResponse::Ok().json(serde_json::json!({"status": "ready"}))
+    let notes = readiness.notes();
+    let (mut answer, mut body) = if obstacles.is_empty() {
+        (HttpResponse::Ok(), serde_json::json!({"status": "ready"}))
     } else {
-        HttpResponse::ServiceUnavailable()
-            .json(serde_json::json!({"status": "not ready", "because": obstacles}))
+        let body = serde_json::json!({"status": "not ready", "because": obstacles});
+        (HttpResponse::ServiceUnavailable(), body)
+    };
+    if !notes.is_empty()
+        && let Some(body) = body.as_object_mut()
+    {
+        body.insert("notes".into(), serde_json::json!(notes));
     }
+    answer.json(body)
 }
 
 async fn text(metrics: web::Data<Metrics>) -> HttpResponse {

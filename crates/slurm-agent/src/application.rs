@@ -9,13 +9,13 @@ use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_domain::Clock;
 use gha_slurm_service_kit::problem::method_not_allowed;
 use gha_slurm_service_kit::settings::HttpSettings;
-use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness};
+use gha_slurm_service_kit::{HttpService, Operations, Pause, Periodic, Readiness};
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend;
 use crate::calls;
-use crate::keys::{RETRY_PAUSE, Verifier};
+use crate::keys::{REFRESH_EVERY, RETRY_PAUSE, Verifier};
 use crate::launches::Launches;
 use crate::ledger::Ledger;
 use crate::original::{self, HEADER, Original};
@@ -196,9 +196,10 @@ impl Application {
     pub async fn run_until_stopped(self, stop: CancellationToken) -> anyhow::Result<()> {
         let drained = CancellationToken::new();
         let operations = tokio::spawn(self.operations.run_until(drained.clone()));
-        let keys = tokio::spawn(first_keys(
+        let keys = tokio::spawn(keep_keys(
             Arc::clone(&self.starter),
             self.readiness.clone(),
+            self.periodic.clone(),
             stop.clone(),
         ));
         let checks = tokio::spawn(log_self_check(
@@ -272,15 +273,24 @@ async fn log_self_check(settings: Settings, slurm: Arc<dyn Slurm>, stop: Cancell
     }
 }
 
-/// Reads the keys until that worked once; later, an unknown key makes them be read again.
-async fn first_keys(starter: Arc<Starter>, readiness: Readiness, stop: CancellationToken) {
-    while let Err(error) = starter.verifier.refresh().await {
-        tracing::warn!(%error, "no public keys of launch tokens yet");
-        readiness.not_ready("keys", error.to_string());
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(RETRY_PAUSE) => {}
+/// Reads the keys again and again: one that was removed must not be accepted much longer. Without any, the agent is not ready.
+async fn keep_keys(
+    starter: Arc<Starter>,
+    readiness: Readiness,
+    periodic: Periodic,
+    stop: CancellationToken,
+) {
+    let round = || async {
+        let refreshed = starter.verifier.refresh().await;
+        if starter.verifier.has_keys() {
+            readiness.ready("keys");
+            return refreshed.map(|()| Pause::Period);
         }
-    }
-    readiness.ready("keys");
+        if let Err(error) = refreshed {
+            tracing::warn!(%error, "no public keys of launch tokens");
+            readiness.not_ready("keys", error.to_string());
+        }
+        Ok(Pause::For(RETRY_PAUSE))
+    };
+    periodic.every("keys", REFRESH_EVERY).run(stop, round).await;
 }

@@ -7,7 +7,7 @@ use diesel_async::RunQueryDsl;
 use gha_slurm_domain::planner::ClassView;
 use gha_slurm_domain::runner_class::Failures;
 use gha_slurm_domain::{
-    ClassId, LabelSet, Launch, LaunchId, LaunchState, ResourceRequest, SlurmUser,
+    ClassId, LabelSet, Launch, LaunchId, LaunchState, ResourceRequest, SlurmUser, Stop,
 };
 
 use crate::pool::StorageError;
@@ -171,6 +171,10 @@ struct StandingRow {
     failures: FailuresRow,
     #[diesel(sql_type = Nullable<Text>)]
     stopped: Option<String>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    stop_since: Option<DateTime<Utc>>,
+    #[diesel(sql_type = Nullable<Text>)]
+    stop_reason: Option<String>,
     #[diesel(sql_type = Array<diesel::sql_types::Uuid>)]
     expiring: Vec<uuid::Uuid>,
     #[diesel(sql_type = Array<diesel::sql_types::Uuid>)]
@@ -178,7 +182,8 @@ struct StandingRow {
 }
 
 const STANDINGS: &str = "\
-SELECT id, demand, supply, failures, last_failure_at, last_failure_reason, refused, stopped,
+SELECT runner_classes.id, demand, supply, failures, last_failure_at, last_failure_reason, refused, stopped,
+    stops.since AS stop_since, stops.reason AS stop_reason,
     ARRAY(
         SELECT launches.id FROM launches
         WHERE class_id = runner_classes.id AND in_supply AND token_expires_at <= $3 AND state = ANY($4)
@@ -187,9 +192,9 @@ SELECT id, demand, supply, failures, last_failure_at, last_failure_reason, refus
         SELECT launches.id FROM launches
         WHERE class_id = runner_classes.id AND in_supply AND deregister_at IS NOT NULL
     ) AS releasing
-FROM runner_classes
-WHERE repository_id = $1 AND (id = ANY($2) OR $2 IS NULL AND (demand > 0 OR supply > 0 OR stopped IS NOT NULL))
-ORDER BY id";
+FROM runner_classes LEFT JOIN stops ON stops.until IS NULL
+WHERE repository_id = $1 AND (runner_classes.id = ANY($2) OR $2 IS NULL AND (demand > 0 OR supply > 0 OR stopped IS NOT NULL))
+ORDER BY runner_classes.id";
 
 /// How classes of the scope stand; launch tokens that expire before `deadline` are about to expire.
 pub async fn standings(
@@ -219,6 +224,10 @@ pub async fn standings(
                 supply: count(row.supply),
                 expiring: ids(row.expiring),
                 failures: row.failures.read(),
+                stop: row
+                    .stop_since
+                    .zip(row.stop_reason)
+                    .map(|(since, reason)| Stop { since, reason }),
             },
             releasing: ids(row.releasing),
             stopped: row.stopped,

@@ -9,7 +9,7 @@ use gha_slurm_domain::launch::{
 };
 use gha_slurm_domain::timeline::Entry;
 use gha_slurm_domain::{
-    ClassId, Launch, LaunchId, LaunchState, RepositoryId, RunnerId, SlurmJobId, SlurmState,
+    ClassId, Launch, LaunchId, LaunchState, RepositoryId, RunnerId, SlurmJobId, SlurmState, Stop,
     WorkflowJobId,
 };
 
@@ -21,7 +21,7 @@ use crate::replan;
 use crate::repositories::{self, Repository, StandingRow};
 use crate::schema::{
     installations, launches, repositories as repositories_table, repository_mappings,
-    runner_classes, runners,
+    runner_classes, runners, stops,
 };
 use crate::scope::ScopeLock;
 use crate::stored::{StoredLaunchState, launch_states};
@@ -429,6 +429,10 @@ pub struct Callback {
     pub loaded: Loaded,
     /// What is known of its repository.
     pub standing: gha_slurm_domain::admission::Standing,
+    /// All launches are stopped.
+    pub stop: Option<Stop>,
+    /// Launch tokens that were issued up to then are revoked.
+    pub revoked_until: Option<DateTime<Utc>>,
 }
 
 type CallbackRow = (
@@ -437,6 +441,7 @@ type CallbackRow = (
     ClassRow,
     Repository,
     StandingRow,
+    (Option<DateTime<Utc>>, Option<String>),
 );
 
 impl OfLaunch for Callback {
@@ -459,16 +464,30 @@ impl OfLaunch for Callback {
                 ClassRow::as_select(),
                 Repository::as_select(),
                 repositories::standing_columns!(),
+                (
+                    stops::table
+                        .select(diesel::dsl::max(stops::since))
+                        .single_value(),
+                    stops::table
+                        .filter(stops::until.is_null())
+                        .select(stops::reason)
+                        .single_value(),
+                ),
             ))
             .first(&mut conn)
             .await
             .optional()?;
-        let Some((launch, runner, class, repository, standing)) = row else {
+        let Some((launch, runner, class, repository, standing, (since, reason))) = row else {
             return Ok(None);
         };
         Ok(Some(Self {
             loaded: loaded((launch, runner, class, repository))?,
             standing: repositories::read_standing(standing)?,
+            // The one that is not over began last.
+            stop: since
+                .zip(reason)
+                .map(|(since, reason)| Stop { since, reason }),
+            revoked_until: since,
         }))
     }
 
@@ -730,6 +749,9 @@ pub async fn due(
             .filter(launches::due_at.le(now))
             // What a limit refuses for one of a class, it refuses for all.
             .filter(diesel::dsl::not(diesel::dsl::exists(older)))
+            .filter(diesel::dsl::not(diesel::dsl::exists(
+                stops::table.filter(stops::until.is_null()),
+            )))
             .filter(
                 launches::lease_until
                     .is_null()
@@ -794,6 +816,16 @@ pub async fn watched(
         .into_iter()
         .map(LaunchId)
         .collect())
+}
+
+/// Launches of the scope in which a workflow job runs.
+pub async fn busy(lock: &mut ScopeLock<'_>) -> Result<Vec<Loaded>, StorageError> {
+    let rows: Vec<LoadedRow> = with_all!(launches::table)
+        .filter(launches::repository_id.eq(lock.repository().0))
+        .filter(launches::state.eq(StoredLaunchState(LaunchState::Busy)))
+        .load(lock.conn())
+        .await?;
+    rows.into_iter().map(loaded).collect()
 }
 
 /// Withdrawn launches whose Slurm jobs the agent must be asked to cancel now.

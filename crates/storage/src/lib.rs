@@ -20,6 +20,7 @@ mod schema;
 pub mod scope;
 mod server;
 mod sqlstate;
+pub mod stops;
 mod stored;
 pub mod timeline;
 pub mod transaction;

@@ -47,6 +47,41 @@ pub async fn request(
     notify(conn, Notice::Replan, &repository.0.to_string()).await
 }
 
+/// [`request`], for every scope that has something to plan, or in which a workflow job runs.
+pub(crate) async fn request_all(
+    conn: &mut AsyncPgConnection,
+    reason: &str,
+) -> Result<(), StorageError> {
+    // A request that is there already is not taken before this commits, or it is taken now and this waits for it.
+    diesel::sql_query(
+        "INSERT INTO replan_requests (repository_id, forgive, reason) \
+        SELECT repository_id, FALSE, $1 FROM ( \
+            SELECT repository_id FROM runner_classes WHERE demand > 0 OR supply > 0 OR stopped IS NOT NULL \
+            UNION SELECT repository_id FROM launches WHERE state = 'busy' \
+        ) AS active ORDER BY repository_id ON CONFLICT DO NOTHING",
+    )
+    .bind::<diesel::sql_types::Text, _>(reason)
+    .execute(conn)
+    .await?;
+    diesel::sql_query("SELECT pg_notify('replan', 'all')")
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// [`request`], for every scope with a running workflow job whose Slurm job nobody cancels yet: some are found to run only after launches
+/// were stopped.
+pub async fn request_running(conn: &mut AsyncPgConnection) -> Result<(), StorageError> {
+    diesel::sql_query(
+        "INSERT INTO replan_requests (repository_id, forgive, reason) \
+        SELECT DISTINCT repository_id, FALSE, 'what runs is to be cancelled' FROM launches \
+        WHERE state = 'busy' AND cancel_at IS NULL AND cancelled_at IS NULL ON CONFLICT DO NOTHING",
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// A request taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {

@@ -47,6 +47,8 @@ GRANT SELECT, INSERT, DELETE ON timeline, usages TO gha_slurm_launcher;
 GRANT SELECT, INSERT, UPDATE ON usage_sums, known_versions TO gha_slurm_launcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON replan_requests, leases TO gha_slurm_launcher;
 GRANT SELECT, INSERT ON database_identity TO gha_slurm_launcher;
+-- Stops are the owner's: `gha-slurm panic`.
+GRANT SELECT ON stops TO gha_slurm_launcher, gha_slurm_token_broker;
 
 -- token-broker: launches whose nodes call back, and their runners. It makes no launches and removes nothing.
 GRANT EXECUTE ON FUNCTION lock_scope_of(UUID) TO gha_slurm_token_broker;

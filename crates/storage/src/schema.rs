@@ -228,6 +228,20 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    use diesel::sql_types::{BigInt, Bool, Nullable, Text, Timestamptz};
+
+    stops (id) {
+        id -> BigInt,
+        since -> Timestamptz,
+        stopped_by -> Text,
+        reason -> Text,
+        cancel_running -> Bool,
+        until -> Nullable<Timestamptz>,
+        resumed_by -> Nullable<Text>,
+    }
+}
+
 diesel::joinable!(launches -> runner_classes (class_id));
 diesel::joinable!(launches -> repositories (repository_id));
 diesel::joinable!(runners -> launches (launch_id));
@@ -253,4 +267,5 @@ diesel::allow_tables_to_appear_in_same_query!(
     database_identity,
     usages,
     usage_sums,
+    stops,
 );

@@ -1,4 +1,4 @@
-//! The public launch-token keys, read again when a token names a key that is new.
+//! The public launch-token keys: one that was added or removed counts two seconds later.
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -9,7 +9,7 @@ use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch_token::AUDIENCE_BROKER;
 use tokio::sync::Mutex;
 
-/// Anybody can ask for the keys, and name one that is new: the folder is read at most this often.
+/// Anybody can ask for the keys, and send tokens: the folder is read at most this often.
 const REREAD: Duration = Duration::from_secs(2);
 
 /// The keys of a folder.
@@ -63,11 +63,6 @@ impl Keys {
 
     /// Verifies a launch token for us.
     pub(crate) async fn verify(&self, token: &str) -> Result<LaunchClaims, TokenError> {
-        match verify(token, &self.held().0, AUDIENCE_BROKER, &self.issuer) {
-            Err(TokenError::UnknownKey) => {
-                verify(token, &self.current().await, AUDIENCE_BROKER, &self.issuer)
-            }
-            verdict => verdict,
-        }
+        verify(token, &self.current().await, AUDIENCE_BROKER, &self.issuer)
     }
 }

@@ -9,9 +9,10 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
+use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::runner::RunnerMode;
 use gha_slurm_domain::admission::for_class;
-use gha_slurm_domain::launch::{Admission, Applied, Caller, Happening, Rejected};
+use gha_slurm_domain::launch::{Admission, Applied, Caller, Happening, Rejected, Why};
 use gha_slurm_domain::naming::{names_of_attempts, runner_name};
 use gha_slurm_domain::{
     Clock, InstallationId, LabelSet, LaunchId, RepositoryFullName, RepositoryId, RunnerId,
@@ -21,7 +22,7 @@ use gha_slurm_service_kit::ApiError;
 use gha_slurm_storage::launches::{self, Callback, Loaded};
 use gha_slurm_storage::notice::{self, Notice};
 use gha_slurm_storage::repositories::{self, Repository};
-use gha_slurm_storage::{Database, Failure, ScopeLock, StorageError};
+use gha_slurm_storage::{Database, Failure, ScopeLock, StorageError, stops};
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
@@ -140,6 +141,11 @@ pub(crate) fn github_trouble(error: &GithubError) -> Option<ApiError> {
     Some(ApiError::github_unavailable(error, after))
 }
 
+/// Whether a launch token that was issued then, in seconds since the epoch, is revoked.
+fn is_revoked(issued_at: i64, revoked_until: Option<DateTime<Utc>>) -> bool {
+    revoked_until.is_some_and(|until| issued_at <= until.timestamp())
+}
+
 /// The hash that is stored of a progress token.
 pub(crate) fn progress_hash(token: &str) -> Vec<u8> {
     Sha256::digest(token.as_bytes()).to_vec()
@@ -207,12 +213,12 @@ impl Broker {
     /// `POST /gha/runner`: redeems a launch token.
     pub(crate) async fn redeem(
         &self,
-        launch: LaunchId,
+        claims: &LaunchClaims,
         caller: &Caller,
         mode: RunnerMode,
     ) -> Result<Redeemed, ApiError> {
         for _ in 0..MAX_NAME_CLASHES {
-            let mint = self.begin_when_started(launch, caller, mode).await?;
+            let mint = self.begin_when_started(claims, caller, mode).await?;
             let scope = self.scope(&mint.repository).await?;
             self.clear_earlier_attempts(&scope, &mint).await?;
             let (secret, id, expires_at) = match self.register(&scope, &mint, mode).await {
@@ -261,41 +267,42 @@ impl Broker {
     /// Begins; where Slurm's job is not known to run, has that looked up and tries again, for some seconds.
     async fn begin_when_started(
         &self,
-        launch: LaunchId,
+        claims: &LaunchClaims,
         caller: &Caller,
         mode: RunnerMode,
     ) -> Result<Mint, ApiError> {
         for pause in STARTED_PAUSES {
-            match self.begin(launch, caller, mode).await? {
+            match self.begin(claims, caller, mode).await? {
                 Ok(mint) => return Ok(mint),
                 Err(Rejected::NotStarted(_)) => {}
                 Err(rejected) => return Err(rejection(&rejected)),
             }
             let mut conn = self.connection().await?;
-            notice::notify(&mut conn, Notice::NodeWaits, &launch.to_string())
+            notice::notify(&mut conn, Notice::NodeWaits, &claims.sub.to_string())
                 .await
                 .map_err(|e| storage_error(&e))?;
             drop(conn);
             tokio::time::sleep(pause).await;
         }
-        let begun = self.begin(launch, caller, mode).await?;
+        let begun = self.begin(claims, caller, mode).await?;
         begun.map_err(|rejected| rejection(&rejected))
     }
 
     /// Decides under the scope's lock whether the launch still has demand, and binds it to the Slurm job that asks.
     async fn begin(
         &self,
-        launch: LaunchId,
+        claims: &LaunchClaims,
         caller: &Caller,
         mode: RunnerMode,
     ) -> Result<Result<Mint, Rejected>, ApiError> {
+        let launch = claims.sub;
         let now = self.clock.now();
         let decided = self
             .database
             .for_callback(
                 launch,
                 async |(mut lock, callback): (ScopeLock<'_>, Callback)| {
-                    let happening = self.called_back(&callback, caller, mode);
+                    let happening = self.called_back(&callback, claims.iat, caller, mode);
                     let before = &callback.loaded;
                     let applied = launches::happen_to(&mut lock, before, happening, now).await?;
                     let superseded = before.launch.runner().and_then(|runner| runner.github_id);
@@ -328,19 +335,34 @@ impl Broker {
         }))
     }
 
-    fn called_back(&self, callback: &Callback, caller: &Caller, mode: RunnerMode) -> Happening {
-        let Callback { loaded, standing } = callback;
+    /// `issued_at`: when the launch token was issued, in seconds since the epoch.
+    fn called_back(
+        &self,
+        callback: &Callback,
+        issued_at: i64,
+        caller: &Caller,
+        mode: RunnerMode,
+    ) -> Happening {
+        let Callback {
+            loaded,
+            standing,
+            stop,
+            revoked_until,
+        } = callback;
+        let stopped = stop.clone().map(|stop| Why::Stopped { stop });
+        let refusal = stopped
+            .or_else(|| is_revoked(issued_at, *revoked_until).then_some(Why::TokenRevoked))
+            .or_else(|| {
+                let cluster = loaded.launch.slurm.cluster.as_deref();
+                for_class(standing, &loaded.class.slurm_user, cluster)
+            });
         let attempt = loaded.launch.runner().map_or(0, |r| r.mint_attempt);
         let DeploymentSettings { name, prefix } = self.deployment.as_ref();
         Happening::CalledBack {
             caller: caller.clone(),
             mode,
             admission: Admission {
-                refusal: for_class(
-                    standing,
-                    &loaded.class.slurm_user,
-                    loaded.launch.slurm.cluster.as_deref(),
-                ),
+                refusal,
                 demand: loaded.class.demand,
                 redeemed: loaded.class.redeemed,
             },
@@ -349,7 +371,7 @@ impl Broker {
         }
     }
 
-    /// Stores what was registered. `false`: the launch was withdrawn, or a newer attempt runs.
+    /// Stores what was registered. `false`: the launch was withdrawn, a newer attempt runs, or launches are stopped.
     async fn complete(
         &self,
         mint: &Mint,
@@ -361,8 +383,40 @@ impl Broker {
             github_id: id,
             progress_token_hash: progress_hash(progress_token),
         };
-        let applied = self.happen(mint.launch, &happening).await?;
-        Ok(applied.is_ok())
+        let now = self.clock.now();
+        let done = self
+            .database
+            .for_callback(
+                mint.launch,
+                async |(mut lock, callback): (ScopeLock<'_>, Callback)| {
+                    // Launches may have been stopped since it began.
+                    let (happening, is_stopped) = match &callback.stop {
+                        None => (happening.clone(), false),
+                        Some(stop) => {
+                            let why = Why::Stopped { stop: stop.clone() };
+                            (Happening::NotWanted(why), true)
+                        }
+                    };
+                    let before = &callback.loaded;
+                    let applied = launches::happen_to(&mut lock, before, happening, now).await?;
+                    Ok::<_, StorageError>(applied.is_ok() && !is_stopped)
+                },
+            )
+            .await
+            .map_err(|e| storage_error(&e))?;
+        Ok(done.unwrap_or(false))
+    }
+
+    /// Fails for a launch token that was issued before launches were stopped.
+    pub(crate) async fn refuse_revoked(&self, claims: &LaunchClaims) -> Result<(), ApiError> {
+        let mut conn = self.connection().await?;
+        let revoked_until = stops::revoked_until(&mut conn)
+            .await
+            .map_err(|e| storage_error(&e))?;
+        if is_revoked(claims.iat, revoked_until) {
+            return Err(gone(Why::TokenRevoked.explained()));
+        }
+        Ok(())
     }
 
     /// Something happens to a launch: the scope's lock, the domain's decision, what follows.

@@ -103,6 +103,7 @@ fn trouble(error: &GithubError) -> ApiError {
         (status = 400, description = "Not a repository", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "Neither a launch token nor a service token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The launch token is for another repository", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "The launch token was issued before launches were stopped, and is revoked", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "GitHub is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("launchToken" = []), ("serviceToken" = []))
@@ -115,7 +116,9 @@ pub(crate) async fn installations(
         None
     } else {
         let token = bearer(&request).ok_or_else(token_missing)?;
-        Some(verified(&state, token).await?)
+        let claims = verified(&state, token).await?;
+        state.broker.refuse_revoked(&claims).await?;
+        Some(claims)
     };
     let name = asked(&request, &state)?;
     if let Some(claims) = of_launch {

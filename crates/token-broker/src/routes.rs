@@ -169,7 +169,7 @@ async fn redeem_either(
         let redeemed = state
             .broker
             .to_the_end(|broker| async move {
-                broker.redeem(claims.sub, &caller, claims.runner_mode).await
+                broker.redeem(&claims, &caller, claims.runner_mode).await
             })
             .await?;
         return Ok(HttpResponse::Ok().json(answer(redeemed)));
@@ -212,7 +212,7 @@ async fn redeem_either(
         .broker
         .to_the_end(|broker| async move {
             broker
-                .redeem(claims.sub, &caller, RunnerMode::Registration)
+                .redeem(&claims, &caller, RunnerMode::Registration)
                 .await
         })
         .await?;

@@ -170,3 +170,97 @@ fn a_password_is_never_shown() {
         argument.err
     );
 }
+
+#[tokio::test]
+async fn everything_is_stopped_and_goes_on() {
+    let server = PrivatePostgres::start().await;
+    let url = server.database("stops").await.unwrap();
+    let environment = [("DATABASE_URL", url.as_str())];
+    let run = |arguments: &[&str]| gha_slurm(arguments, &environment);
+    let early = run(&["panic"]);
+    assert!(
+        !early.ok && early.err.contains("NOT stopped") && early.err.contains("gha-slurm migrate"),
+        "{}",
+        early.err
+    );
+    assert!(run(&["migrate"]).ok);
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("keys");
+    assert!(keys("generate", &dir, &[]).ok);
+    let folder = KeyFolder::new(&dir);
+    let old = folder.list().unwrap().pop().unwrap();
+    let private = dir.join(format!("{old}.key.pem"));
+    std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o640)).unwrap();
+
+    let multi_line = run(&["panic", "--reason", "a\nb"]);
+    assert!(
+        !multi_line.ok && multi_line.err.contains("one line"),
+        "{}",
+        multi_line.err
+    );
+    let keys_dir = dir.to_str().unwrap();
+    let stopped = run(&["panic", "--reason", "a key was stolen", "--keys", keys_dir]);
+    assert!(stopped.ok, "{}", stopped.err);
+    assert!(
+        stopped.out.starts_with("All launches are stopped since "),
+        "{}",
+        stopped.out
+    );
+    let new = folder.list().unwrap().pop().unwrap();
+    assert_eq!(folder.accepted().unwrap(), [new.clone()]);
+    assert_ne!(new, old);
+    assert!(
+        stopped.out.contains(&format!("remove {old}.pub.pem")),
+        "{}",
+        stopped.out
+    );
+    // Whoever might read the old one may read the new one.
+    let mode = std::fs::metadata(dir.join(format!("{new}.key.pem")))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o640);
+
+    let again = run(&["panic"]);
+    assert!(
+        again.ok && again.out.starts_with("Launches were stopped already."),
+        "{}",
+        again.out
+    );
+    assert!(
+        again.out.contains("a key was stolen") && again.out.contains("panic --keys"),
+        "{}",
+        again.out
+    );
+    let status = run(&["panic", "--status"]);
+    assert!(
+        status.out.contains("Nothing is left to withdraw"),
+        "{}",
+        status.out
+    );
+
+    let resumed = run(&["resume"]);
+    assert!(
+        resumed.ok && resumed.out.starts_with("Launches go on."),
+        "{}",
+        resumed.out
+    );
+    let again = run(&["resume"]);
+    assert!(
+        again.ok && again.out.contains("nothing to resume"),
+        "{}",
+        again.out
+    );
+    assert_eq!(
+        run(&["panic", "--status"]).out,
+        "Launches are not stopped.\n"
+    );
+    // Without the database, the keys are replaced all the same.
+    let without = gha_slurm(&["panic", "--keys", keys_dir], &[]);
+    assert!(
+        !without.ok && without.err.contains("NOT stopped"),
+        "{}",
+        without.err
+    );
+    assert_ne!(folder.list().unwrap().pop().unwrap(), new);
+}

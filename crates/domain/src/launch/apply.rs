@@ -141,6 +141,8 @@ pub enum Happening {
     Attributed(WorkflowJobId),
     /// GitHub knows no workflow job that its runner took.
     AttributionGivenUp,
+    /// An administrator wants its workflow job to end: its Slurm job is cancelled, whatever runs in it.
+    CancelWanted,
     /// The agent was asked to cancel its Slurm job.
     CancelAsked {
         /// Whether the agent cancelled one now.
@@ -300,6 +302,7 @@ impl Launch {
             Happening::Silent { attempt } => change.silent(attempt),
             Happening::Attributed(workflow_job) => change.attributed(workflow_job),
             Happening::AttributionGivenUp => change.attribution_given_up(),
+            Happening::CancelWanted => change.cancel_wanted(),
             Happening::CancelAsked { is_cancelled } => Ok(change.cancel_asked(is_cancelled)),
         }
     }
@@ -486,6 +489,18 @@ impl Change {
             let deregister_at = Some(self.now);
             self.ended(outcome, None, ended_at, deregister_at);
         }
+        Ok(self.done())
+    }
+
+    fn cancel_wanted(mut self) -> Outcomes {
+        let State::Busy(..) = self.launch.state else {
+            return Err(Rejected::Late);
+        };
+        let slurm = &mut self.launch.slurm;
+        if slurm.cancel_at.is_some() || slurm.cancelled_at.is_some() {
+            return Err(Rejected::Late);
+        }
+        slurm.cancel_at = Some(self.now);
         Ok(self.done())
     }
 

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::admission::NotAdmitted;
+use crate::stop::Stop;
 
 /// Why a launch ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +67,13 @@ pub enum Why {
     },
     /// Its repository is mapped to another Slurm user now.
     MappedToAnother,
+    /// All launches are stopped.
+    Stopped {
+        /// Since when and why.
+        stop: Stop,
+    },
+    /// Its launch token was issued before launches were stopped, and is revoked since.
+    TokenRevoked,
     /// It was withdrawn before reasons were recorded by kind.
     Recorded {
         /// What was recorded.
@@ -130,6 +138,11 @@ impl Why {
             Self::NotAdmitted { reason } => reason.to_string(),
             Self::MappedToAnother => {
                 "the repository is mapped to another Slurm user now".to_owned()
+            }
+            Self::Stopped { stop } => stop.explained(),
+            Self::TokenRevoked => {
+                "its launch token was issued before launches were stopped, and is revoked"
+                    .to_owned()
             }
             Self::Recorded { words } => words.clone(),
         }

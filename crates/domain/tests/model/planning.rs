@@ -169,6 +169,7 @@ impl World {
             supply: class.supply,
             expiring: expiring.map(|launch| launch.id).collect(),
             failures: class.failures.clone(),
+            stop: None,
         };
         let plan = plan(&view, &self.limits, self.now);
         for launch in &plan.expired {

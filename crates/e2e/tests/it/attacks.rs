@@ -1,5 +1,6 @@
 //! What was once tried on the running services, and hurt.
 
-mod strangers;
 mod grants;
+mod panic;
+mod strangers;
 mod tenants;

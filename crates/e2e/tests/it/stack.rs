@@ -292,6 +292,11 @@ impl Stack {
         self.expected_errors.push(text);
     }
 
+    /// The database of the services.
+    pub(crate) fn database_url(&self) -> &str {
+        &self.database_url
+    }
+
     /// The base address of a service's HTTP port.
     pub(crate) fn url(&self, service: Service) -> String {
         self.deployment.url(service)

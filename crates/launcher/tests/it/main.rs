@@ -5,6 +5,7 @@ mod agents;
 mod events;
 mod process;
 mod reconciler;
+mod stops;
 mod submission;
 
 use chrono::{DateTime, Utc};

@@ -10,6 +10,7 @@ mod roles;
 mod round_trips;
 mod schema;
 mod scope;
+mod stops;
 mod submission;
 mod tls;
 mod transaction;

@@ -8,4 +8,5 @@
 mod progress;
 mod redemption;
 mod settings;
+mod stops;
 mod support;
