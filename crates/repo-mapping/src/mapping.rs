@@ -48,7 +48,7 @@ fn answer(state: &State, version: i64, list: &[Mapped]) -> HttpResponse {
         (status = 400, description = "Not a Slurm user", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []))
 )]
 pub(crate) async fn list(
     request: HttpRequest,
@@ -177,7 +177,7 @@ fn entries(body: &[u8]) -> Result<Vec<Wanted>, ApiError> {
         (status = 422, description = "`repositories_invalid`: entries that cannot be used", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []))
 )]
 pub(crate) async fn replace(
     request: HttpRequest,

@@ -26,7 +26,7 @@ const MAX_REASON: usize = 500;
         (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "The App cannot see it", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []))
 )]
 pub(crate) async fn allow(
     request: HttpRequest,
@@ -61,7 +61,7 @@ pub(crate) async fn allow(
         (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "The App cannot see it", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []))
 )]
 pub(crate) async fn refuse(
     request: HttpRequest,

@@ -75,7 +75,7 @@ fn shown_request(state: &State, request: Request) -> UserRepository {
         (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The assertion is about another user", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []), ("agentAssertion" = []))
 )]
 pub(crate) async fn list(
     request: HttpRequest,
@@ -121,7 +121,7 @@ pub(crate) async fn list(
         (status = 422, description = "`repositories_invalid`: it cannot be used", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []), ("agentAssertion" = []))
 )]
 pub(crate) async fn add(
     request: HttpRequest,
@@ -280,7 +280,7 @@ async fn ask(
         (status = 404, description = "The user does not have it", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`repository_not_waiting`: `waiting` was asked for", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []), ("agentAssertion" = []))
 )]
 pub(crate) async fn remove(
     request: HttpRequest,
@@ -339,7 +339,7 @@ pub(crate) async fn remove(
         (status = 200, description = "What waits", body = Vec<UserRepository>),
         (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []))
 )]
 pub(crate) async fn requests(
     request: HttpRequest,

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use config::{Config, Environment, File, FileFormat, Value, ValueKind};
+use config::builder::DefaultState;
+use config::{Config, ConfigBuilder, Environment, File, FileFormat, Value, ValueKind};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
@@ -44,14 +45,31 @@ pub fn load<S: Settings>(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<S, SettingsError> {
-    let error = |key: &str, problem: String| SettingsError {
-        problems: BTreeMap::from([(key.to_owned(), problem)]),
-        prefix: S::PREFIX,
-    };
     let mut builder = Config::builder();
     if let Some(file) = file {
         builder = builder.add_source(File::from(file).format(FileFormat::Toml).required(true));
     }
+    read(builder, file, environment)
+}
+
+/// Loads settings from the text of a file.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub fn load_text<S: Settings>(text: &str) -> Result<S, SettingsError> {
+    let text = File::from_str(text, FileFormat::Toml);
+    read(Config::builder().add_source(text), None, [])
+}
+
+/// Adds the environment to what came from `file`.
+fn read<S: Settings>(
+    builder: ConfigBuilder<DefaultState>,
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<S, SettingsError> {
+    let error = |key: &str, problem: String| SettingsError {
+        problems: BTreeMap::from([(key.to_owned(), problem)]),
+        prefix: S::PREFIX,
+    };
     let source = environment.into_iter().collect();
     let environment = Environment::with_prefix(S::PREFIX)
         .prefix_separator("__")

@@ -46,6 +46,7 @@ impl Wiring<'_> {
                 "access": { "tokens_file": self.credentials.bearer_token_file },
                 "database": { "url": self.backing.database_url },
                 "github": self.github(),
+                "agents": self.agents(),
             }),
             Service::Agent => self.agent(),
         };
@@ -65,6 +66,14 @@ impl Wiring<'_> {
             "app_id": super::APP_ID,
             "private_key_file": self.credentials.app_private_key_file,
         })
+    }
+
+    /// repo-mapping's `[[agents]]`.
+    fn agents(&self) -> Value {
+        match self.builder.self_service {
+            None => json!([]),
+            Some(_) => json!([{ "cluster": CLUSTER, "public_keys": self.credentials.agent_keys }]),
+        }
     }
 
     /// The launcher's `[cluster]`.
@@ -115,6 +124,14 @@ impl Wiring<'_> {
                     "output_folder": output,
                 }),
             };
+        }
+        if let Some(self_service) = &self.builder.self_service {
+            agent["identity"] = json!({ "keys": self.credentials.agent_keys });
+            agent["self_service"] = json!({
+                "repo_mapping_url": self.url(Service::RepoMapping),
+                "login_nodes": [self_service.login_node],
+                "unmunge": self_service.unmunge,
+            });
         }
         if self.builder.outbound {
             // Beside the agent's nodes.
