@@ -1,6 +1,6 @@
 # Thin on purpose: what a person types. The work is in cargo and in scripts/.
 XTASK = $${CARGO_TARGET_DIR:-target}/debug/xtask
-.PHONY: help demo test tests test-slurm test-apptainer bench bench-slurm env fmt lint audit build page packages schemas
+.PHONY: help demo test tests test-slurm test-apptainer bench bench-slurm env fmt lint audit fuzz build page packages schemas
 
 help: ## what can be done here
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -60,6 +60,10 @@ lint: ## format and lints of Rust, its documentation and shell scripts, as stric
 
 audit: ## dependencies and GitHub workflows: licences, advisories, what is unused, what is unsafe; installs its tools
 	scripts/audit.sh
+
+# INPUTS=100000 tries fewer, TARGETS="labels webhook" fewer parsers.
+fuzz: ## throw 10 million inputs at each parser that strangers reach; takes hours, and a nightly toolchain
+	scripts/fuzz.sh $(or $(INPUTS),10000000) $(TARGETS)
 
 fmt: ## format Rust and shell scripts
 	cargo fmt --all

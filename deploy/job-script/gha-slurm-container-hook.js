@@ -383,9 +383,13 @@ async function main() {
   }
 }
 
-main().catch((error) => {
-  const title = error instanceof Refusal ? 'Refused by the cluster' : 'Containers on the cluster';
-  const text = error instanceof Failure ? error.message : error.stack;
-  console.log(`::error title=${title}::${text.replaceAll('%', '%25').replaceAll('\r', '').replaceAll('\n', '%0A')}`);
-  process.exitCode = 1;
-});
+if (require.main === module) {
+  main().catch((error) => {
+    const title = error instanceof Refusal ? 'Refused by the cluster' : 'Containers on the cluster';
+    const text = error instanceof Failure ? error.message : error.stack;
+    console.log(`::error title=${title}::${text.replaceAll('%', '%25').replaceAll('\r', '').replaceAll('\n', '%0A')}`);
+    process.exitCode = 1;
+  });
+} else {
+  module.exports = { OPTIONS, PODMANS, Failure, words, optionsOf, environmentOf };
+}

@@ -99,7 +99,7 @@ fn shown(state: &State, row: BuildRow) -> Build {
         (status = 400, description = "The query is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []))
 )]
 pub(crate) async fn list(
     request: HttpRequest,
@@ -130,7 +130,7 @@ pub(crate) async fn list(
         (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "We never heard of it", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []))
 )]
 pub(crate) async fn get(
     request: HttpRequest,

@@ -48,7 +48,7 @@ fn answer(state: &State, version: i64, list: &[Mapped]) -> HttpResponse {
         (status = 400, description = "Not a Slurm user", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []))
 )]
 pub(crate) async fn list(
     request: HttpRequest,
@@ -178,7 +178,7 @@ fn entries(body: &[u8]) -> Result<Vec<Wanted>, ApiError> {
         (status = 502, description = "`token_broker_failed`: repositories cannot be looked up", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "token-broker, GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []))
 )]
 pub(crate) async fn replace(
     request: HttpRequest,

@@ -32,7 +32,7 @@ const MAX_REASON: usize = 500;
         (status = 503, description = "token-broker, GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`repository_differs`: the name belongs to another repository", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []))
 )]
 pub(crate) async fn allow(
     request: HttpRequest,
@@ -69,7 +69,7 @@ pub(crate) async fn allow(
         (status = 502, description = "`token_broker_failed`: repositories cannot be looked up", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "token-broker, GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []))
 )]
 pub(crate) async fn refuse(
     request: HttpRequest,

@@ -8,11 +8,11 @@ use gha_slurm_contract::usage::{BuildUsage, MonthlyUsage, UsageSum};
 use gha_slurm_service_kit::body::LargestBody;
 use gha_slurm_service_kit::problem;
 use utoipa::OpenApi;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 use crate::state::State;
 use crate::web_application::WebApplication;
-use crate::{builds, mapping, public_repositories, usage, users};
+use crate::{builds, mapping, public_repositories, usage, users, web_application};
 
 /// A list of 1,000 repositories with the longest names GitHub has.
 const BODY_LIMIT: usize = 256 * 1024;
@@ -82,11 +82,20 @@ struct Security;
 
 impl utoipa::Modify for Security {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
-        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-        openapi
-            .components
-            .get_or_insert_default()
-            .add_security_scheme("bearer", scheme);
+        let components = openapi.components.get_or_insert_default();
+        for (name, what) in [
+            ("administratorToken", "One of `access.tokens`."),
+            (
+                "agentAssertion",
+                "A JWT that a Slurm agent (`[[agents]]`) signed for the Slurm user in the path, valid at most a minute.",
+            ),
+        ] {
+            let scheme = HttpBuilder::new()
+                .scheme(HttpAuthScheme::Bearer)
+                .description(Some(what))
+                .build();
+            components.add_security_scheme(name, SecurityScheme::Http(scheme));
+        }
     }
 }
 
@@ -108,7 +117,8 @@ impl utoipa::Modify for Security {
         builds::get,
         usage::get,
         public_repositories::allow,
-        public_repositories::refuse
+        public_repositories::refuse,
+        web_application::page
     ),
     components(schemas(
         Build,

@@ -37,7 +37,7 @@ pub(crate) struct UsageQuery {
         (status = 400, description = "The query is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []))
 )]
 pub(crate) async fn get(
     request: HttpRequest,

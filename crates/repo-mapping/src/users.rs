@@ -132,7 +132,7 @@ fn shown_request(state: &State, request: Request) -> UserRepository {
         (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The assertion is about another user", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []), ("agentAssertion" = []))
 )]
 pub(crate) async fn list(
     request: HttpRequest,
@@ -239,7 +239,7 @@ fn only_one(found: Vec<Resolved>) -> Result<Resolved, ApiError> {
         (status = 503, description = "token-broker, GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 428, description = "`version_needed`: an administrator decides about a request without If-Match", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []), ("agentAssertion" = []))
 )]
 pub(crate) async fn add(
     request: HttpRequest,
@@ -487,7 +487,7 @@ async fn ask(
         (status = 412, description = "`request_changed`, `mapping_changed`: it is not what was seen any more", body = Problem, content_type = "application/problem+json"),
         (status = 428, description = "`version_needed`: an administrator decides about a request without If-Match", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []), ("agentAssertion" = []))
 )]
 pub(crate) async fn remove(
     request: HttpRequest,
@@ -571,7 +571,7 @@ pub(crate) async fn remove(
         (status = 200, description = "What waits", body = Vec<UserRepository>),
         (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []))
 )]
 pub(crate) async fn requests(
     request: HttpRequest,

@@ -8,6 +8,7 @@ use actix_web::http::header::{CACHE_CONTROL, ContentType};
 use actix_web::middleware::{Compress, DefaultHeaders, from_fn};
 use actix_web::{HttpResponse, web};
 use anyhow::Context;
+use gha_slurm_contract::problem::Problem;
 use gha_slurm_service_kit::Strangers;
 use gha_slurm_service_kit::strangers::limited;
 
@@ -70,3 +71,18 @@ impl WebApplication {
             .service(files)
     }
 }
+
+/// The web application: its files and, for every other path, its page.
+#[utoipa::path(
+    get,
+    path = "/{path}",
+    operation_id = "webApplication",
+    params(("path" = String, Path, description = "A file of the folder `web.folder`, or a view of the application")),
+    responses(
+        (status = 200, description = "The file, or the page", body = String, content_type = "text/html"),
+        (status = 429, description = "Too many requests from this address: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(())
+)]
+#[expect(dead_code, reason = "documents what the scope of files answers")]
+pub(crate) fn page() {}

@@ -11,6 +11,7 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 use anyhow::{Context, bail};
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
 
 use crate::every::Periodic;
 use crate::settings::OperationsSettings;
@@ -181,10 +182,29 @@ pub async fn check_ready(settings: &OperationsSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether the process runs.
+#[utoipa::path(
+    get,
+    path = "/health/live",
+    operation_id = "live",
+    responses((status = 200, description = "It runs", content_type = "application/json")),
+    security(())
+)]
 async fn live() -> HttpResponse {
     HttpResponse::Ok().json(serde_json::json!({"status": "live"}))
 }
 
+/// Whether the service can do its work.
+#[utoipa::path(
+    get,
+    path = "/health/ready",
+    operation_id = "ready",
+    responses(
+        (status = 200, description = "It can", content_type = "application/json"),
+        (status = 503, description = "It cannot; `because` has the reasons by name", content_type = "application/json"),
+    ),
+    security(())
+)]
 async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
     let obstacles = readiness.obstacles();
     let notes = readiness.notes();
@@ -202,6 +222,14 @@ async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
     answer.json(body)
 }
 
+/// The metrics, in Prometheus' text format.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "metrics",
+    responses((status = 200, description = "All metrics", body = String, content_type = "text/plain")),
+    security(())
+)]
 async fn text(metrics: web::Data<Metrics>) -> HttpResponse {
     match metrics.text() {
         Ok(text) => HttpResponse::Ok()
@@ -209,4 +237,19 @@ async fn text(metrics: web::Data<Metrics>) -> HttpResponse {
             .body(text),
         Err(error) => HttpResponse::InternalServerError().body(error.to_string()),
     }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "operations",
+        description = "The operations port of every service, for monitoring: whoever reaches it may read it."
+    ),
+    paths(live, ready, text)
+)]
+struct Document;
+
+/// The OpenAPI document of the operations port.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    Document::openapi()
 }

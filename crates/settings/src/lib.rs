@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::path::{Path, PathBuf};
 
-use config::{Config, Environment, File, FileFormat, Value, ValueKind};
+use config::builder::DefaultState;
+use config::{Config, ConfigBuilder, Environment, File, FileFormat, Value, ValueKind};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
@@ -128,14 +129,31 @@ pub fn read<S: Settings>(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded<S>, SettingsError> {
-    let error = |key: &str, problem: String| SettingsError {
-        problems: BTreeMap::from([(key.to_owned(), problem)]),
-        prefix: S::PREFIX,
-    };
     let mut builder = Config::builder();
     if let Some(file) = file {
         builder = builder.add_source(File::from(file).format(FileFormat::Toml).required(true));
     }
+    read_from(builder, file, environment)
+}
+
+/// Loads settings from the text of a file.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub fn load_text<S: Settings>(text: &str) -> Result<S, SettingsError> {
+    let text = File::from_str(text, FileFormat::Toml);
+    read_from(Config::builder().add_source(text), None, []).map(|loaded| loaded.settings)
+}
+
+/// Adds the environment to what came from `file`.
+fn read_from<S: Settings>(
+    builder: ConfigBuilder<DefaultState>,
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded<S>, SettingsError> {
+    let error = |key: &str, problem: String| SettingsError {
+        problems: BTreeMap::from([(key.to_owned(), problem)]),
+        prefix: S::PREFIX,
+    };
     let source = environment.into_iter().collect();
     let environment = Environment::with_prefix(S::PREFIX)
         .prefix_separator("__")

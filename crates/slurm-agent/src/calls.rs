@@ -38,7 +38,7 @@ use crate::start::{Starter, answer};
         (status = 429, description = "A limit of the policy or of Slurm is reached: try again later", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Slurm or the agent's state folder is in trouble, or an administrator has stopped new Slurm jobs: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
-    security((), ("authToken" = []))
+    security(("launchTokenInBody" = []), ("authToken" = []))
 )]
 pub(crate) async fn start(
     starter: web::Data<Starter>,

@@ -6,6 +6,9 @@ pub mod book;
 mod calls;
 mod doctor;
 mod dry_run;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod keys;
 pub mod launches;
 pub mod ledger;
@@ -26,4 +29,5 @@ pub mod tasks;
 
 pub use application::Application;
 pub use openapi::openapi;
+pub use relay::PATHS as RELAYED_PATHS;
 pub use settings::Settings;

@@ -18,6 +18,13 @@ impl utoipa::Modify for Security {
             ))
             .build();
         components.add_security_scheme("launcherAssertion", SecurityScheme::Http(assertion));
+        let in_body = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some(
+                "The launch token, which is in the body, `launcherToken`, and in no header.",
+            ))
+            .build();
+        components.add_security_scheme("launchTokenInBody", SecurityScheme::Http(in_body));
         let munge = ApiKeyValue::with_description(
             "Authorization",
             "`Munge` and a credential of munge(1) whose payload is the method, the path and the SHA-256 of the body, as the command \

@@ -12,8 +12,8 @@ use gha_slurm_service_kit::{ApiError, Body};
 
 use crate::settings::RelaySettings;
 
-/// What passes.
-const PATHS: [&str; 3] = ["/gha/runner", "/gha/runner/release", "/gha/runner/progress"];
+/// What passes: routes of token-broker, which decides who is let in.
+pub const PATHS: [&str; 3] = ["/gha/runner", "/gha/runner/release", "/gha/runner/progress"];
 /// Headers of a call and of its answer that matter.
 const ASKED: [&str; 3] = ["authorization", "content-type", "traceparent"];
 const ANSWERED: [&str; 4] = ["content-type", "retry-after", "www-authenticate", "allow"];

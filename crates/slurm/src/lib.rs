@@ -2,6 +2,9 @@
 
 mod api_version;
 mod backend;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod local;
 mod options;
 mod process;

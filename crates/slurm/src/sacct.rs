@@ -59,10 +59,13 @@ fn seconds(text: &str) -> Option<u64> {
     let (whole, fraction) = rest.split_once('.').unwrap_or((rest, ""));
     let mut seconds: u64 = 0;
     for part in whole.split(':') {
-        seconds = seconds * 60 + part.parse::<u64>().ok()?;
+        seconds = seconds.checked_mul(60)?.checked_add(part.parse().ok()?)?;
     }
     let half = fraction.starts_with(['5', '6', '7', '8', '9']);
-    Some(days.parse::<u64>().ok()? * 86_400 + seconds + u64::from(half))
+    let days: u64 = days.parse().ok()?;
+    days.checked_mul(86_400)?
+        .checked_add(seconds)?
+        .checked_add(u64::from(half))
 }
 
 /// `billing=2,cpu=2,gres/gpu=1,mem=100M`: memory is in MiB.
@@ -122,5 +125,16 @@ mod tests {
         assert_eq!(seconds("02:03.500"), Some(124));
         assert_eq!(seconds("2-03:04:05"), Some(183_845));
         assert_eq!(seconds(""), None);
+        // Larger than any that Slurm has.
+        for absurd in [
+            "99999999999999999:00:00",
+            "999999999999999999-00:00",
+            "00:99999999999999999999",
+        ] {
+            assert_eq!(seconds(absurd), None, "{absurd}");
+        }
+        let last = seconds("213503982334601-07:00:15");
+        assert_eq!(last, Some(u64::MAX));
+        assert_eq!(seconds("213503982334601-07:00:15.5"), None);
     }
 }

@@ -29,6 +29,12 @@ impl Separator {
         Self(format!("\u{1f}{}", Uuid::new_v4().simple()))
     }
 
+    /// One that can be guessed, for tests.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn known(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     /// For `SQUEUE_FORMAT2`: arguments can be read by everybody on the host, the environment cannot.
     pub(super) fn format(&self) -> String {
         let columns = COLUMNS.iter();
@@ -93,7 +99,7 @@ fn exit_code_shown(text: &str) -> Option<i32> {
     match text.split_once(':') {
         None => text.parse().ok().map(exit_code),
         Some((code, "0")) => code.parse().ok(),
-        Some((_, signal)) => Some(128 + signal.parse::<i32>().ok()?),
+        Some((_, signal)) => signal.parse::<i32>().ok()?.checked_add(128),
     }
 }
 
@@ -138,6 +144,7 @@ mod tests {
             ("0:9", Some(137)),
             ("9", Some(137)),
             ("0:nine", None),
+            ("0:2147483647", None),
         ] {
             let job = read(&of(ours, "FAILED", exit)).unwrap();
             assert_eq!(job.exit_code, code, "{exit}");

@@ -290,7 +290,7 @@ fn answer(redeemed: Redeemed) -> RunnerAnswer {
         (status = 429, description = "It comes too often: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("progressToken" = []))
+    security(("progressToken" = []), ("launchToken" = []))
 )]
 async fn progress(
     request: HttpRequest,
@@ -363,7 +363,8 @@ async fn release(request: HttpRequest, state: web::Data<State>) -> Result<HttpRe
     responses(
         (status = 200, description = "A JWK set", body = serde_json::Value),
         (status = 429, description = "Too many requests from this address: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
-    )
+    ),
+    security(())
 )]
 async fn jwks(state: web::Data<State>) -> HttpResponse {
     HttpResponse::Ok().json(state.keys.current().await.to_jwks())

@@ -16,6 +16,7 @@ use secrecy::SecretString;
 use serde::Serialize;
 use tracing::Span;
 use tracing::field::Empty;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
 use utoipa::{OpenApi, ToSchema};
 
 use crate::convert;
@@ -117,6 +118,7 @@ struct Verified<'a> {
         (status = 500, description = "The event could not be written", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "RabbitMQ does not confirm, or too many large bodies arrive at once, or from this address: redeliver", body = Problem, content_type = "application/problem+json"),
     ),
+    security(("webhookSignature" = []))
 )]
 #[tracing::instrument(name = "delivery", skip_all, fields(delivery.guid = Empty, delivery.event = Empty))]
 pub(crate) async fn receive(
@@ -255,9 +257,28 @@ fn header<'r>(request: &'r HttpRequest, name: &str) -> Option<&'r str> {
         title = "webhook-ingest",
         description = "What GitHub sends to webhook-ingest."
     ),
-    paths(receive)
+    paths(receive),
+    modifiers(&Security)
 )]
 struct Document;
+
+struct Security;
+
+impl utoipa::Modify for Security {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let signature = ApiKeyValue::with_description(
+            "X-Hub-Signature-256",
+            "`sha256=` and the HMAC-SHA-256 of the body, in hexadecimal, with one of `webhook.secret`.",
+        );
+        openapi
+            .components
+            .get_or_insert_default()
+            .add_security_scheme(
+                "webhookSignature",
+                SecurityScheme::ApiKey(ApiKey::Header(signature)),
+            );
+    }
+}
 
 /// The OpenAPI document of the service's port.
 pub fn openapi() -> utoipa::openapi::OpenApi {

@@ -4,6 +4,9 @@ mod application;
 mod convert;
 mod delivery;
 mod encoding;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod refusal;
 pub mod settings;
 

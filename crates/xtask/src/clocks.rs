@@ -11,7 +11,7 @@ use crate::source::{self, Module};
 /// The one file that may: it makes the system's `Clock`.
 const CLOCK: &str = "src/clock.rs";
 /// Crates that only tests and measurements use.
-const FOR_TESTS: [&str; 5] = ["bench", "e2e", "simulator", "test-support", "xtask"];
+const FOR_TESTS: [&str; 6] = ["bench", "e2e", "fuzz", "simulator", "test-support", "xtask"];
 
 /// Fails with every place that asks.
 pub(crate) fn check(root: &Path) -> Result<()> {

@@ -17,7 +17,7 @@ const SERVICES: [&str; 6] = [
     "token-signer",
 ];
 /// Crates that are neither services nor libraries: nothing that is shipped may depend on them.
-const FOR_DEVELOPMENT: [&str; 5] = ["simulator", "test-support", "e2e", "bench", "xtask"];
+const FOR_DEVELOPMENT: [&str; 6] = ["simulator", "test-support", "e2e", "bench", "fuzz", "xtask"];
 
 /// One row of the table.
 #[derive(Debug)]

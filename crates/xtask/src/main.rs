@@ -6,6 +6,7 @@ mod clocks;
 mod crates;
 mod demo;
 mod label_table;
+mod routes;
 mod schemas;
 mod servers;
 mod skipped;
@@ -28,7 +29,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Write proto-schemas/, and the table of labels in docs/workflows.md, from the types.
+    /// Write proto-schemas/, docs/security/routes.md, and the table of labels in docs/workflows.md, from the code.
     Schemas {
         /// Only compare, and fail when a file differs.
         #[arg(long)]
@@ -71,10 +72,12 @@ fn run() -> Result<ExitCode> {
         Command::Schemas { check: false } => {
             schemas::write(&root)?;
             label_table::write(&root)?;
+            routes::write(&root)?;
         }
         Command::Schemas { check: true } => {
             schemas::check(&root)?;
             label_table::check(&root)?;
+            routes::check(&root)?;
         }
         Command::Crates => {
             crates::check(&root)?;

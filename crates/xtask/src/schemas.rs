@@ -9,7 +9,7 @@ use gha_slurm_contract::{Event, LaunchClaims};
 const FOLDER: &str = "proto-schemas";
 
 /// File name → text of everything that is generated.
-fn generate() -> Result<BTreeMap<&'static str, String>> {
+pub(crate) fn generate() -> Result<BTreeMap<&'static str, String>> {
     let mut files = BTreeMap::new();
     for (name, schema) in [
         ("event.schema.json", schemars::schema_for!(Event)),
@@ -26,6 +26,10 @@ fn generate() -> Result<BTreeMap<&'static str, String>> {
             gha_slurm_slurm_agent::openapi(),
         ),
         ("openapi/launcher.json", gha_slurm_launcher::openapi()),
+        (
+            "openapi/operations.json",
+            gha_slurm_service_kit::operations::openapi(),
+        ),
         (
             "openapi/repo-mapping.json",
             gha_slurm_repo_mapping::openapi(),

@@ -2,5 +2,6 @@
 
 mod grants;
 mod panic;
+mod routes;
 mod strangers;
 mod tenants;

@@ -84,6 +84,11 @@ impl Builder {
         self.with(DeploymentBuilder::outbound)
     }
 
+    /// Users on this login node manage their repositories, with credentials that this program decodes.
+    pub(crate) fn self_service(self, unmunge: &Path, login_node: &str) -> Self {
+        self.with(|deployment| deployment.self_service(unmunge, login_node))
+    }
+
     /// Launcher and agent show each other certificates of a private CA.
     pub(crate) fn mutual_tls(self) -> Self {
         self.with(DeploymentBuilder::mutual_tls)
@@ -315,6 +320,21 @@ impl Stack {
     /// The keys of launch tokens.
     pub(crate) fn launch_keys(&self) -> &str {
         self.credentials.launch_keys.to_str().unwrap()
+    }
+
+    /// The keys by which the agent identifies itself.
+    pub(crate) fn agent_keys(&self) -> &str {
+        self.credentials.agent_keys.to_str().unwrap()
+    }
+
+    /// What opens repo-mapping for administrators.
+    pub(crate) fn administrator_token(&self) -> SecretString {
+        self.credentials.bearer_token().unwrap().into()
+    }
+
+    /// The base address of a service's operations port.
+    pub(crate) fn operations_url(&self, service: Service) -> String {
+        self.deployment.service(service).operations_url()
     }
 
     /// A client without proxies.
@@ -565,7 +585,7 @@ impl Stack {
 
     /// What a service shows at `/metrics`.
     pub(crate) async fn metrics(&self, service: Service) -> String {
-        let operations = self.deployment.service(service).operations_url();
+        let operations = self.operations_url(service);
         let answer = self.http.get(format!("{operations}/metrics")).send().await;
         answer.unwrap().text().await.unwrap()
     }

@@ -3,7 +3,7 @@
 //! Slurm jobs for every repository in the file. The policy still applies.
 
 mod file;
-mod request;
+pub(crate) mod request;
 mod template;
 
 use std::path::PathBuf;

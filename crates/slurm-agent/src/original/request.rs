@@ -44,15 +44,15 @@ enum FieldError {
 }
 
 /// What was asked for.
-pub(super) struct OriginalRequest {
-    pub(super) github_url: String,
+pub(crate) struct OriginalRequest {
+    pub(crate) github_url: String,
     /// Three words of base64url and dots: harmless wherever it stands.
-    pub(super) launcher_token: SecretString,
+    pub(crate) launcher_token: SecretString,
     /// Comma-separated.
-    pub(super) labels: String,
-    pub(super) token_url: String,
-    pub(super) runner_name: Option<String>,
-    pub(super) resources: ResourceRequest,
+    pub(crate) labels: String,
+    pub(crate) token_url: String,
+    pub(crate) runner_name: Option<String>,
+    pub(crate) resources: ResourceRequest,
 }
 
 #[derive(Deserialize)]
@@ -75,7 +75,7 @@ struct Body {
 
 impl OriginalRequest {
     /// Parses; every field that is wrong is named.
-    pub(super) fn parse(body: &[u8]) -> Result<Self, ApiError> {
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let invalid = |detail: String| {
             ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong")
                 .detail(detail)
@@ -148,7 +148,7 @@ impl OriginalRequest {
     }
 
     /// The same for the same token.
-    pub(super) fn launch(&self) -> LaunchId {
+    pub(crate) fn launch(&self) -> LaunchId {
         launch_of(self.launcher_token.expose_secret())
     }
 }

@@ -1,7 +1,7 @@
 //! `/config/repos` and `/config/runners`: what a Slurm user does from a login node. MUNGE says who they are; the agent
 //! asserts it to repo-mapping with a key of its own.
 
-mod munge;
+pub(crate) mod munge;
 pub(crate) mod routes;
 
 use std::sync::Arc;

@@ -190,20 +190,20 @@ pub(crate) struct Opened {
 
 /// What unmunge says.
 #[derive(Debug, PartialEq, Eq)]
-struct Decoded {
+pub(crate) struct Decoded {
     /// Name of the host that made it, `???` without one.
-    host: String,
+    pub(crate) host: String,
     /// Its address.
-    address: String,
-    encoded_at_s: i64,
-    uid: u32,
-    restricted_to: Option<u32>,
-    payload: Vec<u8>,
+    pub(crate) address: String,
+    pub(crate) encoded_at_s: i64,
+    pub(crate) uid: u32,
+    pub(crate) restricted_to: Option<u32>,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Decoded {
     /// `KEY: value` lines, an empty line, then the payload: unmunge(1).
-    fn read(output: &[u8]) -> Option<Self> {
+    pub(crate) fn read(output: &[u8]) -> Option<Self> {
         let end = output.windows(2).position(|two| two == b"\n\n")?;
         let (head, payload) = output.split_at_checked(end)?;
         let head = std::str::from_utf8(head).ok()?;

@@ -219,7 +219,9 @@ impl Exit {
             } => {
                 let signal = signal.as_ref().and_then(|s| s.id.as_ref()?.value());
                 match signal.filter(|s| *s > 0) {
-                    Some(signal) => i32::try_from(signal).ok().map(|signal| 128 + signal),
+                    Some(signal) => i32::try_from(signal)
+                        .ok()
+                        .and_then(|signal| signal.checked_add(128)),
                     None => return_code.value()?.try_into().ok(),
                 }
             }

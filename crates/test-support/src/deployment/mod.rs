@@ -95,6 +95,12 @@ pub struct BackingServices<'a> {
     pub github_url: &'a str,
 }
 
+/// What the agent decodes MUNGE credentials with, and the host they must come from.
+struct SelfService {
+    unmunge: PathBuf,
+    login_node: String,
+}
+
 struct Slurm {
     conf: PathBuf,
     rest_url: String,
@@ -111,6 +117,7 @@ pub struct DeploymentBuilder {
     poll_each_second: bool,
     outbound: bool,
     mutual_tls: bool,
+    self_service: Option<SelfService>,
     agent_host: Option<String>,
     agent_starter: Vec<String>,
     node_folder: Option<PathBuf>,
@@ -164,6 +171,16 @@ impl DeploymentBuilder {
     #[must_use]
     pub fn mutual_tls(mut self) -> Self {
         self.mutual_tls = true;
+        self
+    }
+
+    /// The agent lets users on this login node manage their repositories, and decodes their credentials with this program.
+    #[must_use]
+    pub fn self_service(mut self, unmunge: &Path, login_node: &str) -> Self {
+        self.self_service = Some(SelfService {
+            unmunge: unmunge.to_owned(),
+            login_node: login_node.to_owned(),
+        });
         self
     }
 
@@ -283,6 +300,7 @@ impl Deployment {
             poll_each_second: false,
             outbound: false,
             mutual_tls: false,
+            self_service: None,
             agent_host: None,
             agent_starter: Vec::new(),
             node_folder: None,

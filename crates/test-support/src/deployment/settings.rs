@@ -11,7 +11,7 @@ use crate::postgres::url_of_role;
 use super::{BackingServices, CLUSTER, Credentials, DeploymentBuilder, Service, SlurmBackend};
 
 /// Nothing answers here (RFC 5737): nodes reach token-broker only through the agent's relay.
-const NOWHERE: &str = "http://192.0.2.1:1";
+const NOWHERE: &str = "https://192.0.2.1:1";
 
 /// Everything that the settings are made of.
 pub(super) struct Wiring<'a> {
@@ -54,6 +54,7 @@ impl Wiring<'_> {
                     "url": self.url(Service::TokenBroker),
                     "service_token_file": self.credentials.service_token_file,
                 },
+                "agents": self.agents(),
             }),
             Service::Agent => self.agent(),
         };
@@ -85,6 +86,14 @@ impl Wiring<'_> {
         let url = self.backing.github_url.strip_prefix("http://");
         let host = url.and_then(|rest| rest.split(['/', ':']).next());
         format!("http://{}", host.unwrap_or_default())
+    }
+
+    /// repo-mapping's `[[agents]]`.
+    fn agents(&self) -> Value {
+        match self.builder.self_service {
+            None => json!([]),
+            Some(_) => json!([{ "cluster": CLUSTER, "public_keys": self.credentials.agent_keys }]),
+        }
     }
 
     /// The launcher's `[cluster]`.
@@ -137,6 +146,14 @@ impl Wiring<'_> {
                     "output_folder": output,
                 }),
             };
+        }
+        if let Some(self_service) = &self.builder.self_service {
+            agent["identity"] = json!({ "keys": self.credentials.agent_keys });
+            agent["self_service"] = json!({
+                "repo_mapping_url": self.url(Service::RepoMapping),
+                "login_nodes": [self_service.login_node],
+                "unmunge": self_service.unmunge,
+            });
         }
         if self.builder.outbound {
             // Beside the agent's nodes.

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER};
+use gha_slurm_contract::runner::RunnerMode;
 use gha_slurm_domain::{LaunchId, ResourceRequest};
 use gha_slurm_test_support::{SLURM_USERS, binary, wait_until};
 use secrecy::ExposeSecret;
@@ -51,6 +52,7 @@ fn forged(stack: &Stack, thief: &Signer, launch: LaunchId, issued: DateTime<Utc>
         workflow_id: 1,
         slurm_user: SLURM_USERS[0].parse().unwrap(),
         resources: ResourceRequest::default(),
+        runner_mode: RunnerMode::Jit,
     };
     thief.sign(&claims).unwrap().expose_secret().to_owned()
 }
@@ -81,7 +83,7 @@ async fn everything_is_stopped_and_goes_on() {
     stack.github.pause_assignment(true);
     let idle = stack.queue("true");
     stack.until_kind(idle, "listening").await;
-    let nodes = |state: &'static str| async {
+    let nodes = async |state: &str| {
         let slurm = stack.slurm();
         let state = format!("State={state}");
         let words = ["update", "NodeName=ALL", &state, "Reason=test"];

@@ -1,0 +1,15 @@
+//! What the crate `fuzz` calls.
+
+use crate::backend::{JobUsage, Queue};
+use crate::sacct;
+use crate::squeue::Separator;
+
+/// What squeue prints, with `separator` after each column.
+pub fn squeue(listing: &str, separator: &str) -> Queue {
+    Separator::known(separator).read(listing)
+}
+
+/// What sacct prints.
+pub fn sacct(listing: &str) -> Vec<JobUsage> {
+    sacct::usages(listing)
+}
