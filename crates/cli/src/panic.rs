@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use gha_slurm_domain::stop::MAX_REASON;
 use gha_slurm_storage::Database;
@@ -40,10 +40,10 @@ pub(crate) struct ResumeArguments {
     database: database::Options,
 }
 
-fn reason(text: &str) -> Result<String, String> {
+fn reason(text: &str) -> anyhow::Result<String> {
     let text = text.trim();
     if text.is_empty() || text.chars().count() > MAX_REASON || text.chars().any(char::is_control) {
-        return Err(format!("write one line of 1 to {MAX_REASON} characters"));
+        bail!("write one line of 1 to {MAX_REASON} characters");
     }
     Ok(text.to_owned())
 }

@@ -150,10 +150,10 @@ static POLICY: LazyLock<LabelPolicy> = LazyLock::new(|| {
 pub fn labels(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let labels: Vec<&str> = text.lines().collect();
-    let Ok(resources) = POLICY.classify(&labels) else {
+    let Ok(asked) = POLICY.classify(&labels) else {
         return;
     };
-    let fields = serde_json::to_value(&resources).unwrap_or_default();
+    let fields = serde_json::to_value(&asked.by_labels).unwrap_or_default();
     for field in fields.as_object().into_iter().flatten() {
         if let (name, Some(text)) = (field.0, field.1.as_str()) {
             assert!(is_harmless(text), "{name}: {text:?}");
