@@ -15,7 +15,7 @@ process.on('exit', () => fs.rmSync(folder, { recursive: true, force: true }));
 fs.copyFileSync(HOOK, path.join(folder, 'hook.js'));
 fs.writeFileSync(path.join(folder, 'podman.json'), JSON.stringify({ command: ['false'], environment: {}, volumes: [] }));
 fs.writeFileSync = () => {};
-const { OPTIONS, PODMANS, Failure, words, optionsOf, environmentOf } = require(path.join(folder, 'hook.js'));
+const { OPTIONS, HEEDED, Failure, words, optionsOf, withVariables } = require(path.join(folder, 'hook.js'));
 
 const [total, seed] = [Number(process.argv[2]), Number(process.argv[3] ?? Date.now() % 2 ** 32)];
 assert(total > 0, 'say how many');
@@ -49,36 +49,52 @@ function input() {
 }
 
 let refused = 0;
-for (let count = 0; count < total; count += 1) {
-  const text = input();
+
+async function check(text) {
+  // What is quoted anew means the same.
+  const split = words(text);
+  assert.deepStrictEqual(words(split.map((word) => `'${word.replaceAll("'", "'\\''")}'`).join(' ')), split);
+  let options;
   try {
-    // What is quoted anew means the same.
-    const split = words(text);
-    assert.deepStrictEqual(words(split.map((word) => `'${word.replaceAll("'", "'\\''")}'`).join(' ')), split);
-    let options;
-    try {
-      options = optionsOf(text);
-    } catch (error) {
-      if (!(error instanceof Failure)) throw error;
-      refused += 1;
-      continue;
-    }
-    // Names that are offered, each with its value and nothing else.
-    for (let at = 0; at < options.length; at += 1) {
-      assert(Object.hasOwn(OPTIONS, options[at]), `${options[at]} is not offered`);
-      if (OPTIONS[options[at]]) {
-        at += 1;
-        assert(typeof options[at] === 'string', `${options[at - 1]} has no value`);
-      }
-    }
-    // Variables that Podman heeds never reach it, and no value is an argument otherwise.
-    const name = one([...split, 'CONTAINER_HOST', 'STORAGE_OPTS', 'PATH', 'HOME']);
-    const { args, env } = environmentOf({ [name]: 'secret' });
-    for (const given of Object.keys(env)) assert(!PODMANS.test(given) && !given.includes('='), given);
-    assert(args.length === 0 || args.length === 2);
+    options = optionsOf(text);
   } catch (error) {
-    console.log(`seed ${seed}, input ${count}: ${JSON.stringify(text)}`);
-    throw error;
+    if (!(error instanceof Failure)) throw error;
+    refused += 1;
+    return;
+  }
+  // Names that are offered, each with its value and nothing else.
+  const { args, variables } = options;
+  for (let at = 0; at < args.length; at += 1) {
+    assert(Object.hasOwn(OPTIONS, args[at]), `${args[at]} is not offered`);
+    if (OPTIONS[args[at]]) {
+      at += 1;
+      assert(typeof args[at] === 'string', `${args[at - 1]} has no value`);
+    }
+  }
+  // Variables that Podman heeds never reach it, and no value is an argument.
+  const name = one([...split, 'CONTAINER_HOST', 'STORAGE_OPTS', 'PATH', 'HOME']);
+  const value = one(['a secret', 'a\nsecret']);
+  try {
+    await withVariables({ ...variables, [name]: value }, (given, env) => {
+      for (const reached of Object.keys(env)) assert(!HEEDED.test(reached) && !reached.includes('='), reached);
+      assert(!given.includes(value));
+    });
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
   }
 }
-console.log(`${total} inputs, ${refused} refused, seed ${seed}`);
+
+async function main() {
+  for (let count = 0; count < total; count += 1) {
+    const text = input();
+    try {
+      await check(text);
+    } catch (error) {
+      console.log(`seed ${seed}, input ${count}: ${JSON.stringify(text)}`);
+      throw error;
+    }
+  }
+  console.log(`${total} inputs, ${refused} refused, seed ${seed}`);
+}
+
+main();

@@ -391,5 +391,5 @@ if (require.main === module) {
     process.exitCode = 1;
   });
 } else {
-  module.exports = { OPTIONS, PODMANS, Failure, words, optionsOf, environmentOf };
+  module.exports = { OPTIONS, HEEDED, Failure, words, optionsOf, withVariables };
 }

@@ -66,7 +66,7 @@ pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Ta
         for _ in 0..effort.rounds {
             let builds = queue(&mut site, &signer, mode, effort.callbacks).await?;
             let run = |address, call: BuildCall| {
-                let calls = builds.iter().map(|build| call(build));
+                let calls = builds.iter().map(call);
                 anyhow::Ok(send(address, connections, calls.collect::<Result<_>>()?))
             };
             around.github.reset_calls();

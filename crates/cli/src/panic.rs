@@ -189,7 +189,7 @@ fn words(counts: &Counts, cancel_running: bool) -> String {
     for (count, one, many, what) in lines.into_iter().filter(|(count, ..)| *count > 0) {
         let is = if count == 1 { "is" } else { "are" };
         let noun = if count == 1 { one } else { many };
-        text.push_str(&format!("- {count} {noun} {is} {what}.\n"));
+        let _ = writeln!(text, "- {count} {noun} {is} {what}.");
     }
     if text.is_empty() {
         text.push_str("Nothing is left to withdraw, and no workflow job runs.\n");

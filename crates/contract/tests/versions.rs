@@ -94,7 +94,7 @@ fn what_a_newer_version_adds_is_ignored() {
         json!({
             "sub": LAUNCH, "runnerName": "r1", "tokenURL": "https://broker", "owner": "acme", "repositoryName": "widgets",
             "repositoryURL": "https://github.com/acme/widgets", "repositoryId": 1, "labels": "slurm", "workflowId": 2,
-            "slurmUser": "alice", "resources": { "cpus": 2, "exclusive": true },
+            "slurmUser": "alice", "resources": { "cpus": 2, "exclusive": true }, "runnerMode": "registration",
         }),
     ));
     understands_newer::<StartRequest>(json!({
@@ -106,7 +106,7 @@ fn what_a_newer_version_adds_is_ignored() {
         claims(),
         json!({ "sub": "cancel", "launches": [LAUNCH], "onlyPending": true }),
     ));
-    understands_newer::<StatesRequest>(json!({ "launches": [LAUNCH] }));
+    understands_newer::<StatesRequest>(json!({ "launches": [LAUNCH], "lookNow": true }));
     understands_newer::<StatesAnswer>(
         json!({ "launches": [status()], "policy": "a1", "freed": 2 }),
     );
@@ -128,7 +128,7 @@ fn what_a_newer_version_adds_is_ignored() {
     }] }));
 
     understands_newer::<RunnerRequest>(
-        json!({ "slurmJobId": "17", "restartCount": 1, "node": "n1", "mode": "registration" }),
+        json!({ "slurmJobId": "17", "restartCount": 1, "node": "n1" }),
     );
     understands_newer::<RunnerAnswer>(json!({
         "mode": "jit", "encodedJitConfig": "aml0", "token": "A", "expiresAt": "2026-11-24T10:00:00Z",

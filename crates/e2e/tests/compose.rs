@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Output};
 
+use gha_slurm_auth::KeyFolder;
 use gha_slurm_test_support::binary;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const SECRETS: &str = "/run/secrets/";
+const KEYS: &str = "/var/lib/gha-slurm/keys";
+const PAGE: &str = "/usr/share/gha-slurm/web";
 
 #[test]
 fn the_services_accept_what_the_compose_file_tells_them() {
@@ -32,12 +35,19 @@ fn the_services_accept_what_the_compose_file_tells_them() {
         "variables of docker-compose.yml, and of .env"
     );
 
+    let (keys, page) = (folder.path().join("keys"), folder.path().join("page"));
+    KeyFolder::new(&keys).generate(1).unwrap();
+    std::fs::create_dir(&page).unwrap();
+    std::fs::write(page.join("index.html"), "page").unwrap();
     let mut services: BTreeMap<String, BTreeMap<&str, String>> = BTreeMap::new();
     for (key, value) in compose.lines().filter_map(setting) {
         let prefix = key.split("__").next().unwrap();
         let value = match value.strip_prefix("${").and_then(|v| v.split(':').next()) {
             Some(variable) => variables[variable].clone(),
-            None => value.replace(SECRETS, &format!("{}/", folder.path().display())),
+            None => value
+                .replace(SECRETS, &format!("{}/", folder.path().display()))
+                .replace(KEYS, keys.to_str().unwrap())
+                .replace(PAGE, page.to_str().unwrap()),
         };
         services
             .entry(prefix.to_lowercase().replace('_', "-"))

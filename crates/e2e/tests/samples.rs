@@ -71,6 +71,16 @@ fn samples_are_refused_as_they_are_and_fine_when_they_are_filled_in() {
     }
 }
 
+type Mistake<'a> = &'a dyn Fn(&Sample);
+/// Program, sample, what is done to its files, what is replaced in it, and words of the answer.
+type Row<'a> = (
+    &'a str,
+    &'a str,
+    Mistake<'a>,
+    (&'a str, &'a str),
+    [&'a str; 2],
+);
+
 /// What a site gets wrong, in the words that it is told.
 #[test]
 fn what_a_site_gets_wrong_is_named() {
@@ -81,7 +91,6 @@ fn what_a_site_gets_wrong_is_named() {
             .find(|file| file.to_string_lossy().ends_with(".pub.pem"))
             .unwrap()
     };
-    type Mistake<'a> = &'a dyn Fn(&Sample);
     let write = |name: &'static str, change: fn(String) -> String| {
         move |sample: &Sample| {
             let file = sample.file(name);
@@ -105,7 +114,7 @@ fn what_a_site_gets_wrong_is_named() {
     };
     let nothing = |_: &Sample| {};
     let app = "launcher.toml";
-    let rows: [(&str, &str, Mistake<'_>, (&str, &str), [&str; 2]); 17] = [
+    let rows: [Row<'_>; 17] = [
         (
             "launcher",
             app,
@@ -128,8 +137,8 @@ fn what_a_site_gets_wrong_is_named() {
             ["github.private_key", "a public key"],
         ),
         (
-            "repo-mapping",
-            "repo-mapping.toml",
+            "token-broker",
+            "token-broker.toml",
             &write("app.pem", |pem| pem.replace("MII", "AII")),
             ("", ""),
             ["github.private_key", "damaged"],
@@ -191,7 +200,7 @@ fn what_a_site_gets_wrong_is_named() {
         (
             "token-broker",
             "token-broker.toml",
-            &write("database-url", |url| {
+            &write("token-broker-database-url", |url| {
                 url.replace("127.0.0.1", "db")
                     .replace('\n', "?sslmode=disable")
             }),
@@ -201,7 +210,9 @@ fn what_a_site_gets_wrong_is_named() {
         (
             "token-broker",
             "token-broker.toml",
-            &write("database-url", |url| url.replace("pw", "change-me")),
+            &write("token-broker-database-url", |url| {
+                url.replace("pw", "change-me")
+            }),
             ("", ""),
             ["database.url", "placeholder"],
         ),

@@ -74,7 +74,7 @@ impl StopFile {
         &self.path
     }
 
-    fn failed(&self, reason: impl ToString) -> StopFileError {
+    fn failed(&self, reason: &dyn ToString) -> StopFileError {
         StopFileError {
             path: self.path.display().to_string(),
             reason: reason.to_string(),
@@ -100,28 +100,28 @@ impl StopFile {
             // A folder that is not there (not mounted) and a link to nowhere are no proof that there is no file.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return if self.path.is_symlink() {
-                    Err(self.failed("a symbolic link to nowhere"))
+                    Err(self.failed(&"a symbolic link to nowhere"))
                 } else if self.may_lack_folder || self.folder().is_dir() {
                     Ok(Stops::default())
                 } else {
-                    Err(self.failed("its folder is not there"))
+                    Err(self.failed(&"its folder is not there"))
                 };
             }
-            Err(error) => return Err(self.failed(error)),
+            Err(error) => return Err(self.failed(&error)),
         };
-        let data = file.metadata().map_err(|e| self.failed(e))?;
+        let data = file.metadata().map_err(|e| self.failed(&e))?;
         if !data.is_file() {
-            return Err(self.failed("not a regular file"));
+            return Err(self.failed(&"not a regular file"));
         }
         let mut text = String::new();
         file.take(MAX_BYTES + 1)
             .read_to_string(&mut text)
-            .map_err(|e| self.failed(e))?;
+            .map_err(|e| self.failed(&e))?;
         if text.len() as u64 > MAX_BYTES {
-            return Err(self.failed(format!("larger than {MAX_BYTES} bytes")));
+            return Err(self.failed(&format!("larger than {MAX_BYTES} bytes")));
         }
         // Without the lines in question: this reaches the launcher.
-        let mut stops: Stops = toml::from_str(&text).map_err(|e| self.failed(e.message()))?;
+        let mut stops: Stops = toml::from_str(&text).map_err(|e| self.failed(&e.message()))?;
         if stops.is_empty() {
             stops.all = Some(NO_REASON.to_owned());
         }
@@ -171,7 +171,7 @@ impl StopFile {
 
     fn change(&self, change: impl FnOnce(&mut Stops)) -> Result<Stops, StopFileError> {
         // Two commands at once would lose what one of them wrote.
-        let folder = File::open(self.folder()).map_err(|e| self.failed(e))?;
+        let folder = File::open(self.folder()).map_err(|e| self.failed(&e))?;
         // NFS locks no folders, and to stop something matters more than two commands in the same moment.
         let _ = folder.lock();
         let mut stops = self.read()?;
@@ -194,7 +194,7 @@ impl StopFile {
             }
             folder.sync_all()
         };
-        write().map_err(|e| self.failed(e))?;
+        write().map_err(|e| self.failed(&e))?;
         Ok(stops)
     }
 }

@@ -188,7 +188,7 @@ async fn of_clusters(
         (status = 422, description = "`repositories_invalid`: it cannot be used", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "GitHub is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("bearer" = []))
+    security(("administratorToken" = []), ("agentAssertion" = []))
 )]
 pub(crate) async fn identity(
     request: HttpRequest,

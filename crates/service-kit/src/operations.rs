@@ -53,15 +53,12 @@ impl Readiness {
         if notes.get(name) == text.as_ref() {
             return;
         }
-        match text {
-            Some(text) => {
-                tracing::warn!(note = name, "{text}");
-                notes.insert(name, text);
-            }
-            None => {
-                tracing::info!(note = name, "this is over");
-                notes.remove(name);
-            }
+        if let Some(text) = text {
+            tracing::warn!(note = name, "{text}");
+            notes.insert(name, text);
+        } else {
+            tracing::info!(note = name, "this is over");
+            notes.remove(name);
         }
     }
 

@@ -218,7 +218,7 @@ fn look_at_addresses(
     };
     let insecure = insecure.is_some_and(|value| value.clone().into_bool().unwrap_or(false));
     let mut warnings = Vec::new();
-    each_text(tree, String::new(), &mut |key, text| {
+    each_text(tree, "", &mut |key, text| {
         // A text may be a list.
         for word in text.split_whitespace() {
             if address::password(word).is_some_and(|password| secret::is_placeholder(&password)) {
@@ -248,18 +248,18 @@ fn look_at_addresses(
 }
 
 /// Calls `look` with every text below `value` and its key.
-fn each_text(value: &Value, key: String, look: &mut impl FnMut(&str, &str)) {
+fn each_text(value: &Value, key: &str, look: &mut impl FnMut(&str, &str)) {
     match &value.kind {
-        ValueKind::String(text) => look(&key, text),
+        ValueKind::String(text) => look(key, text),
         ValueKind::Table(table) => {
             let dot = if key.is_empty() { "" } else { "." };
             for (name, below) in table {
-                each_text(below, format!("{key}{dot}{name}"), look);
+                each_text(below, &format!("{key}{dot}{name}"), look);
             }
         }
         ValueKind::Array(list) => {
             for (index, below) in list.iter().enumerate() {
-                each_text(below, format!("{key}[{index}]"), look);
+                each_text(below, &format!("{key}[{index}]"), look);
             }
         }
         _ => {}

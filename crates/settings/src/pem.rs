@@ -176,7 +176,10 @@ fn without_begin(text: &str) -> PemError {
     } else if crate::secret::is_placeholder(text) {
         PemError::Placeholder
     } else if unquoted.lines().count() == 1
-        && (unquoted.starts_with(['/', '~', '.']) || unquoted.ends_with(".pem"))
+        && (unquoted.starts_with(['/', '~', '.'])
+            || std::path::Path::new(unquoted)
+                .extension()
+                .is_some_and(|of| of == "pem"))
     {
         PemError::Path
     } else {

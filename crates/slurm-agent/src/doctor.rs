@@ -13,11 +13,11 @@ use rustix::fs::OFlags;
 use secrecy::SecretString;
 use tokio::time::Instant;
 
+use crate::answer::say;
 use crate::backend;
 use crate::self_check::{Finding, Level, check_keys, self_check};
 use crate::settings::Settings;
 use crate::submission::{claims_without_token, prepare};
-use crate::tasks::say;
 use gha_slurm_slurm::settings::Backend;
 use gha_slurm_slurm::{Cancellation, Slurm, SlurmJob, is_output_file};
 

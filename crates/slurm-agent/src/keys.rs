@@ -193,7 +193,7 @@ mod tests {
         let public = home.path().join(format!("{new}.pub.pem"));
         let pem = std::fs::read(&public).unwrap();
         std::fs::write(&public, "half of a key").unwrap();
-        tokio::time::advance(KEPT - REFRESH_EVERY).await;
+        tokio::time::advance(KEPT.saturating_sub(REFRESH_EVERY)).await;
         assert!(verifier.refresh().await.is_err());
         assert!(verifier.verify::<Value>(&current).await.is_ok());
         tokio::time::advance(REFRESH_EVERY).await;

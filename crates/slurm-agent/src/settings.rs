@@ -16,7 +16,7 @@ use gha_slurm_slurm::settings::{Backend, LocalSettings, SbatchSettings, Slurmres
 use gha_slurm_telemetry::LogSettings;
 use serde::{Deserialize, Deserializer};
 
-use crate::original::Original;
+use crate::original::file::SiteFile;
 use crate::runner::{
     ApptainerSettings, NetworkSettings, PodmanSettings, default_github_hosts, github_hosts, hook,
 };
@@ -119,8 +119,12 @@ impl gha_slurm_service_kit::Settings for Settings {
     // They may hold a password.
     const SECRETS: &'static [&'static str] =
         &["runner.network.https_proxy", "runner.network.http_proxy"];
-    // TLS goes through a proxy as it is.
-    const MAY_BE_PLAIN: &'static [&'static str] = Self::SECRETS;
+    // TLS goes through a proxy as it is; and `http://` before a host of GitHub's accepts the risk for that host.
+    const MAY_BE_PLAIN: &'static [&'static str] = &[
+        "runner.network.https_proxy",
+        "runner.network.http_proxy",
+        "runner.github_hosts",
+    ];
 
     fn check(&self, problems: &mut Problems) {
         self.check_keys(problems);
@@ -163,7 +167,9 @@ impl Settings {
                 "must be given for [self_service]: the agent signs its calls",
             );
         }
-        problems.note("original.file", Original::open(self));
+        if let Some(original) = &self.original {
+            problems.note("original.file", SiteFile::read(&original.file));
+        }
         problems.note("token_broker.urls", self.token_broker_urls());
     }
 

@@ -16,10 +16,10 @@ use gha_slurm_telemetry::prometheus::{self, IntGauge};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::answer::{complain, say};
 use crate::backend;
 use crate::ledger::{Entry, Ledger};
 use crate::settings::Settings;
-use crate::tasks::{complain, say};
 
 /// Between two looks of the running agent, for metric and log. Each start of a launch reads the file anyway.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);

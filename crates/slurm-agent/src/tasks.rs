@@ -7,6 +7,7 @@ use clap::Args;
 use gha_slurm_domain::SlurmUser;
 use gha_slurm_service_kit::Task;
 
+use crate::answer::{complain, say};
 use crate::settings::Settings;
 use crate::stop::{self, Switch};
 use crate::{doctor, dry_run};
@@ -64,20 +65,4 @@ pub fn find(tasks: Tasks, settings: &Settings) -> Option<Task> {
         }));
     }
     None
-}
-
-/// A part of a task's answer.
-pub(crate) fn say(text: &str) {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    // Whoever asked may not listen any more.
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
-}
-
-/// Why a task has no answer.
-pub(crate) fn complain(text: &str) {
-    #[expect(clippy::print_stderr, reason = "the answer of a task")]
-    {
-        eprintln!("gha-slurm-munge: {text}");
-    }
 }

@@ -74,6 +74,7 @@ pub async fn list(
     conn: &mut AsyncPgConnection,
     user: &SlurmUser,
 ) -> Result<(i64, Vec<Mapped>), StorageError> {
+    type Row = (Repository, Option<String>, Option<String>, Option<String>);
     let version = mapping_lists::table
         .find(user.as_str())
         .select(mapping_lists::version)
@@ -81,7 +82,6 @@ pub async fn list(
         .await
         .optional()?
         .unwrap_or(0);
-    type Row = (Repository, Option<String>, Option<String>, Option<String>);
     let rows: Vec<Row> = repository_mappings::table
         .inner_join(repositories::table)
         .filter(repository_mappings::slurm_user.eq(user.as_str()))

@@ -289,7 +289,7 @@ impl Drop for TestDatabase {
 const PREFIX: &str = "gha_slurm_test_";
 
 /// With which the roles of services log in.
-const ROLE_PASSWORD: &str = "of-a-test";
+const ROLE_PASSWORD: &str = "login-of-tests-pw";
 /// Roles belong to the whole server, and others may be setting the same password ("tuple concurrently updated").
 const ATTEMPTS: usize = 20;
 
@@ -416,7 +416,7 @@ mod tests {
         ] {
             assert_eq!(
                 super::url_of_role(url, gha_slurm_storage::Role::Launcher),
-                "postgres://gha_slurm_launcher:of-a-test@db:5432/mine"
+                "postgres://gha_slurm_launcher:login-of-tests-pw@db:5432/mine"
             );
         }
     }

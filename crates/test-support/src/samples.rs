@@ -19,6 +19,8 @@ const FOLDERS: [&str; 3] = [
     "/usr/share/gha-slurm",
 ];
 
+const DATABASE_URL: &str = "postgres://gha_slurm:pw@127.0.0.1:5432/gha_slurm\n";
+
 /// A copy of a sample whose site did what the sample asks for: the files that it names exist.
 pub struct Sample {
     folder: TempDir,
@@ -31,10 +33,9 @@ impl Sample {
         let folder = tempfile::tempdir().expect("a folder");
         let of = |name: &str| folder.path().join(name);
         for (name, text) in [
-            (
-                "database-url",
-                "postgres://gha_slurm:pw@127.0.0.1:5432/gha_slurm\n".to_owned(),
-            ),
+            ("launcher-database-url", DATABASE_URL.to_owned()),
+            ("repo-mapping-database-url", DATABASE_URL.to_owned()),
+            ("token-broker-database-url", DATABASE_URL.to_owned()),
             (
                 "amqp-url",
                 "amqp://gha_slurm:pw@127.0.0.1:5672/%2f\n".to_owned(),
@@ -44,6 +45,7 @@ impl Sample {
                 "administrator-tokens",
                 uuid::Uuid::new_v4().simple().to_string(),
             ),
+            ("service-token", uuid::Uuid::new_v4().simple().to_string()),
             ("service-tokens", uuid::Uuid::new_v4().simple().to_string()),
             ("jwt_hs256.key", uuid::Uuid::new_v4().simple().to_string()),
             ("app.pem", app_private_key()),

@@ -126,13 +126,21 @@ fn page() -> Result<String> {
 
 /// One service: its routes, then its credentials.
 fn section(text: &mut String, name: &str, document: &Value) -> Result<()> {
-    let said = document["info"]["description"].as_str().unwrap_or_default();
+    let said = document
+        .pointer("/info/description")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let _ = write!(
         text,
         "\n## {name}\n\n{said}\n\n| route | credential |\n|---|---|\n"
     );
     let mut named = BTreeSet::new();
-    for (path, operations) in document["paths"].as_object().into_iter().flatten() {
+    for (path, operations) in document
+        .get("paths")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
         for (method, operation) in operations.as_object().into_iter().flatten() {
             if !METHODS.contains(&method.as_str()) {
                 continue;
@@ -152,7 +160,9 @@ fn section(text: &mut String, name: &str, document: &Value) -> Result<()> {
     }
     let _ = write!(text, "\n| credential | is |\n|---|---|\n");
     for scheme in named {
-        let said = document["components"]["securitySchemes"][&scheme]["description"].as_str();
+        let said = document
+            .pointer(&format!("/components/securitySchemes/{scheme}/description"))
+            .and_then(Value::as_str);
         let said = said
             .with_context(|| format!("{name}: the security scheme {scheme} has no description"))?;
         let _ = writeln!(text, "| {} | {said} |", in_words(&scheme));

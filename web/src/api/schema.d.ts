@@ -104,8 +104,8 @@ export interface paths {
         get: operations["listUserRepositories"];
         put?: never;
         /**
-         * Adds one repository, or charges it to something else. An administrator's word is enough, and grants what the user asks
-         *     for, account and QOS too where the administrator names neither; a user's word waits.
+         * Adds one repository, or charges it to something else. An administrator's word is enough; a user's word waits. With `waiting`, an
+         *     administrator grants the request of the version in If-Match, for its cluster, and for its account and QOS unless they name others.
          */
         post: operations["addUserRepository"];
         delete?: never;
@@ -121,7 +121,8 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /** The repository that a name belongs to now, for a user who is about to confirm it. */
+        get: operations["identifyRepository"];
         put?: never;
         post?: never;
         /** Removes one repository, or what a user asks for. What is pending for it is withdrawn. */
@@ -310,17 +311,42 @@ export interface components {
         };
         /** @description Body of `PUT /api/public-repositories/{owner}/{name}`: an administrator allows a public repository. */
         PublicRepositoryAllowance: {
+            /**
+             * Format: int64
+             * @description GitHub's numeric id of the repository that is meant. If the name belongs to another one, nothing is changed.
+             */
+            id?: number | null;
             /** @description Why; kept for the audit. */
             reason: string;
         };
-        /** @description A repository to map, and what its launches are charged to. */
+        /**
+         * @description A repository to map, and what its launches are charged to. What is named is fixed: a workflow job whose labels name another account or
+         *     QOS is refused.
+         */
         RepositoryEntry: {
-            /** @description Slurm account, where the labels of a workflow job name none. */
+            /** @description Slurm account. Absent or `default`: the site's default, and labels may name one. */
             account?: string | null;
-            /** @description Slurm QOS, where the labels of a workflow job name none. */
+            /** @description The cluster that the Slurm user is a user of. Only administrators name one. */
+            cluster?: string | null;
+            /**
+             * Format: int64
+             * @description GitHub's numeric id of the repository that is meant. If the name belongs to another one, nothing is changed.
+             */
+            id?: number | null;
+            /** @description Slurm QOS. Absent or `default`: the site's default, and labels may name one. */
             qos?: string | null;
             /** @description `https://github.com/owner/name` or `owner/name`. */
             repository: string;
+        };
+        /** @description The repository that a name belongs to. */
+        RepositoryIdentity: {
+            /**
+             * Format: int64
+             * @description GitHub's numeric id.
+             */
+            id: number;
+            /** @description `https://github.com/owner/name`, as GitHub writes the name now. */
+            url: string;
         };
         /** @description One thing that happened. */
         TimelineEntry: {
@@ -401,7 +427,7 @@ export interface components {
         UserRepository: {
             /** @description Slurm account. */
             account?: string | null;
-            /** @description The cluster it was asked for from, if it waits. */
+            /** @description The cluster that the user is a user of. Absent: an administrator named none. */
             cluster?: string | null;
             /**
              * Format: int64
@@ -421,6 +447,11 @@ export interface components {
             url: string;
             /** @description The Slurm user. */
             user: string;
+            /**
+             * Format: int64
+             * @description Version of the request, for If-Match of a decision, if it waits. Another one whenever it asks for something else.
+             */
+            version?: number | null;
         };
         /**
          * @description What is decided about a workflow job.
@@ -604,6 +635,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description `repository_differs`: the name belongs to another repository */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description `token_broker_failed`: repositories cannot be looked up */
             502: {
                 headers: {
@@ -747,9 +787,11 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Mapped ones in their order, then those that wait */
+            /** @description Mapped ones in their order, then those that wait; by the word of an agent, those of its cluster */
             200: {
                 headers: {
+                    /** @description Version of the list, for If-Match */
+                    ETag?: string;
                     [name: string]: unknown;
                 };
                 content: {
@@ -791,7 +833,10 @@ export interface operations {
                 /** @description Only if the user asks for it at this moment: somebody may have decided meanwhile, or the user taken it back. */
                 waiting?: boolean;
             };
-            header?: never;
+            header?: {
+                /** @description With `waiting`: the version of the request that was seen. Without: the ETag of the list */
+                "If-Match"?: string | null;
+            };
             path: {
                 /** @description The Slurm user */
                 username: string;
@@ -849,8 +894,17 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description `repository_mapped_elsewhere`: it is mapped to another user; `repository_not_waiting`: `waiting` was asked for */
+            /** @description `repository_mapped_elsewhere`: it is mapped to another user; `repository_not_waiting`: `waiting` was asked for; `repository_differs`: the name belongs to another repository than `id` */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `request_changed`, `mapping_changed`: it is not what was seen any more */
+            412: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -860,6 +914,15 @@ export interface operations {
             };
             /** @description `repositories_invalid`: it cannot be used */
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `version_needed`: an administrator decides about a request without If-Match */
+            428: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -887,13 +950,86 @@ export interface operations {
             };
         };
     };
+    identifyRepository: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The Slurm user who asks */
+                username: string;
+                owner: string;
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The repository */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RepositoryIdentity"];
+                };
+            };
+            /** @description Not a Slurm user */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No or a wrong bearer token */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The assertion is about another user */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `repositories_invalid`: it cannot be used */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description GitHub is in trouble: try again after Retry-After */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     removeUserRepository: {
         parameters: {
             query?: {
                 /** @description Only if the user asks for it at this moment: somebody may have decided meanwhile, or the user taken it back. */
                 waiting?: boolean;
             };
-            header?: never;
+            header?: {
+                /** @description With `waiting`: the version of the request that was seen. Without: the ETag of the list */
+                "If-Match"?: string | null;
+            };
             path: {
                 /** @description The Slurm user */
                 username: string;
@@ -949,6 +1085,24 @@ export interface operations {
             };
             /** @description `repository_not_waiting`: `waiting` was asked for */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `request_changed`, `mapping_changed`: it is not what was seen any more */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `version_needed`: an administrator decides about a request without If-Match */
+            428: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -48,7 +48,7 @@ fn a_key_is_generated_rotated_and_retired() {
     let dir = home.path().join("keys");
     let folder = KeyFolder::new(&dir);
     assert!(keys("generate", &dir, &[]).ok);
-    let old = Signer::load(&folder).unwrap().kid().to_owned();
+    let old = Signer::load(&folder).unwrap().kid();
     let private = dir.join(format!("{old}.key.pem"));
     let mode = std::fs::metadata(&private).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -63,7 +63,7 @@ fn a_key_is_generated_rotated_and_retired() {
     // At once: the new one signs all the same.
     let rotated = keys("rotate", &dir, &[]);
     assert!(rotated.ok, "{}", rotated.err);
-    let new = Signer::load(&folder).unwrap().kid().to_owned();
+    let new = Signer::load(&folder).unwrap().kid();
     assert_ne!(new, old);
     assert!(
         rotated.out.starts_with(&format!("{new} signs")),
@@ -207,7 +207,7 @@ async fn everything_is_stopped_and_goes_on() {
         stopped.out
     );
     let new = folder.list().unwrap().pop().unwrap();
-    assert_eq!(folder.accepted().unwrap(), [new.clone()]);
+    assert_eq!(folder.accepted().unwrap(), std::slice::from_ref(&new));
     assert_ne!(new, old);
     assert!(
         stopped.out.contains(&format!("remove {old}.pub.pem")),

@@ -1,5 +1,6 @@
 //! repo-mapping in this process, with its own rights to the database, and a token-broker that knows repositories.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use gha_slurm_repo_mapping::{Application, Settings};
@@ -51,13 +52,14 @@ impl Service {
     pub(crate) async fn start_with_agents(agents: &[(&str, &Path)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("settings.toml");
-        let settings: String = agents
-            .iter()
-            .map(|(cluster, keys)| {
-                let keys = keys.display();
-                format!("[[agents]]\ncluster = \"{cluster}\"\npublic_keys = \"{keys}\"\n")
-            })
-            .collect();
+        let mut settings = String::new();
+        for (cluster, keys) in agents {
+            let keys = keys.display();
+            let _ = write!(
+                settings,
+                "[[agents]]\ncluster = \"{cluster}\"\npublic_keys = \"{keys}\"\n"
+            );
+        }
         std::fs::write(&path, settings).unwrap();
         Self::start_from(None, Some(&path)).await
     }

@@ -32,7 +32,7 @@ impl Cluster {
             Signer::load(&folder).unwrap()
         });
         let known = [("main", keys[0].path()), ("other", keys[1].path())];
-        let service = Service::start_with_agents(&known[..agents]).await;
+        let service = Service::start_with_agents(known.get(..agents).unwrap()).await;
         service.at_github("widgets", 1, true).await;
         service.at_github("gadgets", 2, true).await;
         Self {

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::original::template::Template;
 
 /// What the agent keeps of the file. The secret is kept as its hash alone.
-pub(super) struct SiteFile {
+pub(crate) struct SiteFile {
     pub(super) secret_hash: [u8; 32],
     /// By [`key`].
     pub(super) repositories: HashMap<String, Repository>,
@@ -49,7 +49,7 @@ struct WrittenRepository {
 
 impl SiteFile {
     /// Reads the file. An error says where, and nothing that is written there. Blocks.
-    pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let shown = || format!("original.file: {}", path.display());
         let text = std::fs::read_to_string(path).with_context(shown)?;
         Self::parse(&text).with_context(shown)

@@ -2,7 +2,7 @@
 //! file instead of a repository mapping. Weaker than a launch token, and logged as such: whoever has the secret starts
 //! Slurm jobs for every repository in the file. The policy still applies.
 
-mod file;
+pub(crate) mod file;
 pub(crate) mod request;
 mod template;
 

@@ -60,7 +60,7 @@ impl Theirs {
             let name = path.file_name().unwrap().to_str().unwrap();
             // `<name>.<random>.log`, `<name>.runner.<random>.log`
             let is_runner = name.contains(".runner.");
-            name.ends_with(".log") && is_runner == (ending == ".runner.log")
+            path.extension().is_some_and(|of| of == "log") && is_runner == (ending == ".runner.log")
         });
         wanted
             .map(|path| (path.clone(), std::fs::read_to_string(path).unwrap()))

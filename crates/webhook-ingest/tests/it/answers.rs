@@ -316,7 +316,7 @@ async fn a_room_that_is_too_small_for_one_body_is_named_at_the_start() {
     let environment =
         settings.map(|(key, value)| (format!("WEBHOOK_INGEST__{key}"), value.to_owned()));
     let settings = load::<Settings>(None, environment).unwrap();
-    let error = Application::build(&settings).err().unwrap().to_string();
+    let error = format!("{:#}", Application::build(&settings).err().unwrap());
     assert!(
         error.starts_with("webhook.max_bodies_bytes: 33554432 is too little"),
         "{error}"

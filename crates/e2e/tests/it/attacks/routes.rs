@@ -57,9 +57,9 @@ enum Credential {
     LauncherAssertion,
     /// The launcher's, for another call.
     LauncherAssertionElsewhere,
-    MungeCredential,
+    Munge,
     /// A MUNGE credential for another call.
-    MungeCredentialElsewhere,
+    MungeElsewhere,
     SharedSecret,
 }
 
@@ -80,8 +80,8 @@ const CREDENTIALS: [Credential; 17] = [
     C::AgentAssertionElsewhere,
     C::LauncherAssertion,
     C::LauncherAssertionElsewhere,
-    C::MungeCredential,
-    C::MungeCredentialElsewhere,
+    C::Munge,
+    C::MungeElsewhere,
     C::SharedSecret,
 ];
 
@@ -97,7 +97,7 @@ impl Credential {
             C::AdministratorToken => Some("administratorToken"),
             C::AgentAssertion => Some("agentAssertion"),
             C::LauncherAssertion => Some("launcherAssertion"),
-            C::MungeCredential => Some("mungeCredential"),
+            C::Munge => Some("mungeCredential"),
             C::SharedSecret => Some("authToken"),
             C::Nothing
             | C::Invented
@@ -105,7 +105,7 @@ impl Credential {
             | C::BareLaunchToken
             | C::AgentAssertionElsewhere
             | C::LauncherAssertionElsewhere
-            | C::MungeCredentialElsewhere => None,
+            | C::MungeElsewhere => None,
         }
     }
 }
@@ -250,7 +250,7 @@ impl<'a> Caller<'a> {
         let mut body = if route.has_body { "[" } else { "" }.to_owned();
         let purpose = route.path.rsplit('/').next().unwrap().to_owned();
         if document == "webhook-ingest" {
-            body = "{}".to_owned();
+            body = "{}".into();
         } else if route.path == "/runner/start" {
             let token = match credential {
                 C::LaunchTokenInBody => self.launch_token(),
@@ -338,9 +338,9 @@ impl<'a> Caller<'a> {
                     other,
                 ))
             }
-            C::MungeCredential | C::MungeCredentialElsewhere => {
+            C::Munge | C::MungeElsewhere => {
                 let path = match credential {
-                    C::MungeCredential => route.path.clone(),
+                    C::Munge => route.path.clone(),
                     _ => "/config/elsewhere".to_owned(),
                 };
                 let made_for = CredentialPayload {
