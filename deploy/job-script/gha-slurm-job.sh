@@ -504,9 +504,10 @@ write_podman_hook() {
         --arg tmp "$TMPDIR" --arg path "$PATH" '{
         command: [inputs], volumes: $settings.volumes,
         # The site'"'"'s, before any step could set one.
-        environment: ($ENV | with_entries(select(.key | startswith("GHA_SLURM_") and . != "GHA_SLURM_LAUNCH" | not))) + {HOME: $home, TMPDIR: $tmp, PATH: $path, XDG_RUNTIME_DIR: $state, DISABLE_HC_SYSTEMD: "true",
+        environment: (($ENV | with_entries(select(.key | startswith("GHA_SLURM_") and . != "GHA_SLURM_LAUNCH" | not))) + {
+            HOME: $home, TMPDIR: $tmp, PATH: $path, XDG_RUNTIME_DIR: $state, DISABLE_HC_SYSTEMD: "true",
             # Podman 5 says it at each step, to people who cannot change the node.
-            PODMAN_IGNORE_CGROUPSV1_WARNING: "true"}
+            PODMAN_IGNORE_CGROUPSV1_WARNING: "true"})
     }' >"$work/hook/podman.json"
 }
 

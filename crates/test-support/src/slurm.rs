@@ -641,18 +641,19 @@ fn open_to_all(path: &Path) -> anyhow::Result<()> {
         .with_context(|| path.display().to_string())
 }
 
-/// The file for what the job script of a Slurm job of this name printed, in the agent's output folder.
+/// The file for what the job script of a Slurm job of this name printed, in the agent's output folder; after a restart, the last one.
 pub fn output_file(folder: &Path, name: &str) -> Option<PathBuf> {
     let files = std::fs::read_dir(folder).ok()?.flatten();
     let beginning = format!("{name}.");
-    files.map(|file| file.path()).find(|path| {
+    let files = files.map(|file| file.path()).filter(|path| {
         let random = path.file_name().and_then(|file| {
             file.to_str()?
                 .strip_prefix(&beginning)?
                 .strip_suffix(".log")
         });
         random.is_some_and(|random| !random.contains('.'))
-    })
+    });
+    files.max_by_key(|path| path.metadata().and_then(|file| file.modified()).ok())
 }
 
 /// What is in that file.

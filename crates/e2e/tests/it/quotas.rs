@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use gha_slurm_simulator::model::Status;
-use gha_slurm_test_support::wait_until;
+use gha_slurm_test_support::{free_port, wait_until};
 
 use crate::stack::{REPOSITORY, Service, Stack};
 
@@ -15,7 +15,22 @@ const IN_TIME: Duration = Duration::from_secs(90);
 
 #[tokio::test]
 async fn two_launchers_share_what_one_agent_allows() {
-    let first = Stack::builder()
+    // Known beforehand: the agent must know both token-brokers.
+    let ports = [free_port(), free_port()];
+    let [ours, theirs] = ports.map(|port| format!("http://127.0.0.1:{port}"));
+    let with_broker = |url: &str| {
+        let listen = url.trim_start_matches("http://");
+        Stack::builder()
+            .setting(Service::TokenBroker, "HTTP__LISTEN", listen)
+            .setting(Service::Launcher, "CLUSTER__TOKEN_URL", url)
+            .setting(Service::RepoMapping, "TOKEN_BROKER__URL", url)
+    };
+    let first = with_broker(&ours)
+        .setting(
+            Service::Agent,
+            "TOKEN_BROKER__URLS",
+            &format!("{ours} {theirs}"),
+        )
         .setting(Service::Agent, "POLICY__LIVE__TOTAL", &MOST.to_string())
         .setting(Service::Agent, "SLURM__INTERVAL_S", "1")
         .setting(Service::Launcher, "CLUSTER__STATES_INTERVAL_S", "1")
@@ -25,7 +40,7 @@ async fn two_launchers_share_what_one_agent_allows() {
     // The agent believes in one key folder; its own agent has nothing to do.
     let keys = first.launch_keys();
     let agent = first.url(Service::Agent);
-    let second = Stack::builder()
+    let second = with_broker(&theirs)
         .setting(Service::Launcher, "CLUSTER__AGENT_URL", &agent)
         .setting(Service::Launcher, "KEYS__FOLDER", keys)
         .setting(Service::TokenBroker, "KEYS__FOLDER", keys)

@@ -44,7 +44,10 @@ async fn ten_call_back_at_once_and_one_is_wanted() {
     stack.map(&[REPOSITORY]).await;
     stack.freeze(Service::TokenBroker);
     let jobs: Vec<i64> = (0..10).map(|_| stack.queue("true")).collect();
-    stack.until_launches("state = 'submitted'", 10).await;
+    // Known to run: a launch token is not redeemed before.
+    stack
+        .until_launches("state = 'submitted' AND slurm_state = 'running'", 10)
+        .await;
     // Nobody cancels the Slurm jobs: the row alone turns them away.
     stack.freeze(Service::Agent);
     let (wanted, cancelled) = jobs.split_first().unwrap();
@@ -81,7 +84,9 @@ async fn a_cancelled_workflow_job_takes_the_newest_pending_launch_with_it() {
     let older = stack.queue("true");
     stack.until_launches("state = 'submitted'", 1).await;
     let newer = stack.queue("true");
-    stack.until_launches("state = 'submitted'", 2).await;
+    stack
+        .until_launches("state = 'submitted' AND slurm_state = 'running'", 2)
+        .await;
     stack.freeze(Service::Agent);
     stack.github.cancel(older).unwrap();
     stack

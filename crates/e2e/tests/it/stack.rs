@@ -332,6 +332,11 @@ impl Stack {
         self.credentials.bearer_token().unwrap().into()
     }
 
+    /// One of token-broker's, for programs.
+    pub(crate) fn service_token(&self) -> SecretString {
+        self.credentials.service_token().unwrap().into()
+    }
+
     /// The base address of a service's operations port.
     pub(crate) fn operations_url(&self, service: Service) -> String {
         self.deployment.service(service).operations_url()

@@ -430,7 +430,8 @@ pub(crate) async fn remove(
     };
     // One that was renamed, or recorded without its name.
     withdraw(Some(known.id)).await?;
-    let path = format!("/{name}");
+    // As GitHub spells it.
+    let path = format!("/{}", name_of(&known.url)?);
     let answer = service.forward(&user, Method::DELETE, &path, None).await?;
     if answer.status.is_success() {
         tracing::info!(%user, repository = %name, "a user removed a repository");

@@ -215,6 +215,7 @@ async fn a_tmp_of_its_own_is_enough_for_a_slurm_job(by: By) {
         .with("RUNNER__JOB_SCRIPT", SCRIPT)
         .with("RUNNER__FOLDER", runner.to_str().unwrap())
         .with("SLURM__INTERVAL_S", "1")
+        .with("TOKEN_BROKER__URLS", &launch.broker.uri())
         .with(output, seen.to_str().unwrap());
     let agent = site.agent().await;
     let asked = asked(SLURM_USERS[0], &launch);

@@ -36,9 +36,11 @@ impl Theirs {
     fn new(app: &MockServer, site: Site, template: &str) -> Self {
         let file = site.path("original.yml");
         let theirs = Self {
-            site: site
-                .with("ORIGINAL__FILE", file.to_str().unwrap())
-                .with("TOKEN_BROKER__URLS", &app.uri()),
+            site: site.with("ORIGINAL__FILE", file.to_str().unwrap()).with(
+                "TOKEN_BROKER__URLS",
+                // Also where launch tokens of tests go.
+                &format!("{} http://127.0.0.1:1", app.uri()),
+            ),
             file,
         };
         theirs.write(SLURM_USERS[0], template);
@@ -344,7 +346,9 @@ async fn a_broken_file_is_not_taken_over() {
     // At start there is no old one.
     let broken = theirs.site.spawn();
     wait_until("it ends", DEADLINE, || async {
-        broken.log().contains("failed: original.file: ")
+        broken
+            .log()
+            .contains("original.file (GHA_SLURM_MUNGE__ORIGINAL__FILE): ")
     })
     .await;
 }

@@ -136,6 +136,7 @@ async fn the_way_out_leads_through_the_proxy_of_the_environment() {
         .await;
     let address = format!("127.0.0.1:{}", free_port());
     let site = Site::new("")
+        .with("INSECURE", "true")
         .with("RELAY__LISTEN", &address)
         .with("RELAY__UPSTREAM", "http://broker.invalid")
         .with("RELAY__PUBLIC_URL", &format!("http://{address}"))
@@ -174,17 +175,17 @@ async fn what_is_wrong_is_named_at_the_start() {
         (
             "RELAY__UPSTREAM",
             "broker.example",
-            "relay.upstream (GHA_SLURM_MUNGE__RELAY__UPSTREAM): `broker.example`: write https://HOST",
+            "relay.upstream (GHA_SLURM_MUNGE__RELAY__UPSTREAM): write https://HOST",
         ),
         (
             "OUTBOUND__LAUNCHERS",
             "launcher",
-            "outbound.launchers (GHA_SLURM_MUNGE__OUTBOUND__LAUNCHERS): `launcher`: write",
+            "outbound.launchers (GHA_SLURM_MUNGE__OUTBOUND__LAUNCHERS): write",
         ),
         (
             "OUTBOUND__LAUNCHERS",
             "https://launcher.example",
-            "identity.keys: must be given for [outbound]",
+            "identity.keys (GHA_SLURM_MUNGE__IDENTITY__KEYS): must be given for [outbound]",
         ),
         ("HTTP__TLS__CERTIFICATE", "/nowhere.pem", "http.tls.key"),
     ] {

@@ -71,7 +71,11 @@ impl Cluster {
         let agent = site.agent().await;
         // What the users of a login node find: the command, and where the agent is.
         let command = site.path("gha-slurm");
-        std::fs::copy(binary("gha-slurm"), &command).unwrap();
+        // By a process of its own: one that another test starts meanwhile would inherit the open file, which then is busy.
+        let copied = std::process::Command::new("cp")
+            .args([binary("gha-slurm"), command.clone()])
+            .status();
+        assert!(copied.unwrap().success());
         std::fs::set_permissions(&command, std::fs::Permissions::from_mode(0o755)).unwrap();
         let client = format!(
             "agent_url = \"{}\"\nagent_user = \"root\"\nmunge_socket = \"{}\"\n",

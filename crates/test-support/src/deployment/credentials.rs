@@ -48,6 +48,11 @@ impl Credentials {
         read(&self.webhook_secret_file)
     }
 
+    /// One of token-broker's service tokens.
+    pub fn service_token(&self) -> Result<String> {
+        read(&self.service_token_file)
+    }
+
     /// The administrator's bearer token itself.
     pub fn bearer_token(&self) -> Result<String> {
         read(&self.bearer_token_file)

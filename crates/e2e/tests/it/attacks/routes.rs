@@ -19,7 +19,6 @@ use sha2::{Digest, Sha256};
 
 use crate::stack::{Builder, REPOSITORY, SLURM_USER, Service, Stack};
 
-const SERVICE_TOKEN: &str = "the service token of a test, long enough";
 const SHARED_SECRET: &str = "the shared secret of a test, long enough";
 /// Shaped like those that token-broker makes.
 const PROGRESS_TOKEN: &str = "0123456789012345678901234567890123456789abc";
@@ -299,7 +298,7 @@ impl<'a> Caller<'a> {
             C::LaunchToken => call.bearer_auth(self.launch_token()),
             C::BareLaunchToken => call.header("Authorization", self.launch_token()),
             C::ProgressToken => call.bearer_auth(PROGRESS_TOKEN),
-            C::ServiceToken => call.bearer_auth(SERVICE_TOKEN),
+            C::ServiceToken => call.bearer_auth(self.stack.service_token().expose_secret()),
             C::AdministratorToken => {
                 call.bearer_auth(self.stack.administrator_token().expose_secret())
             }
@@ -459,11 +458,6 @@ async fn each_route_is_opened_by_what_its_document_says_and_by_nothing_else() {
     .unwrap();
     std::fs::set_permissions(&original, std::fs::Permissions::from_mode(0o600)).unwrap();
     let builder = Stack::builder()
-        .setting(
-            Service::TokenBroker,
-            "ACCESS__SERVICE_TOKENS",
-            SERVICE_TOKEN,
-        )
         .setting(Service::Agent, "POLICY__MIN_UID", "1")
         .setting(Service::Agent, "POLICY__MAX__CPUS", "64")
         .setting(Service::Agent, "ORIGINAL__FILE", original.to_str().unwrap())

@@ -134,7 +134,7 @@ async fn unfinished_bodies() {
         assert!(!told.is_empty(), "{service:?}");
         for status in told {
             assert!(
-                [400, 401, 408, 413, 503].contains(&status),
+                [400, 401, 408, 413, 429, 503].contains(&status),
                 "{service:?}: {status}"
             );
         }
