@@ -258,7 +258,8 @@ mod tests {
             .keys()
             .cloned()
             .collect();
-        for claim in all {
+        // An earlier version had no `runnerMode`, and JIT alone.
+        for claim in all.into_iter().filter(|claim| claim != "runnerMode") {
             let token = signed(&folder, |v| {
                 v.as_object_mut().unwrap().remove(&claim);
             });

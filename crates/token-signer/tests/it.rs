@@ -2,6 +2,7 @@
 //! `rest` tests.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -28,19 +29,29 @@ fn signer(arguments: &[&str]) -> Output {
 
 #[test]
 fn settings_are_checked_and_readiness_is_that_of_the_socket() {
-    let fine = signer(&["--config", SAMPLE, "--check-config"]);
-    assert!(fine.status.success());
-    let said = String::from_utf8(fine.stdout).unwrap();
-    assert!(said.starts_with("settings are fine"), "{said}");
-
     let folder = tempfile::tempdir().unwrap();
     let text = std::fs::read_to_string(SAMPLE).unwrap();
+    let key = folder.path().join("jwt_hs256.key");
+    std::fs::write(&key, "0123456789abcdef0123456789abcdef").unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let text = text.replace(
+        "/var/spool/slurm/statesave/jwt_hs256.key",
+        key.to_str().unwrap(),
+    );
     let socket = folder.path().join("socket");
     let text = text.replace(
         "/run/gha-slurm-token-signer/socket",
         socket.to_str().unwrap(),
     );
     let file = folder.path().join("signer.toml");
+    std::fs::write(&file, &text).unwrap();
+    let fine = signer(&["--config", file.to_str().unwrap(), "--check-config"]);
+    let said = String::from_utf8(fine.stdout).unwrap();
+    assert!(
+        fine.status.success() && said.starts_with("settings are fine"),
+        "{said}{}",
+        String::from_utf8_lossy(&fine.stderr)
+    );
     std::fs::write(&file, format!("mistaken = 1\n{text}")).unwrap();
     let wrong = signer(&["--config", file.to_str().unwrap(), "--check-config"]);
     let said = String::from_utf8(wrong.stderr).unwrap();
