@@ -520,12 +520,12 @@ mod tests {
         assert_eq!(Some(&read), job(new).as_ref());
         assert_eq!((read.state, read.exit_code), (SlurmState::Failed, Some(3)));
         let killed = json!({
-            "job_id": 7, "comment": comment, "job_state": ["FAILED"],
+            "job_id": 7, "comment": comment, "user_name": "alice", "job_state": ["FAILED"],
             "exit_code": { "return_code": number(0), "signal": { "id": number(9) } },
         });
         assert_eq!(job(killed).unwrap().exit_code, Some(137));
         let state = |words: Value| {
-            job(json!({ "job_id": 7, "comment": comment, "job_state": words }))
+            job(json!({ "job_id": 7, "comment": comment, "user_name": "alice", "job_state": words }))
                 .unwrap()
                 .state
         };
@@ -538,10 +538,14 @@ mod tests {
             SlurmState::Running
         );
         assert_eq!(
-            job(json!({ "job_id": 7, "comment": "", "job_state": "RUNNING" })),
+            job(
+                json!({ "job_id": 7, "comment": "", "user_name": "alice", "job_state": "RUNNING" })
+            ),
             None
         );
         assert_eq!(job(json!({ "job_id": 7, "job_state": "RUNNING" })), None);
+        let nobodys = json!({ "job_id": 7, "comment": comment, "job_state": "RUNNING" });
+        assert_eq!(job(nobodys), None, "whose it is must be known");
     }
 
     #[test]
