@@ -119,25 +119,28 @@ describe('a decision', () => {
     expect(await screen.findByText('Granted. octo/second is now mapped to bob.')).toBeVisible();
   });
 
-  it.each(['Grant', 'Refuse'])('to %s what the user has changed shows what it is now', async (verdict) => {
-    const api = asked();
-    const { user } = open('/requests', { api });
-    const early = await button(`${verdict} octo/first to alice`);
-    api.requested = api.requested.filter((each) => each.user !== 'alice');
-    api.ask('alice', 'octo/first', { id: 1000, account: 'physics' });
-    await user.click(early);
-    expect(
-      await screen.findByText(/The request has changed since you looked.*account physics/),
-    ).toBeVisible();
-    expect(await screen.findByText('Charged to account')).toHaveTextContent('account physics');
-    expect(addresses(api, 'alice')).toEqual(['https://github.com/octo/a']);
-    expect(api.requested).toHaveLength(2);
-    await user.click(await button(`${verdict} octo/first to alice`));
-    expect(await screen.findByText(verdict === 'Grant' ? /^Granted/ : /^Refused/)).toBeVisible();
-    expect(api.lists.get('alice')?.charges.get('octo/first')).toEqual(
-      verdict === 'Grant' ? { account: 'physics' } : undefined,
-    );
-  });
+  it.each(['Grant', 'Refuse'])(
+    'to %s what the user has changed shows what it is now',
+    async (verdict) => {
+      const api = asked();
+      const { user } = open('/requests', { api });
+      const early = await button(`${verdict} octo/first to alice`);
+      api.requested = api.requested.filter((each) => each.user !== 'alice');
+      api.ask('alice', 'octo/first', { id: 1000, account: 'physics' });
+      await user.click(early);
+      expect(
+        await screen.findByText(/The request has changed since you looked.*account physics/),
+      ).toBeVisible();
+      expect(await screen.findByText('Charged to account')).toHaveTextContent('account physics');
+      expect(addresses(api, 'alice')).toEqual(['https://github.com/octo/a']);
+      expect(api.requested).toHaveLength(2);
+      await user.click(await button(`${verdict} octo/first to alice`));
+      expect(await screen.findByText(verdict === 'Grant' ? /^Granted/ : /^Refused/)).toBeVisible();
+      expect(api.lists.get('alice')?.charges.get('octo/first')).toEqual(
+        verdict === 'Grant' ? { account: 'physics' } : undefined,
+      );
+    },
+  );
 
   it.each(['Grant', 'Refuse'])('to %s what somebody else decided does nothing', async (verdict) => {
     const api = asked();
