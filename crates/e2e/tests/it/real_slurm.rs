@@ -41,7 +41,7 @@ async fn fifty_builds_arrive_while_slurmctld_is_away(by: SlurmBackend) {
         stack.sql::<i64>(reason, &[]).await > 0
     })
     .await;
-    assert_eq!(stack.launches("true").await, BUILDS as i64);
+    stack.until_launches("true", BUILDS as i64).await;
     tokio::time::sleep(AWAY.saturating_sub(away_since.elapsed())).await;
     stack.slurm().start_controller().await.unwrap();
     wait_until("every build has run", LONG, || async {
