@@ -165,8 +165,8 @@ fn what_a_site_gets_wrong_is_named() {
             app,
             &nothing,
             (
-                "deployment]\nname = \"example\"",
-                "deployment]\nname = \"a-name-of-24-characters-\"\nprefix = \"a-prefix-of-24-character\"#",
+                "name = \"example\"                # part of runner names, and the issuer of launch tokens\nprefix = \"gha-slurm\"",
+                "name = \"a-name-of-24-characters-\"\nprefix = \"a-prefix-of-24-character\"",
             ),
             ["deployment", "42"],
         ),

@@ -268,7 +268,8 @@ fn result(ended: &SlurmJob, lines: &[Finding], path: &Path) -> Vec<Finding> {
     let known: i32 = BITS.iter().map(|(bit, _)| bit).sum();
     let code = match (ended.state, ended.exit_code) {
         (SlurmState::Completed, _) => 0,
-        (SlurmState::Failed, Some(code)) if code > 0 && code & !known == 0 => code,
+        // From 126 on they are the shell's: it could not run a program.
+        (SlurmState::Failed, Some(code)) if (1..126).contains(&code) && code & !known == 0 => code,
         (state, code) => {
             let code = code.map_or_else(String::new, |code| format!(", exit code {code}"));
             let text = format!(
