@@ -177,7 +177,7 @@ impl Service {
         body: Option<Value>,
     ) -> Answer {
         let mut call = self.http.request(method, self.of(path));
-        call = call.bearer_auth("secret");
+        call = call.bearer_auth(TOKEN);
         call = call.header("if-match", format!("\"{version}\""));
         if let Some(body) = body {
             call = call.json(&body);
