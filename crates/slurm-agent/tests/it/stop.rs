@@ -1,9 +1,10 @@
 //! `gha-slurm-munge stop` and `resume` beside a running agent.
 
 use gha_slurm_contract::LaunchClaims;
-use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS};
+use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, wait_until};
 use serde_json::Value;
 
+use crate::DEADLINE;
 use crate::agent_fixture::{Agent, Site, claims};
 use crate::real_slurm::{of, queue};
 use crate::sbatch;
@@ -110,6 +111,17 @@ async fn pending_slurm_jobs_of_gha_slurm_are_cancelled_with_a_stop() {
     for (user, name) in [(user, "r1"), (user, "r2"), (other, "r3")] {
         ids.push(agent.start(&site.request(&exclusive(user, name))).await);
     }
+    let runs =
+        |line: &String| line.starts_with(&format!("{} ", ids[0])) && line.contains("RUNNING");
+    wait_until("the first one runs", DEADLINE, || async {
+        let seen = queue(&slurm).await;
+        if seen.iter().any(runs) {
+            Ok(())
+        } else {
+            Err(seen)
+        }
+    })
+    .await;
     let (fine, said) = switch(&site, &["stop", "--user", user, "--cancel"]);
     assert!(
         fine && said.contains("pending Slurm jobs cancelled: 1"),
