@@ -250,7 +250,7 @@ fn what_a_site_gets_wrong_is_named() {
             &nothing,
             (
                 "[policy.defaults]",
-                "[policy.defaults]\ntime_minutes = 2000 #",
+                "[policy.defaults]\ntimeMinutes = 2000 #",
             ),
             ["policy.defaults", "1440"],
         ),
