@@ -15,7 +15,7 @@ pub fn is_valid_prefix(prefix: &str) -> bool {
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-/// Room in a runner name for a launch's short id, and for the attempts of its registration: `-`, 16 digits, `-999`.
+/// Characters of a runner name that a launch's short id and the number of its registration attempt take: `-`, 16 digits, `-999`.
 const ID_LENGTH: usize = 21;
 
 /// How many characters prefix and deployment may have together, so that every runner name that [`runner_name`] makes of them is one

@@ -147,13 +147,7 @@ fn a_launch_token_is_good_once_slurm_has_started_its_job() {
         after(&planned(), happening).unwrap()
     };
     let reported = |state| {
-        let report = SlurmReport {
-            state,
-            reason: None,
-            starts_at: None,
-            nodes: None,
-            usage_to_come: false,
-        };
+        let report = SlurmReport::new(state);
         let happening = Happening::SlurmReported {
             report,
             slurm_job: None,

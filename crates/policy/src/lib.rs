@@ -1,14 +1,15 @@
 #![doc = include_str!("../README.md")]
 
+mod file;
 mod stop;
 
+use file::replace;
 pub use stop::{StopFile, StopFileError, Stops};
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::CString;
 use std::fmt::Display;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -464,12 +465,7 @@ impl PolicySettings {
         if lines == before {
             return Ok(());
         }
-        let folder = file.parent().unwrap_or(Path::new("."));
-        let mut new = tempfile::NamedTempFile::new_in(folder)?;
-        new.write_all((lines.join("\n") + "\n").as_bytes())?;
-        new.as_file().sync_all()?;
-        new.persist(file)?;
-        Ok(())
+        replace(file, &(lines.join("\n") + "\n"), 0o600)
     }
 }
 

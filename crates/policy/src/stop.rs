@@ -1,9 +1,9 @@
 //! The kill switch on the cluster's side: a file that stops new Slurm jobs, whatever a launch token says.
 
 use std::collections::BTreeMap;
-use std::fs::{File, Permissions};
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use gha_slurm_domain::SlurmUser;
@@ -11,6 +11,7 @@ use nix::libc::O_NONBLOCK;
 use serde::{Deserialize, Serialize};
 
 use crate::PolicyRefusal;
+use crate::file::{folder_of, replace};
 
 /// Bytes of a stop file; a larger one is broken.
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -33,6 +34,19 @@ impl Stops {
     /// Whether nothing is stopped.
     pub fn is_empty(&self) -> bool {
         self.all.is_none() && self.users.is_empty()
+    }
+
+    /// A line for each stop; a user's name is followed by `remark`.
+    pub fn lines(&self, remark: impl Fn(&SlurmUser) -> &'static str) -> Vec<String> {
+        let all = self
+            .all
+            .iter()
+            .map(|reason| ("all users".to_owned(), reason));
+        let users = self.users.iter();
+        let users = users.map(|(user, reason)| (format!("{user}{}", remark(user)), reason));
+        all.chain(users)
+            .map(|(whose, reason)| format!("new Slurm jobs of {whose} are stopped: {reason}"))
+            .collect()
     }
 }
 
@@ -81,13 +95,6 @@ impl StopFile {
         }
     }
 
-    fn folder(&self) -> &Path {
-        match self.path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        }
-    }
-
     /// What it says.
     pub fn read(&self) -> Result<Stops, StopFileError> {
         let file = File::options()
@@ -101,7 +108,7 @@ impl StopFile {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return if self.path.is_symlink() {
                     Err(self.failed(&"a symbolic link to nowhere"))
-                } else if self.may_lack_folder || self.folder().is_dir() {
+                } else if self.may_lack_folder || folder_of(&self.path).is_dir() {
                     Ok(Stops::default())
                 } else {
                     Err(self.failed(&"its folder is not there"))
@@ -171,7 +178,7 @@ impl StopFile {
 
     fn change(&self, change: impl FnOnce(&mut Stops)) -> Result<Stops, StopFileError> {
         // Two commands at once would lose what one of them wrote.
-        let folder = File::open(self.folder()).map_err(|e| self.failed(&e))?;
+        let folder = File::open(folder_of(&self.path)).map_err(|e| self.failed(&e))?;
         // NFS locks no folders, and to stop something matters more than two commands in the same moment.
         let _ = folder.lock();
         let mut stops = self.read()?;
@@ -184,13 +191,8 @@ impl StopFile {
                 }
             } else {
                 let text = toml::to_string(&stops).map_err(std::io::Error::other)?;
-                let mut new = tempfile::NamedTempFile::new_in(self.folder())?;
-                new.write_all(text.as_bytes())?;
                 // Root may write it, and the agent must be able to read it. It holds no secret.
-                new.as_file()
-                    .set_permissions(Permissions::from_mode(0o644))?;
-                new.as_file().sync_all()?;
-                new.persist(&self.path)?;
+                replace(&self.path, &text, 0o644)?;
             }
             folder.sync_all()
         };

@@ -6,7 +6,7 @@ use gha_slurm_contract::mapping::PublicRepositoryAllowance;
 use gha_slurm_contract::problem::Problem;
 use gha_slurm_contract::repository::REPOSITORY_UNREACHABLE;
 use gha_slurm_domain::RepositoryFullName;
-use gha_slurm_service_kit::{ApiError, Body};
+use gha_slurm_service_kit::{ApiError, Body, problem};
 use gha_slurm_storage::{AsyncPgConnection, StorageError, replan, repositories};
 
 use crate::resolve::{Resolved, unreachable};
@@ -86,14 +86,7 @@ async fn set(
     reason: Option<&str>,
     meant: Option<i64>,
 ) -> Result<HttpResponse, ApiError> {
-    let name = RepositoryFullName::new(owner, name).map_err(|e| {
-        ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "repository_invalid",
-            "Not a repository",
-        )
-        .detail(e.to_string())
-    })?;
+    let name = RepositoryFullName::new(owner, name).map_err(|e| problem::repository_invalid(&e))?;
     let answer = state.token_broker.repository(&name).await;
     let found = match answer.map_err(|e| broker_error(&e))? {
         Answer::Found(repository) => Resolved {

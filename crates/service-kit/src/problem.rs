@@ -148,6 +148,16 @@ impl ResponseError for ApiError {
     }
 }
 
+/// 400 for a text that names no repository.
+pub fn repository_invalid(reason: &impl std::fmt::Display) -> ApiError {
+    ApiError::new(
+        StatusCode::BAD_REQUEST,
+        "repository_invalid",
+        "Not a repository",
+    )
+    .detail(reason.to_string())
+}
+
 /// What the query string says, for a handler that looks at something else first.
 pub fn query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, ApiError> {
     web::Query::from_query(request.query_string())

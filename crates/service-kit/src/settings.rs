@@ -16,7 +16,7 @@ use crate::tls::{ClientTlsSettings, ServerTlsSettings, certificates};
 
 pub use gha_slurm_settings::{
     Address, AddressError, Loaded, Pem, Problems, Settings, SettingsError, WeakSecret,
-    check_secret, describe_source, load, load_checked, secret, secrets, texts, token,
+    check_secret, describe_source, load, load_checked, secret, secrets, token, words,
 };
 
 /// The `[http]` section: where a service answers.

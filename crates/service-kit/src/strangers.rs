@@ -42,8 +42,7 @@ impl<K: Hash + Eq + Send + Sync + 'static> Window<K> {
 
     /// Counts one call; 429 with `detail` for a key that has had it all.
     pub fn take(&self, key: K, detail: &str) -> Result<(), ApiError> {
-        let count = self.counts.get_with(key, Arc::default);
-        if count.fetch_add(1, Ordering::Relaxed) < self.most {
+        if self.count(key) < self.most {
             return Ok(());
         }
         Err(too_many(detail))
@@ -54,10 +53,10 @@ impl<K: Hash + Eq + Send + Sync + 'static> Window<K> {
         count.is_some_and(|count| count.load(Ordering::Relaxed) >= self.most)
     }
 
-    fn count(&self, key: K) {
-        self.counts
-            .get_with(key, Arc::default)
-            .fetch_add(1, Ordering::Relaxed);
+    /// Counts one, and returns how many there were before.
+    fn count(&self, key: K) -> u32 {
+        let count = self.counts.get_with(key, Arc::default);
+        count.fetch_add(1, Ordering::Relaxed)
     }
 }
 

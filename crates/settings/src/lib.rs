@@ -366,6 +366,13 @@ pub fn texts<'de, D: Deserializer<'de>>(
     })
 }
 
+/// Deserialises a list of words, or one text with spaces between them.
+pub fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    texts(deserializer, |text| {
+        text.split_whitespace().map(str::to_owned).collect()
+    })
+}
+
 /// Deserialises one or several secrets that [`check_secret`] accepts: a list, or a text with one secret a line.
 pub fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SecretString>, D::Error> {
     let lines = texts(deserializer, |text| {

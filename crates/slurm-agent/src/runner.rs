@@ -6,7 +6,7 @@ use std::time::Duration;
 use gha_slurm_domain::Clock;
 use gha_slurm_domain::release::RunnerRelease;
 use gha_slurm_service_kit::Periodic;
-use gha_slurm_service_kit::settings::texts;
+use gha_slurm_service_kit::settings::words;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
@@ -156,9 +156,7 @@ pub(crate) fn default_github_hosts() -> Vec<String> {
 pub(crate) fn github_hosts<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<String>, D::Error> {
-    let hosts = texts(deserializer, |text| {
-        text.split_whitespace().map(str::to_owned).collect()
-    })?;
+    let hosts = words(deserializer)?;
     if hosts.is_empty() {
         return Err(serde::de::Error::custom("name at least one host"));
     }

@@ -411,24 +411,17 @@ fn check_stops(file: &StopFile) -> Vec<Finding> {
             return vec![Finding::problem(ABOUT, text)];
         }
     };
-    let mut findings = Vec::new();
-    if let Some(reason) = &stops.all {
-        let text = format!("{shown}: new Slurm jobs of all users are stopped: {reason}");
-        findings.push(Finding::warning(ABOUT, text));
+    if stops.is_empty() {
+        return vec![Finding::ok(ABOUT, format!("{shown}: nothing is stopped"))];
     }
-    for (user, reason) in &stops.users {
-        let unknown = match User::from_name(user.as_str()) {
-            Ok(None) => " (there is no such user)",
-            _ => "",
-        };
-        let text = format!("{shown}: new Slurm jobs of {user}{unknown} are stopped: {reason}");
-        findings.push(Finding::warning(ABOUT, text));
-    }
-    if findings.is_empty() {
-        let text = format!("{shown}: nothing is stopped");
-        findings.push(Finding::ok(ABOUT, text));
-    }
-    findings
+    let remark = |user: &SlurmUser| match User::from_name(user.as_str()) {
+        Ok(None) => " (there is no such user)",
+        _ => "",
+    };
+    let lines = stops.lines(remark).into_iter();
+    lines
+        .map(|line| Finding::warning(ABOUT, format!("{shown}: {line}")))
+        .collect()
 }
 
 /// A pipe would be emptied, and might never end.

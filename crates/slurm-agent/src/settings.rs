@@ -9,7 +9,7 @@ use gha_slurm_domain::ResourceRequest;
 use gha_slurm_policy::{PolicySettings, StopFile};
 use gha_slurm_service_kit::settings::{
     Address, HttpSettings, OperationsSettings, Pem, Problems, check_client_tls, check_keys,
-    check_listens, check_server_tls, texts,
+    check_listens, check_server_tls, words,
 };
 use gha_slurm_service_kit::tls::{ClientTlsSettings, ServerTlsSettings};
 use gha_slurm_slurm::settings::{Backend, LocalSettings, SbatchSettings, SlurmrestdSettings};
@@ -316,9 +316,7 @@ pub struct RelaySettings {
 }
 
 fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Address>, D::Error> {
-    let urls = texts(deserializer, |text| {
-        text.split_whitespace().map(str::to_owned).collect()
-    })?;
+    let urls = words(deserializer)?;
     if urls.is_empty() {
         return Err(serde::de::Error::custom("name at least one"));
     }

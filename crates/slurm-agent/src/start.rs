@@ -372,7 +372,7 @@ fn refused_by_slurm(error: &SubmitError) -> ApiError {
             "limit_reached",
             "A limit of Slurm's is reached",
         )
-        .header("Retry-After", quota::RETRY_AFTER_S.to_string()),
+        .retry_after(quota::RETRY_AFTER_S),
         SubmitError::Rejected(_) => refusal(
             StatusCode::UNPROCESSABLE_ENTITY,
             "slurm_rejected",
@@ -394,14 +394,14 @@ pub(crate) fn refused_by_policy(refusal: PolicyRefusal) -> ApiError {
             "limit_reached",
             "A limit of the cluster's policy is reached",
         )
-        .header("Retry-After", quota::RETRY_AFTER_S.to_string()),
+        .retry_after(quota::RETRY_AFTER_S),
         // Not a limit, which passes by itself when something ends.
         PolicyRefusal::Stopped(_) => ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "stopped",
             "New Slurm jobs are stopped on the cluster",
         )
-        .header("Retry-After", quota::RETRY_AFTER_S.to_string()),
+        .retry_after(quota::RETRY_AFTER_S),
     }
     .detail(refusal.to_string())
 }

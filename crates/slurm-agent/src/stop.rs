@@ -75,20 +75,16 @@ pub(crate) async fn run(settings: Settings, switch: Switch) -> ExitCode {
 async fn switched(settings: &Settings, switch: Switch) -> anyhow::Result<()> {
     let file = settings.stop_file();
     let broken = "everything is stopped as long as this file cannot be read; fix or remove it";
-    let mut cancel = None;
+    let cancel = match &switch {
+        Switch::Stop(stop) if stop.cancel => Some(stop.user.clone()),
+        _ => None,
+    };
     let changed = tokio::task::spawn_blocking(move || match switch {
-        Switch::Stop(Stop { status: true, .. }) => (file.read(), cancel),
-        Switch::Stop(stop) => {
-            let stops = file.stop(stop.user.as_ref(), &stop.reason);
-            if stop.cancel {
-                cancel = Some(stop.user);
-            }
-            (stops, cancel)
-        }
-        Switch::Resume { user } => (file.resume(user.as_ref()), cancel),
+        Switch::Stop(Stop { status: true, .. }) => file.read(),
+        Switch::Stop(stop) => file.stop(stop.user.as_ref(), &stop.reason),
+        Switch::Resume { user } => file.resume(user.as_ref()),
     });
-    let (stops, cancel) = changed.await?;
-    for line in shown(&stops.context(broken)?) {
+    for line in shown(&changed.await?.context(broken)?) {
         say(&line);
     }
     if let Some(user) = cancel {
@@ -100,13 +96,7 @@ async fn switched(settings: &Settings, switch: Switch) -> anyhow::Result<()> {
 
 /// A line for each stop.
 fn shown(stops: &Stops) -> Vec<String> {
-    let mut lines = Vec::new();
-    if let Some(reason) = &stops.all {
-        lines.push(format!("new Slurm jobs of all users are stopped: {reason}"));
-    }
-    for (user, reason) in &stops.users {
-        lines.push(format!("new Slurm jobs of {user} are stopped: {reason}"));
-    }
+    let mut lines = stops.lines(|_| "");
     if lines.is_empty() {
         lines.push(NOTHING.to_owned());
     }

@@ -126,13 +126,7 @@ impl Seed<'_> {
 
     /// Slurm reports of a launch's Slurm job.
     pub async fn reported(&self, launch: LaunchId, state: SlurmState, now: DateTime<Utc>) {
-        let report = SlurmReport {
-            state,
-            reason: None,
-            starts_at: None,
-            nodes: None,
-            usage_to_come: false,
-        };
+        let report = SlurmReport::new(state);
         let happening = Happening::SlurmReported {
             report,
             slurm_job: None,

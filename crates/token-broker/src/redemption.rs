@@ -120,7 +120,7 @@ fn rejection(rejected: &Rejected) -> ApiError {
             "Its Slurm job is not known to run yet",
         )
         .detail(rejected.to_string())
-        .header("Retry-After", RETRY_S.to_string()),
+        .retry_after(RETRY_S),
         Rejected::Late => gone(rejected.to_string()),
     }
 }
@@ -215,24 +215,24 @@ impl Broker {
         &self,
         claims: &LaunchClaims,
         caller: &Caller,
-        mode: RunnerMode,
     ) -> Result<Redeemed, ApiError> {
         for _ in 0..MAX_NAME_CLASHES {
-            let mint = self.begin_when_started(claims, caller, mode).await?;
+            let mint = self.begin_when_started(claims, caller).await?;
             let scope = self.scope(&mint.repository).await?;
             self.clear_earlier_attempts(&scope, &mint).await?;
-            let (secret, id, expires_at) = match self.register(&scope, &mint, mode).await {
-                Ok(registered) => registered,
-                // The name exists already: an earlier attempt, whose answer was lost. The next one has another name
-                // and deletes this.
-                Err(error) if error.status() == Some(409) => continue,
-                Err(error) => {
-                    if let Some(answer) = github_trouble(&error) {
-                        return Err(answer);
+            let (secret, id, expires_at) =
+                match self.register(&scope, &mint, claims.runner_mode).await {
+                    Ok(registered) => registered,
+                    // The name exists already: an earlier attempt, whose answer was lost. The next one has another name
+                    // and deletes this.
+                    Err(error) if error.status() == Some(409) => continue,
+                    Err(error) => {
+                        if let Some(answer) = github_trouble(&error) {
+                            return Err(answer);
+                        }
+                        return Err(self.give_up(&mint, &error).await);
                     }
-                    return Err(self.give_up(&mint, &error).await);
-                }
-            };
+                };
             let progress_token = new_progress_token()?;
             if !self.complete(&mint, id, &progress_token).await? {
                 if let Some(id) = id {
@@ -269,10 +269,9 @@ impl Broker {
         &self,
         claims: &LaunchClaims,
         caller: &Caller,
-        mode: RunnerMode,
     ) -> Result<Mint, ApiError> {
         for pause in STARTED_PAUSES {
-            match self.begin(claims, caller, mode).await? {
+            match self.begin(claims, caller).await? {
                 Ok(mint) => return Ok(mint),
                 Err(Rejected::NotStarted(_)) => {}
                 Err(rejected) => return Err(rejection(&rejected)),
@@ -284,7 +283,7 @@ impl Broker {
             drop(conn);
             tokio::time::sleep(pause).await;
         }
-        let begun = self.begin(claims, caller, mode).await?;
+        let begun = self.begin(claims, caller).await?;
         begun.map_err(|rejected| rejection(&rejected))
     }
 
@@ -293,7 +292,6 @@ impl Broker {
         &self,
         claims: &LaunchClaims,
         caller: &Caller,
-        mode: RunnerMode,
     ) -> Result<Result<Mint, Rejected>, ApiError> {
         let launch = claims.sub;
         let now = self.clock.now();
@@ -302,7 +300,7 @@ impl Broker {
             .for_callback(
                 launch,
                 async |(mut lock, callback): (ScopeLock<'_>, Callback)| {
-                    let happening = self.called_back(&callback, claims.iat, caller, mode);
+                    let happening = self.called_back(&callback, claims, caller);
                     let before = &callback.loaded;
                     let applied = launches::happen_to(&mut lock, before, happening, now).await?;
                     let superseded = before.launch.runner().and_then(|runner| runner.github_id);
@@ -335,13 +333,11 @@ impl Broker {
         }))
     }
 
-    /// `issued_at`: when the launch token was issued, in seconds since the epoch.
     fn called_back(
         &self,
         callback: &Callback,
-        issued_at: i64,
+        claims: &LaunchClaims,
         caller: &Caller,
-        mode: RunnerMode,
     ) -> Happening {
         let Callback {
             loaded,
@@ -351,7 +347,7 @@ impl Broker {
         } = callback;
         let stopped = stop.clone().map(|stop| Why::Stopped { stop });
         let refusal = stopped
-            .or_else(|| is_revoked(issued_at, *revoked_until).then_some(Why::TokenRevoked))
+            .or_else(|| is_revoked(claims.iat, *revoked_until).then_some(Why::TokenRevoked))
             .or_else(|| {
                 let cluster = loaded.launch.slurm.cluster.as_deref();
                 for_class(standing, &loaded.class.slurm_user, cluster)
@@ -360,7 +356,7 @@ impl Broker {
         let DeploymentSettings { name, prefix } = self.deployment.as_ref();
         Happening::CalledBack {
             caller: caller.clone(),
-            mode,
+            mode: claims.runner_mode,
             admission: Admission {
                 refusal,
                 demand: loaded.class.demand,

@@ -77,14 +77,8 @@ struct Asked {
 
 fn asked(request: &HttpRequest, state: &State) -> Result<RepositoryFullName, ApiError> {
     let Asked { url } = problem::query(request)?;
-    RepositoryFullName::parse(&url, &state.broker.web_url).map_err(|e| {
-        ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "repository_invalid",
-            "Not a repository",
-        )
-        .detail(e.to_string())
-    })
+    RepositoryFullName::parse(&url, &state.broker.web_url)
+        .map_err(|e| problem::repository_invalid(&e))
 }
 
 fn trouble(error: &GithubError) -> ApiError {

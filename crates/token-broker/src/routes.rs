@@ -168,9 +168,7 @@ async fn redeem_either(
         };
         let redeemed = state
             .broker
-            .to_the_end(|broker| async move {
-                broker.redeem(&claims, &caller, claims.runner_mode).await
-            })
+            .to_the_end(|broker| async move { broker.redeem(&claims, &caller).await })
             .await?;
         return Ok(HttpResponse::Ok().json(answer(redeemed)));
     }
@@ -210,11 +208,7 @@ async fn redeem_either(
     };
     let redeemed = state
         .broker
-        .to_the_end(|broker| async move {
-            broker
-                .redeem(&claims, &caller, RunnerMode::Registration)
-                .await
-        })
+        .to_the_end(|broker| async move { broker.redeem(&claims, &caller).await })
         .await?;
     let (RunnerToken::Jit(token) | RunnerToken::Registration(token)) = redeemed.secret;
     Ok(HttpResponse::Ok().json(OriginalRunnerAnswer {

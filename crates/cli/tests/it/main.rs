@@ -214,7 +214,7 @@ async fn everything_is_stopped_and_goes_on() {
         "{}",
         stopped.out
     );
-    // Whoever might read the old one may read the new one.
+    // The new key has the owner, group and mode of the old one.
     let mode = std::fs::metadata(dir.join(format!("{new}.key.pem")))
         .unwrap()
         .permissions()
@@ -255,7 +255,7 @@ async fn everything_is_stopped_and_goes_on() {
         run(&["panic", "--status"]).out,
         "Launches are not stopped.\n"
     );
-    // Without the database, the keys are replaced all the same.
+    // The keys are replaced even if the database cannot be reached.
     let without = gha_slurm(&["panic", "--keys", keys_dir], &[]);
     assert!(
         !without.ok && without.err.contains("NOT stopped"),

@@ -417,6 +417,17 @@ impl Launch {
 }
 
 impl SlurmReport {
+    /// Nothing is known but the state.
+    pub fn new(state: SlurmState) -> Self {
+        Self {
+            state,
+            reason: None,
+            starts_at: None,
+            nodes: None,
+            usage_to_come: false,
+        }
+    }
+
     /// For people: `pending (Priority, starts ~14:05 UTC)`, `running on n3`, `node failed`.
     pub fn explained(&self, exit_code: Option<i32>) -> String {
         let mut details: Vec<String> = self.reason.iter().cloned().collect();

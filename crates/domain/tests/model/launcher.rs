@@ -338,13 +338,7 @@ impl Watch {
 
     pub fn step(mut self, w: &mut World) -> Option<Task> {
         let (launch, number, state) = self.0.pop()?;
-        let report = SlurmReport {
-            state,
-            reason: None,
-            starts_at: None,
-            nodes: None,
-            usage_to_come: false,
-        };
+        let report = SlurmReport::new(state);
         let slurm_job = SlurmJobId::try_from(number.to_string()).ok();
         let _ = w.happen(
             launch,

@@ -17,7 +17,8 @@ const CHUNK: usize = 256 << 10;
 const LARGE_BODIES: usize = 40;
 const BROKEN_BODIES: usize = 200;
 const AT_ONCE: usize = 8;
-/// Most memory of webhook-ingest: that of all bodies in hand (`webhook.max_bodies_bytes`, 40 MiB) and its own. What is sent is 1.3 GB.
+/// Limit of webhook-ingest's memory: the bodies that it is handling (`webhook.max_bodies_bytes`, 40 MiB), and its own. The test sends
+/// 1.3 GB.
 const MOST: usize = 100 * MIB;
 
 #[tokio::test]

@@ -395,13 +395,7 @@ async fn a_runner_that_slurm_ended_before_it_had_work_is_deregistered() {
     // That the agent's answer was not stored changes nothing.
     site.progressed(launch, Phase::Listening).await;
     let reported = Happening::SlurmReported {
-        report: SlurmReport {
-            state: SlurmState::NodeFailed,
-            reason: None,
-            starts_at: None,
-            nodes: None,
-            usage_to_come: false,
-        },
+        report: SlurmReport::new(SlurmState::NodeFailed),
         slurm_job: Some("17".parse().unwrap()),
         exit_code: None,
         ended_at: None,

@@ -12,7 +12,7 @@ use gha_slurm_contract::self_service::{
 };
 use gha_slurm_domain::{RepositoryFullName, SlurmUser};
 use gha_slurm_service_kit::body::LargestBody;
-use gha_slurm_service_kit::problem::{method_not_allowed, query};
+use gha_slurm_service_kit::problem::{method_not_allowed, query, repository_invalid};
 use gha_slurm_service_kit::{ApiError, Body};
 use reqwest::Method;
 use secrecy::ExposeSecret;
@@ -226,14 +226,7 @@ impl SelfService {
 }
 
 fn name_of(text: &str) -> Result<RepositoryFullName, ApiError> {
-    RepositoryFullName::parse_any(text).map_err(|error| {
-        ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "repository_invalid",
-            "Not a repository",
-        )
-        .detail(error.to_string())
-    })
+    RepositoryFullName::parse_any(text).map_err(|error| repository_invalid(&error))
 }
 
 /// The name at the end of a repository's URL, as repo-mapping writes it.

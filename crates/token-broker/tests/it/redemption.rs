@@ -157,21 +157,7 @@ async fn a_taken_name_is_left_for_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn withdrawn_while_registering_is_deleted_again() {
     let broker = Broker::start().await;
-    Mock::given(method("POST"))
-        .and(path(JIT))
-        .respond_with(
-            ResponseTemplate::new(201)
-                .set_delay(Duration::from_secs(1))
-                .set_body_json(json!({"runner": {"id": 900}, "encoded_jit_config": "jit"})),
-        )
-        .mount(&broker.github)
-        .await;
-    Mock::given(method("DELETE"))
-        .and(path("/repos/acme/widgets/actions/runners/900"))
-        .respond_with(ResponseTemplate::new(204))
-        .expect(1)
-        .mount(&broker.github)
-        .await;
+    broker.github_registers_what_is_deleted().await;
     let [launch] = broker.submitted(1).await.try_into().unwrap();
     let withdraw = async {
         wait_until(

@@ -7,10 +7,8 @@ use gha_slurm_auth::KeyFolder;
 use gha_slurm_test_support::seed::facts;
 use gha_slurm_test_support::wait_until;
 use serde_json::json;
-use wiremock::matchers::{method, path};
-use wiremock::{Mock, ResponseTemplate};
 
-use crate::support::{Broker, JIT};
+use crate::support::Broker;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 const BODY: &str = r#"{"slurmJobId": "77", "node": "n1"}"#;
@@ -80,21 +78,7 @@ async fn a_token_from_before_stays_revoked_when_launches_go_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_during_the_registration_deletes_it_again() {
     let broker = Broker::start().await;
-    Mock::given(method("POST"))
-        .and(path(JIT))
-        .respond_with(
-            ResponseTemplate::new(201)
-                .set_delay(Duration::from_secs(1))
-                .set_body_json(json!({"runner": {"id": 900}, "encoded_jit_config": "jit"})),
-        )
-        .mount(&broker.github)
-        .await;
-    Mock::given(method("DELETE"))
-        .and(path("/repos/acme/widgets/actions/runners/900"))
-        .respond_with(ResponseTemplate::new(204))
-        .expect(1)
-        .mount(&broker.github)
-        .await;
+    broker.github_registers_what_is_deleted().await;
     let [launch] = broker.submitted(1).await.try_into().unwrap();
     let stopping = async {
         wait_until("the runner is being registered", DEADLINE, || async {

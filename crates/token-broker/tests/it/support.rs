@@ -1,5 +1,7 @@
 //! A broker in this process, and what the launcher would have written.
 
+use std::time::Duration;
+
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use base64::Engine;
@@ -284,6 +286,25 @@ impl Broker {
                     json!({"runner": {"id": id, "name": "r"}, "encoded_jit_config": format!("jit-{id}")}),
                 )
             })
+            .mount(&self.github)
+            .await;
+    }
+
+    /// GitHub takes a second to register runner 900, which must be deleted once.
+    pub(crate) async fn github_registers_what_is_deleted(&self) {
+        Mock::given(method("POST"))
+            .and(path(JIT))
+            .respond_with(
+                ResponseTemplate::new(201)
+                    .set_delay(Duration::from_secs(1))
+                    .set_body_json(json!({"runner": {"id": 900}, "encoded_jit_config": "jit"})),
+            )
+            .mount(&self.github)
+            .await;
+        Mock::given(method("DELETE"))
+            .and(path("/repos/acme/widgets/actions/runners/900"))
+            .respond_with(ResponseTemplate::new(204))
+            .expect(1)
             .mount(&self.github)
             .await;
     }

@@ -36,7 +36,7 @@ const METHODS: [Method; 5] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Credential {
     Nothing,
-    /// A bearer token that nobody gave.
+    /// A made-up bearer token.
     Invented,
     /// A launch token and an assertion in one, signed with a key of the caller's own.
     ForeignKey,
@@ -200,7 +200,7 @@ impl<'a> Caller<'a> {
         claims
     }
 
-    /// A launch that nobody planned, and that the agent's policy refuses.
+    /// An unplanned launch, which the agent's policy refuses.
     fn launch_claims(&self) -> Value {
         let (owner, name) = REPOSITORY.split_once('/').unwrap();
         let more = json!({
@@ -245,7 +245,7 @@ impl<'a> Caller<'a> {
         route: &Route,
         credential: Credential,
     ) -> StatusCode {
-        // Whoever is let in is told that the body is no JSON, so that nothing happens.
+        // Not JSON: a caller who is let in gets an error about the body, and nothing happens.
         let mut body = if route.has_body { "[" } else { "" }.to_owned();
         let purpose = route.path.rsplit('/').next().unwrap().to_owned();
         if document == "webhook-ingest" {

@@ -113,7 +113,7 @@ async fn compressed_bodies() {
     unharmed(stack).await;
 }
 
-/// 300 bodies whose last byte never came held 413 MiB for ever.
+/// 300 bodies whose last byte never came held 413 MiB indefinitely.
 #[tokio::test]
 async fn unfinished_bodies() {
     let stack = Stack::start().await;
