@@ -225,10 +225,11 @@ impl PrivateSlurm {
         Self::unless_skipped(Self::start_with(nodes, more)).await
     }
 
-    /// As [`PrivateSlurm::for_test`], with every daemon and every client program started by another program, such as
+    /// As [`PrivateSlurm::for_test_with`], with every daemon and every client program started by another program, such as
     /// `nsenter --net=…`.
-    pub async fn for_test_within(nodes: u16, starter: &[String]) -> Option<Self> {
+    pub async fn for_test_within(nodes: u16, more: &str, starter: &[String]) -> Option<Self> {
         let start = Start {
+            more,
             starter,
             ..Start::default()
         };

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -35,6 +36,10 @@ pub(crate) const SLURM_USER: &str = "alice";
 /// Labels that the launcher's default settings know.
 pub(crate) const LABELS: [&str; 2] = ["self-hosted", "slurm"];
 pub(crate) const CREATE_JIT: &str = "POST /repos/{owner}/{repo}/actions/runners/generate-jitconfig";
+const EPILOG: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../deploy/job-script/gha-slurm-epilog.sh"
+);
 /// What the agent is called where only a proxy knows it.
 const AGENT_HOST: &str = "agent.gha-slurm.test";
 
@@ -49,6 +54,7 @@ static APP_KEY: LazyLock<String> = LazyLock::new(|| AppKey::generate_private_pem
 /// A stack to be, with settings that differ from the usual ones.
 pub(crate) struct Builder {
     deployment: DeploymentBuilder,
+    folder: TempDir,
     database_url: Option<String>,
     slurm: Option<PrivateSlurm>,
     zone: Option<Zone>,
@@ -108,10 +114,17 @@ impl Builder {
         self
     }
 
-    /// On a real Slurm with two nodes, in the zone if there is one. `None`: that takes root.
+    /// On a real Slurm with two nodes, in the zone if there is one. `None`: that takes root. The epilog cleans up behind job
+    /// scripts that Slurm does not let finish, as it does with a node that fails.
     pub(crate) async fn on_slurm(mut self, backend: SlurmBackend) -> Option<Self> {
         let starter = self.zone.as_ref().map(Zone::starter).unwrap_or_default();
-        let slurm = PrivateSlurm::for_test_within(2, &starter).await?;
+        let epilog = self.folder.path().join("epilog");
+        let work_root = self.folder.path().join("work");
+        let run = format!("#!/bin/sh\nexec bash {EPILOG} {}\n", work_root.display());
+        fs::write(&epilog, run).unwrap();
+        fs::set_permissions(&epilog, fs::Permissions::from_mode(0o755)).unwrap();
+        let more = format!("Epilog={}\n", epilog.display());
+        let slurm = PrivateSlurm::for_test_within(2, &more, &starter).await?;
         self.deployment = self.deployment.slurm(&slurm, backend).poll_each_second();
         self.slurm = Some(slurm);
         Some(self)
@@ -159,6 +172,10 @@ impl Stack {
     pub(crate) fn builder() -> Builder {
         Builder {
             deployment: Deployment::builder("e2e"),
+            folder: tempfile::Builder::new()
+                .prefix("gha-slurm-e2e-")
+                .tempdir()
+                .unwrap(),
             database_url: None,
             slurm: None,
             zone: None,
@@ -177,10 +194,7 @@ impl Stack {
             (Some(database), url)
         };
         let ((database, database_url), broker) = tokio::join!(database, TestBroker::create());
-        let folder = tempfile::Builder::new()
-            .prefix("gha-slurm-e2e-")
-            .tempdir()
-            .unwrap();
+        let folder = builder.folder;
         let credentials = Credentials::open(folder.path(), || Ok(APP_KEY.clone())).unwrap();
 
         let mut settings = gha_slurm_simulator::Settings::new(
@@ -730,7 +744,7 @@ impl Stack {
         let marked = marked();
         assert!(marked.is_empty(), "processes are left: {marked:?}");
         let root = self.deployment.work_root();
-        // Slurm ends the processes of a node that failed before what they clean up is done.
+        // Slurm may end a job script before it has cleaned up; then the epilog does.
         wait_until("no work directory is left", DEADLINE, || async {
             let left: Vec<_> = fs::read_dir(&root).unwrap().flatten().collect();
             if left.is_empty() { Ok(()) } else { Err(left) }

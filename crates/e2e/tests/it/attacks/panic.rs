@@ -94,12 +94,11 @@ async fn everything_is_stopped_and_goes_on() {
     stack
         .until_launches("state = 'submitted' AND slurm_state = 'pending'", 1)
         .await;
-    let launch: String = stack
-        .sql(
-            "SELECT id::text FROM launches WHERE state = 'submitted'",
-            &[],
-        )
-        .await;
+    let submitted = async |column: &str| -> String {
+        let query = format!("SELECT {column}::text FROM launches WHERE state = 'submitted'");
+        stack.sql(&query, &[]).await
+    };
+    let (launch, slurm_job) = (submitted("id").await, submitted("slurm_job_id").await);
     let issued = Utc::now() - CLAIMED_AGO;
     let token = forged(&stack, &thief, launch.parse().unwrap(), issued);
 
@@ -112,7 +111,7 @@ async fn everything_is_stopped_and_goes_on() {
         said.contains("- 1 running workflow job is left to finish"),
         "{said}"
     );
-    let body = json!({"slurmJobId": "4711", "node": "n1"});
+    let body = json!({"slurmJobId": slurm_job, "node": "n1"});
     let status = post(&stack, Service::TokenBroker, "/gha/runner", &token, body).await;
     assert_eq!(status, 410);
     wait_until(
