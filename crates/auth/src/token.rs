@@ -32,14 +32,16 @@ pub struct Signer {
     newest: RwLock<Arc<SigningKey>>,
 }
 
-struct SigningKey {
+/// A private key of a folder.
+pub struct SigningKey {
     kid: String,
     key: EncodingKey,
     read_at: Instant,
 }
 
 impl SigningKey {
-    fn read(folder: &KeyFolder) -> Result<Self, KeysError> {
+    /// Reads the newest key. Blocks.
+    pub fn read(folder: &KeyFolder) -> Result<Self, KeysError> {
         let (kid, pem) = folder.newest()?;
         let key = EncodingKey::from_ed_pem(pem.as_bytes())
             .map_err(|_| KeysError::NotAKey(format!("{kid}.key.pem")))?;
@@ -48,6 +50,20 @@ impl SigningKey {
             key,
             read_at: Instant::now(),
         })
+    }
+
+    /// Its id.
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// Signs claims.
+    pub fn sign(&self, claims: &impl Serialize) -> Result<SecretString, TokenError> {
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(self.kid.clone());
+        jsonwebtoken::encode(&header, claims, &self.key)
+            .map(SecretString::from)
+            .map_err(|_| TokenError::Malformed)
     }
 }
 
@@ -62,30 +78,24 @@ impl Signer {
 
     /// Signs the claims of a launch token, or of a call to the agent. Fails where the newest key cannot be read any more: what signed
     /// before may be revoked.
-    pub fn sign(&self, claims: &impl Serialize) -> Result<SecretString, TokenError> {
-        let signing = self.newest()?;
-        let mut header = Header::new(Algorithm::EdDSA);
-        header.kid = Some(signing.kid.clone());
-        jsonwebtoken::encode(&header, claims, &signing.key)
-            .map(SecretString::from)
-            .map_err(|_| TokenError::Malformed)
+    pub async fn sign(&self, claims: &impl Serialize) -> Result<SecretString, TokenError> {
+        self.newest().await?.sign(claims)
     }
 
-    fn newest(&self) -> Result<Arc<SigningKey>, TokenError> {
+    async fn newest(&self) -> Result<Arc<SigningKey>, TokenError> {
         let held = Arc::clone(&self.newest.read().unwrap_or_else(PoisonError::into_inner));
         if held.read_at.elapsed() < REREAD {
             return Ok(held);
         }
-        let read = SigningKey::read(&self.folder).map_err(|e| TokenError::NoKey(e.to_string()))?;
+        // The folder may be on a file system that hangs.
+        let folder = self.folder.clone();
+        let read = tokio::task::spawn_blocking(move || SigningKey::read(&folder)).await;
+        let read = read
+            .map_err(|e| TokenError::NoKey(e.to_string()))?
+            .map_err(|e| TokenError::NoKey(e.to_string()))?;
         let read = Arc::new(read);
         *self.newest.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&read);
         Ok(read)
-    }
-
-    /// The id of the key that signed last.
-    pub fn kid(&self) -> String {
-        let held = self.newest.read().unwrap_or_else(PoisonError::into_inner);
-        held.kid.clone()
     }
 }
 
@@ -225,7 +235,7 @@ mod tests {
     #[test]
     fn a_token_round_trips_and_carries_the_original_claims() {
         let (_dir, folder) = keys();
-        let token = Signer::load(&folder).unwrap().sign(&claims()).unwrap();
+        let token = SigningKey::read(&folder).unwrap().sign(&claims()).unwrap();
         assert_eq!(
             check(token.expose_secret(), &folder).unwrap().sub,
             claims().sub
@@ -336,10 +346,10 @@ mod tests {
     #[test]
     fn a_rotation_keeps_old_tokens_valid_until_the_old_key_goes() {
         let (dir, folder) = keys();
-        let old = Signer::load(&folder).unwrap();
+        let old = SigningKey::read(&folder).unwrap();
         let token = old.sign(&claims()).unwrap();
         let new = folder.generate(2).unwrap();
-        assert_eq!(Signer::load(&folder).unwrap().kid(), new);
+        assert_eq!(SigningKey::read(&folder).unwrap().kid(), new);
         assert!(check(token.expose_secret(), &folder).is_ok());
         std::fs::remove_file(
             dir.path()

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use chrono::{TimeDelta, Utc};
-use gha_slurm_auth::{KeyFolder, Signer};
+use gha_slurm_auth::{KeyFolder, SigningKey};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER};
 use gha_slurm_contract::runner::{RunnerMode, RunnerRequest};
@@ -41,7 +41,7 @@ pub(crate) async fn measure(around: &Surroundings, effort: &Effort) -> Result<Ta
     ];
     let floor = FloorProcess::start(around, "floor-callbacks", &github).await?;
     let mut site = Site::new(around, around.backing().database_url)?;
-    let signer = Signer::load(&KeyFolder::new(&around.credentials.launch_keys))?;
+    let signer = SigningKey::read(&KeyFolder::new(&around.credentials.launch_keys))?;
     let mut table = Table {
         title: "token-broker",
         columns: [COLUMNS.as_slice(), &["GitHub calls/request"]].concat(),
@@ -161,7 +161,7 @@ impl Build {
 /// Queues workflow jobs in new repositories, each with a submitted launch.
 async fn queue(
     site: &mut Site,
-    signer: &Signer,
+    signer: &SigningKey,
     mode: RunnerMode,
     count: u32,
 ) -> Result<Vec<Build>> {
@@ -176,7 +176,7 @@ async fn queue(
 
 async fn submitted(
     site: &Site,
-    signer: &Signer,
+    signer: &SigningKey,
     mode: RunnerMode,
     planned: Planned,
 ) -> Result<Build> {

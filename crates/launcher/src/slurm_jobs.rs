@@ -83,7 +83,9 @@ async fn look(submitter: &Submitter, look_now: bool) -> Result<Looked, ClusterEr
         let now = submitter.inquiry.clock.now();
         launches::watched(&mut conn, now, MAX_STATES_AT_ONCE as i64).await?
     };
-    let assertion = submitter.assertion(CallPurpose::States, Vec::new(), false)?;
+    let assertion = submitter
+        .assertion(CallPurpose::States, Vec::new(), false)
+        .await?;
     let request = StatesRequest { launches, look_now };
     let answer: Option<StatesAnswer> = submitter
         .agent
@@ -233,7 +235,9 @@ pub(crate) async fn cancel_withdrawn(submitter: &Submitter) -> Result<(), Cluste
 
 /// The Slurm jobs that are not over and that this launcher had submitted, as the agent remembers. An original agent does not.
 pub(crate) async fn list(submitter: &Submitter) -> Result<Vec<LaunchStatus>, ClusterError> {
-    let assertion = submitter.assertion(CallPurpose::List, Vec::new(), false)?;
+    let assertion = submitter
+        .assertion(CallPurpose::List, Vec::new(), false)
+        .await?;
     let answer: Option<ListAnswer> = submitter
         .agent
         .call("/runner/list", &assertion, &serde_json::json!({}))
@@ -269,7 +273,9 @@ async fn cancel(
     launches: Vec<LaunchId>,
     only_pending: bool,
 ) -> Result<Vec<LaunchId>, ClusterError> {
-    let assertion = submitter.assertion(CallPurpose::Cancel, launches, only_pending)?;
+    let assertion = submitter
+        .assertion(CallPurpose::Cancel, launches, only_pending)
+        .await?;
     let answer: Option<CancelAnswer> = submitter
         .agent
         .call("/runner/cancel", &assertion, &serde_json::json!({}))

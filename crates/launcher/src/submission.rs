@@ -372,7 +372,7 @@ async fn submit(submitter: &Submitter, due: &Loaded) -> Result<Option<Submitted>
         }
     }
     let claims = claims(submitter, due, clock.now());
-    let outcome = match submitter.signer.sign(&claims) {
+    let outcome = match submitter.signer.sign(&claims).await {
         Ok(token) => {
             let request = StartRequest {
                 github_url: claims.repository_url.clone(),

@@ -60,7 +60,7 @@ pub enum ClusterError {
 
 impl Submitter {
     /// An assertion for a call, about `launches` where the purpose needs them.
-    pub(crate) fn assertion(
+    pub(crate) async fn assertion(
         &self,
         purpose: CallPurpose,
         launches: Vec<LaunchId>,
@@ -80,6 +80,6 @@ impl Submitter {
             launches,
             only_pending,
         };
-        Ok(self.signer.sign(&claims)?)
+        Ok(self.signer.sign(&claims).await?)
     }
 }

@@ -159,7 +159,7 @@ impl Verifier {
 
 #[cfg(test)]
 mod tests {
-    use gha_slurm_auth::{KeyFolder, Signer};
+    use gha_slurm_auth::{KeyFolder, SigningKey};
     use secrecy::ExposeSecret;
     use serde_json::{Value, json};
 
@@ -168,7 +168,7 @@ mod tests {
     fn token(folder: &KeyFolder) -> String {
         let now = gha_slurm_domain::Clock::system().now().timestamp();
         let claims = json!({"iss": "test", "aud": [AUDIENCE_AGENT], "sub": "x", "nbf": now - 9, "exp": now + 86_400});
-        let signed = Signer::load(folder).unwrap().sign(&claims).unwrap();
+        let signed = SigningKey::read(folder).unwrap().sign(&claims).unwrap();
         signed.expose_secret().to_owned()
     }
 

@@ -285,7 +285,7 @@ impl Launcher {
         body: &impl Serialize,
         deadline: Duration,
     ) -> Result<reqwest::Response, LauncherError> {
-        let assertion = self.assertion(purpose)?;
+        let assertion = self.assertion(purpose).await?;
         let response = self
             .http
             .post(format!("{}{path}", self.url))
@@ -312,7 +312,7 @@ impl Launcher {
         }))
     }
 
-    fn assertion(&self, sub: AgentPurpose) -> Result<SecretString, LauncherError> {
+    async fn assertion(&self, sub: AgentPurpose) -> Result<SecretString, LauncherError> {
         let iat = self.starter.clock.now().timestamp();
         let claims = AgentClaims {
             iss: AUDIENCE_AGENT.into(),
@@ -324,7 +324,7 @@ impl Launcher {
             exp: iat + AGENT_ASSERTION_LIFETIME_S,
             cluster: self.starter.cluster.clone(),
         };
-        Ok(self.signer.sign(&claims)?)
+        Ok(self.signer.sign(&claims).await?)
     }
 }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use gha_slurm_auth::{KeyFolder, Signer};
+use gha_slurm_auth::{KeyFolder, SigningKey};
 use gha_slurm_test_support::PrivatePostgres;
 
 struct Answer {
@@ -48,7 +48,7 @@ fn a_key_is_generated_rotated_and_retired() {
     let dir = home.path().join("keys");
     let folder = KeyFolder::new(&dir);
     assert!(keys("generate", &dir, &[]).ok);
-    let old = Signer::load(&folder).unwrap().kid();
+    let old = SigningKey::read(&folder).unwrap().kid().to_owned();
     let private = dir.join(format!("{old}.key.pem"));
     let mode = std::fs::metadata(&private).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -63,7 +63,7 @@ fn a_key_is_generated_rotated_and_retired() {
     // At once: the new one signs all the same.
     let rotated = keys("rotate", &dir, &[]);
     assert!(rotated.ok, "{}", rotated.err);
-    let new = Signer::load(&folder).unwrap().kid();
+    let new = SigningKey::read(&folder).unwrap().kid().to_owned();
     assert_ne!(new, old);
     assert!(
         rotated.out.starts_with(&format!("{new} signs")),

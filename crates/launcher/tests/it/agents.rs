@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use chrono::Utc;
-use gha_slurm_auth::{KeyFolder, Signer};
+use gha_slurm_auth::{KeyFolder, SigningKey};
 use gha_slurm_contract::Problem;
 use gha_slurm_contract::agent::{LaunchStatus, StatesAnswer};
 use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, StartRequest};
@@ -79,7 +79,7 @@ impl Agent {
         claims: &AgentClaims,
         body: &impl Serialize,
     ) -> reqwest::Response {
-        let token = Signer::load(&self.keys).unwrap().sign(claims).unwrap();
+        let token = SigningKey::read(&self.keys).unwrap().sign(claims).unwrap();
         let url = format!("{}{path}", self.url);
         let call = self.http.post(url).bearer_auth(token.expose_secret());
         call.json(body).send().await.unwrap()

@@ -1,5 +1,5 @@
 use chrono::Utc;
-use gha_slurm_auth::{KeyFolder, Signer};
+use gha_slurm_auth::{KeyFolder, SigningKey};
 use gha_slurm_contract::mapping::{AUDIENCE_REPO_MAPPING, UserClaims};
 use gha_slurm_domain::RepositoryId;
 use gha_slurm_storage::replan;
@@ -14,8 +14,8 @@ const OF_ALICE: &str = "/api/users/alice/repositories";
 /// repo-mapping and the agents whose word it takes: that of `main`, and perhaps that of `other`.
 struct Cluster {
     service: Service,
-    signer: Signer,
-    other: Signer,
+    signer: SigningKey,
+    other: SigningKey,
     _keys: [tempfile::TempDir; 2],
 }
 
@@ -29,7 +29,7 @@ impl Cluster {
         let [signer, other] = [&keys[0], &keys[1]].map(|keys| {
             let folder = KeyFolder::new(keys.path());
             folder.generate(1).unwrap();
-            Signer::load(&folder).unwrap()
+            SigningKey::read(&folder).unwrap()
         });
         let known = [("main", keys[0].path()), ("other", keys[1].path())];
         let service = Service::start_with_agents(known.get(..agents).unwrap()).await;
@@ -221,7 +221,7 @@ async fn an_agents_word_is_about_one_user_and_no_administrators() {
     let stranger = tempfile::tempdir().unwrap();
     let stranger = KeyFolder::new(stranger.path());
     stranger.generate(2).unwrap();
-    let forged = Signer::load(&stranger).unwrap().sign(&claims).unwrap();
+    let forged = SigningKey::read(&stranger).unwrap().sign(&claims).unwrap();
     let forged = cluster
         .service
         .call(Method::GET, OF_ALICE, forged.expose_secret(), None)

@@ -70,7 +70,7 @@ impl SelfService {
     }
 
     /// The agent's word that `user` asks.
-    fn assertion(&self, user: &SlurmUser) -> anyhow::Result<SecretString> {
+    async fn assertion(&self, user: &SlurmUser) -> anyhow::Result<SecretString> {
         let iat = self.starter.clock.now().timestamp();
         let claims = UserClaims {
             iss: self.starter.cluster.clone(),
@@ -81,6 +81,6 @@ impl SelfService {
             nbf: iat - CLOCKS_DIFFER_S,
             exp: iat + ASSERTION_LIFETIME_S,
         };
-        Ok(self.signer.sign(&claims)?)
+        Ok(self.signer.sign(&claims).await?)
     }
 }

@@ -172,6 +172,7 @@ impl SelfService {
         };
         let assertion = self
             .assertion(user)
+            .await
             .map_err(|error| ApiError::internal(&error))?;
         let url = format!(
             "{}/api/users/{user}/repositories{path}",

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use chrono::Utc;
 use gha_slurm_auth::token::NOT_BEFORE_S;
-use gha_slurm_auth::{KeyFolder, Signer};
+use gha_slurm_auth::{KeyFolder, SigningKey};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::agent::{CallClaims, CallPurpose};
 use gha_slurm_contract::launch_token::{
@@ -207,12 +207,12 @@ impl Site {
 
     /// An assertion with these claims.
     pub(crate) fn assertion_of(&self, claims: &CallClaims) -> String {
-        let signer = Signer::load(&self.keys).unwrap();
-        signer.sign(claims).unwrap().expose_secret().to_owned()
+        let key = SigningKey::read(&self.keys).unwrap();
+        key.sign(claims).unwrap().expose_secret().to_owned()
     }
 
     pub(crate) fn request(&self, claims: &LaunchClaims) -> StartRequest {
-        let token = Signer::load(&self.keys).unwrap().sign(claims).unwrap();
+        let token = SigningKey::read(&self.keys).unwrap().sign(claims).unwrap();
         StartRequest {
             github_url: claims.repository_url.clone(),
             launcher_token: token.expose_secret().to_owned(),

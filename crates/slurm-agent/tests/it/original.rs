@@ -11,6 +11,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 use crate::DEADLINE;
 use crate::agent_fixture::{Agent, Site};
 use crate::real_slurm::{of, queue};
+use crate::stop::switch;
 
 const SECRET: &str = "the shared secret, 7f3a9c5e1d8b2064";
 /// As the original app signs one.
@@ -296,6 +297,11 @@ async fn the_secret_and_the_body_are_held_against_the_file() {
             "{more}"
         );
     }
+    // The kill switch stops the original app, too.
+    let (fine, said) = switch(&theirs.site, &["stop", "--reason", "a secret was stolen"]);
+    assert!(fine, "{said}");
+    let (status, problem) = start(Some(SECRET), json!({})).await;
+    assert_eq!((status, &problem["code"]), (503, &json!("stopped")));
     assert_eq!(theirs.site.slurm_jobs(), 0);
     agent.stop();
 }

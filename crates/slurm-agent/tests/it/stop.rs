@@ -6,10 +6,9 @@ use serde_json::Value;
 
 use crate::DEADLINE;
 use crate::agent_fixture::{Agent, Site, claims};
-use crate::real_slurm::{of, queue};
-use crate::sbatch;
+use crate::real_slurm::{By, by_both, of, queue};
 
-fn switch(site: &Site, words: &[&str]) -> (bool, String) {
+pub(crate) fn switch(site: &Site, words: &[&str]) -> (bool, String) {
     let output = site.task(words, "");
     let said = String::from_utf8(output.stdout).unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -94,12 +93,13 @@ async fn what_an_administrator_stopped_waits_until_it_is_resumed() {
     agent.stop();
 }
 
-#[tokio::test]
-async fn pending_slurm_jobs_of_gha_slurm_are_cancelled_with_a_stop() {
+by_both!(pending_slurm_jobs_of_gha_slurm_are_cancelled_with_a_stop);
+
+async fn pending_slurm_jobs_of_gha_slurm_are_cancelled_with_a_stop(by: By) {
     let Some(slurm) = PrivateSlurm::for_test(1).await else {
         return;
     };
-    let site = sbatch::site(&slurm);
+    let site = by.site(&slurm);
     let [user, other] = SLURM_USERS;
     let agent = site.agent().await;
     let exclusive = |user: &str, name: &str| {

@@ -6,7 +6,7 @@ use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use base64::Engine;
 use chrono::{DateTime, TimeDelta, Utc};
-use gha_slurm_auth::{KeyFolder, Signer};
+use gha_slurm_auth::{KeyFolder, SigningKey};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER};
 use gha_slurm_contract::runner::RunnerMode;
@@ -205,8 +205,8 @@ impl Broker {
     }
 
     pub(crate) fn sign(&self, claims: &LaunchClaims) -> String {
-        let signer = Signer::load(&KeyFolder::new(self.keys.path())).unwrap();
-        signer.sign(claims).unwrap().expose_secret().to_owned()
+        let key = SigningKey::read(&KeyFolder::new(self.keys.path())).unwrap();
+        key.sign(claims).unwrap().expose_secret().to_owned()
     }
 
     pub(crate) fn token(&self, launch: LaunchId) -> String {

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use gha_slurm_auth::{KeyFolder, Signer};
+use gha_slurm_auth::{KeyFolder, SigningKey};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER};
 use gha_slurm_contract::runner::RunnerMode;
@@ -29,7 +29,7 @@ fn gha_slurm(stack: &Stack, arguments: &[&str]) -> String {
 }
 
 /// A launch token that is signed with a stolen key, and says to be half a minute old.
-fn forged(stack: &Stack, thief: &Signer, launch: LaunchId, issued: DateTime<Utc>) -> String {
+fn forged(stack: &Stack, thief: &SigningKey, launch: LaunchId, issued: DateTime<Utc>) -> String {
     let iat = issued.timestamp();
     let claims = LaunchClaims {
         iss: "e2e".into(),
@@ -74,7 +74,7 @@ async fn everything_is_stopped_and_goes_on() {
     for entry in std::fs::read_dir(stack.launch_keys()).unwrap().flatten() {
         std::fs::copy(entry.path(), stolen.path().join(entry.file_name())).unwrap();
     }
-    let thief = Signer::load(&KeyFolder::new(stolen.path())).unwrap();
+    let thief = SigningKey::read(&KeyFolder::new(stolen.path())).unwrap();
 
     // One runs, one is idle, one is pending.
     let (script, go) = stack.until_there("go");

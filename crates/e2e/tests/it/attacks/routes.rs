@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use gha_slurm_auth::{KeyFolder, Signer, webhook};
+use gha_slurm_auth::{KeyFolder, SigningKey, webhook};
 use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER};
 use gha_slurm_contract::mapping::AUDIENCE_REPO_MAPPING;
 use gha_slurm_contract::outbound::AUDIENCE_LAUNCHER;
@@ -163,9 +163,9 @@ fn routes_of(document: &Value) -> Vec<Route> {
 /// Makes credentials, and calls with them.
 struct Caller<'a> {
     stack: &'a Stack,
-    launcher: Signer,
-    agent: Signer,
-    stranger: Signer,
+    launcher: SigningKey,
+    agent: SigningKey,
+    stranger: SigningKey,
     _strangers_keys: tempfile::TempDir,
 }
 
@@ -176,9 +176,9 @@ impl<'a> Caller<'a> {
         strangers.generate(chrono::Utc::now().timestamp()).unwrap();
         Self {
             stack,
-            launcher: Signer::load(&KeyFolder::new(stack.launch_keys())).unwrap(),
-            agent: Signer::load(&KeyFolder::new(stack.agent_keys())).unwrap(),
-            stranger: Signer::load(&strangers).unwrap(),
+            launcher: SigningKey::read(&KeyFolder::new(stack.launch_keys())).unwrap(),
+            agent: SigningKey::read(&KeyFolder::new(stack.agent_keys())).unwrap(),
+            stranger: SigningKey::read(&strangers).unwrap(),
             _strangers_keys: folder,
         }
     }
@@ -219,7 +219,7 @@ impl<'a> Caller<'a> {
         Self::claims("e2e", &[AUDIENCE_AGENT, AUDIENCE_BROKER], &more)
     }
 
-    fn sign(signer: &Signer, claims: &Value) -> String {
+    fn sign(signer: &SigningKey, claims: &Value) -> String {
         signer.sign(claims).unwrap().expose_secret().to_owned()
     }
 
@@ -228,7 +228,7 @@ impl<'a> Caller<'a> {
     }
 
     /// What the last part of the path calls: `/runner/list` is called with the purpose `list`.
-    fn assertion(signer: &Signer, issuer: &str, audience: &str, purpose: &str) -> String {
+    fn assertion(signer: &SigningKey, issuer: &str, audience: &str, purpose: &str) -> String {
         let claims = Self::claims(
             issuer,
             &[audience],
