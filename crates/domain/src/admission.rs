@@ -18,6 +18,34 @@ pub struct Charge {
     pub qos: Option<String>,
 }
 
+/// What becomes of a repository's visibility when an event says whether it is private.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Visibility {
+    /// As before.
+    Kept,
+    /// As the event says.
+    Believed {
+        /// Whether it is private or internal.
+        private: bool,
+    },
+    /// It counts as public until GitHub has been asked.
+    Doubted,
+}
+
+impl Visibility {
+    /// Events may be late, or made by who has stolen the webhook secret. That a repository is public takes rights away, and is believed;
+    /// that one is private which was not known to be, gives some. `known`: whether it is private; the outer `None`: a repository that
+    /// nobody has spoken of, so that nobody has mapped it, since to map it GitHub is asked.
+    pub fn heard(known: Option<Option<bool>>, private: Option<bool>) -> Self {
+        match (known, private) {
+            (_, None) => Self::Kept,
+            (Some(Some(true)) | None, Some(true)) => Self::Believed { private: true },
+            (_, Some(true)) => Self::Doubted,
+            (_, Some(false)) => Self::Believed { private: false },
+        }
+    }
+}
+
 /// Labels ask for another account or QOS than the repository's mapping fixes. The text is shown to people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(

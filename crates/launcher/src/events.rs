@@ -6,7 +6,7 @@ use gha_slurm_contract::event::{
     EVENT_VERSION, EventPayload, InstallationEvent, InstallationRepositoriesEvent, RepositoryFacts,
     WorkflowJobEvent,
 };
-use gha_slurm_domain::admission::Standing;
+use gha_slurm_domain::admission::{Standing, Visibility};
 use gha_slurm_domain::launch::Happening;
 use gha_slurm_domain::timeline::Entry;
 use gha_slurm_domain::workflow_job::Heard;
@@ -136,16 +136,19 @@ async fn upsert_repository(
         name,
         private,
     } = repository;
-    repositories::upsert(
-        conn,
-        RepositoryId(*id),
-        installation.map(InstallationId),
-        owner,
-        name,
-        *private,
-        now,
-    )
-    .await
+    let id = RepositoryId(*id);
+    let known = repositories::find(conn, id).await?;
+    let heard = Visibility::heard(known.map(|known| known.private), *private);
+    let believed = match heard {
+        Visibility::Believed { private } => Some(private),
+        Visibility::Kept | Visibility::Doubted => None,
+    };
+    let installation = installation.map(InstallationId);
+    repositories::upsert(conn, id, installation, owner, name, believed, now).await?;
+    if heard == Visibility::Doubted {
+        repositories::doubt_visibility(conn, id).await?;
+    }
+    Ok(())
 }
 
 /// Records what GitHub says of a workflow job, by webhook or by REST, and decides about it. `news` gets what must be planned.

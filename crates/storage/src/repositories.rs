@@ -83,6 +83,34 @@ pub async fn upsert(
     Ok(())
 }
 
+/// Forgets whether a repository is private, until GitHub is asked.
+pub async fn doubt_visibility(
+    conn: &mut AsyncPgConnection,
+    id: RepositoryId,
+) -> Result<(), StorageError> {
+    diesel::update(repositories::table.find(id.0))
+        .set(repositories::private.eq(None::<bool>))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// At most `limit` mapped repositories within reach of which it is not known whether they are private.
+pub async fn of_unknown_visibility(
+    conn: &mut AsyncPgConnection,
+    limit: i64,
+) -> Result<Vec<Repository>, StorageError> {
+    Ok(repositories::table
+        .inner_join(repository_mappings::table)
+        .filter(repositories::private.is_null())
+        .filter(repositories::reachable.eq(true))
+        .order(repositories::updated_at)
+        .limit(limit)
+        .select(Repository::as_select())
+        .load(conn)
+        .await?)
+}
+
 /// One repository.
 pub async fn find(
     conn: &mut AsyncPgConnection,

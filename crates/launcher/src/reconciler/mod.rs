@@ -4,6 +4,7 @@ mod deliveries;
 mod repositories;
 mod runners;
 mod shared;
+mod visibilities;
 
 use chrono::TimeDelta;
 use gha_slurm_service_kit::Periodic;
@@ -20,6 +21,7 @@ use deliveries::Deliveries;
 use repositories::Repositories;
 use runners::Runners;
 use shared::is_for_all;
+use visibilities::Visibilities;
 
 pub use shared::Reconciler;
 
@@ -37,6 +39,7 @@ struct Looks {
     deliveries: Deliveries,
     repositories: Repositories,
     runners: Runners,
+    visibilities: Visibilities,
     next_deliveries: Instant,
     next_repositories: Instant,
 }
@@ -49,6 +52,7 @@ impl Reconciler {
             deliveries: Deliveries::new(self.inquiry.clock.now()),
             repositories: Repositories::default(),
             runners: Runners::default(),
+            visibilities: Visibilities::default(),
             next_deliveries: Instant::now(),
             next_repositories: Instant::now(),
         });
@@ -73,6 +77,7 @@ impl Reconciler {
             return Ok(());
         }
         self.noted("questions", self.put_questions().await);
+        self.noted("visibilities", looks.visibilities.look(self).await);
         self.noted("runners", Box::pin(looks.runners.look(self)).await);
         if looks.next_deliveries <= Instant::now() {
             looks.next_deliveries = Instant::now() + span(self.settings.deliveries_s);

@@ -12,7 +12,7 @@ use gha_slurm_github::{Github, Scope};
 use gha_slurm_launcher::inquiry::Inquiry;
 use gha_slurm_launcher::reconciler::Reconciler;
 use gha_slurm_launcher::settings::ReconcilerSettings;
-use gha_slurm_simulator::request::{NewRepository, NewWorkflowJob};
+use gha_slurm_simulator::request::{NewRepository, NewWorkflowJob, RepositoryChange};
 use gha_slurm_simulator::{AppKey, Handle, Settings, Simulator};
 use gha_slurm_storage::{mappings, workflow_jobs};
 use gha_slurm_telemetry::prometheus::IntCounterVec;
@@ -249,6 +249,57 @@ fn reconcile(database: &Database, github: &Github) -> Reconciling {
         found,
         _stop: stop.drop_guard(),
     }
+}
+
+/// A forged event says that a public repository is private; later it is.
+#[tokio::test]
+async fn that_a_public_repository_is_private_now_is_asked_of_github() {
+    let site = Site::new().await;
+    let change = |private| RepositoryChange {
+        private: Some(private),
+        ..RepositoryChange::default()
+    };
+    let widgets = site.repository.0;
+    site.simulator
+        .change_repository(widgets, &change(false))
+        .unwrap();
+    let visibility = async || {
+        let mut conn = site.pool.connection().await.unwrap();
+        let found = repositories::find(&mut conn, site.repository).await;
+        found.unwrap().unwrap().private
+    };
+    let says = async |private| {
+        let job = NewWorkflowJob::of("acme/widgets", &LABELS);
+        let id = site.simulator.queue(job).unwrap().id;
+        let mut event = workflow_job("queued", facts(id, &LABELS));
+        if let EventPayload::WorkflowJob(said) = &mut event.payload {
+            said.installation_id = Some(site.installation.0);
+            said.repository.id = widgets;
+            said.repository.private = Some(private);
+        }
+        apply(&site.pool, event).await;
+    };
+    says(false).await;
+    assert_eq!(visibility().await, Some(false));
+    says(true).await;
+    assert_eq!(visibility().await, None);
+    says(true).await;
+    assert_eq!(visibility().await, None, "nor by saying it twice");
+    site.until_supply(0).await;
+
+    let reconciling = site.reconcile();
+    reconciling.until_found("visibilities").await;
+    assert_eq!(visibility().await, Some(false));
+    drop(reconciling);
+    site.simulator
+        .change_repository(widgets, &change(true))
+        .unwrap();
+    says(true).await;
+    let reconciling = site.reconcile();
+    reconciling.until_found("visibilities").await;
+    assert_eq!(visibility().await, Some(true));
+    site.replan().await;
+    site.until_supply(4).await;
 }
 
 #[tokio::test]
