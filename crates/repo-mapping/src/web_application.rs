@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use actix_files::Files;
 use actix_web::dev::{HttpServiceFactory, ServiceRequest, ServiceResponse, fn_service};
 use actix_web::http::header::{CACHE_CONTROL, ContentType};
-use actix_web::middleware::{Compress, DefaultHeaders, from_fn};
+use actix_web::middleware::{DefaultHeaders, from_fn};
 use actix_web::{HttpResponse, web};
 use anyhow::Context;
 use gha_slurm_contract::problem::Problem;
@@ -47,6 +47,8 @@ impl WebApplication {
         let (page, readers) = (self.page, self.readers);
         let files = Files::new("/", self.folder)
             .index_file("index.html")
+            // The build has compressed them: to do so here would cost more than it saves, and who asks need not read.
+            .try_compressed()
             .default_handler(fn_service(move |request: ServiceRequest| {
                 let answer = HttpResponse::Ok()
                     .content_type(ContentType::html())
@@ -56,7 +58,6 @@ impl WebApplication {
                 async move { Ok(ServiceResponse::new(request, answer)) }
             }));
         web::scope("")
-            .wrap(Compress::default())
             .wrap(
                 DefaultHeaders::new()
                     // With the file's ETag, so that what has not changed is not sent again.
