@@ -64,6 +64,10 @@ impl Default for TrustedProxies {
 }
 
 impl TrustedProxies {
+    pub(crate) fn contain(&self, address: IpAddr) -> bool {
+        self.0.contain(address)
+    }
+
     /// The client of a connection from `peer` that carried these `X-Forwarded-For` values, in order. Each proxy appends whom it was
     /// called by, so the last address that is no trusted proxy is the client; what stands before it is the client's own claim, and need
     /// not even be text. `None`: a trusted proxy does not say.

@@ -1,40 +1,32 @@
 //! The service's own port.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::ConnectionType;
 use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY,
 };
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, from_fn};
-use actix_web::{App, HttpServer, ResponseError, web};
+use actix_web::{App, ResponseError, web};
 use gha_slurm_telemetry::{Metrics, prometheus};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::body::{BodyLimits, Unread};
 use crate::client_address::unheard_proxy;
+use crate::connection::Turn;
+use crate::places::Places;
 use crate::problem::ApiError;
+use crate::server::{Bound, Bounds};
 use crate::settings::HttpSettings;
 
-/// Threads that answer; a service waits more than it computes, and idle memory counts.
-const WORKERS: usize = 2;
-/// Most connections at the same time; more wait. (Linux gives a process 1,024 files unless its unit says otherwise.)
-const CONNECTIONS: usize = 4096;
-/// A client that does not send its first request's head in this time is cut off.
-const REQUEST_HEAD_DEADLINE: Duration = Duration::from_secs(10);
-/// Requests in flight get this long when the service stops.
-const SHUTDOWN_TIMEOUT_S: u64 = 20;
-
 /// An HTTP server with problem documents, request spans and request metrics.
-pub struct HttpService {
-    server: actix_web::dev::Server,
-    port: u16,
-}
+pub struct HttpService(Bound);
 
 /// Browsers that were here by HTTPS once come by HTTPS for a year (RFC 6797).
 const HTTPS_ONLY: HeaderValue = HeaderValue::from_static("max-age=31536000");
@@ -80,7 +72,22 @@ impl HttpService {
         };
         let proxies = settings.trusted_proxies.clone();
         let limits = BodyLimits::default();
-        let server = HttpServer::new(move || {
+        let refused = metrics.counter(
+            &format!("gha_slurm_{section}_connections_refused_total"),
+            "Connections beyond http.connections_per_address",
+            &[],
+        )?;
+        let tls = settings.tls.as_ref();
+        let tls = tls.map(|tls| tls.config(&format!("{section}.tls")));
+        let bounds = Bounds {
+            places: Places::new(
+                settings.connections_per_address.get().into(),
+                settings.trusted_proxies.clone(),
+            ),
+            refused: refused.with_label_values::<&str>(&[]),
+            tls: tls.transpose()?,
+        };
+        let app = move || {
             App::new()
                 .app_data(web::Data::new(common.clone()))
                 .app_data(web::Data::new(proxies.clone()))
@@ -89,39 +96,21 @@ impl HttpService {
                 .configure(crate::problem::configure)
                 .configure(routes.clone())
                 .default_service(web::to(crate::problem::not_found))
-        })
-        .workers(WORKERS)
-        .max_connections(CONNECTIONS / WORKERS)
-        .client_request_timeout(REQUEST_HEAD_DEADLINE)
-        .shutdown_timeout(SHUTDOWN_TIMEOUT_S)
-        .disable_signals();
-        let server = match &settings.tls {
-            None => server.bind(settings.listen),
-            Some(tls) => {
-                let config = tls.config(&format!("{section}.tls"))?;
-                server.bind_rustls_0_23(settings.listen, config)
-            }
-        }
-        .map_err(|e| anyhow::anyhow!("{section}.listen: {}: {e}", settings.listen))?;
-        let port = server.addrs().first().map_or(0, std::net::SocketAddr::port);
-        Ok(Self {
-            server: server.run(),
-            port,
-        })
+        };
+        let listen = settings.listen;
+        Bound::bind(listen, bounds, app)
+            .map(Self)
+            .map_err(|e| anyhow::anyhow!("{section}.listen: {listen}: {e}"))
     }
 
     /// The port.
     pub fn port(&self) -> u16 {
-        self.port
+        self.0.port()
     }
 
     /// Answers until `stop`, then finishes what is in flight.
     pub async fn run_until_stopped(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let handle = self.server.handle();
-        tokio::select! {
-            result = self.server => result.map_err(Into::into),
-            () = stop.cancelled() => { handle.stop(true).await; Ok(()) }
-        }
+        self.0.run_until_stopped(stop).await
     }
 }
 
@@ -157,6 +146,15 @@ fn refuse_encoded(headers: &HeaderMap) -> Result<(), ApiError> {
     Ok(())
 }
 
+fn not_due() -> ApiError {
+    ApiError::new(
+        StatusCode::BAD_REQUEST,
+        "request_not_due",
+        "This connection was to end",
+    )
+    .detail("A request with a chunked body is the last one on its connection.")
+}
+
 async fn observe<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -183,9 +181,12 @@ async fn observe<B: MessageBody + 'static>(
             "X-Forwarded-For is not believed, and all clients of this address count as one: if it is a reverse proxy, name it in http.trusted_proxies"
         );
     }
+    let turn = request.request().conn_data::<Rc<Turn>>().cloned();
+    let is_due = turn.as_ref().is_none_or(|turn| turn.begin(&request));
     let (request, unread) = Unread::set_aside(request);
     let start = std::time::Instant::now();
-    let mut result = match refuse_encoded(request.headers()) {
+    let due = if is_due { Ok(()) } else { Err(not_due()) };
+    let mut result = match due.and_then(|()| refuse_encoded(request.headers())) {
         Ok(()) => next
             .call(request)
             .instrument(span.clone())
@@ -214,6 +215,15 @@ async fn observe<B: MessageBody + 'static>(
                 headers.insert(STRICT_TRANSPORT_SECURITY, HTTPS_ONLY);
             }
         }
+    }
+    if let Some(turn) = turn {
+        if turn.is_last()
+            && let Ok(response) = &mut result
+        {
+            let head = response.response_mut().head_mut();
+            head.set_connection_type(ConnectionType::Close);
+        }
+        turn.answered();
     }
     span.in_scope(|| {
         tracing::debug!(

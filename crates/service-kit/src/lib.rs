@@ -3,11 +3,14 @@
 pub mod authentication;
 pub mod body;
 pub mod client_address;
+mod connection;
 pub mod every;
 pub mod http;
 pub mod operations;
+mod places;
 pub mod problem;
 pub mod process;
+mod server;
 pub mod settings;
 pub mod strangers;
 

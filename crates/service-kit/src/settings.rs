@@ -1,6 +1,7 @@
 //! Settings: how they are loaded, and the sections that several services have.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use gha_slurm_domain::naming::{MAX_PREFIX_AND_DEPLOYMENT_LENGTH, is_valid_prefix};
@@ -31,6 +32,14 @@ pub struct HttpSettings {
     /// Networks of reverse proxies, whose `X-Forwarded-For` says who the client is; this host, if it is not set.
     #[serde(default)]
     pub trusted_proxies: TrustedProxies,
+    /// How many connections one address may have at the same time, an IPv6 network of 64 bits as one; trusted proxies have no bound. Nodes
+    /// behind one NAT are one address.
+    #[serde(default = "connections_per_address")]
+    pub connections_per_address: NonZeroU16,
+}
+
+fn connections_per_address() -> NonZeroU16 {
+    const { NonZeroU16::new(512).unwrap() }
 }
 
 impl HttpSettings {
@@ -40,6 +49,7 @@ impl HttpSettings {
             listen,
             tls: None,
             trusted_proxies: TrustedProxies::default(),
+            connections_per_address: connections_per_address(),
         }
     }
 

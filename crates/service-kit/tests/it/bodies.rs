@@ -175,17 +175,14 @@ async fn a_connection_ends_whose_body_was_not_read() {
 }
 
 #[tokio::test]
-async fn a_connection_is_used_again_when_its_body_was_read() {
+async fn a_connection_is_used_again_unless_a_body_was_chunked() {
     let service = start();
-    let body = "2\r\n[]\r\n0\r\n\r\n";
-    let head = json_head("Transfer-Encoding: chunked");
+    let sized = json_head("Content-Length: 2\r\n\r\n[]");
+    let chunked = json_head("Transfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n0\r\n\r\n");
     let address = service.url.trim_start_matches("http://");
     let mut stream = TcpStream::connect(address).await.unwrap();
-    for _ in 0..2 {
-        stream
-            .write_all(format!("{head}\r\n\r\n{body}").as_bytes())
-            .await
-            .unwrap();
+    for request in [&sized, &sized, &chunked] {
+        stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = vec![0; 4096];
         let read = tokio::time::timeout(DEADLINE, stream.read(&mut answer))
             .await
@@ -193,4 +190,6 @@ async fn a_connection_is_used_again_when_its_body_was_read() {
             .unwrap();
         assert!(answer[..read].starts_with(b"HTTP/1.1 200 "));
     }
+    let end = tokio::time::timeout(DEADLINE, stream.read(&mut [0; 1])).await;
+    assert_eq!(end.unwrap().unwrap(), 0);
 }

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod bodies;
+mod connections;
 mod strangers;
 mod tls;
 

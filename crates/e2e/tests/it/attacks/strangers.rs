@@ -142,6 +142,63 @@ async fn unfinished_bodies() {
     unharmed(stack).await;
 }
 
+/// 40 connections that read nothing were 1 GB, with 5 MB of requests.
+#[tokio::test]
+async fn answers_that_nobody_reads() {
+    let stack = Stack::start().await;
+    let mut hogs = Vec::new();
+    for (service, _) in SERVICES {
+        let address = address_of(&stack, service);
+        let requests = "GET /x HTTP/1.1\r\nHost: x\r\n\r\n".repeat(4_600);
+        for _ in 0..40 {
+            let mut hog = TcpStream::connect(&address).await.unwrap();
+            let sent = hog.write_all(requests.as_bytes());
+            // What is not taken at once stays with the client.
+            let _ = tokio::time::timeout(Duration::from_millis(20), sent).await;
+            hogs.push(hog);
+        }
+        answer(&address, "GET /x HTTP/1.1\r\nHost: x\r\n\r\n", b"").await;
+    }
+    drop(hogs);
+    unharmed(stack).await;
+}
+
+/// 4,000 of them were 550 MiB.
+#[tokio::test]
+async fn unfinished_heads() {
+    let stack = Stack::start().await;
+    let head = format!("GET /x HTTP/1.1\r\nHost: x\r\nX: {}", "a".repeat(120_000));
+    for (service, _) in SERVICES {
+        let address = address_of(&stack, service);
+        let answers = join_all((0..300).map(|_| answer(&address, &head, b""))).await;
+        let told: Vec<u16> = answers.iter().filter_map(|answer| status(answer)).collect();
+        // Who is still sending may find the connection closed.
+        assert!(told.iter().all(|status| *status == 431), "{told:?}");
+    }
+    unharmed(stack).await;
+}
+
+/// One that begins a second request and says no more was there for ever.
+#[tokio::test]
+async fn silence_after_the_first_request() {
+    let stack = Stack::start().await;
+    let ends = SERVICES.map(|(service, _)| {
+        let address = address_of(&stack, service);
+        async move {
+            let mut connection = TcpStream::connect(&address).await.unwrap();
+            let first = "GET /x HTTP/1.1\r\nHost: x\r\n\r\n";
+            connection.write_all(first.as_bytes()).await.unwrap();
+            assert!(connection.read(&mut [0; 1024]).await.unwrap() > 0);
+            connection.write_all(b"GET /x HTTP/1.1\r\n").await.unwrap();
+            let mut bytes = [0; 1024];
+            let end = tokio::time::timeout(DEADLINE, connection.read(&mut bytes)).await;
+            assert!(matches!(end, Ok(Ok(0) | Err(_))), "{service:?}: {end:?}");
+        }
+    });
+    join_all(ends).await;
+    unharmed(stack).await;
+}
+
 /// Four of them kept 81 of 82 signed webhooks out.
 #[tokio::test]
 async fn unfinished_uploads_beside_webhooks() {

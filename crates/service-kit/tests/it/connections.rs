@@ -1,0 +1,102 @@
+//! What one client, or one address, may make a service hold.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use gha_slurm_test_support::wait_until;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+
+const LARGE: usize = 1 << 20;
+/// More answers than the buffers of two sockets have room for.
+const REQUESTS: usize = 5000;
+
+/// Counts calls of `/large`, whose answer is large. Everybody here is a stranger, with three connections.
+fn start_counting() -> (String, Arc<AtomicUsize>, Metrics, CancellationToken) {
+    let settings = json!({
+        "listen": "127.0.0.1:0", "trusted_proxies": "192.0.2.1", "connections_per_address": 3
+    });
+    let settings = serde_json::from_value(settings).unwrap();
+    let (calls, metrics) = (Arc::new(AtomicUsize::new(0)), Metrics::default());
+    let counter = Arc::clone(&calls);
+    let http = HttpService::bind(&settings, &metrics, move |config| {
+        let counter = Arc::clone(&counter);
+        let large = move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+            std::future::ready(HttpResponse::Ok().body(vec![b'x'; LARGE]))
+        };
+        config.route("/large", web::get().to(large));
+    });
+    let http = http.unwrap();
+    let address = format!("127.0.0.1:{}", http.port());
+    let stop = CancellationToken::new();
+    tokio::spawn(http.run_until_stopped(stop.clone()));
+    (address, calls, metrics, stop)
+}
+
+async fn is_answered(address: &str) -> bool {
+    let call = client().get(format!("http://{address}/nowhere"));
+    call.header("connection", "close").send().await.is_ok()
+}
+
+/// The answers to 5,000 pipelined requests would have 5 GB.
+#[tokio::test]
+async fn who_does_not_read_answers_gets_no_more_of_them() {
+    let (address, calls, _, stop) = start_counting();
+    let mut client = TcpStream::connect(&address).await.unwrap();
+    let requests = "GET /large HTTP/1.1\r\nhost: x\r\n\r\n".repeat(REQUESTS);
+    // As many as are taken.
+    let _ = tokio::time::timeout(
+        Duration::from_secs(1),
+        client.write_all(requests.as_bytes()),
+    )
+    .await;
+    for _ in 0..20 {
+        assert!(is_answered(&address).await);
+    }
+    let answered = calls.load(Ordering::Relaxed);
+    assert!((1..50).contains(&answered), "{answered} answers were made");
+    // Who reads gets them.
+    let mut left = 3 * LARGE;
+    let mut bytes = vec![0; LARGE];
+    while left > 0 {
+        let read = tokio::time::timeout(DEADLINE, client.read(&mut bytes)).await;
+        left = left.saturating_sub(read.unwrap().unwrap());
+    }
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn an_address_has_so_many_connections() {
+    let (address, _, metrics, stop) = start_counting();
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(TcpStream::connect(&address).await.unwrap());
+    }
+    // Two threads accept: it need not be the last one.
+    wait_until("one is refused", DEADLINE, || async {
+        let counted = metrics.text().unwrap();
+        let refused = "gha_slurm_http_connections_refused_total 1";
+        if counted.contains(refused) {
+            Ok(())
+        } else {
+            Err(counted)
+        }
+    })
+    .await;
+    let ends = held.iter_mut().map(|stream| async {
+        let mut byte = [0; 1];
+        matches!(stream.read(&mut byte).await, Ok(0) | Err(_))
+    });
+    let ended = futures_util::future::select_all(ends.map(Box::pin)).await;
+    assert!(ended.0, "it is closed");
+    drop(held);
+    wait_until("there is room again", DEADLINE, || async {
+        is_answered(&address).await
+    })
+    .await;
+    stop.cancel();
+}
