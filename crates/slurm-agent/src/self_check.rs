@@ -15,7 +15,7 @@ use crate::keys::Verifier;
 use crate::settings::Settings;
 use gha_slurm_policy::{StopFile, consents};
 use gha_slurm_slurm::settings::{Backend, RunAs};
-use gha_slurm_slurm::{Slurm, SlurmUnavailable, Survey};
+use gha_slurm_slurm::{Numbers, Slurm, SlurmUnavailable, Survey};
 
 /// The runner says its version at once.
 const RUNNER_DEADLINE: Duration = Duration::from_secs(10);
@@ -125,7 +125,7 @@ async fn check_slurm(settings: &Settings, slurm: &dyn Slurm) -> Vec<Finding> {
         Err(error) => return vec![away(&error)],
     };
     findings.push(Finding::ok("slurm", survey.version.clone()));
-    match slurm.list().await {
+    match slurm.list(&Numbers::default()).await {
         Ok(_) => findings.push(Finding::ok("authentication", "the queue is listed")),
         Err(error) => {
             findings.push(away(&error));

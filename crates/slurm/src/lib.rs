@@ -19,8 +19,8 @@ pub mod token_signer;
 
 pub use api_version::ApiVersion;
 pub use backend::{
-    Cancellation, CannotAct, JobUsage, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError,
-    Survey, is_output_file,
+    Cancellation, CannotAct, JobUsage, Numbers, Queue, Slurm, SlurmJob, SlurmUnavailable,
+    SubmitError, Submitted, Survey, is_output_file,
 };
 pub use local::LocalSlurm;
 pub use rest::RestSlurm;

@@ -13,8 +13,8 @@ use tokio::process::Command;
 
 use crate::api_version::ApiVersion;
 use crate::backend::{
-    Cancellation, CannotAct, JobUsage, OUTPUT, PATH, Queue, Slurm, SlurmUnavailable, SubmitError,
-    Survey, comment, output_variable,
+    Cancellation, CannotAct, JobUsage, Numbers, OUTPUT, PATH, Queue, Slurm, SlurmUnavailable,
+    SubmitError, Survey, comment, output_variable,
 };
 use crate::options::options;
 use crate::settings::{RunAs, SbatchSettings};
@@ -87,7 +87,7 @@ impl SbatchSlurm {
             .env_clear()
             .env("PATH", PATH)
             // Times are read back from what is printed.
-            .env("SLURM_TIME_FORMAT", "standard")
+            .env("SLURM_TIME_FORMAT", squeue::TIME_FORMAT)
             .current_dir("/")
             .kill_on_drop(true);
         if let Some(conf) = &self.settings.conf {
@@ -145,26 +145,22 @@ impl Slurm for SbatchSlurm {
             .map_err(|_| SlurmUnavailable(format!("sbatch answered {:?}", said.trim())).into())
     }
 
-    async fn find(
-        &self,
-        launch: LaunchId,
-        user: &SlurmUser,
-    ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
-        Ok(self.list().await?.job_of(launch, user))
-    }
-
-    async fn list(&self) -> Result<Queue, SlurmUnavailable> {
+    async fn list(&self, known: &Numbers) -> Result<Queue, SlurmUnavailable> {
         let separator = squeue::Separator::new();
         let mut command = self.program("squeue", None);
         command.env("SQUEUE_FORMAT2", separator.format());
         command.args(["--all", "--noheader", "--states=all"]);
         let output = self.run(command, "").await?;
         succeeded("squeue", &output)?;
-        Ok(separator.read(&String::from_utf8_lossy(&output.stdout)))
+        Ok(separator.read(&String::from_utf8_lossy(&output.stdout), known))
     }
 
-    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<LaunchId>, SlurmUnavailable> {
-        let mut ours = self.list().await?.ours;
+    async fn cancel(
+        &self,
+        wanted: &[Cancellation],
+        known: &Numbers,
+    ) -> Result<Vec<LaunchId>, SlurmUnavailable> {
+        let mut ours = self.list(known).await?.ours;
         ours.retain(|job| wanted.iter().any(|wanted| wanted.wants(job)));
         for job in &ours {
             let mut command = self.program("scancel", Some(&job.user));

@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 
 use crate::api_version::ApiVersion;
 use crate::backend::{
-    Cancellation, CannotAct, JobUsage, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError,
-    Survey,
+    Cancellation, CannotAct, JobUsage, Numbers, Queue, Slurm, SlurmJob, SlurmUnavailable,
+    SubmitError, Survey,
 };
 use crate::settings::SlurmrestdSettings;
 use crate::submission::Submission;
@@ -197,7 +197,7 @@ impl RestSlurm {
         }
     }
 
-    /// What ended Slurm jobs used. `None`: slurmrestd has no `/slurmdb`.
+    /// What accounting has of Slurm jobs. `None`: slurmrestd has no `/slurmdb`.
     async fn accounted(
         &self,
         ids: &[SlurmJobId],
@@ -256,10 +256,8 @@ impl RestSlurm {
         if reply.token_doubtful {
             self.tokens.forget(user).await;
             // slurmctld may have hung up after it, too.
-            if let Some(id) = self
-                .search(submission.launch, &submission.slurm_user)
-                .await?
-            {
+            let queue = self.queue(&Numbers::default()).await?;
+            if let Some(id) = queue.job_of(submission.launch, &submission.slurm_user) {
                 return Ok(id);
             }
             reply = self.ask_once(user, &call).await?;
@@ -288,17 +286,10 @@ impl RestSlurm {
         Ok(reply.answer.jobs)
     }
 
-    async fn queue(&self) -> Result<Queue, SlurmUnavailable> {
+    async fn queue(&self, known: &Numbers) -> Result<Queue, SlurmUnavailable> {
         let jobs = self.jobs().await?;
-        aside(move || Ok(version::queue(&jobs))).await
-    }
-
-    async fn search(
-        &self,
-        launch: LaunchId,
-        user: &SlurmUser,
-    ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
-        Ok(self.queue().await?.job_of(launch, user))
+        let known = known.clone();
+        aside(move || Ok(version::queue(&jobs, &known))).await
     }
 
     async fn ask_to_cancel(&self, job: &SlurmJob) -> Result<(), SlurmUnavailable> {
@@ -384,7 +375,7 @@ impl From<SubmitError> for SlurmUnavailable {
     }
 }
 
-/// The Slurm jobs in what `sacct --json` printed whose record is complete.
+/// The Slurm jobs in what `sacct --json` printed.
 pub(super) async fn read_usages(printed: Vec<u8>) -> Result<Vec<JobUsage>, SlurmUnavailable> {
     aside(move || {
         let answer: accounting::Answer = serde_json::from_slice(&printed)?;
@@ -420,21 +411,17 @@ impl Slurm for RestSlurm {
         in_time(self.ask_to_submit(submission)).await
     }
 
-    async fn find(
+    async fn list(&self, known: &Numbers) -> Result<Queue, SlurmUnavailable> {
+        in_time(self.queue(known)).await
+    }
+
+    async fn cancel(
         &self,
-        launch: LaunchId,
-        user: &SlurmUser,
-    ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
-        in_time(self.search(launch, user)).await
-    }
-
-    async fn list(&self) -> Result<Queue, SlurmUnavailable> {
-        in_time(self.queue()).await
-    }
-
-    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<LaunchId>, SlurmUnavailable> {
+        wanted: &[Cancellation],
+        known: &Numbers,
+    ) -> Result<Vec<LaunchId>, SlurmUnavailable> {
         in_time(async {
-            let mut ours = self.queue().await?.ours;
+            let mut ours = self.queue(known).await?.ours;
             ours.retain(|job| wanted.iter().any(|wanted| wanted.wants(job)));
             for job in &ours {
                 self.ask_to_cancel(job).await?;
