@@ -23,6 +23,9 @@ use crate::{program, rest, sacct, squeue};
 
 /// The programs themselves wait some time for a slurmctld that is away; the launcher waits 30 s for us.
 const DEADLINE: Duration = Duration::from_secs(20);
+/// Bytes that squeue or sacct may print: a Slurm job takes about 3 kB.
+const LISTING: usize = 512 * 1024 * 1024;
+
 /// Slurm by its own programs.
 pub struct SbatchSlurm {
     settings: SbatchSettings,
@@ -105,13 +108,23 @@ impl SbatchSlurm {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    async fn run(&self, mut command: Command, input: &str) -> Result<Output, SlurmUnavailable> {
+    async fn run(&self, command: Command, input: &str) -> Result<Output, SlurmUnavailable> {
+        self.run_for(command, input, program::SHORT).await
+    }
+
+    /// Runs a program that may print `most` bytes.
+    async fn run_for(
+        &self,
+        mut command: Command,
+        input: &str,
+        most: usize,
+    ) -> Result<Output, SlurmUnavailable> {
         let name = command
             .as_std()
             .get_program()
             .to_string_lossy()
             .into_owned();
-        program::answer(&mut command, input, DEADLINE)
+        program::answer(&mut command, input, DEADLINE, most)
             .await
             .map_err(|error| SlurmUnavailable(format!("{name}: {error}")))
     }
@@ -150,7 +163,7 @@ impl Slurm for SbatchSlurm {
         let mut command = self.program("squeue", None);
         command.env("SQUEUE_FORMAT2", separator.format());
         command.args(["--all", "--noheader", "--states=all"]);
-        let output = self.run(command, "").await?;
+        let output = self.run_for(command, "", LISTING).await?;
         succeeded("squeue", &output)?;
         Ok(separator.read(&String::from_utf8_lossy(&output.stdout), known))
     }
@@ -190,7 +203,7 @@ impl Slurm for SbatchSlurm {
                 .args(["--noheader", "--parsable2", "--noconvert"])
                 .arg(format!("--format={}", sacct::COLUMNS)),
         };
-        let output = self.run(command, "").await?;
+        let output = self.run_for(command, "", LISTING).await?;
         let errors = String::from_utf8_lossy(&output.stderr);
         if errors.contains("accounting storage is disabled") {
             return Ok(None);

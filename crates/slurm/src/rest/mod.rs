@@ -20,6 +20,7 @@ use crate::backend::{
     Cancellation, CannotAct, JobUsage, Numbers, Queue, Slurm, SlurmJob, SlurmUnavailable,
     SubmitError, Survey,
 };
+use crate::http;
 use crate::settings::SlurmrestdSettings;
 use crate::submission::Submission;
 use tokens::Tokens;
@@ -32,6 +33,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const AT_ONCE: Duration = Duration::from_secs(4);
 /// Bytes of JSON that are read sooner than another thread takes over.
 const SHORT: usize = 32 * 1024;
+/// Bytes that a list may have: a Slurm job takes about 8 kB.
+const LISTING: usize = 1024 * 1024 * 1024;
 /// Connections that are kept, as many as the launcher has calls under way at once; slurmrestd takes 124 by default.
 const KEPT: usize = 16;
 /// Not for long: slurmrestd may be behind something that drops what is silent.
@@ -146,8 +149,12 @@ impl RestSlurm {
         if let Call::Submit(submission) = call {
             request = request.json(&version.submission(submission, &self.settings));
         }
+        let most = match call {
+            Call::List | Call::Read(..) => LISTING,
+            Call::Submit(_) | Call::Cancel(_) => http::SHORT,
+        };
         let asked = Instant::now();
-        let Some((status, answer)) = self.send::<Answer>(user, request).await? else {
+        let Some((status, answer)) = self.send::<Answer>(user, request, most).await? else {
             return Ok(None);
         };
         let token_doubtful = asked.elapsed() < AT_ONCE && answer.may_be_the_token(status.as_u16());
@@ -158,30 +165,31 @@ impl RestSlurm {
         }))
     }
 
-    /// Sends as `user`. `None`: slurmrestd does not know such a path.
+    /// Sends as `user`, for an answer of at most `most` bytes. `None`: slurmrestd does not know such a path.
     async fn send<A: DeserializeOwned + Default + Send + 'static>(
         &self,
         user: &str,
         request: RequestBuilder,
+        most: usize,
     ) -> Result<Option<(StatusCode, A)>, SubmitError> {
         let token = self.tokens.of(user).await?;
         let mut token = HeaderValue::from_str(token.expose_secret())
             .map_err(|_| SlurmUnavailable(format!("the Slurm token of {user} is none")))?;
         token.set_sensitive(true);
-        let unavailable = |error: reqwest::Error| {
-            SlurmUnavailable(format!("slurmrestd: {:#}", anyhow::Error::from(error)))
-        };
+        let unavailable = |error: anyhow::Error| SlurmUnavailable(format!("slurmrestd: {error:#}"));
         let response = request
             .header("X-SLURM-USER-NAME", user)
             .header("X-SLURM-USER-TOKEN", token)
             .send()
             .await
-            .map_err(unavailable)?;
+            .map_err(|error| unavailable(error.into()))?;
         let status = response.status();
         if status == StatusCode::NOT_FOUND {
             return Ok(None);
         }
-        let body = response.bytes().await.map_err(unavailable)?;
+        let body = http::body(response, most)
+            .await
+            .map_err(|error| unavailable(error.into()))?;
         let answer = if body.len() < SHORT {
             serde_json::from_slice(&body).map_err(|error| SlurmUnavailable(error.to_string()))
         } else {
@@ -212,7 +220,9 @@ impl RestSlurm {
             accounting::query(version, ids)
         );
         let user = self.settings.service_user.as_str();
-        let sent = self.send(user, self.http(version).get(url)).await?;
+        let sent = self
+            .send(user, self.http(version).get(url), LISTING)
+            .await?;
         let Some((status, answer)): Option<(_, accounting::Answer)> = sent else {
             return Ok(None);
         };
