@@ -228,7 +228,7 @@ write_log_tail() {
         sed -E -e 's/(gh[a-z]|github_pat)_[A-Za-z0-9._-]{16,}/***/g' \
             -e 's/eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+/***/g' \
             -e 's/([Bb]earer|[Aa]uthorization:|[Pp]assword[=:]|[Tt]oken[=:]) *[^ ]+/\1 ***/g' \
-            -e 's#://[^/@ ]+@#://***@#g' |
+            -e 's#://[^/ ]+@#://***@#g' -e "s#(^|[ =\"'])[^ /:@=]+:[^ /]+@#\1***@#g" |
         jq -Rsj --argjson most "$LOG_TAIL_BYTES" 'until(utf8bytelength <= $most; .[(length / 8 | floor) + 1:])' \
             >"$work/tail"
 }
