@@ -329,6 +329,63 @@ async fn the_sites_container_hooks_are_the_runners() {
     assert_eq!(launch.last().await["reason"], "completed");
 }
 
+/// What a workflow names as an image becomes neither an option of Podman's nor a path.
+#[test]
+fn an_image_is_the_name_of_one() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(CONTAINER_HOOK, folder.path().join("hook.js")).unwrap();
+    std::fs::write(folder.path().join("podman.json"), "{}").unwrap();
+    let full_names = |names: &[&str]| -> Vec<Option<String>> {
+        let script = "const { fullName } = require('./hook.js');
+            const of = (name) => { try { return fullName(name); } catch { return null; } };
+            console.log(JSON.stringify(JSON.parse(process.argv[1]).map(of)));";
+        let output = std::process::Command::new("node")
+            .args(["-e", script, &json!(names).to_string()])
+            .current_dir(&folder)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let digest = format!("busybox:1.36@sha256:{}", "0a".repeat(32));
+    for (name, full) in [
+        ("redis", "docker.io/library/redis"),
+        ("docker://redis:7", "docker.io/library/redis:7"),
+        (
+            "acme/Tools_x--y:1.0-rc_1",
+            "docker.io/acme/Tools_x--y:1.0-rc_1",
+        ),
+        ("ghcr.io/acme/a/b:latest", "ghcr.io/acme/a/b:latest"),
+        ("localhost/x", "localhost/x"),
+        ("127.0.0.1:5000/x:1", "127.0.0.1:5000/x:1"),
+        ("[::1]:5000/x", "[::1]:5000/x"),
+        (&digest, &format!("docker.io/library/{digest}")),
+    ] {
+        assert_eq!(full_names(&[name]), [Some(full.to_owned())], "{name}");
+    }
+    let wrong = [
+        "",
+        "-",
+        "--privileged",
+        "--network=ns:/proc/1/ns/net",
+        "docker://--rm",
+        "dir:/etc",
+        "docker-archive:/tmp/x.tar",
+        "/etc",
+        "../x",
+        "a b",
+        "a\nb",
+        "redis:-x",
+        "redis@x",
+        "oci:/x:y",
+        "redis --rm",
+        "$(x)",
+    ];
+    for (name, full) in wrong.iter().zip(full_names(&wrong)) {
+        assert_eq!(full, None, "{name}");
+    }
+}
+
 /// Shows what it is called with.
 const PODMAN: &str = r#"#!/bin/bash
 printf 'argument: %s\n' "$@"
