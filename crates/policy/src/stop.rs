@@ -205,6 +205,10 @@ impl StopFile {
 
 /// Locks a folder, unless another has locked it for [`LOCK_PATIENCE`]. Whoever can read the folder can lock it, and NFS locks no folders: to
 /// stop something matters more than two commands in the same moment.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a change blocks, for two seconds at most"
+)]
 fn lock_soon(folder: &File) {
     let give_up_at = Instant::now() + LOCK_PATIENCE;
     while matches!(folder.try_lock(), Err(TryLockError::WouldBlock)) && Instant::now() < give_up_at

@@ -324,20 +324,19 @@ impl Book {
                     }
                 }
                 // The backend recognised it by its number, whatever its comment. A user may copy that into a Slurm job of their own.
-                Some(number) => match jobs
-                    .iter()
-                    .find(|job| job.id == number && job.is_of(&known.entry.slurm_user))
-                {
-                    Some(job) => {
+                Some(number) => {
+                    let mut jobs = jobs.iter();
+                    let its =
+                        jobs.find(|job| job.id == number && job.is_of(&known.entry.slurm_user));
+                    if let Some(job) = its {
                         known.absence.seen();
                         known.unlisted_since = None;
                         ended.extend(known.stands(status(job)));
-                    }
-                    None => {
+                    } else {
                         known.unlisted_since.get_or_insert(now);
                         missing.push(number);
                     }
-                },
+                }
             });
         }
         listed.retain(|id, jobs| match self.entry(*id) {

@@ -97,8 +97,12 @@ mod tests {
         let ids: Vec<&str> = read.iter().map(|job| job.id.as_str()).collect();
         assert_eq!(ids, ["17", "18", "19"]);
         let states: Vec<SlurmState> = read.iter().map(|job| job.state).collect();
-        use SlurmState::{Cancelled, Failed, Running};
-        assert_eq!(states, [Failed, Cancelled, Running]);
+        let expected = [
+            SlurmState::Failed,
+            SlurmState::Cancelled,
+            SlurmState::Running,
+        ];
+        assert_eq!(states, expected);
         let tres = [
             ("billing", 2),
             ("cpu", 2),
