@@ -181,8 +181,16 @@ function volumesOf(container) {
   return args;
 }
 
+// [REGISTRY[:PORT]/]NAME[:TAG][@DIGEST]. Anything else could be an option of Podman's, or a path.
+const REFERENCE =
+  /^((\[[0-9a-f:]+\]|[a-z0-9][a-z0-9.-]*)(:\d+)?\/)?[a-z0-9]+([._-]+[a-z0-9]+)*(\/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:\w[\w.-]{0,127})?(@[a-z0-9]+([+._-][a-z0-9]+)*:[0-9a-f]{32,})?$/i;
+
 /** As Docker reads a name: `redis` is docker.io/library/redis. */
-function fullName(image) {
+function fullName(named) {
+  const image = named.replace(/^docker:\/\//, '');
+  if (!REFERENCE.test(image)) {
+    throw new Refusal(`${JSON.stringify(named)} is no name of an image`, 'Write [REGISTRY[:PORT]/]NAME[:TAG][@DIGEST].');
+  }
   const [first, ...rest] = image.split('/');
   if (rest.length > 0 && (/[.:]/.test(first) || first === 'localhost')) return image;
   return rest.length > 0 ? `docker.io/${image}` : `docker.io/library/${image}`;
@@ -270,6 +278,7 @@ async function prepareJob({ container, services }) {
   if (!job && all.length === 0) return { isAlpine: false };
   // Before anything is fetched.
   for (const one of [...(job ? [job] : []), ...all]) {
+    fullName(one.image);
     optionsOf(one.createOptions);
     volumesOf(one);
   }
@@ -391,5 +400,5 @@ if (require.main === module) {
     process.exitCode = 1;
   });
 } else {
-  module.exports = { OPTIONS, HEEDED, Failure, words, optionsOf, withVariables };
+  module.exports = { OPTIONS, HEEDED, Failure, words, optionsOf, fullName, withVariables };
 }

@@ -28,7 +28,13 @@ judge() {
         # Where the commit comes from; null where a deleted fork leaves nothing.
         | [ if ($event | has("pull_request")) or ($name | startswith("pull_request"))
             then $event.pull_request.head.repo else empty end,
-            if ($event | has("workflow_run")) then $event.workflow_run.head_repository else empty end ] as $heads
+            # A deployment has none where no workflow run caused it.
+            if $event.workflow_run != null or $name == "workflow_run" then $event.workflow_run.head_repository else empty end ] as $heads
+        # A deployment names no repository of its commit, and bots deploy commits of pull requests by their SHA. A branch or tag is of
+        # this repository, and so is the commit of a workflow run of this repository; of any other commit it cannot be told.
+        | (($name | test("^deployment(_status)?$") | not)
+            or (env.GITHUB_REF // "" | test("^refs/(heads|tags)/."))
+            or ($event.workflow_run.head_sha // "" | . != "" and . == env.GITHUB_SHA)) as $is_of_repository
         | first(
             if $repository != ($policy.repositoryId | tostring) then
                 "this runner is for the repository \($policy.repositoryId), not for \(env.GITHUB_REPOSITORY) (\($repository))"
@@ -38,6 +44,9 @@ judge() {
             end,
             ($heads[] | select($policy.forks != true and (.id | tostring) != $repository)
                 | "it comes from a fork (\(.full_name // "which is deleted")), and the policy of this cluster does not allow forks"),
+            if $policy.forks == true or $is_of_repository then empty else
+                "it deploys a commit that no branch or tag names, which may come from a fork, and the policy of this cluster does not allow forks"
+            end,
             ($actors[] | select($policy.actors != null and (listed($policy.actors) | not))
                 | "\(.) is not one of those for whom workflow jobs may run on this cluster"),
             "")

@@ -228,7 +228,7 @@ write_log_tail() {
         sed -E -e 's/(gh[a-z]|github_pat)_[A-Za-z0-9._-]{16,}/***/g' \
             -e 's/eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+/***/g' \
             -e 's/([Bb]earer|[Aa]uthorization:|[Pp]assword[=:]|[Tt]oken[=:]) *[^ ]+/\1 ***/g' \
-            -e 's#://[^/@ ]+@#://***@#g' |
+            -e 's#://[^/ ]+@#://***@#g' -e "s#(^|[ =\"'])[^ /:@=]+:[^ /]+@#\1***@#g" |
         jq -Rsj --argjson most "$LOG_TAIL_BYTES" 'until(utf8bytelength <= $most; .[(length / 8 | floor) + 1:])' \
             >"$work/tail"
 }
@@ -253,15 +253,18 @@ of_podman() {
 
 # Whether a process of the user is in execve(2): it has its program, but gets its arguments and environment last, and may
 # wait for the disk before.
+declare -A unclear=() # how often a process was seen so
 one_changes_its_program() {
-    local process argument
+    local process found=1
     for process in /proc/[0-9]*; do
         [[ -O $process && -e $process/exe ]] || continue
-        argument=
-        IFS= read -r -d '' argument 2>/dev/null <"$process/cmdline"
-        [[ $argument ]] || return 0
+        # The first argument has an end, even if it is empty.
+        ! IFS= read -r -d '' _ 2>/dev/null <"$process/cmdline" || continue
+        # One that hides its arguments stays so.
+        unclear[$process]=$((${unclear[$process]:-0} + 1))
+        ((${unclear[$process]} > 10)) || found=0
     done
-    return 1
+    return "$found"
 }
 
 # Looks until there is none: one that ends may have started another.

@@ -16,11 +16,9 @@ set -uo pipefail
 trap '' TERM
 code=0
 if [[ -n ${GHA_SLURM_OUTPUT:-} ]]; then
-    # As the job script does.
+    # As the job script does. Where the doctor may not read it, the exit code tells what is a problem.
     if output_file=$(umask 077 && mktemp --suffix=.log "$GHA_SLURM_OUTPUT.XXXXXXXXXX"); then
         exec >>"$output_file" 2>&1
-        # For the doctor, who may be another user than this one. Nothing secret is printed.
-        chmod 0644 "$output_file"
     else
         code=64
     fi
@@ -32,9 +30,9 @@ problem() {
     code=$((code | $1))
     say problem "$2" "$3"
 }
-# mask VALUE: without a password that a URL may hold.
+# mask VALUE: without the password of a URL, or of `user:password@host`. A password may have an `@`.
 mask() {
-    sed -E 's#//[^/@]*@#//***@#g' <<<"$1"
+    sed -E 's#^([A-Za-z][A-Za-z0-9+.-]*://)?.*@#\1***@#' <<<"$1"
 }
 
 say ok node "$(uname -n), user $(id -un)"
@@ -88,6 +86,14 @@ for name in CURL_CA_BUNDLE SSL_CERT_FILE NODE_EXTRA_CA_CERTS GIT_SSL_CAINFO; do
         say ok certificates "$name=$value"
     fi
 done
+
+# Without Yama, or with 0, a process may take over another one of its user.
+scope=$(cat /proc/sys/kernel/yama/ptrace_scope 2>/dev/null)
+if [[ ${scope:-0} == 0 ]]; then
+    say warning ptrace "a user's processes can take over one another, also what the epilog starts: set kernel.yama.ptrace_scope=1"
+else
+    say ok ptrace "kernel.yama.ptrace_scope=$scope"
+fi
 
 url=${GHA_SLURM_TOKEN_URL:-}
 url=${url%/}

@@ -12,7 +12,8 @@ set -uo pipefail
 readonly IDLE_DEADLINE_S=${GHA_SLURM_IDLE_DEADLINE_S:-120}
 
 child=''
-work=$(mktemp -d "${GHA_SLURM_WORK_ROOT:-${TMPDIR:-/tmp}}/gha-slurm-original.XXXXXX") || exit 1
+# The epilog looks for this name.
+work=$(mktemp -d "${GHA_SLURM_WORK_ROOT:-${TMPDIR:-/tmp}}/gha-slurm-${SLURM_JOB_ID:-0}.XXXXXX") || exit 1
 clean_up() {
     trap '' TERM INT
     [[ -z $child ]] || kill -KILL -- "-$child" 2>/dev/null

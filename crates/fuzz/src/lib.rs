@@ -70,7 +70,7 @@ pub fn slurm_listings(bytes: &[u8]) {
     let columns = text.matches('|').count();
     let jobs = queue.ours.len() + queue.others.values().sum::<u32>() as usize;
     assert!(
-        jobs <= columns / 8,
+        jobs <= columns / 10,
         "{jobs} Slurm jobs in {columns} columns"
     );
     for job in queue.ours {
@@ -79,7 +79,7 @@ pub fn slurm_listings(bytes: &[u8]) {
     let usages = gha_slurm_slurm::fuzzing::sacct(&text);
     assert!(usages.len() <= text.lines().count());
     for usage in usages {
-        assert!(usage.state.is_over());
+        assert!(usage.state.is_over() || usage.usage == gha_slurm_domain::Usage::default());
     }
 }
 

@@ -1,10 +1,11 @@
 //! The kill switch on the cluster's side: a file that stops new Slurm jobs, whatever a launch token says.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use gha_slurm_domain::SlurmUser;
 use nix::libc::O_NONBLOCK;
@@ -15,6 +16,8 @@ use crate::file::{folder_of, replace};
 
 /// Bytes of a stop file; a larger one is broken.
 const MAX_BYTES: u64 = 1024 * 1024;
+/// How long a change waits for another one: each takes milliseconds.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// What an empty file says: `touch` must be enough in a hurry.
 const NO_REASON: &str = "no reason is given";
 
@@ -179,8 +182,7 @@ impl StopFile {
     fn change(&self, change: impl FnOnce(&mut Stops)) -> Result<Stops, StopFileError> {
         // Two commands at once would lose what one of them wrote.
         let folder = File::open(folder_of(&self.path)).map_err(|e| self.failed(&e))?;
-        // NFS locks no folders, and to stop something matters more than two commands in the same moment.
-        let _ = folder.lock();
+        lock_soon(&folder);
         let mut stops = self.read()?;
         change(&mut stops);
         let write = || -> std::io::Result<()> {
@@ -198,6 +200,20 @@ impl StopFile {
         };
         write().map_err(|e| self.failed(&e))?;
         Ok(stops)
+    }
+}
+
+/// Locks a folder, unless another has locked it for [`LOCK_PATIENCE`]. Whoever can read the folder can lock it, and NFS locks no folders: to
+/// stop something matters more than two commands in the same moment.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a change blocks, for two seconds at most"
+)]
+fn lock_soon(folder: &File) {
+    let give_up_at = Instant::now() + LOCK_PATIENCE;
+    while matches!(folder.try_lock(), Err(TryLockError::WouldBlock)) && Instant::now() < give_up_at
+    {
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -279,6 +295,20 @@ mod tests {
         assert!(words(&file, "bob").unwrap().contains("regular file"));
         let unmounted = StopFile::new(folder.path().join("gone/stop.toml"));
         assert!(words(&unmounted, "bob").unwrap().contains("not there"));
+    }
+
+    #[test]
+    fn nobody_who_locks_the_folder_holds_a_stop_up() {
+        let folder = tempfile::tempdir().unwrap();
+        // As flock(1) of any user who can read it.
+        let held = File::open(folder.path()).unwrap();
+        held.lock().unwrap();
+        let file = StopFile::new(folder.path().join("stop.toml"));
+        let (told, waits) = std::sync::mpsc::channel();
+        let stopping = file.clone();
+        std::thread::spawn(move || told.send(stopping.stop(None, "x").is_ok()));
+        assert_eq!(waits.recv_timeout(Duration::from_secs(30)), Ok(true));
+        assert!(words(&file, "bob").is_some());
     }
 
     #[test]

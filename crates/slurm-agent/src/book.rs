@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_contract::agent::LaunchStatus;
 use gha_slurm_domain::{Absence, Clock, LaunchId, SlurmJobId, SlurmState, SlurmUser};
-use gha_slurm_slurm::{JobUsage, Queue, SlurmJob};
+use gha_slurm_slurm::{JobUsage, Numbers, Queue, SlurmJob, Submitted};
 use uuid::Uuid;
 
 use crate::ledger::Entry;
@@ -17,8 +17,9 @@ pub(crate) const USAGE_PATIENCE: TimeDelta = TimeDelta::days(1);
 pub(crate) const MAX_USAGES_AT_ONCE: usize = 200;
 /// What the launcher has not asked about for so many lists, it does not want to know any more.
 pub(crate) const ASKED_LISTS: u64 = 20_000;
-/// Between the agent and slurmctld.
-const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
+/// How long accounting is believed that a Slurm job is not over which is in no list. When slurmctld loses its state, such records are left
+/// (`sacctmgr show runaway`), and launches that are lost must be replaced.
+const RECORDS_COUNT: TimeDelta = TimeDelta::hours(1);
 
 /// Every launch the agent remembers, and where its Slurm job stands.
 pub struct Book {
@@ -37,7 +38,7 @@ pub struct Book {
     strays: HashMap<LaunchId, Vec<SlurmJob>>,
     /// Launches in neither, that the launcher has asked about: it knows that they were submitted.
     asked: HashMap<LaunchId, Asked>,
-    /// How many Slurm jobs are not gha-slurm's, by user, as of the last list.
+    /// How many Slurm jobs are not gha-slurm's, by user, as of the last list, with those that only have the comment of a launch.
     others: HashMap<String, u32>,
     /// How many lists were begun.
     begun: u64,
@@ -61,6 +62,8 @@ struct Known {
     change: u64,
     /// slurmctld forgets Slurm jobs that are over, and may restart without its state.
     absence: Absence<u64>,
+    /// Since when no list has it that had it before, or could have.
+    unlisted_since: Option<DateTime<Utc>>,
     since: DateTime<Utc>,
     usage_asked_at: Option<DateTime<Utc>>,
     place: Place,
@@ -109,6 +112,7 @@ impl Book {
             status: None,
             change: 0,
             absence: self.there_now(),
+            unlisted_since: None,
             since: self.clock.now(),
             usage_asked_at: None,
             place: Place::None,
@@ -178,15 +182,18 @@ impl Book {
         self.live.iter().filter_map(|launch| self.entry(*launch))
     }
 
-    /// How many Slurm jobs of `user` the last list has that are in no ledger and over in no list, besides that of `except`.
+    /// The Slurm jobs that are not over and whose numbers are known: they are recognised by these.
+    pub(crate) fn numbers(&self) -> Numbers {
+        self.live().filter_map(Entry::submitted).collect()
+    }
+
+    /// How many Slurm jobs of `user` the last list has that are in no ledger and over in no list, besides those of `except`.
     pub(crate) fn strays_of(&self, user: &SlurmUser, except: LaunchId) -> usize {
-        let of_user = |jobs: &[SlurmJob]| {
-            let mut jobs = jobs.iter();
-            jobs.any(|job| !job.state.is_over() && job.is_of(user))
-        };
         let strays = self.strays.iter();
-        strays
-            .filter(|(id, jobs)| **id != except && !self.live.contains(id) && of_user(jobs))
+        let others = strays.filter(|(id, _)| **id != except && !self.live.contains(id));
+        others
+            .flat_map(|(_, jobs)| jobs)
+            .filter(|job| !job.state.is_over() && job.is_of(user))
             .count()
     }
 
@@ -295,7 +302,8 @@ impl Book {
     /// and the Slurm jobs that it is without.
     pub(crate) fn take_in(&mut self, queue: Queue, begun: u64) -> (Vec<Entry>, Vec<SlurmJobId>) {
         self.listed = true;
-        self.others = queue.others;
+        let now = self.clock.now();
+        let mut others = queue.others;
         let mut listed: HashMap<LaunchId, Vec<SlurmJob>> = HashMap::new();
         for job in queue.ours {
             listed.entry(job.launch).or_default().push(job);
@@ -315,22 +323,35 @@ impl Book {
                         }
                     }
                 }
-                // A user may copy gha-slurm's comment into a Slurm job of their own, so the number that Slurm reported decides; after
-                // slurmctld lost its state, another user's Slurm job may have that, too.
-                Some(number) => match jobs
-                    .iter()
-                    .find(|job| job.id == number && job.is_of(&known.entry.slurm_user))
-                {
-                    Some(job) => {
+                // The backend recognised it by its number, whatever its comment. A user may copy that into a Slurm job of their own.
+                Some(number) => {
+                    let mut jobs = jobs.iter();
+                    let its =
+                        jobs.find(|job| job.id == number && job.is_of(&known.entry.slurm_user));
+                    if let Some(job) = its {
                         known.absence.seen();
+                        known.unlisted_since = None;
                         ended.extend(known.stands(status(job)));
+                    } else {
+                        known.unlisted_since.get_or_insert(now);
+                        missing.push(number);
                     }
-                    None => missing.push(number),
-                },
+                }
             });
         }
         listed.retain(|id, jobs| match self.entry(*id) {
-            Some(entry) if entry.slurm_job_id.is_some() => false,
+            Some(entry) if entry.slurm_job_id.is_some() => {
+                // Copies of the comment, or its own Slurm job that its user had requeued after its end.
+                let its = |job: &SlurmJob| {
+                    entry.ended.is_none()
+                        && entry.slurm_job_id.as_ref() == Some(&job.id)
+                        && job.is_of(&entry.slurm_user)
+                };
+                for job in jobs.iter().filter(|job| !job.state.is_over() && !its(job)) {
+                    *others.entry(job.user.clone()).or_default() += 1;
+                }
+                false
+            }
             Some(entry) => {
                 jobs.retain(|job| job.is_of(&entry.slurm_user));
                 !jobs.is_empty()
@@ -348,6 +369,7 @@ impl Book {
             }
         }
         self.strays = listed;
+        self.others = others;
         (ended, missing)
     }
 
@@ -364,17 +386,19 @@ impl Book {
             .filter_map(|entry| Some((entry.launch, entry.slurm_job_id.clone()?)))
             .filter(|(_, number)| ids.contains(number))
             .collect();
+        let now = self.clock.now();
         let mut ended = Vec::new();
         for (launch, number) in missing {
             self.change(launch, |known| {
                 known.absence.missed(begun);
-                let accounted = jobs.iter().find(|job| is_of(job, &known.entry));
-                if let Some(job) = accounted {
+                if let Some(job) = jobs.iter().find(|job| is_end_of(job, &known.entry)) {
                     ended.extend(known.stands(LaunchStatus {
                         state: job.state,
                         usage: Some(job.usage.clone()),
                         ..gone(launch, Some(&number))
                     }));
+                } else if jobs.iter().any(|job| known.is_counted_by(job, now)) {
+                    known.absence.seen();
                 } else if known.absence.is_certain() {
                     ended.extend(known.stands(gone(launch, Some(&number))));
                 }
@@ -415,7 +439,7 @@ impl Book {
         let unaccounted: Vec<LaunchId> = self.unaccounted.iter().copied().collect();
         let changed = unaccounted.into_iter().filter_map(|launch| {
             self.change(launch, |known| {
-                let job = jobs.iter().find(|job| is_of(job, &known.entry))?;
+                let job = jobs.iter().find(|job| is_end_of(job, &known.entry))?;
                 let status = known.entry.ended.as_mut()?;
                 status.usage = Some(job.usage.clone());
                 known.status = Some(status.clone());
@@ -463,10 +487,15 @@ impl Book {
 }
 
 /// Whether an accounting record is about the Slurm job of this entry.
-fn is_of(job: &JobUsage, entry: &Entry) -> bool {
-    // slurmctld may have lost its state, and another Slurm job have had the number before.
-    let earliest = entry.intended_at - CLOCKS_DIFFER;
-    entry.slurm_job_id.as_ref() == Some(&job.id) && job.submitted_at.is_none_or(|at| at >= earliest)
+fn is_of(job: &JobUsage, entry: &Entry, requeued: bool) -> bool {
+    let is_its =
+        |its: &Submitted| its.id == job.id && its.was_submitted(job.submitted_at, requeued);
+    entry.submitted().as_ref().is_some_and(is_its)
+}
+
+/// Whether an accounting record says how the Slurm job of this entry ended. It may have been requeued before.
+fn is_end_of(job: &JobUsage, entry: &Entry) -> bool {
+    job.state.is_over() && is_of(job, entry, true)
 }
 
 impl Known {
@@ -484,6 +513,14 @@ impl Known {
         }
         self.status = Some(status);
         is_over.then(|| self.entry.clone())
+    }
+
+    /// Whether a record of accounting counts as a list that has it.
+    fn is_counted_by(&self, job: &JobUsage, now: DateTime<Utc>) -> bool {
+        let unlisted = self.unlisted_since.map(|since| now - since);
+        unlisted.is_none_or(|time| time < RECORDS_COUNT)
+            && !job.state.is_over()
+            && is_of(job, &self.entry, false)
     }
 
     fn lacks_usage(&self) -> bool {

@@ -19,7 +19,7 @@ use crate::self_check::{Finding, Level, check_keys, self_check};
 use crate::settings::Settings;
 use crate::submission::{claims_without_token, prepare};
 use gha_slurm_slurm::settings::Backend;
-use gha_slurm_slurm::{Cancellation, Slurm, SlurmJob, is_output_file};
+use gha_slurm_slurm::{Cancellation, Numbers, Slurm, SlurmJob, is_output_file};
 
 /// What runs on the node; its head documents its exit code.
 const NODE_CHECK: &str = include_str!(concat!(
@@ -174,7 +174,7 @@ async fn until_ended(
     let mut last = None;
     loop {
         // An answer that does not come is no end.
-        if let Ok(queue) = slurm.list().await {
+        if let Ok(queue) = slurm.list(&Numbers::default()).await {
             let seen = queue.ours.into_iter().find(|job| job.id == *id);
             match seen {
                 Some(job) if job.state.is_over() => return Ok(job),
@@ -185,7 +185,9 @@ async fn until_ended(
             }
         }
         if Instant::now() >= give_up_at {
-            slurm.cancel(std::slice::from_ref(job)).await?;
+            slurm
+                .cancel(std::slice::from_ref(job), &Numbers::default())
+                .await?;
             let state = last.as_ref().map_or("not listed", |job| job.state.as_str());
             let reason = last.and_then(|job| job.reason);
             let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use gha_slurm_auth::{KeySet, KeysError, TokenError, verify};
 use gha_slurm_contract::launch_token::AUDIENCE_AGENT;
+use gha_slurm_slurm::http;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -151,7 +152,8 @@ impl Verifier {
                     .send()
                     .await?
                     .error_for_status()?;
-                KeySet::from_jwks(&response.text().await?)?
+                let keys = http::body(response, http::SHORT).await?;
+                KeySet::from_jwks(&String::from_utf8(keys)?)?
             }
         })
     }

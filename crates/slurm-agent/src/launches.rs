@@ -145,6 +145,7 @@ mod tests {
             launcher: None,
             expires_at: None,
             slurm_job_id: Some(id.to_string().parse().unwrap()),
+            answered_at: None,
             ended: None,
         }
     }
@@ -252,6 +253,52 @@ mod tests {
         assert!(states(&launches, &[2]).is_empty());
         list(&launches, vec![]);
         assert_eq!(states(&launches, &[2]), [SlurmState::Gone]);
+    }
+
+    #[test]
+    fn a_record_that_is_not_over_counts_as_a_list_for_an_hour() {
+        let seconds = Arc::new(AtomicI64::new(1_000_000));
+        let time = Arc::clone(&seconds);
+        let clock =
+            Clock::new(move || DateTime::from_timestamp(time.load(Ordering::SeqCst), 0).unwrap());
+        let launches = Launches::new(vec![entry(1)], clock);
+        list(&launches, vec![job(1, "1", SlurmState::Running)]);
+        let record = |state| JobUsage {
+            id: "1".parse().unwrap(),
+            submitted_at: None,
+            state,
+            usage: Usage::default(),
+        };
+        let unlisted = |state| {
+            launches.book(|book| {
+                let begun = book.begin();
+                let (_, missing) = book.take_in(queue(vec![]), begun);
+                book.take_in_missing(&missing, &[record(state)], begun)
+                    .len()
+            })
+        };
+        for _ in 0..5 {
+            assert_eq!(unlisted(SlurmState::Running), 0);
+        }
+        assert_eq!(states(&launches, &[1]), [SlurmState::Running]);
+        // slurmctld may have lost its state, and left such records.
+        seconds.fetch_add(3600, Ordering::SeqCst);
+        assert_eq!([0; 2].map(|_| unlisted(SlurmState::Running)), [0, 1]);
+        assert_eq!(states(&launches, &[1]), [SlurmState::Gone]);
+    }
+
+    #[test]
+    fn slurm_jobs_with_somebody_elses_comment_count_as_their_users_own() {
+        use SlurmState::{Completed, Running};
+        let launches = launches_of(vec![entry(1), intent(2)]);
+        let made_up = ["21", "22", "23"].map(|number| job(9, number, Running));
+        let copies = ["31", "32"].map(|number| job(1, number, Running));
+        let over = job(1, "33", Completed);
+        let mut jobs = vec![job(1, "1", Running), over];
+        jobs.extend(made_up.into_iter().chain(copies));
+        list(&launches, jobs);
+        let live = seen(&launches, 2);
+        assert_eq!((live.of_user, live.of_users_own), (1 + 3, 2));
     }
 
     #[test]

@@ -6,15 +6,18 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::agent::LaunchStatus;
 use gha_slurm_domain::{LaunchId, SlurmJobId, SlurmUser};
+use gha_slurm_slurm::Submitted;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// Of the state folder.
 const FOLDER: &str = "launches";
+/// Between the agent and slurmctld.
+const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
 
 /// What is remembered of one launch. No secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +43,9 @@ pub struct Entry {
     /// The Slurm job; absent while it is not known whether there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slurm_job_id: Option<SlurmJobId>,
+    /// When that was answered. Absent: it is not known yet, or the entry is from an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_at: Option<DateTime<Utc>>,
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<LaunchStatus>,
@@ -57,8 +63,20 @@ impl Entry {
             launcher: claims.launcher,
             expires_at: claims.expires_at(),
             slurm_job_id: None,
+            answered_at: None,
             ended: None,
         }
+    }
+
+    /// Its Slurm job, as it is looked for in Slurm's list. `None`: its number is not known.
+    pub(crate) fn submitted(&self) -> Option<Submitted> {
+        Some(Submitted {
+            launch: self.launch,
+            id: self.slurm_job_id.clone()?,
+            user: self.slurm_user.clone(),
+            earliest: self.intended_at - CLOCKS_DIFFER,
+            latest: self.answered_at.map(|at| at + CLOCKS_DIFFER),
+        })
     }
 
     /// Whether the launcher with this id may see this launch and cancel it. Entries without an id are from older versions, and every
@@ -225,6 +243,7 @@ mod tests {
             launcher: None,
             expires_at: DateTime::from_timestamp(expires, 0),
             slurm_job_id: Some("17".parse().unwrap()),
+            answered_at: None,
             ended: None,
         }
     }

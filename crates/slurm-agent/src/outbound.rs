@@ -20,6 +20,7 @@ use gha_slurm_contract::outbound::{
 };
 use gha_slurm_service_kit::settings::Address;
 use gha_slurm_service_kit::{ApiError, Readiness};
+use gha_slurm_slurm::http;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -38,6 +39,8 @@ const CALL_DEADLINE: Duration = Duration::from_secs(15);
 const POLL_DEADLINE: Duration = Duration::from_secs(POLL_WAIT_S + 10);
 /// Pause before a launcher that does not answer is asked again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Bytes of a launcher's answer to a poll.
+const LONGEST_ANSWER: usize = 16 * 1024 * 1024;
 /// A launcher waits no longer for an answer.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -221,7 +224,9 @@ impl Launcher {
         let answer = self
             .post("/agent/poll", AgentPurpose::Poll, &request, POLL_DEADLINE)
             .await?;
-        answer.json().await.map_err(|_| LauncherError::Answer)
+        let answer = http::body(answer, LONGEST_ANSWER).await;
+        let answer = answer.map_err(|_| LauncherError::Answer)?;
+        serde_json::from_slice(&answer).map_err(|_| LauncherError::Answer)
     }
 
     /// Tells where Slurm jobs stand, at each change; after a start everything that is known.
@@ -304,7 +309,8 @@ impl Launcher {
         if status.is_success() {
             return Ok(response);
         }
-        let problem = response.json::<Problem>().await.ok();
+        let problem = http::body(response, http::SHORT).await.ok();
+        let problem = problem.and_then(|body| serde_json::from_slice::<Problem>(&body).ok());
         let detail = problem.map(|problem| problem.detail.unwrap_or(problem.title));
         Err(LauncherError::Refused(match detail {
             Some(detail) => format!("{status}: {detail}"),

@@ -67,8 +67,8 @@ impl Polling {
 
     /// Lists Slurm's queue.
     async fn look(&self) -> anyhow::Result<()> {
-        let begun = self.launches.book(Book::begin);
-        let queue = self.slurm.list().await.inspect_err(|error| {
+        let (begun, known) = self.launches.book(|book| (book.begin(), book.numbers()));
+        let queue = self.slurm.list(&known).await.inspect_err(|error| {
             self.readiness.not_ready("slurm", error.to_string());
         });
         let queue = queue.context("Slurm does not answer")?;
@@ -177,7 +177,7 @@ mod tests {
     use chrono::{DateTime, Utc};
     use gha_slurm_domain::{LaunchId, SlurmState, SlurmUser, Usage};
     use gha_slurm_slurm::{
-        Cancellation, CannotAct, JobUsage, Queue, SlurmJob, SlurmUnavailable, Submission,
+        Cancellation, CannotAct, JobUsage, Numbers, Queue, SlurmJob, SlurmUnavailable, Submission,
         SubmitError, Survey,
     };
 
@@ -204,22 +204,18 @@ mod tests {
             unimplemented!("the test writes what was submitted")
         }
 
-        async fn find(
-            &self,
-            _: LaunchId,
-            _: &SlurmUser,
-        ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
-            Ok(None)
-        }
-
-        async fn list(&self) -> Result<Queue, SlurmUnavailable> {
+        async fn list(&self, _: &Numbers) -> Result<Queue, SlurmUnavailable> {
             Ok(Queue {
                 ours: self.0.lock().unwrap().clone(),
                 others: HashMap::new(),
             })
         }
 
-        async fn cancel(&self, _: &[Cancellation]) -> Result<Vec<LaunchId>, SlurmUnavailable> {
+        async fn cancel(
+            &self,
+            _: &[Cancellation],
+            _: &Numbers,
+        ) -> Result<Vec<LaunchId>, SlurmUnavailable> {
             Ok(Vec::new())
         }
 
@@ -261,6 +257,7 @@ mod tests {
             launcher: None,
             expires_at: Some(now + TimeDelta::hours(24)),
             slurm_job_id: Some(number.to_string().parse().unwrap()),
+            answered_at: None,
             ended: None,
         }
     }

@@ -4,7 +4,6 @@
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use gha_slurm_domain::SlurmUser;
@@ -15,7 +14,7 @@ use crate::keys::Verifier;
 use crate::settings::Settings;
 use gha_slurm_policy::{StopFile, consents};
 use gha_slurm_slurm::settings::{Backend, RunAs};
-use gha_slurm_slurm::{Slurm, SlurmUnavailable, Survey};
+use gha_slurm_slurm::{Numbers, Slurm, SlurmUnavailable, Survey, program};
 
 /// The runner says its version at once.
 const RUNNER_DEADLINE: Duration = Duration::from_secs(10);
@@ -125,7 +124,7 @@ async fn check_slurm(settings: &Settings, slurm: &dyn Slurm) -> Vec<Finding> {
         Err(error) => return vec![away(&error)],
     };
     findings.push(Finding::ok("slurm", survey.version.clone()));
-    match slurm.list().await {
+    match slurm.list(&Numbers::default()).await {
         Ok(_) => findings.push(Finding::ok("authentication", "the queue is listed")),
         Err(error) => {
             findings.push(away(&error));
@@ -528,15 +527,13 @@ async fn check_runner(folder: &Path) -> Finding {
 async fn runner_version(folder: &Path) -> anyhow::Result<String> {
     let of_runner = folder.join("bin");
     let place = tokio::task::spawn_blocking(move || elsewhere(&of_runner)).await??;
-    let asked = tokio::process::Command::new(place.path().join("bin/Runner.Listener"))
+    let mut command = tokio::process::Command::new(place.path().join("bin/Runner.Listener"));
+    command
         .arg("--version")
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
-        .env("HOME", place.path())
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(RUNNER_DEADLINE, asked).await??;
+        .env("HOME", place.path());
+    let output = program::answer(&mut command, "", RUNNER_DEADLINE, program::SHORT).await?;
     let said = String::from_utf8_lossy(&output.stdout);
     let version = said.lines().next().unwrap_or_default().trim();
     let plausible = version.starts_with(|c: char| c.is_ascii_digit()) && version.len() < 40;

@@ -295,8 +295,9 @@ impl Starter {
         launch: LaunchId,
         user: &SlurmUser,
     ) -> Result<Option<SlurmJobId>, ApiError> {
+        let known = self.launches.book(|book| book.numbers());
         self.slurm
-            .find(launch, user)
+            .find(launch, user, &known)
             .await
             .map_err(|e| ApiError::unavailable("Slurm", &e, RETRY_AFTER_S))
     }
@@ -309,6 +310,7 @@ impl Starter {
         let slurm_job_id = Some(id.clone());
         self.remember(Entry {
             slurm_job_id,
+            answered_at: Some(self.clock.now()),
             ..entry
         })
         .await?;
@@ -355,8 +357,9 @@ impl Starter {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
+        let known = self.launches.book(|book| book.numbers());
         self.slurm
-            .cancel(&wanted)
+            .cancel(&wanted, &known)
             .await
             .map_err(|e| ApiError::unavailable("Slurm", &e, RETRY_AFTER_S))
     }

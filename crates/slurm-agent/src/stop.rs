@@ -9,8 +9,8 @@ use clap::{Args, Subcommand};
 use gha_slurm_domain::{Clock, LaunchId, SlurmState, SlurmUser};
 use gha_slurm_policy::{StopFile, StopFileError, Stops};
 use gha_slurm_service_kit::Periodic;
-use gha_slurm_slurm::Cancellation;
 use gha_slurm_slurm::settings::Backend;
+use gha_slurm_slurm::{Cancellation, Numbers};
 use gha_slurm_telemetry::Metrics;
 use gha_slurm_telemetry::prometheus::{self, IntGauge};
 use tokio::sync::Mutex;
@@ -114,7 +114,9 @@ async fn cancel_pending(settings: &Settings, user: Option<&SlurmUser>) -> anyhow
     let entries = entries.context("state.folder")?.into_iter();
     let known: HashMap<LaunchId, Entry> = entries.map(|e| (e.launch, e)).collect();
     let slurm = backend::connect(settings, Clock::system())?;
-    let queue = slurm.list().await?;
+    let live = known.values().filter(|entry| entry.ended.is_none());
+    let numbers: Numbers = live.filter_map(Entry::submitted).collect();
+    let queue = slurm.list(&numbers).await?;
     let pending = queue.ours.into_iter().filter_map(|job| {
         let entry = known.get(&job.launch)?;
         let is_its = job.is_of(&entry.slurm_user)
@@ -128,7 +130,7 @@ async fn cancel_pending(settings: &Settings, user: Option<&SlurmUser>) -> anyhow
         })
     });
     let wanted: Vec<Cancellation> = pending.collect();
-    Ok(slurm.cancel(&wanted).await?.len())
+    Ok(slurm.cancel(&wanted, &numbers).await?.len())
 }
 
 /// What the running agent shows of the stop file.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use anyhow::bail;
 use gha_slurm_domain::Clock;
 use gha_slurm_slurm::settings::{RunAs, SbatchSettings, SlurmrestdSettings};
-use gha_slurm_slurm::{RestSlurm, SbatchSlurm, Slurm};
+use gha_slurm_slurm::{Numbers, RestSlurm, SbatchSlurm, Slurm};
 use serde_json::json;
 
 #[tokio::main(flavor = "current_thread")]
@@ -32,7 +32,7 @@ async fn main() -> anyhow::Result<()> {
     let survey = slurm.survey().await?;
     println!("{}", survey.version);
     println!("partitions: {}", survey.partitions?.join(", "));
-    let queue = slurm.list().await?;
+    let queue = slurm.list(&Numbers::default()).await?;
     for job in &queue.ours {
         println!(
             "{} of {}: launch {}, {:?}",

@@ -1,6 +1,7 @@
 //! The trait of every backend, and what is said in it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -9,7 +10,7 @@ use gha_slurm_domain::{LaunchId, SlurmJobId, SlurmState, SlurmUser, Usage};
 
 use crate::submission::Submission;
 
-/// A Slurm job is gha-slurm's if its comment begins with this; the launch follows.
+/// The comment of gha-slurm's Slurm jobs begins with this; the launch follows.
 const COMMENT: &str = "gha-slurm:";
 /// What a Slurm job finds programs with.
 pub(crate) const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -23,22 +24,30 @@ pub trait Slurm: Send + Sync {
     async fn submit(&self, submission: &Submission) -> Result<SlurmJobId, SubmitError>;
 
     /// The Slurm job of a launch that was submitted for `user`, pending, running or over. Other users' Slurm jobs with the same comment
-    /// are not it.
+    /// are not it, and those that are `known` to be another launch's are not, either.
     async fn find(
         &self,
         launch: LaunchId,
         user: &SlurmUser,
-    ) -> Result<Option<SlurmJobId>, SlurmUnavailable>;
+        known: &Numbers,
+    ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
+        Ok(self.list(known).await?.job_of(launch, user))
+    }
 
-    /// Every Slurm job of gha-slurm that Slurm still knows, and how many others there are, in one call.
-    async fn list(&self) -> Result<Queue, SlurmUnavailable>;
+    /// Every Slurm job of gha-slurm that Slurm still has, and how many others there are, in one call: by its number where that is
+    /// `known`, otherwise by its comment.
+    async fn list(&self, known: &Numbers) -> Result<Queue, SlurmUnavailable>;
 
-    /// Cancels those of our Slurm jobs that are wanted cancelled and not over, after one look at the queue. Returns their
+    /// Cancels gha-slurm's Slurm jobs that are `wanted` cancelled and not over, after one [`list`](Slurm::list). Returns their
     /// launches.
-    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<LaunchId>, SlurmUnavailable>;
+    async fn cancel(
+        &self,
+        wanted: &[Cancellation],
+        known: &Numbers,
+    ) -> Result<Vec<LaunchId>, SlurmUnavailable>;
 
-    /// What these Slurm jobs used, in one call: those that accounting has a complete record of. `None`: there is no
-    /// accounting here.
+    /// What accounting has of these Slurm jobs, in one call; also of those that are not over. `None`: there is no accounting
+    /// here.
     async fn usage(&self, ids: &[SlurmJobId]) -> Result<Option<Vec<JobUsage>>, SlurmUnavailable>;
 
     /// What Slurm says of itself, for the self-check.
@@ -67,6 +76,75 @@ pub struct Survey {
     pub accounts: Result<Option<Vec<String>>, SlurmUnavailable>,
     /// Names of all QOS; `None` where Slurm keeps no accounting.
     pub qos: Result<Option<Vec<String>>, SlurmUnavailable>,
+}
+
+/// A Slurm job whose number Slurm has answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submitted {
+    /// The launch it was submitted for.
+    pub launch: LaunchId,
+    /// Slurm's number.
+    pub id: SlurmJobId,
+    /// Who it runs as.
+    pub user: SlurmUser,
+    /// Slurm's time of its submission is no earlier than this.
+    pub earliest: DateTime<Utc>,
+    /// And no later, unless it was requeued. `None`: not known.
+    pub latest: Option<DateTime<Utc>>,
+}
+
+impl Submitted {
+    /// Whether a Slurm job of this number that was submitted then is this one. A slurmctld that lost its state gives numbers again.
+    /// Where the time is not known, it is taken as right.
+    pub fn was_submitted(&self, at: Option<DateTime<Utc>>, requeued: bool) -> bool {
+        at.is_none_or(|at| {
+            at >= self.earliest && (requeued || self.latest.is_none_or(|latest| at <= latest))
+        })
+    }
+}
+
+/// The Slurm jobs whose numbers are known. A user may change most of their own Slurm jobs: comment, name, account, partition, time limit.
+/// Number, user and time of submission stay.
+#[derive(Debug, Clone, Default)]
+pub struct Numbers(HashMap<String, Submitted>);
+
+impl FromIterator<Submitted> for Numbers {
+    /// Of several with one number, only the newest can have it.
+    fn from_iter<T: IntoIterator<Item = Submitted>>(jobs: T) -> Self {
+        let mut numbers = HashMap::new();
+        for job in jobs {
+            match numbers.entry(job.id.to_string()) {
+                Entry::Vacant(free) => {
+                    free.insert(job);
+                }
+                Entry::Occupied(mut held) if held.get().earliest < job.earliest => {
+                    held.insert(job);
+                }
+                Entry::Occupied(_) => {}
+            }
+        }
+        Self(numbers)
+    }
+}
+
+impl Numbers {
+    /// The launch that a Slurm job of a list is. `None`: it is not gha-slurm's. `submission` is when it was submitted, and whether it
+    /// was requeued since; it is read only for known numbers, as most of a list may be foreign.
+    pub(crate) fn launch_of(
+        &self,
+        id: &str,
+        user: &str,
+        comment: &str,
+        submission: impl FnOnce() -> (Option<DateTime<Utc>>, bool),
+    ) -> Option<LaunchId> {
+        let known = self.0.get(id).filter(|known| {
+            let (at, requeued) = submission();
+            known.user.as_str() == user && known.was_submitted(at, requeued)
+        });
+        known
+            .map(|known| known.launch)
+            .or_else(|| launch_of(comment))
+    }
 }
 
 /// Slurm's queue.
@@ -129,8 +207,7 @@ impl SlurmJob {
 pub struct Cancellation {
     /// Those of this launch.
     pub launch: LaunchId,
-    /// With this number. Both must be right: anybody may write our comment into a Slurm job of their own, and a slurmctld
-    /// that lost its state gives numbers again. `None`: it is not known here.
+    /// With this number. Both must be right: a slurmctld that lost its state gives numbers again. `None`: it is not known here.
     pub id: Option<SlurmJobId>,
     /// Of this user, for whom it was submitted. `None`: it is not known here.
     pub user: Option<SlurmUser>,
@@ -152,16 +229,16 @@ impl Cancellation {
     }
 }
 
-/// What accounting tells of a Slurm job that has ended.
+/// What accounting tells of a Slurm job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobUsage {
     /// Slurm's number.
     pub id: SlurmJobId,
     /// When it was submitted.
     pub submitted_at: Option<DateTime<Utc>>,
-    /// How it ended.
+    /// How it ended, or that it is not over.
     pub state: SlurmState,
-    /// What it used.
+    /// What it used; nothing while it is not over.
     pub usage: Usage,
 }
 
@@ -266,8 +343,8 @@ pub(crate) fn comment(submission: &Submission, with_repository: bool) -> String 
     comment
 }
 
-/// The launch that a comment names. `None`: not one of gha-slurm's Slurm jobs.
-pub(crate) fn launch_of(comment: &str) -> Option<LaunchId> {
+/// The launch that a comment names.
+fn launch_of(comment: &str) -> Option<LaunchId> {
     let rest = comment.strip_prefix(COMMENT)?;
     rest.split(' ').next()?.parse().ok()
 }
@@ -313,5 +390,63 @@ pub(crate) fn exit_code(wait_status: u32) -> i32 {
     match wait_status & 0x7f {
         0 => ((wait_status >> 8) & 0xff).cast_signed(),
         signal => (128 + signal).cast_signed(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(seconds, 0).unwrap()
+    }
+
+    fn launch(id: u128) -> LaunchId {
+        LaunchId(uuid::Uuid::from_u128(id))
+    }
+
+    fn submitted(id: u128, earliest: i64) -> Submitted {
+        Submitted {
+            launch: launch(id),
+            id: "17".parse().unwrap(),
+            user: "alice".parse().unwrap(),
+            earliest: at(earliest),
+            latest: Some(at(earliest + 60)),
+        }
+    }
+
+    #[test]
+    fn a_known_number_decides_whatever_the_comment_says() {
+        let known: Numbers = [submitted(1, 1000)].into_iter().collect();
+        let of = |id: &str, user: &str, comment: &str, time: i64, requeued: bool| {
+            known.launch_of(id, user, comment, || (Some(at(time)), requeued))
+        };
+        let other = format!("{COMMENT}{}", launch(2));
+        for comment in ["", "hidden", "(null)", &other] {
+            assert_eq!(of("17", "alice", comment, 1010, false), Some(launch(1)));
+        }
+        // A requeue changes the time of submission, and is in the user's hands.
+        assert_eq!(of("17", "alice", "hidden", 9000, true), Some(launch(1)));
+        let unknown = known.launch_of("17", "alice", "hidden", || (None, false));
+        assert_eq!(unknown, Some(launch(1)));
+        // The number was given again: to somebody else, or later, or it had another one before.
+        for (user, time) in [("bob", 1010), ("alice", 9000), ("alice", 999)] {
+            assert_eq!(of("17", user, "", time, false), None);
+            assert_eq!(of("17", user, &other, time, false), Some(launch(2)));
+        }
+        assert_eq!(of("18", "alice", "", 1010, false), None);
+        assert_eq!(of("18", "alice", &other, 1010, false), Some(launch(2)));
+    }
+
+    #[test]
+    fn the_newest_holds_a_number() {
+        for jobs in [
+            [submitted(1, 1000), submitted(2, 1030)],
+            [submitted(2, 1030), submitted(1, 1000)],
+        ] {
+            let known: Numbers = jobs.into_iter().collect();
+            let of = known.launch_of("17", "alice", "", || (Some(at(1040)), false));
+            assert_eq!(of, Some(launch(2)));
+        }
     }
 }

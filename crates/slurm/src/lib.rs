@@ -5,6 +5,7 @@ mod backend;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod http;
 mod local;
 mod options;
 mod process;
@@ -19,8 +20,8 @@ pub mod token_signer;
 
 pub use api_version::ApiVersion;
 pub use backend::{
-    Cancellation, CannotAct, JobUsage, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError,
-    Survey, is_output_file,
+    Cancellation, CannotAct, JobUsage, Numbers, Queue, Slurm, SlurmJob, SlurmUnavailable,
+    SubmitError, Submitted, Survey, is_output_file,
 };
 pub use local::LocalSlurm;
 pub use rest::RestSlurm;

@@ -21,8 +21,8 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::{
-    Cancellation, CannotAct, JobUsage, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError,
-    Survey,
+    Cancellation, CannotAct, JobUsage, Numbers, Queue, Slurm, SlurmJob, SlurmUnavailable,
+    SubmitError, Survey,
 };
 use crate::process::Leader;
 use crate::settings::LocalSettings;
@@ -162,15 +162,8 @@ impl Slurm for LocalSlurm {
         Ok(slurm_job_id(id)?)
     }
 
-    async fn find(
-        &self,
-        launch: LaunchId,
-        user: &SlurmUser,
-    ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
-        Ok(self.list().await?.job_of(launch, user))
-    }
-
-    async fn list(&self) -> Result<Queue, SlurmUnavailable> {
+    /// Nobody can change a Slurm job here.
+    async fn list(&self, _: &Numbers) -> Result<Queue, SlurmUnavailable> {
         let inner = Arc::clone(&self.inner);
         let found = blocking(move || {
             let ids = inner.ids()?.into_iter();
@@ -202,8 +195,12 @@ impl Slurm for LocalSlurm {
         })
     }
 
-    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<LaunchId>, SlurmUnavailable> {
-        let mut ours = self.list().await?.ours;
+    async fn cancel(
+        &self,
+        wanted: &[Cancellation],
+        known: &Numbers,
+    ) -> Result<Vec<LaunchId>, SlurmUnavailable> {
+        let mut ours = self.list(known).await?.ours;
         ours.retain(|job| wanted.iter().any(|wanted| wanted.wants(job)));
         let inner = Arc::clone(&self.inner);
         blocking(move || {

@@ -11,8 +11,8 @@ use crate::squeue;
 pub(super) const COLUMNS: &str =
     "JobIDRaw,State,Submit,ElapsedRaw,CPUTimeRAW,TotalCPU,AllocTRES,MaxRSS";
 
-/// The Slurm jobs of a listing (`--parsable2 --noheader --noconvert`) whose record is complete. A Slurm job has a line of
-/// its own and one per step (`17.batch`), which alone tell of memory.
+/// The Slurm jobs of a listing (`--parsable2 --noheader --noconvert`). A Slurm job has a line of its own and one per step
+/// (`17.batch`), which alone tell of memory.
 pub(super) fn usages(listing: &str) -> Vec<JobUsage> {
     let mut jobs = Vec::new();
     let mut max_rss: HashMap<&str, u64> = HashMap::new();
@@ -30,23 +30,24 @@ pub(super) fn usages(listing: &str) -> Vec<JobUsage> {
         // `CANCELLED by 1000`.
         let state = state.split(' ').next().unwrap_or_default();
         let state = SlurmState::from_slurm(state);
-        let (Ok(id), Ok(elapsed_s), true) = (id.parse(), elapsed.parse(), state.is_over()) else {
+        let (Ok(id), Ok(elapsed_s)) = (id.parse(), elapsed.parse()) else {
             continue;
+        };
+        let used = || Usage {
+            elapsed_s,
+            cpu_allocated_s: cpu.parse().unwrap_or_default(),
+            cpu_used_s: seconds(used).unwrap_or_default(),
+            max_rss_bytes: None,
+            tres: counted(tres),
         };
         jobs.push(JobUsage {
             id,
             submitted_at: squeue::time(submit),
             state,
-            usage: Usage {
-                elapsed_s,
-                cpu_allocated_s: cpu.parse().unwrap_or_default(),
-                cpu_used_s: seconds(used).unwrap_or_default(),
-                max_rss_bytes: None,
-                tres: counted(tres),
-            },
+            usage: state.is_over().then(used).unwrap_or_default(),
         });
     }
-    for job in &mut jobs {
+    for job in jobs.iter_mut().filter(|job| job.state.is_over()) {
         let rss = max_rss.get(job.id.as_str()).copied();
         job.usage.max_rss_bytes = rss.filter(|bytes| *bytes > 0);
     }
@@ -86,17 +87,22 @@ mod tests {
     #[test]
     fn what_is_complete_is_read() {
         let listing = "\
-            17|FAILED|2026-11-24T16:26:56|2|4|00:01.632|billing=2,cpu=2,gres/gpu=1,mem=100M,node=1|\n\
-            17.batch|FAILED|2026-11-24T16:26:56|2|4|00:01.632|cpu=2,mem=100M|3321856\n\
-            17.0|COMPLETED|2026-11-24T16:26:56|1|2|00:00.132|cpu=2,mem=100M|4000000\n\
-            18|CANCELLED by 0|2026-11-24T16:26:56|0|0|00:00:00||\n\
-            19|RUNNING|2026-11-24T16:26:56|70|70|00:00:00|cpu=1|\n\
+            17|FAILED|1795537616|2|4|00:01.632|billing=2,cpu=2,gres/gpu=1,mem=100M,node=1|\n\
+            17.batch|FAILED|1795537616|2|4|00:01.632|cpu=2,mem=100M|3321856\n\
+            17.0|COMPLETED|1795537616|1|2|00:00.132|cpu=2,mem=100M|4000000\n\
+            18|CANCELLED by 0|1795537616|0|0|00:00:00||\n\
+            19|RUNNING|1795537616|70|70|00:00:00|cpu=1|\n\
             garbage\n";
         let read = usages(listing);
         let ids: Vec<&str> = read.iter().map(|job| job.id.as_str()).collect();
-        assert_eq!(ids, ["17", "18"]);
-        let states = [read[0].state, read[1].state];
-        assert_eq!(states, [SlurmState::Failed, SlurmState::Cancelled]);
+        assert_eq!(ids, ["17", "18", "19"]);
+        let states: Vec<SlurmState> = read.iter().map(|job| job.state).collect();
+        let expected = [
+            SlurmState::Failed,
+            SlurmState::Cancelled,
+            SlurmState::Running,
+        ];
+        assert_eq!(states, expected);
         let tres = [
             ("billing", 2),
             ("cpu", 2),
@@ -116,6 +122,7 @@ mod tests {
         );
         assert!(read[0].submitted_at.is_some());
         assert_eq!(read[1].usage, Usage::default());
+        assert_eq!(read[2].usage, Usage::default(), "it is not over");
     }
 
     #[test]

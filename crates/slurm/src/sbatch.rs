@@ -13,8 +13,8 @@ use tokio::process::Command;
 
 use crate::api_version::ApiVersion;
 use crate::backend::{
-    Cancellation, CannotAct, JobUsage, OUTPUT, PATH, Queue, Slurm, SlurmUnavailable, SubmitError,
-    Survey, comment, output_variable,
+    Cancellation, CannotAct, JobUsage, Numbers, OUTPUT, PATH, Queue, Slurm, SlurmUnavailable,
+    SubmitError, Survey, comment, output_variable,
 };
 use crate::options::options;
 use crate::settings::{RunAs, SbatchSettings};
@@ -23,6 +23,9 @@ use crate::{program, rest, sacct, squeue};
 
 /// The programs themselves wait some time for a slurmctld that is away; the launcher waits 30 s for us.
 const DEADLINE: Duration = Duration::from_secs(20);
+/// Bytes that squeue or sacct may print: a Slurm job takes about 3 kB.
+const LISTING: usize = 512 * 1024 * 1024;
+
 /// Slurm by its own programs.
 pub struct SbatchSlurm {
     settings: SbatchSettings,
@@ -87,7 +90,7 @@ impl SbatchSlurm {
             .env_clear()
             .env("PATH", PATH)
             // Times are read back from what is printed.
-            .env("SLURM_TIME_FORMAT", "standard")
+            .env("SLURM_TIME_FORMAT", squeue::TIME_FORMAT)
             .current_dir("/")
             .kill_on_drop(true);
         if let Some(conf) = &self.settings.conf {
@@ -105,13 +108,23 @@ impl SbatchSlurm {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    async fn run(&self, mut command: Command, input: &str) -> Result<Output, SlurmUnavailable> {
+    async fn run(&self, command: Command, input: &str) -> Result<Output, SlurmUnavailable> {
+        self.run_for(command, input, program::SHORT).await
+    }
+
+    /// Runs a program that may print `most` bytes.
+    async fn run_for(
+        &self,
+        mut command: Command,
+        input: &str,
+        most: usize,
+    ) -> Result<Output, SlurmUnavailable> {
         let name = command
             .as_std()
             .get_program()
             .to_string_lossy()
             .into_owned();
-        program::answer(&mut command, input, DEADLINE)
+        program::answer(&mut command, input, DEADLINE, most)
             .await
             .map_err(|error| SlurmUnavailable(format!("{name}: {error}")))
     }
@@ -145,26 +158,22 @@ impl Slurm for SbatchSlurm {
             .map_err(|_| SlurmUnavailable(format!("sbatch answered {:?}", said.trim())).into())
     }
 
-    async fn find(
-        &self,
-        launch: LaunchId,
-        user: &SlurmUser,
-    ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
-        Ok(self.list().await?.job_of(launch, user))
-    }
-
-    async fn list(&self) -> Result<Queue, SlurmUnavailable> {
+    async fn list(&self, known: &Numbers) -> Result<Queue, SlurmUnavailable> {
         let separator = squeue::Separator::new();
         let mut command = self.program("squeue", None);
         command.env("SQUEUE_FORMAT2", separator.format());
         command.args(["--all", "--noheader", "--states=all"]);
-        let output = self.run(command, "").await?;
+        let output = self.run_for(command, "", LISTING).await?;
         succeeded("squeue", &output)?;
-        Ok(separator.read(&String::from_utf8_lossy(&output.stdout)))
+        Ok(separator.read(&String::from_utf8_lossy(&output.stdout), known))
     }
 
-    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<LaunchId>, SlurmUnavailable> {
-        let mut ours = self.list().await?.ours;
+    async fn cancel(
+        &self,
+        wanted: &[Cancellation],
+        known: &Numbers,
+    ) -> Result<Vec<LaunchId>, SlurmUnavailable> {
+        let mut ours = self.list(known).await?.ours;
         ours.retain(|job| wanted.iter().any(|wanted| wanted.wants(job)));
         for job in &ours {
             let mut command = self.program("scancel", Some(&job.user));
@@ -194,7 +203,7 @@ impl Slurm for SbatchSlurm {
                 .args(["--noheader", "--parsable2", "--noconvert"])
                 .arg(format!("--format={}", sacct::COLUMNS)),
         };
-        let output = self.run(command, "").await?;
+        let output = self.run_for(command, "", LISTING).await?;
         let errors = String::from_utf8_lossy(&output.stderr);
         if errors.contains("accounting storage is disabled") {
             return Ok(None);

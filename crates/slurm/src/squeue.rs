@@ -1,13 +1,13 @@
 //! What squeue prints. Always text: its JSON has every field of every Slurm job of the cluster (README.md has the figures).
 
-use chrono::{DateTime, Local, NaiveDateTime, TimeZone, Utc};
+use chrono::{DateTime, Utc};
 use gha_slurm_domain::SlurmState;
 use uuid::Uuid;
 
-use crate::backend::{Queue, SlurmJob, exit_code, launch_of, standing};
+use crate::backend::{Numbers, Queue, SlurmJob, exit_code, standing};
 
 /// What squeue is asked for, and how wide: it cuts what is wider (squeue(1), `--Format`).
-const COLUMNS: [(&str, u16); 9] = [
+const COLUMNS: [(&str, u16); 11] = [
     ("JobID", 20),
     ("State", 30),
     ("Reason", 200),
@@ -17,7 +17,12 @@ const COLUMNS: [(&str, u16); 9] = [
     ("Comment", 400),
     ("UserName", 64),
     ("exit_code", 20),
+    ("SubmitTime", 30),
+    ("RestartCnt", 10),
 ];
+
+/// `SLURM_TIME_FORMAT`: seconds since 1970. Local time is ambiguous when the clock goes back.
+pub(super) const TIME_FORMAT: &str = "%s";
 
 /// What stands after each column of one listing, and nobody can guess: a comment is its user's, and may hold line breaks and
 /// whatever else looks like a column.
@@ -43,11 +48,11 @@ impl Separator {
     }
 
     /// What squeue printed.
-    pub(super) fn read(&self, listing: &str) -> Queue {
+    pub(super) fn read(&self, listing: &str, known: &Numbers) -> Queue {
         let mut queue = Queue::default();
         let columns: Vec<&str> = listing.split(&self.0).map(str::trim).collect();
         for columns in columns.chunks_exact(COLUMNS.len()) {
-            if let Some(job) = slurm_job(columns) {
+            if let Some(job) = slurm_job(columns, known) {
                 queue.ours.push(job);
             } else if let [_, state, _, _, _, _, _, user, ..] = columns {
                 queue.add_other(user, SlurmState::from_slurm(state));
@@ -58,7 +63,7 @@ impl Separator {
 }
 
 /// The columns of one. `None`: not one of gha-slurm's Slurm jobs.
-fn slurm_job(columns: &[&str]) -> Option<SlurmJob> {
+fn slurm_job(columns: &[&str], known: &Numbers) -> Option<SlurmJob> {
     let [
         id,
         state,
@@ -69,12 +74,13 @@ fn slurm_job(columns: &[&str]) -> Option<SlurmJob> {
         comment,
         user,
         exit,
-        ..,
+        submitted,
+        restarts,
     ] = columns
     else {
         return None;
     };
-    let launch = launch_of(comment)?;
+    let launch = known.launch_of(id, user, comment, || (time(submitted), *restarts != "0"))?;
     // 24.11 adds which: `RaisedSignal:9(Killed)`. It is in the exit code, too.
     let reason_word = match reason_word.split_once(':') {
         Some((word @ "RaisedSignal", _)) => word,
@@ -103,10 +109,9 @@ fn exit_code_shown(text: &str) -> Option<i32> {
     }
 }
 
-/// `2026-11-24T13:58:22`, in this machine's time zone; `N/A` when Slurm does not know.
+/// As [`TIME_FORMAT`] says; `N/A` when Slurm does not know.
 pub(super) fn time(text: &str) -> Option<DateTime<Utc>> {
-    let local = NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S").ok()?;
-    Some(Local.from_local_datetime(&local).earliest()?.to_utc())
+    DateTime::from_timestamp(text.parse().ok()?, 0)
 }
 
 #[cfg(test)]
@@ -127,12 +132,14 @@ mod tests {
                 comment,
                 "alice ",
                 exit,
+                "1795000000",
+                "0",
             ];
             let columns = columns.map(|column| format!("{column}{}", separator.0));
             columns.concat() + "\n"
         };
         let ours = "gha-slurm:0192f0c1-2345-7000-8123-456789abcdef acme/widgets";
-        let read = |line: &str| separator.read(line).ours.pop();
+        let read = |line: &str| separator.read(line, &Numbers::default()).ours.pop();
         let job = read(&of(ours, "PENDING", "0")).unwrap();
         assert_eq!(
             (job.state, job.reason.as_deref(), job.exit_code, job.nodes),
@@ -168,11 +175,11 @@ mod tests {
             of("", "COMPLETED", "0"),
             of(ours, "RUNNING", "0"),
         ];
-        let queue = separator.read(&lines.concat());
+        let queue = separator.read(&lines.concat(), &Numbers::default());
         let states: Vec<SlurmState> = queue.ours.iter().map(|job| job.state).collect();
         assert_eq!(states, [SlurmState::Running]);
         assert_eq!(queue.others, [("alice".to_owned(), 3)].into());
         assert_eq!(time("N/A"), None);
-        assert!(time("2026-11-24T13:58:22").is_some());
+        assert!(time("1795528702").is_some());
     }
 }

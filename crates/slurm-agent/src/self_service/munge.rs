@@ -156,7 +156,7 @@ impl Munge {
         if let Some(socket) = &self.socket {
             command.arg("--socket").arg(socket);
         }
-        let output = program::answer(&mut command, credential, DEADLINE)
+        let output = program::answer(&mut command, credential, DEADLINE, program::SHORT)
             .await
             .map_err(|error| unavailable(&error))?;
         // The exit code is munge_err_t: munge(7), ERRORS.

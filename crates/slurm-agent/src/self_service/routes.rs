@@ -14,6 +14,7 @@ use gha_slurm_domain::{RepositoryFullName, SlurmUser};
 use gha_slurm_service_kit::body::LargestBody;
 use gha_slurm_service_kit::problem::{method_not_allowed, query, repository_invalid};
 use gha_slurm_service_kit::{ApiError, Body};
+use gha_slurm_slurm::http;
 use reqwest::Method;
 use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
@@ -23,6 +24,8 @@ use super::munge::{CredentialError, Opened};
 use crate::start::Starter;
 
 const BODY_LIMIT: usize = 16 * 1024;
+/// Bytes of an answer of repo-mapping's.
+const LONGEST_ANSWER: usize = 16 * 1024 * 1024;
 /// When to ask again after a 503.
 const RETRY_AFTER_S: u64 = 5;
 
@@ -201,10 +204,9 @@ impl SelfService {
             Some(value.to_owned())
         };
         let (kind, retry_after) = (header("content-type"), header("retry-after"));
-        let body = response
-            .bytes()
+        let body = http::body(response, LONGEST_ANSWER)
             .await
-            .map_err(|error| unavailable(&error.without_url()))?;
+            .map_err(|error| unavailable(&error))?;
         Ok(Answer {
             status: StatusCode::from_u16(status).map_err(|error| unavailable(&error))?,
             kind,
@@ -240,7 +242,7 @@ struct Answer {
     status: StatusCode,
     kind: Option<String>,
     retry_after: Option<String>,
-    body: web::Bytes,
+    body: Vec<u8>,
 }
 
 impl From<Answer> for HttpResponse {

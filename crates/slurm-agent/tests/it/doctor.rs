@@ -9,6 +9,11 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 use crate::DEADLINE;
 use crate::agent_fixture::Site;
 
+const NODE_CHECK: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../deploy/job-script/gha-slurm-node-check.sh"
+);
+
 /// What a doctor says, and whether it found no problem.
 fn doctor(site: &Site, words: &[&str]) -> (bool, String) {
     let mut arguments = vec!["--doctor"];
@@ -67,6 +72,7 @@ pub(crate) async fn a_site(site: impl Fn(&PrivateSlurm) -> Site, how: &str) {
         has(&said, line);
     }
     has(&said, "wait     node: Slurm job ");
+    assert!(said.contains(" node, ptrace: "), "{said}");
     assert!(said.matches("version 2.336.0").count() == 2, "{said}");
 
     std::fs::remove_file(&listener).unwrap();
@@ -110,6 +116,37 @@ pub(crate) async fn a_site(site: impl Fn(&PrivateSlurm) -> Site, how: &str) {
     let (fine, said) = doctor(&elsewhere, &[]);
     assert!(!fine, "{said}");
     has(&said, "problem  slurm: ");
+}
+
+/// What it prints has no password of a proxy, and is its user's alone.
+#[test]
+fn the_node_check_keeps_passwords_to_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let status = std::process::Command::new("bash")
+        .arg("-c")
+        .arg(format!("umask 022; exec bash '{NODE_CHECK}'"))
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("GHA_SLURM_OUTPUT", folder.path().join("check"))
+        .env("GHA_SLURM_WORK_ROOT", folder.path())
+        .env("https_proxy", "alice:secret1@proxy.example.org:3128")
+        .env(
+            "http_proxy",
+            "http://alice:sec@ret2@proxy.example.org:3128/",
+        )
+        .env("no_proxy", "localhost,example.org")
+        .status()
+        .unwrap();
+    assert!(status.code().is_some(), "{status}");
+    let files = std::fs::read_dir(folder.path()).unwrap().flatten();
+    let [file] = &files.collect::<Vec<_>>()[..] else {
+        panic!("one file");
+    };
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let said = std::fs::read_to_string(file.path()).unwrap();
+    let shown = "ok       proxy:  http_proxy=http://***@proxy.example.org:3128/ https_proxy=***@proxy.example.org:3128 no_proxy=localhost,example.org";
+    has(&said, shown);
+    assert!(!said.contains("secret") && !said.contains("ret2"), "{said}");
 }
 
 fn hostname() -> String {

@@ -20,7 +20,7 @@ listening
 echo "2026-11-23 10:00:01Z: Running job: test"
 export GITHUB_RUN_ID=4711 GITHUB_RUN_ATTEMPT=1 GITHUB_REPOSITORY=acme/widgets GITHUB_EVENT_PATH=$SEEN/event.json
 export GITHUB_REPOSITORY_ID=${REPOSITORY_ID-1} GITHUB_EVENT_NAME=${EVENT-push} GITHUB_ACTOR=${ACTOR-alice}
-export GITHUB_TRIGGERING_ACTOR=${AGAIN-alice}
+export GITHUB_TRIGGERING_ACTOR=${AGAIN-alice} GITHUB_REF=${REF-} GITHUB_SHA=${SHA-}
 result=Succeeded
 if bash --noprofile --norc -e -o pipefail "$ACTIONS_RUNNER_HOOK_JOB_STARTED" > "$SEEN/log" 2>&1; then
     touch "$SEEN/step"
@@ -107,9 +107,16 @@ async fn what_the_policy_does_not_allow_is_refused_before_the_first_step() {
     let hostile =
         pull_request(&json!({ "id": 2, "full_name": "x\n::set-env name=A::b%0A$(reboot)" }));
     let nothing = json!({});
+    // GitHub's schema has the key, and null where no workflow run caused it.
+    let deployed = json!({ "deployment": { "id": 5 }, "workflow_run": null });
+    let of_own_run =
+        json!({ "workflow_run": { "head_sha": "c0ffee", "head_repository": { "id": 1 } } });
+    let deleted_run = json!({ "workflow_run": { "head_sha": "c0ffee", "head_repository": null } });
+    let branch = ("REF", "refs/heads/main");
+    let no_branch = Some("a commit that no branch or tag names");
     let deleted = pull_request(&Value::Null);
     let odd = json!("no object");
-    let cases: [Case<'_>; 18] = [
+    let cases: [Case<'_>; 29] = [
         (&usual, &nothing, &[], None),
         (&usual, &own, &[("EVENT", "pull_request")], None),
         (&with_forks, &fork, &[("EVENT", "pull_request")], None),
@@ -183,6 +190,58 @@ async fn what_the_policy_does_not_allow_is_refused_before_the_first_step() {
             Some("mallory is not one of those"),
         ),
         (&usual, &odd, &[], Some("could not be checked")),
+        (&usual, &deployed, &[("EVENT", "deployment"), branch], None),
+        (
+            &usual,
+            &deployed,
+            &[("EVENT", "deployment_status"), ("REF", "refs/tags/v1")],
+            None,
+        ),
+        // A bot deploys a commit of a fork's pull request.
+        (&usual, &deployed, &[("EVENT", "deployment")], no_branch),
+        (
+            &usual,
+            &nothing,
+            &[("EVENT", "deployment_status"), ("REF", "refs/pull/5/head")],
+            no_branch,
+        ),
+        (&with_forks, &deployed, &[("EVENT", "deployment")], None),
+        (
+            &usual,
+            &of_own_run,
+            &[("EVENT", "deployment"), ("SHA", "c0ffee")],
+            None,
+        ),
+        (
+            &usual,
+            &of_own_run,
+            &[("EVENT", "deployment"), ("SHA", "decaf")],
+            no_branch,
+        ),
+        (
+            &usual,
+            &after_fork,
+            &[("EVENT", "deployment"), branch],
+            Some("from a fork (mallory/widgets)"),
+        ),
+        (
+            &usual,
+            &deleted_run,
+            &[("EVENT", "deployment"), ("SHA", "c0ffee")],
+            Some("from a fork (which is deleted)"),
+        ),
+        (
+            &target,
+            &deployed,
+            &[("EVENT", "workflow_run")],
+            Some("from a fork (which is deleted)"),
+        ),
+        (
+            &target,
+            &nothing,
+            &[("EVENT", "workflow_run")],
+            Some("from a fork (which is deleted)"),
+        ),
     ];
     for (policy, event, variables, expected) in cases {
         let said = verdict(policy, event, variables).await;
@@ -268,6 +327,63 @@ async fn the_sites_container_hooks_are_the_runners() {
     assert_eq!(launch.seen("codes"), "prepare_job 0\ncleanup_job 0\n");
     assert_eq!(launch.seen("hooks").trim_end(), hooks.to_str().unwrap());
     assert_eq!(launch.last().await["reason"], "completed");
+}
+
+/// What a workflow names as an image becomes neither an option of Podman's nor a path.
+#[test]
+fn an_image_is_the_name_of_one() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(CONTAINER_HOOK, folder.path().join("hook.js")).unwrap();
+    std::fs::write(folder.path().join("podman.json"), "{}").unwrap();
+    let full_names = |names: &[&str]| -> Vec<Option<String>> {
+        let script = "const { fullName } = require('./hook.js');
+            const of = (name) => { try { return fullName(name); } catch { return null; } };
+            console.log(JSON.stringify(JSON.parse(process.argv[1]).map(of)));";
+        let output = std::process::Command::new("node")
+            .args(["-e", script, &json!(names).to_string()])
+            .current_dir(&folder)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let digest = format!("busybox:1.36@sha256:{}", "0a".repeat(32));
+    for (name, full) in [
+        ("redis", "docker.io/library/redis"),
+        ("docker://redis:7", "docker.io/library/redis:7"),
+        (
+            "acme/Tools_x--y:1.0-rc_1",
+            "docker.io/acme/Tools_x--y:1.0-rc_1",
+        ),
+        ("ghcr.io/acme/a/b:latest", "ghcr.io/acme/a/b:latest"),
+        ("localhost/x", "localhost/x"),
+        ("127.0.0.1:5000/x:1", "127.0.0.1:5000/x:1"),
+        ("[::1]:5000/x", "[::1]:5000/x"),
+        (&digest, &format!("docker.io/library/{digest}")),
+    ] {
+        assert_eq!(full_names(&[name]), [Some(full.to_owned())], "{name}");
+    }
+    let wrong = [
+        "",
+        "-",
+        "--privileged",
+        "--network=ns:/proc/1/ns/net",
+        "docker://--rm",
+        "dir:/etc",
+        "docker-archive:/tmp/x.tar",
+        "/etc",
+        "../x",
+        "a b",
+        "a\nb",
+        "redis:-x",
+        "redis@x",
+        "oci:/x:y",
+        "redis --rm",
+        "$(x)",
+    ];
+    for (name, full) in wrong.iter().zip(full_names(&wrong)) {
+        assert_eq!(full, None, "{name}");
+    }
 }
 
 /// Shows what it is called with.

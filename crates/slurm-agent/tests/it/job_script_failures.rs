@@ -67,12 +67,14 @@ async fn a_runner_that_fails_before_a_workflow_job_leaves_a_redacted_tail() {
         "ghs_1234_eyJhbGciOiJSUzI1NiJ9.abc.def0123456789012345678901234567890",
         "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiIwMTkyIn0.c2lnbmF0dXJl",
         "hunter2secret",
+        "word3secret",
     ];
-    let [ghs, jwt, password] = secrets;
+    let [ghs, jwt, password, word] = secrets;
     let launch = Launch::new(&format!(
         r#"for i in $(seq 3000); do echo "line $i of a long log that nobody needs ÄÖÜ"; done
         printf '\001\002\377\033[31mred\033[0m\n'
         echo "jit $jit"; echo "got {ghs} and {jwt}"; echo "https://user:{password}@proxy.example/"
+        echo "https://user:pass@{word}@proxy.example/ user:pass@{word}@proxy.example:3128 actions/checkout@v4"
         echo "the registration has been deleted"; exit 1"#
     ))
     .await;
@@ -90,6 +92,7 @@ async fn a_runner_that_fails_before_a_workflow_job_leaves_a_redacted_tail() {
         tail.len()
     );
     assert!(tail.contains("the registration has been deleted"));
+    assert!(tail.contains("***@proxy.example:3128 actions/checkout@v4"));
     assert!(tail.contains("line 3000 of a long log that nobody needs ÄÖÜ"));
     for secret in secrets
         .into_iter()

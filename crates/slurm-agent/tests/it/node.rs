@@ -3,7 +3,7 @@
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::agent::LaunchStatus;
@@ -504,6 +504,37 @@ fn the_epilog_removes_what_is_the_users_alone_and_never_fails() {
     run("17", "5");
     assert!(!own.exists());
     assert!(foreign.join("file").exists() && longer.exists());
+}
+
+/// It is not on its way to another program: it stays so.
+#[tokio::test]
+async fn the_epilog_does_not_wait_for_a_process_without_a_name() {
+    if skipped_without_root("slurmd runs the epilog as root") {
+        return;
+    }
+    let mut nameless = Command::new("setpriv")
+        .args(["--reuid", "5", "--clear-groups", "bash", "-c"])
+        .arg("exec -a '' sleep 1000")
+        .spawn()
+        .unwrap();
+    let arguments = format!("/proc/{}/cmdline", nameless.id());
+    wait_until("it sleeps", DEADLINE, || async {
+        std::fs::read(&arguments).unwrap() == b"\x001000\0"
+    })
+    .await;
+    let mut epilog = Command::new("bash");
+    epilog
+        .arg(EPILOG)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("SLURM_JOB_ID", "999999999")
+        .env("SLURM_JOB_UID", "5");
+    let begun = Instant::now();
+    assert!(epilog.status().unwrap().success());
+    let took = begun.elapsed();
+    nameless.kill().unwrap();
+    nameless.wait().unwrap();
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 /// Reads whatever can be read of the other user's.

@@ -211,7 +211,7 @@ pub(crate) async fn our_template_runs(site: impl Fn(&PrivateSlurm) -> Site) {
     std::fs::create_dir_all(folder.join("bin")).unwrap();
     let runner = "#!/bin/bash\n[ \"$1\" = --version ] && exec echo 2.336.0\n\
                   echo \"arguments: $*; token: ${ACTIONS_RUNNER_INPUT_TOKEN:-none}\"\n\
-                  [ \"$1\" != run ] || { echo 'Listening for Jobs'; echo 'Running job: x'; }\n";
+                  [ \"$1\" != run ] || { echo \"in $PWD\"; echo 'Listening for Jobs'; echo 'Running job: x'; }\n";
     std::fs::write(&listener, runner).unwrap();
     std::fs::set_permissions(&listener, std::fs::Permissions::from_mode(0o755)).unwrap();
     let agent = theirs.site.agent().await;
@@ -231,6 +231,9 @@ pub(crate) async fn our_template_runs(site: impl Fn(&PrivateSlurm) -> Site) {
     ] {
         assert!(said.lines().any(|l| l == line), "{line}\n{said}");
     }
+    // Where the epilog looks.
+    let id = answer["slurmJobId"].as_str().unwrap();
+    assert!(said.contains(&format!("/gha-slurm-{id}.")), "{said}");
     agent.stop();
 }
 

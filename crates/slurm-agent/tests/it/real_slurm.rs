@@ -43,6 +43,7 @@ by_both!(
     what_is_asked_for_reaches_slurm_and_its_limits_are_waited_for,
     nobody_else_decides_where_output_goes,
     another_users_slurm_job_with_the_comment_is_not_adopted,
+    what_its_user_changes_hides_no_slurm_job,
 );
 
 /// Says who and where it is, and waits for its end.
@@ -162,6 +163,104 @@ async fn another_users_slurm_job_with_the_comment_is_not_adopted(by: By) {
         id,
         "found, although it is over"
     );
+    agent.stop();
+}
+
+/// A workflow changes whatever its user may change of its Slurm job, and of pending ones. They are still counted, reported and cancelled,
+/// by the agent and by `stop --cancel`.
+async fn what_its_user_changes_hides_no_slurm_job(by: By) {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let site = by
+        .site(&slurm)
+        .with("SLURM__INTERVAL_S", "1")
+        .with("POLICY__LIVE__PER_USER", "3");
+    let agent = site.agent().await;
+    let user = SLURM_USERS[0];
+    let mut launches = Vec::new();
+    let mut numbers = Vec::new();
+    for number in 0..3 {
+        let mut asked = of(user, &format!("r{number}"));
+        asked.resources.exclusive = true;
+        asked.resources.time_minutes = Some(30);
+        numbers.push(agent.start(&site.request(&asked)).await);
+        launches.push(asked.sub);
+        if number == 0 {
+            wait_until("the first one runs", DEADLINE, || async {
+                let seen = states(&agent, &site, &launches).await;
+                seen.iter()
+                    .any(|status| status.state == SlurmState::Running)
+            })
+            .await;
+        }
+    }
+    for (number, id) in numbers.iter().enumerate() {
+        // Also that of another launch of the same user.
+        let comment = ["hidden".to_owned(), format!("gha-slurm:{}", launches[0])];
+        let changed = slurm
+            .command_as(user, "scontrol")
+            .args([
+                "update",
+                &format!("JobId={id}"),
+                "JobName=mine",
+                "TimeLimit=20",
+            ])
+            .arg(format!("Comment={}", comment[number % 2]))
+            .output()
+            .unwrap();
+        assert!(changed.status.success(), "{changed:?}");
+    }
+    let queue = queue(&slurm).await;
+    assert!(
+        queue.iter().any(|line| line.ends_with(" hidden")),
+        "{queue:?}"
+    );
+    // Something that was never submitted is gone after two lists.
+    let mut asked = launches.clone();
+    asked.push(LaunchId(uuid::Uuid::now_v7()));
+    let seen = wait_until("two lists", DEADLINE, || async {
+        let seen = states(&agent, &site, &asked).await;
+        if seen.len() == asked.len() {
+            Ok(seen)
+        } else {
+            Err(seen)
+        }
+    })
+    .await;
+    let told: Vec<(&str, SlurmState)> = seen
+        .iter()
+        .map(|status| (status.slurm_job_id.as_str(), status.state))
+        .collect();
+    let expected = [
+        (numbers[0].as_str(), SlurmState::Running),
+        (numbers[1].as_str(), SlurmState::Pending),
+        (numbers[2].as_str(), SlurmState::Pending),
+        ("", SlurmState::Gone),
+    ];
+    assert_eq!(told, expected);
+    let problem = refusal(&agent, &site, &of(user, "r3")).await;
+    assert_eq!(problem.code, "limit_reached", "{problem:?}");
+
+    let cancel = async |launch: LaunchId| {
+        let assertion = site.assertion(CallPurpose::Cancel, &[launch]);
+        let (status, answer) = agent
+            .call("/runner/cancel", &assertion, serde_json::json!({}))
+            .await;
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(answer, serde_json::json!({ "cancelled": [launch] }));
+    };
+    cancel(launches[1]).await;
+    let stopped = site.task(&["stop", "--user", user, "--cancel"], "");
+    let said = String::from_utf8_lossy(&stopped.stdout);
+    assert!(said.contains("pending Slurm jobs cancelled: 1"), "{said}");
+    cancel(launches[0]).await;
+    wait_until("all are cancelled", DEADLINE, || async {
+        let seen = states(&agent, &site, &launches).await;
+        let cancelled = seen.iter().all(|s| s.state == SlurmState::Cancelled);
+        if cancelled { Ok(()) } else { Err(seen) }
+    })
+    .await;
     agent.stop();
 }
 

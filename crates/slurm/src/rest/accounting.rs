@@ -1,4 +1,4 @@
-//! What slurmrestd's `/slurmdb` tells of Slurm jobs that have ended. Held against the slurmrestds that `version` names.
+//! What slurmrestd's `/slurmdb` tells of Slurm jobs. Held against the slurmrestds that `version` names.
 
 use gha_slurm_domain::{SlurmJobId, SlurmState, Usage};
 use serde::Deserialize;
@@ -107,7 +107,7 @@ impl Answer {
         Some(format!("accounting: {}", fault.words()))
     }
 
-    /// The Slurm jobs whose record is complete.
+    /// The Slurm jobs it knows.
     pub(super) fn usages(&self) -> Vec<JobUsage> {
         self.jobs.iter().filter_map(Job::usage).collect()
     }
@@ -116,9 +116,20 @@ impl Answer {
 impl Job {
     fn usage(&self) -> Option<JobUsage> {
         let state = SlurmState::from_slurm(self.state.current.shown());
-        if !state.is_over() {
-            return None;
-        }
+        Some(JobUsage {
+            id: self.id.value()?.to_string().parse().ok()?,
+            submitted_at: time(Some(&self.time.submission)),
+            state,
+            usage: if state.is_over() {
+                self.used()?
+            } else {
+                Usage::default()
+            },
+        })
+    }
+
+    /// What it used. `None`: the record is not complete.
+    fn used(&self) -> Option<Usage> {
         let counts = self.tres.allocated.iter().filter_map(|tres| {
             let count = u64::try_from(tres.count?).ok().filter(|count| *count > 0)?;
             Some((tres.shown(), count))
@@ -145,17 +156,12 @@ impl Job {
             .filter(memory)
             .filter_map(|tres| u64::try_from(tres.count?).ok())
             .max();
-        Some(JobUsage {
-            id: self.id.value()?.to_string().parse().ok()?,
-            submitted_at: time(Some(&self.time.submission)),
-            state,
-            usage: Usage {
-                elapsed_s,
-                cpu_allocated_s: elapsed_s.saturating_mul(cpus),
-                cpu_used_s: used.saturating_add(500_000) / 1_000_000,
-                max_rss_bytes: max_rss.filter(|bytes| *bytes > 0),
-                tres,
-            },
+        Some(Usage {
+            elapsed_s,
+            cpu_allocated_s: elapsed_s.saturating_mul(cpus),
+            cpu_used_s: used.saturating_add(500_000) / 1_000_000,
+            max_rss_bytes: max_rss.filter(|bytes| *bytes > 0),
+            tres,
         })
     }
 }

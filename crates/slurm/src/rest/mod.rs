@@ -17,9 +17,10 @@ use serde::de::DeserializeOwned;
 
 use crate::api_version::ApiVersion;
 use crate::backend::{
-    Cancellation, CannotAct, JobUsage, Queue, Slurm, SlurmJob, SlurmUnavailable, SubmitError,
-    Survey,
+    Cancellation, CannotAct, JobUsage, Numbers, Queue, Slurm, SlurmJob, SlurmUnavailable,
+    SubmitError, Survey,
 };
+use crate::http;
 use crate::settings::SlurmrestdSettings;
 use crate::submission::Submission;
 use tokens::Tokens;
@@ -32,6 +33,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const AT_ONCE: Duration = Duration::from_secs(4);
 /// Bytes of JSON that are read sooner than another thread takes over.
 const SHORT: usize = 32 * 1024;
+/// Bytes that a list may have: a Slurm job takes about 8 kB.
+const LISTING: usize = 1024 * 1024 * 1024;
 /// Connections that are kept, as many as the launcher has calls under way at once; slurmrestd takes 124 by default.
 const KEPT: usize = 16;
 /// Not for long: slurmrestd may be behind something that drops what is silent.
@@ -146,8 +149,12 @@ impl RestSlurm {
         if let Call::Submit(submission) = call {
             request = request.json(&version.submission(submission, &self.settings));
         }
+        let most = match call {
+            Call::List | Call::Read(..) => LISTING,
+            Call::Submit(_) | Call::Cancel(_) => http::SHORT,
+        };
         let asked = Instant::now();
-        let Some((status, answer)) = self.send::<Answer>(user, request).await? else {
+        let Some((status, answer)) = self.send::<Answer>(user, request, most).await? else {
             return Ok(None);
         };
         let token_doubtful = asked.elapsed() < AT_ONCE && answer.may_be_the_token(status.as_u16());
@@ -158,30 +165,31 @@ impl RestSlurm {
         }))
     }
 
-    /// Sends as `user`. `None`: slurmrestd does not know such a path.
+    /// Sends as `user`, for an answer of at most `most` bytes. `None`: slurmrestd does not know such a path.
     async fn send<A: DeserializeOwned + Default + Send + 'static>(
         &self,
         user: &str,
         request: RequestBuilder,
+        most: usize,
     ) -> Result<Option<(StatusCode, A)>, SubmitError> {
         let token = self.tokens.of(user).await?;
         let mut token = HeaderValue::from_str(token.expose_secret())
             .map_err(|_| SlurmUnavailable(format!("the Slurm token of {user} is none")))?;
         token.set_sensitive(true);
-        let unavailable = |error: reqwest::Error| {
-            SlurmUnavailable(format!("slurmrestd: {:#}", anyhow::Error::from(error)))
-        };
+        let unavailable = |error: anyhow::Error| SlurmUnavailable(format!("slurmrestd: {error:#}"));
         let response = request
             .header("X-SLURM-USER-NAME", user)
             .header("X-SLURM-USER-TOKEN", token)
             .send()
             .await
-            .map_err(unavailable)?;
+            .map_err(|error| unavailable(error.into()))?;
         let status = response.status();
         if status == StatusCode::NOT_FOUND {
             return Ok(None);
         }
-        let body = response.bytes().await.map_err(unavailable)?;
+        let body = http::body(response, most)
+            .await
+            .map_err(|error| unavailable(error.into()))?;
         let answer = if body.len() < SHORT {
             serde_json::from_slice(&body).map_err(|error| SlurmUnavailable(error.to_string()))
         } else {
@@ -197,7 +205,7 @@ impl RestSlurm {
         }
     }
 
-    /// What ended Slurm jobs used. `None`: slurmrestd has no `/slurmdb`.
+    /// What accounting has of Slurm jobs. `None`: slurmrestd has no `/slurmdb`.
     async fn accounted(
         &self,
         ids: &[SlurmJobId],
@@ -212,7 +220,9 @@ impl RestSlurm {
             accounting::query(version, ids)
         );
         let user = self.settings.service_user.as_str();
-        let sent = self.send(user, self.http(version).get(url)).await?;
+        let sent = self
+            .send(user, self.http(version).get(url), LISTING)
+            .await?;
         let Some((status, answer)): Option<(_, accounting::Answer)> = sent else {
             return Ok(None);
         };
@@ -256,10 +266,8 @@ impl RestSlurm {
         if reply.token_doubtful {
             self.tokens.forget(user).await;
             // slurmctld may have hung up after it, too.
-            if let Some(id) = self
-                .search(submission.launch, &submission.slurm_user)
-                .await?
-            {
+            let queue = self.queue(&Numbers::default()).await?;
+            if let Some(id) = queue.job_of(submission.launch, &submission.slurm_user) {
                 return Ok(id);
             }
             reply = self.ask_once(user, &call).await?;
@@ -288,17 +296,10 @@ impl RestSlurm {
         Ok(reply.answer.jobs)
     }
 
-    async fn queue(&self) -> Result<Queue, SlurmUnavailable> {
+    async fn queue(&self, known: &Numbers) -> Result<Queue, SlurmUnavailable> {
         let jobs = self.jobs().await?;
-        aside(move || Ok(version::queue(&jobs))).await
-    }
-
-    async fn search(
-        &self,
-        launch: LaunchId,
-        user: &SlurmUser,
-    ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
-        Ok(self.queue().await?.job_of(launch, user))
+        let known = known.clone();
+        aside(move || Ok(version::queue(&jobs, &known))).await
     }
 
     async fn ask_to_cancel(&self, job: &SlurmJob) -> Result<(), SlurmUnavailable> {
@@ -384,7 +385,7 @@ impl From<SubmitError> for SlurmUnavailable {
     }
 }
 
-/// The Slurm jobs in what `sacct --json` printed whose record is complete.
+/// The Slurm jobs in what `sacct --json` printed.
 pub(super) async fn read_usages(printed: Vec<u8>) -> Result<Vec<JobUsage>, SlurmUnavailable> {
     aside(move || {
         let answer: accounting::Answer = serde_json::from_slice(&printed)?;
@@ -420,21 +421,17 @@ impl Slurm for RestSlurm {
         in_time(self.ask_to_submit(submission)).await
     }
 
-    async fn find(
+    async fn list(&self, known: &Numbers) -> Result<Queue, SlurmUnavailable> {
+        in_time(self.queue(known)).await
+    }
+
+    async fn cancel(
         &self,
-        launch: LaunchId,
-        user: &SlurmUser,
-    ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
-        in_time(self.search(launch, user)).await
-    }
-
-    async fn list(&self) -> Result<Queue, SlurmUnavailable> {
-        in_time(self.queue()).await
-    }
-
-    async fn cancel(&self, wanted: &[Cancellation]) -> Result<Vec<LaunchId>, SlurmUnavailable> {
+        wanted: &[Cancellation],
+        known: &Numbers,
+    ) -> Result<Vec<LaunchId>, SlurmUnavailable> {
         in_time(async {
-            let mut ours = self.queue().await?.ours;
+            let mut ours = self.queue(known).await?.ours;
             ours.retain(|job| wanted.iter().any(|wanted| wanted.wants(job)));
             for job in &ours {
                 self.ask_to_cancel(job).await?;

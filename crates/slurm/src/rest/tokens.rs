@@ -1,7 +1,6 @@
 //! Slurm tokens: JWTs that say who their bearer is to Slurm. Short-lived, one for each user.
 
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use tokio::process::Command;
 
 use crate::backend::{PATH, SlurmUnavailable, SubmitError};
 use crate::settings::{SlurmrestdSettings, TokenSource};
-use crate::token_signer;
+use crate::{program, token_signer};
 
 /// Users whose tokens are kept.
 const CACHED: u64 = 1000;
@@ -167,15 +166,13 @@ async fn from_scontrol(
     user: &str,
     lifespan_s: u32,
 ) -> anyhow::Result<String> {
-    let output = command
+    command
         .arg("token")
         .arg(format!("username={user}"))
         .arg(format!("lifespan={lifespan_s}"))
         .env("PATH", PATH)
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
+        .current_dir("/");
+    let output = program::answer(&mut command, "", DEADLINE, program::SHORT)
         .await
         .context("scontrol token")?;
     let said = String::from_utf8_lossy(&output.stdout);

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::api_version::ApiVersion;
 use crate::backend::{
-    OUTPUT, PATH, Queue, SlurmJob, comment, exit_code, launch_of, output_variable, standing,
+    Numbers, OUTPUT, PATH, Queue, SlurmJob, comment, exit_code, output_variable, standing,
 };
 use crate::options::{Field, options};
 use crate::settings::SlurmrestdSettings;
@@ -245,6 +245,10 @@ pub(super) struct Job {
     #[serde(default)]
     state_reason: Option<String>,
     #[serde(default)]
+    submit_time: Option<Number>,
+    #[serde(default)]
+    restart_cnt: Option<Number>,
+    #[serde(default)]
     start_time: Option<Number>,
     #[serde(default)]
     end_time: Option<Number>,
@@ -260,18 +264,23 @@ impl Job {
         SlurmState::from_slurm(self.state.as_ref().map_or("", Words::shown))
     }
 
-    /// `None`: not one of gha-slurm's Slurm jobs.
-    pub(super) fn ours(&self) -> Option<SlurmJob> {
-        let launch = launch_of(self.comment.as_deref()?)?;
+    /// As a Slurm job of `user`. `None`: not one of gha-slurm's.
+    fn ours(&self, user: &str, known: &Numbers) -> Option<SlurmJob> {
+        let id = self.id.as_ref()?.value()?.to_string();
+        let comment = self.comment.as_deref().unwrap_or_default();
+        let launch = known.launch_of(&id, user, comment, || {
+            let restarts = self.restart_cnt.as_ref().and_then(Number::value);
+            let requeued = restarts.is_some_and(|restarts| restarts > 0);
+            (time(self.submit_time.as_ref()), requeued)
+        })?;
         let (state, reason) = standing(
             self.state.as_ref()?.shown(),
             self.state_reason.as_deref().unwrap_or_default(),
         );
         Some(SlurmJob {
             launch,
-            id: self.id.as_ref()?.value()?.to_string().parse().ok()?,
-            // Of nobody that is known, it is nobody's launch.
-            user: owner(self).ok()?,
+            id: id.parse().ok()?,
+            user: user.to_owned(),
             state,
             reason,
             starts_at: time(self.start_time.as_ref()),
@@ -287,20 +296,21 @@ impl Job {
 }
 
 /// The queue that these Slurm jobs are. Blocks: may ask NSS.
-pub(super) fn queue(jobs: &[Job]) -> Queue {
+pub(super) fn queue(jobs: &[Job], known: &Numbers) -> Queue {
     let mut queue = Queue::default();
     for job in jobs {
-        if let Some(ours) = job.ours() {
-            queue.ours.push(ours);
-        } else if let Ok(user) = owner(job) {
-            queue.add_other(&user, job.state());
+        // Of nobody that is known, it is nobody's launch.
+        let Ok(user) = owner(job) else { continue };
+        match job.ours(&user, known) {
+            Some(ours) => queue.ours.push(ours),
+            None => queue.add_other(&user, job.state()),
         }
     }
     queue
 }
 
 /// Who a Slurm job is. v0.0.36 tells the uid alone. Blocks: asks NSS.
-pub(super) fn owner(job: &Job) -> anyhow::Result<String> {
+fn owner(job: &Job) -> anyhow::Result<String> {
     if let Some(name) = job.user_name.as_deref().filter(|name| !name.is_empty()) {
         return Ok(name.to_owned());
     }
@@ -502,7 +512,10 @@ mod tests {
     #[test]
     fn slurm_jobs_of_all_versions_are_read() {
         let comment = "gha-slurm:0192f0c1-2345-7000-8123-456789abcdef acme/widgets";
-        let job = |value: Value| serde_json::from_value::<Job>(value).unwrap().ours();
+        let job = |value: Value| {
+            let jobs = [serde_json::from_value::<Job>(value).unwrap()];
+            queue(&jobs, &Numbers::default()).ours.pop()
+        };
         let old = json!({
             "job_id": 7, "comment": comment, "user_name": "alice", "job_state": "FAILED",
             "state_reason": "NonZeroExitCode", "start_time": 1_795_530_918, "end_time": 1_795_530_919,
@@ -569,7 +582,7 @@ mod tests {
                 .iter_mut()
                 .find(|job| job.state() == SlurmState::Pending);
             pending.unwrap().comment = Some(format!("gha-slurm:{}", uuid::Uuid::nil()));
-            let queue = queue(&jobs);
+            let queue = queue(&jobs, &Numbers::default());
             assert_eq!(queue.others, [("news".to_owned(), 1)].into());
             let told: Vec<_> = queue
                 .ours
