@@ -43,7 +43,7 @@ pub(crate) struct State {
 }
 
 /// Most calls with one token in ten seconds. A job script makes a dozen in its life, and tries again once a second at
-/// most. A step can read the progress token from its memory.
+/// most. A step can read the progress token from its memory. Addresses are not counted: all nodes of a cluster may share one.
 pub(crate) const MOST_CALLS: u32 = 30;
 
 /// `key_readers` bounds who reads the key set.
@@ -134,6 +134,7 @@ async fn redeem(
             401 => "unauthorized",
             409 => "conflict",
             410 => "not_wanted",
+            429 => "too_often",
             503 => "unavailable",
             _ => "failed",
         },
@@ -147,8 +148,8 @@ async fn redeem_either(
     body: Body,
     state: &State,
 ) -> Result<HttpResponse, ApiError> {
+    let spent = "This launch token is redeemed too often.";
     if let Some(token) = bearer(request) {
-        let spent = "This launch token is redeemed too often.";
         state.calls.take(progress_hash(token), spent)?;
         let claims = verified(state, token).await?;
         allowed(claims.runner_mode, state)?;
@@ -179,6 +180,7 @@ async fn redeem_either(
         .map(str::trim)
         .filter(|token| !token.is_empty())
         .ok_or_else(token_missing)?;
+    state.calls.take(progress_hash(raw), spent)?;
     let claims = verified(state, raw).await?;
     if !state.runners.original_contract {
         return Err(ApiError::new(

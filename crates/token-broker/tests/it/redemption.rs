@@ -65,6 +65,46 @@ async fn the_same_slurm_job_may_ask_again_until_it_listens() {
     assert_eq!(answer.status, 401);
 }
 
+/// Whoever runs as the same user can read a launch token before its runner listens. A hundred redemptions used up the calls to GitHub of
+/// all repositories: each asked for the runners of all before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launch_token_is_redeemed_a_few_times_at_a_constant_price() {
+    let broker = Broker::start().await;
+    broker.github_registers().await;
+    Mock::given(method("DELETE"))
+        .and(path_regex("^/repos/acme/widgets/actions/runners/[0-9]+$"))
+        .respond_with(ResponseTemplate::new(204))
+        .mount(&broker.github)
+        .await;
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
+    let mut redeemed: usize = 0;
+    let end = loop {
+        let answer = broker.redeem(launch, 77).await;
+        match answer.status {
+            200 => redeemed += 1,
+            429 => {
+                assert_eq!(answer.body["code"], "redeemed_too_soon");
+                let pause: u64 = answer.retry_after.unwrap().parse().unwrap();
+                assert!((1..=321).contains(&pause), "{pause}");
+                let passes = "UPDATE runners SET created_at = created_at - interval '1 second' * ";
+                broker.execute(&format!("{passes}{pause}")).await;
+            }
+            _ => break answer,
+        }
+        assert!(redeemed <= 8, "it is redeemed without end");
+        let calls = broker.github_calls("", "/runners").await;
+        // Each deletes the one before it, and registers.
+        assert_eq!(calls, 2 * redeemed - 1);
+    };
+    assert_eq!((end.status, redeemed), (410, 8), "{}", end.body);
+    let detail = end.body["detail"].as_str().unwrap();
+    assert!(detail.contains("redeemed 8 times"), "{detail}");
+    let over = "SELECT (outcome->>'kind') || ' ' || in_supply || ' ' || (deregister_at <= now()) FROM launches";
+    assert_eq!(broker.query(over).await, ["redeemed_too_often false true"]);
+    let failures = "SELECT failures FROM runner_classes";
+    assert_eq!(broker.query(failures).await, ["1"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_nodes_call_back_for_one_workflow_job() {
     let broker = Broker::start().await;
