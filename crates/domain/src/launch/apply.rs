@@ -783,10 +783,7 @@ impl Change {
             run: work.run.or(run),
             ..work
         };
-        let runner = Runner {
-            deregister_at: None,
-            ..runner
-        };
+        // What GitHub is asked about stays so: whoever runs as the same user can make this report.
         if is_news {
             let detail = match work.run {
                 Some(run) => format!(
@@ -876,7 +873,8 @@ impl Change {
         ) {
             self.withdraw_as_the_planner_wanted();
         }
-        // Otherwise it had ended already, or its node reported something meanwhile.
+        // GitHub deletes no runner that has a workflow job: what its node reported of one is not so, or it is over.
+        self.give_up_attribution();
         Ok(self.deregister_at(None))
     }
 
@@ -962,13 +960,21 @@ impl Change {
                 State::Busy(runner, work)
             }
             State::Busy(runner, work) => State::Busy(
-                runner,
+                Runner {
+                    deregister_at: None,
+                    ..runner
+                },
                 Work {
                     attribution,
                     ..work
                 },
             ),
             State::Over(over) => State::Over(Over {
+                // It was for one.
+                runner: over.runner.map(|runner| Runner {
+                    deregister_at: None,
+                    ..runner
+                }),
                 work: Some(Work {
                     attribution,
                     ..over.work.unwrap_or_default()
@@ -985,20 +991,30 @@ impl Change {
         Ok(self.done())
     }
 
+    /// Only its node has reported a workflow job, so GitHub is asked to deregister its runner, and refuses if there is one.
     fn attribution_given_up(mut self) -> Outcomes {
+        if !self.give_up_attribution() {
+            return Err(Rejected::Late);
+        }
+        let now = self.now;
+        Ok(self.deregister_at(Some(now)))
+    }
+
+    /// Whether its workflow job was still unknown.
+    fn give_up_attribution(&mut self) -> bool {
         let (State::Busy(_, work)
         | State::Over(Over {
             work: Some(work), ..
         })) = &mut self.launch.state
         else {
-            return Err(Rejected::Late);
+            return false;
         };
-        if work.attribution != Attribution::Unknown {
-            return Err(Rejected::Late);
+        let was_unknown = work.attribution == Attribution::Unknown;
+        if was_unknown {
+            work.attribution = Attribution::GivenUp;
+            self.effects.push(Effect::Replan);
         }
-        work.attribution = Attribution::GivenUp;
-        self.effects.push(Effect::Replan);
-        Ok(self.done())
+        was_unknown
     }
 }
 
@@ -1071,8 +1087,11 @@ impl Change {
         };
         let entry = Entry::new(kind, happened(at, self.now), detail)
             .log_tail(log_tail.filter(|_| !has_worked));
+        // One that had a workflow job is gone at GitHub. Its node's report alone does not spare it: whoever runs as the same user can make
+        // that.
+        let is_used_up = work.as_ref().is_some_and(Work::is_named_by_github);
         let runner = runner.map(|runner| Runner {
-            deregister_at: deregister_at.filter(|_| !has_worked),
+            deregister_at: deregister_at.filter(|_| !is_used_up),
             ..runner
         });
         self.over(outcome, runner, work);

@@ -224,6 +224,13 @@ pub struct Work {
     pub attribution: Attribution,
 }
 
+impl Work {
+    /// Whether GitHub has named the workflow job, and not only its node reported one.
+    pub fn is_named_by_github(&self) -> bool {
+        matches!(self.attribution, Attribution::Job(_))
+    }
+}
+
 /// A workflow run and its attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
