@@ -197,6 +197,55 @@ fn a_restarted_slurm_job_gets_no_second_runner() {
     assert_eq!(outcome, Some(Outcome::Restarted));
 }
 
+/// Who runs as the same user can report a workflow job with the progress token that it read.
+#[test]
+fn only_github_spares_a_runner_that_should_have_work() {
+    let listening = progressed(&registered(), Phase::Listening);
+    let busy = progressed(&listening, Phase::WorkflowJobStarted { run: None });
+    let deregister_at = |launch: &Launch| launch.runner().unwrap().deregister_at;
+    let ended = |launch: &Launch, is_reported_by_slurm: bool| {
+        let happening = if is_reported_by_slurm {
+            Happening::SlurmReported {
+                report: SlurmReport::new(SlurmState::Completed),
+                slurm_job: None,
+                exit_code: Some(0),
+                ended_at: None,
+            }
+        } else {
+            let phase = Phase::Finished {
+                outcome: Outcome::Idle,
+                log_tail: None,
+            };
+            Happening::Progressed { phase, at: None }
+        };
+        after(launch, happening).unwrap()
+    };
+    let named = after(&busy, Happening::Attributed(WorkflowJobId(1))).unwrap();
+    for is_reported_by_slurm in [true, false] {
+        let over = ended(&busy, is_reported_by_slurm);
+        assert!(deregister_at(&over).is_some());
+        let over = after(&over, Happening::Attributed(WorkflowJobId(1))).unwrap();
+        assert_eq!(deregister_at(&over), None);
+        assert_eq!(deregister_at(&ended(&named, is_reported_by_slurm)), None);
+    }
+    for launch in [&busy, &ended(&busy, true)] {
+        let unknown = after(launch, Happening::AttributionGivenUp).unwrap();
+        assert_eq!(deregister_at(&unknown), Some(now()));
+        assert!(!unknown.is_supply());
+        let refused = after(&unknown, Happening::DeregistrationRefused).unwrap();
+        assert_eq!(deregister_at(&refused), None);
+    }
+    // What GitHub let go had no workflow job: another runner takes its place.
+    let gone = after(&busy, Happening::Deregistered { attempt: 1 }).unwrap();
+    assert_eq!((deregister_at(&gone), gone.is_supply()), (None, false));
+    // What the planner does not want is asked about all the same.
+    let unwanted = after(&listening, Happening::ReleaseWanted(Why::NoDemand)).unwrap();
+    let busy = progressed(&unwanted, Phase::WorkflowJobStarted { run: None });
+    assert_eq!(deregister_at(&busy), Some(now()));
+    let refused = after(&busy, Happening::DeregistrationRefused).unwrap();
+    assert_eq!(deregister_at(&refused), None);
+}
+
 /// Who runs as the same user can read the launch token, and may redeem it until the runner listens. Each time costs calls to GitHub.
 #[test]
 fn a_launch_is_redeemed_a_few_times_with_growing_pauses() {

@@ -98,6 +98,10 @@ pub(crate) fn gone(reason: impl Into<String>) -> ApiError {
     .detail(reason)
 }
 
+fn unknown_launch() -> ApiError {
+    gone("this deployment knows no such launch")
+}
+
 fn conflict(reason: impl Into<String>) -> ApiError {
     ApiError::new(
         StatusCode::CONFLICT,
@@ -311,7 +315,7 @@ impl Broker {
             .await
             .map_err(|e| storage_error(&e))?;
         let Some((applied, superseded, before)) = decided else {
-            return Err(gone("this deployment knows no such launch"));
+            return Err(unknown_launch());
         };
         let applied = match applied {
             Ok(applied) => applied,
@@ -404,8 +408,8 @@ impl Broker {
         Ok(done.unwrap_or(false))
     }
 
-    /// Fails for a launch token that was issued before launches were stopped.
-    pub(crate) async fn refuse_revoked(&self, claims: &LaunchClaims) -> Result<(), ApiError> {
+    /// Fails for a launch token that was issued before launches were stopped, or whose launch is over.
+    pub(crate) async fn refuse_spent(&self, claims: &LaunchClaims) -> Result<(), ApiError> {
         let mut conn = self.connection().await?;
         let revoked_until = stops::revoked_until(&mut conn)
             .await
@@ -413,7 +417,14 @@ impl Broker {
         if is_revoked(claims.iat, revoked_until) {
             return Err(gone(Why::TokenRevoked.explained()));
         }
-        Ok(())
+        let found = launches::peek_all(&mut conn, &[claims.sub])
+            .await
+            .map_err(|e| storage_error(&e))?;
+        let loaded = found.first().ok_or_else(unknown_launch)?;
+        match loaded.launch.over() {
+            Some(over) => Err(gone(over.outcome.explained())),
+            None => Ok(()),
+        }
     }
 
     /// Something happens to a launch: the scope's lock, the domain's decision, what follows.

@@ -23,6 +23,11 @@ pub use outcome::{Outcome, Why};
 /// (<https://docs.github.com/en/actions/reference/runners/self-hosted-runners>).
 pub const GITHUB_FORGETS: TimeDelta = TimeDelta::days(1);
 
+/// A launch that has been over for so long hears nothing more from its node: within minutes a job script has reported the end and has
+/// given its registration back, or has seen, after at most ten minutes of set-up, that it is not wanted. What still comes is from
+/// somebody else.
+const NODE_REPORTS_WITHIN: TimeDelta = TimeDelta::minutes(15);
+
 /// How far a launch is: [`State`] without its data, as stored. In the order in which they come.
 #[derive(
     Debug,
@@ -282,6 +287,13 @@ pub struct Over {
     pub runner: Option<Runner>,
     /// Its workflow job, if it had one.
     pub work: Option<Work>,
+}
+
+impl Over {
+    /// Whether its node has had its time to report, and its progress token is worth nothing any more.
+    pub fn is_closed(&self, now: DateTime<Utc>) -> bool {
+        self.at + NODE_REPORTS_WITHIN <= now
+    }
 }
 
 impl State {

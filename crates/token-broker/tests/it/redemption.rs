@@ -595,15 +595,79 @@ async fn a_service_learns_what_the_app_sees_of_a_repository() {
 
     // Trouble at GitHub is told from a repository that is not there.
     Mock::given(method("GET"))
-        .and(path("/repos/acme/widgets/installation"))
+        .and(path("/repos/acme/doodads/installation"))
         .respond_with(ResponseTemplate::new(502))
-        .with_priority(1)
         .mount(&broker.github)
         .await;
-    let trouble = broker.get_with(&asked("acme/widgets"), SERVICE_TOKEN).await;
+    let trouble = broker.get_with(&asked("acme/doodads"), SERVICE_TOKEN).await;
     assert_eq!(
         (trouble.status, &trouble.body["code"]),
         (503, &json!("github_unavailable"))
     );
     assert!(trouble.retry_after.is_some());
+}
+
+/// Each question was two calls to GitHub, whose limit is for all: users of a cluster and nodes can ask in a loop.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_app_sees_is_asked_of_github_once() {
+    let broker = Broker::start().await;
+    for (name, answer) in [
+        ("/repos/acme/widgets/installation", json!({"id": 11})),
+        (
+            "/repos/acme/widgets",
+            json!({"id": 7, "full_name": "acme/widgets", "private": true}),
+        ),
+        (
+            "/app",
+            json!({"html_url": "https://github.com/apps/gha-slurm"}),
+        ),
+    ] {
+        Mock::given(method("GET"))
+            .and(path(name))
+            .respond_with(ResponseTemplate::new(200).set_body_json(answer))
+            .mount(&broker.github)
+            .await;
+    }
+    for (name, status) in [
+        ("acme/widgets", 200),
+        ("Acme/Widgets", 200),
+        ("acme/none", 404),
+        ("acme/none", 404),
+    ] {
+        let asked = format!("/gha/repositories?url={name}");
+        let answer = broker.get_with(&asked, SERVICE_TOKEN).await;
+        assert_eq!(answer.status, status, "{}", answer.body);
+    }
+    // The installation of each, and the one repository.
+    assert_eq!(broker.github_calls("GET", "/repos/").await, 3);
+
+    let launch = broker.submitted(1).await[0];
+    let token = broker.token(launch);
+    let own = "/gha/installations?url=acme/widgets";
+    let mut statuses: BTreeMap<u16, usize> = BTreeMap::new();
+    for _ in 0..20 {
+        let answer = broker.get_with(own, &token).await;
+        *statuses.entry(answer.status).or_default() += 1;
+    }
+    assert_eq!(statuses, BTreeMap::from([(200, 6), (429, 14)]));
+    assert_eq!(broker.github_calls("GET", "/repos/").await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launch_that_is_over_learns_nothing_about_installations() {
+    let broker = Broker::start().await;
+    let launch = broker.submitted(1).await[0];
+    broker.cancel(1..=1).await;
+    let not_wanted = Happening::NotWanted(Why::NoDemand);
+    broker.seed().happen(launch, not_wanted, Utc::now()).await;
+    let unknown = LaunchId(uuid::Uuid::now_v7());
+    for launch in [launch, unknown] {
+        let own = "/gha/installations?url=acme/widgets";
+        let answer = broker.get_with(own, &broker.token(launch)).await;
+        assert_eq!(
+            (answer.status, &answer.body["code"]),
+            (410, &json!("not_wanted"))
+        );
+    }
+    assert!(broker.github.received_requests().await.unwrap().is_empty());
 }
