@@ -21,12 +21,12 @@ use crate::routes::{State, verified};
 /// Most repositories that are looked up at a time: GitHub answers as many calls as there are nodes that call back, and those must not wait.
 const LOOKUPS: usize = 8;
 
-/// An answer of GitHub is good for so long, also that there is nothing: who has just installed the App may have to ask once more.
+/// An answer of GitHub is good for so long, and so is "nothing there": whoever has just installed the App may have to ask once more.
 const REMEMBERED: Duration = Duration::from_secs(15);
 /// Most answers that are remembered.
 const MOST_REMEMBERED: u64 = 1000;
 
-/// What the App sees. Whoever asks again at once gets the same answer: GitHub's limit of calls is for all.
+/// What the App sees. Answers are remembered, because everybody shares GitHub's rate limit.
 #[derive(Clone)]
 pub(crate) struct Lookup {
     github: Github,
@@ -117,8 +117,8 @@ fn trouble(error: &GithubError) -> ApiError {
     github_trouble(error).unwrap_or_else(|| ApiError::internal(error))
 }
 
-/// Whether the App is installed on a repository. For a launch token while its launch is not over, about its own repository; for a service token, about any: GitHub is
-/// asked as the App, and the answer says whether a private repository exists.
+/// Whether the App is installed on a repository. For a launch token, until its launch is over, about its own repository; for a service
+/// token, about any: GitHub is asked as the App, and the answer says whether a private repository exists.
 #[utoipa::path(
     get,
     path = "/gha/installations",

@@ -482,7 +482,7 @@ async fn a_workflow_job_that_only_its_node_reported_spares_no_runner() {
         at: None,
     };
     // Far from the limit after which nobody looks any more.
-    let at = Utc::now() - TimeDelta::seconds(5);
+    let at = Utc::now() - chrono::TimeDelta::seconds(5);
     site.seed().happen(launch, started, at).await;
     let reconciling = site.reconcile();
     reconciling.until_found("runners").await;
@@ -497,8 +497,13 @@ async fn a_workflow_job_that_only_its_node_reported_the_end_of_spares_no_runner(
     let site = Site::new().await;
     site.queued().await;
     let launch = site.redeemed().await;
-    site.progressed(launch, Phase::WorkflowJobStarted { run: None })
-        .await;
+    // Long enough ago for its node to have given its registration back.
+    let at = Utc::now() - chrono::TimeDelta::minutes(2);
+    let reports = async |phase| {
+        let happening = Happening::Progressed { phase, at: None };
+        site.seed().happen(launch, happening, at).await;
+    };
+    reports(Phase::WorkflowJobStarted { run: None }).await;
     let outcome = Outcome::NodeReported {
         reason: "completed".into(),
         exit_code: Some(0),
@@ -507,7 +512,7 @@ async fn a_workflow_job_that_only_its_node_reported_the_end_of_spares_no_runner(
         outcome,
         log_tail: None,
     };
-    site.progressed(launch, finished).await;
+    reports(finished).await;
     let (_agent, running) = site.submit().await;
     site.until_deregistered().await;
     running.stop().await;
