@@ -268,7 +268,7 @@ fn a_launch_is_redeemed_a_few_times_with_growing_pauses() {
         }
         launch = applied.launch;
         // Whether an attempt completes, or is lost in between.
-        if launch.runner().unwrap().mint_attempt % 2 == 0 {
+        if launch.runner().unwrap().mint_attempt.is_multiple_of(2) {
             let attempt = launch.runner().unwrap().mint_attempt;
             launch = after(&launch, minted(attempt)).unwrap();
         }
