@@ -4,8 +4,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_domain::launch::{
-    Admission, Applied, Caller, Context, Effect, Happening, NewLaunch, Outcome, Phase, Rejected,
-    RunnerMode, SlurmReport, Why,
+    Admission, Applied, Caller, Context, Effect, Happening, MOST_ATTEMPTS, NewLaunch, Outcome,
+    Phase, Rejected, RunnerMode, SlurmReport, Why,
 };
 use gha_slurm_domain::{
     ClassId, Launch, LaunchId, LaunchState, RepositoryId, RunnerId, SlurmJobId, SlurmState,
@@ -59,13 +59,16 @@ fn redeeming() -> Launch {
     after(&planned(), call(0, WANTED)).unwrap()
 }
 
-fn registered() -> Launch {
-    let minted = Happening::Minted {
-        attempt: 1,
+fn minted(attempt: u32) -> Happening {
+    Happening::Minted {
+        attempt,
         github_id: Some(900),
         progress_token_hash: vec![1],
-    };
-    after(&redeeming(), minted).unwrap()
+    }
+}
+
+fn registered() -> Launch {
+    after(&redeeming(), minted(1)).unwrap()
 }
 
 fn progressed(launch: &Launch, phase: Phase) -> Launch {
@@ -194,13 +197,103 @@ fn a_restarted_slurm_job_gets_no_second_runner() {
     assert_eq!(outcome, Some(Outcome::Restarted));
 }
 
+/// Who runs as the same user can report a workflow job with the progress token that it read.
+#[test]
+fn only_github_spares_a_runner_that_should_have_work() {
+    let listening = progressed(&registered(), Phase::Listening);
+    let busy = progressed(&listening, Phase::WorkflowJobStarted { run: None });
+    let deregister_at = |launch: &Launch| launch.runner().unwrap().deregister_at;
+    let ended = |launch: &Launch, is_reported_by_slurm: bool| {
+        let happening = if is_reported_by_slurm {
+            Happening::SlurmReported {
+                report: SlurmReport::new(SlurmState::Completed),
+                slurm_job: None,
+                exit_code: Some(0),
+                ended_at: None,
+            }
+        } else {
+            let phase = Phase::Finished {
+                outcome: Outcome::Idle,
+                log_tail: None,
+            };
+            Happening::Progressed { phase, at: None }
+        };
+        after(launch, happening).unwrap()
+    };
+    let named = after(&busy, Happening::Attributed(WorkflowJobId(1))).unwrap();
+    for is_reported_by_slurm in [true, false] {
+        let over = ended(&busy, is_reported_by_slurm);
+        assert!(deregister_at(&over).is_some());
+        let over = after(&over, Happening::Attributed(WorkflowJobId(1))).unwrap();
+        assert_eq!(deregister_at(&over), None);
+        assert_eq!(deregister_at(&ended(&named, is_reported_by_slurm)), None);
+    }
+    for launch in [&busy, &ended(&busy, true)] {
+        let unknown = after(launch, Happening::AttributionGivenUp).unwrap();
+        assert_eq!(deregister_at(&unknown), Some(now()));
+        assert!(!unknown.is_supply());
+        let refused = after(&unknown, Happening::DeregistrationRefused).unwrap();
+        assert_eq!(deregister_at(&refused), None);
+    }
+    // What GitHub let go had no workflow job: another runner takes its place.
+    let gone = after(&busy, Happening::Deregistered { attempt: 1 }).unwrap();
+    assert_eq!((deregister_at(&gone), gone.is_supply()), (None, false));
+    // What the planner does not want is asked about all the same.
+    let unwanted = after(&listening, Happening::ReleaseWanted(Why::NoDemand)).unwrap();
+    let busy = progressed(&unwanted, Phase::WorkflowJobStarted { run: None });
+    assert_eq!(deregister_at(&busy), Some(now()));
+    let refused = after(&busy, Happening::DeregistrationRefused).unwrap();
+    assert_eq!(deregister_at(&refused), None);
+}
+
+/// Who runs as the same user can read the launch token, and may redeem it until the runner listens. Each time costs calls to GitHub.
+#[test]
+fn a_launch_is_redeemed_a_few_times_with_growing_pauses() {
+    let demand = Context { demand: 1 };
+    let mut launch = planned();
+    let mut at = now();
+    let mut pauses = Vec::new();
+    let applied = loop {
+        let applied = match launch.apply(call(0, WANTED), demand, at) {
+            Err(Rejected::TooSoon { attempts, wait }) => {
+                assert_eq!(launch.runner().unwrap().mint_attempt, attempts);
+                at += wait;
+                pauses.push(wait.num_seconds());
+                continue;
+            }
+            applied => applied.unwrap(),
+        };
+        if applied.launch.over().is_some() {
+            break applied;
+        }
+        launch = applied.launch;
+        // Whether an attempt completes, or is lost in between.
+        if launch.runner().unwrap().mint_attempt.is_multiple_of(2) {
+            let attempt = launch.runner().unwrap().mint_attempt;
+            launch = after(&launch, minted(attempt)).unwrap();
+        }
+    };
+    let runner = launch.runner().unwrap();
+    assert_eq!(runner.mint_attempt, MOST_ATTEMPTS);
+    assert_eq!(pauses, [11, 10, 20, 40, 80, 160, 320]);
+    let over = applied.launch.over().unwrap();
+    assert_eq!(over.outcome, Outcome::RedeemedTooOften);
+    assert_eq!(over.runner.as_ref().unwrap().deregister_at, Some(at));
+    assert!(!applied.launch.is_supply());
+    let words = over.outcome.explained();
+    assert!(applied.effects.contains(&Effect::ClassFailed(words)));
+    assert!(applied.effects.contains(&Effect::Replan));
+    let again = applied.launch.apply(call(0, WANTED), demand, at);
+    assert!(matches!(again, Err(Rejected::Gone(_))), "{again:?}");
+}
+
 /// Who runs as the same user may redeem a launch token again, and report with every progress token, until the runner listens.
 #[test]
 fn no_node_makes_a_timeline_long() {
     let mut launch = planned();
     let mut entries = 0;
-    let mut tell = |launch: &mut Launch, happening: Happening| {
-        if let Ok(applied) = launch.apply(happening, Context { demand: 1 }, now()) {
+    let mut tell_at = |launch: &mut Launch, happening: Happening, at| {
+        if let Ok(applied) = launch.apply(happening, Context { demand: 1 }, at) {
             let shown = applied.effects.iter();
             entries += shown.filter(|e| matches!(e, Effect::Timeline(_))).count();
             *launch = applied.launch;
@@ -211,17 +304,14 @@ fn no_node_makes_a_timeline_long() {
         Phase::Listening,
         Phase::WorkflowJobStarted { run: None },
     ];
-    for attempt in 1..1000 {
-        tell(&mut launch, call(0, WANTED));
-        let minted = Happening::Minted {
-            attempt,
-            github_id: Some(900),
-            progress_token_hash: vec![1],
-        };
-        tell(&mut launch, minted);
+    for attempt in 1..=MOST_ATTEMPTS {
+        let at = now() + TimeDelta::hours(attempt.into());
+        tell_at(&mut launch, call(0, WANTED), at);
+        tell_at(&mut launch, minted(attempt), at);
         let phase = Phase::SetUp { node: None };
-        tell(&mut launch, Happening::Progressed { phase, at: None });
+        tell_at(&mut launch, Happening::Progressed { phase, at: None }, at);
     }
+    let mut tell = |launch: &mut Launch, happening| tell_at(launch, happening, now());
     for round in 0..1000 {
         let phase = phases[(round + 1) % 3].clone();
         tell(&mut launch, Happening::Progressed { phase, at: None });

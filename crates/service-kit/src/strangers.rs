@@ -16,26 +16,33 @@ use moka::sync::Cache;
 use crate::client_address::{client_address, counted_as};
 use crate::problem::ApiError;
 
-/// What is counted is forgotten after this.
+/// What is counted is forgotten after this, unless said otherwise.
 const WINDOW: Duration = Duration::from_secs(10);
 /// Keys that are counted at the same time; with more, the least used are forgotten.
 const KEYS: u64 = 50_000;
 
-/// Counts by key, in windows of ten seconds.
+/// Counts by key, in windows of time.
 #[derive(Clone)]
 pub struct Window<K> {
     most: u32,
+    length: Duration,
     counts: Cache<K, Arc<AtomicU32>>,
 }
 
 impl<K: Hash + Eq + Send + Sync + 'static> Window<K> {
     /// At most so much for one key in ten seconds.
     pub fn at_most(most: u32) -> Self {
+        Self::at_most_in(WINDOW, most)
+    }
+
+    /// At most so much for one key in this time.
+    pub fn at_most_in(length: Duration, most: u32) -> Self {
         Self {
             most,
+            length,
             counts: Cache::builder()
                 .max_capacity(KEYS)
-                .time_to_live(WINDOW)
+                .time_to_live(length)
                 .build(),
         }
     }
@@ -45,7 +52,17 @@ impl<K: Hash + Eq + Send + Sync + 'static> Window<K> {
         if self.count(key) < self.most {
             return Ok(());
         }
-        Err(too_many(detail))
+        Err(self.too_many(detail))
+    }
+
+    fn too_many(&self, detail: &str) -> ApiError {
+        ApiError::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_requests",
+            "Too many requests",
+        )
+        .detail(detail)
+        .retry_after(self.length.as_secs())
     }
 
     fn is_spent(&self, key: &K) -> bool {
@@ -58,16 +75,6 @@ impl<K: Hash + Eq + Send + Sync + 'static> Window<K> {
         let count = self.counts.get_with(key, Arc::default);
         count.fetch_add(1, Ordering::Relaxed)
     }
-}
-
-fn too_many(detail: &str) -> ApiError {
-    ApiError::new(
-        StatusCode::TOO_MANY_REQUESTS,
-        "too_many_requests",
-        "Too many requests",
-    )
-    .detail(detail)
-    .retry_after(WINDOW.as_secs())
 }
 
 /// Counts by address what is done for strangers, in windows of ten seconds. Who is behind a trusted proxy that does not say for whom it
@@ -84,9 +91,9 @@ impl Strangers {
     /// 429 for an address that has had it all.
     pub fn check(&self, request: &HttpRequest) -> Result<(), ApiError> {
         match client_address(request).map(counted_as) {
-            Some(address) if self.0.is_spent(&address) => Err(too_many(
-                "Too many requests came from this address without a credential.",
-            )),
+            Some(address) if self.0.is_spent(&address) => Err(self
+                .0
+                .too_many("Too many requests came from this address without a credential.")),
             _ => Ok(()),
         }
     }

@@ -7,16 +7,18 @@ use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness, Strang
 use gha_slurm_storage::{Database, Role};
 use gha_slurm_telemetry::Metrics;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::keys::Keys;
 use crate::redemption::Broker;
 use crate::repositories::Lookup;
-use crate::routes::{self, MOST_CALLS, State};
+use crate::routes::{self, MOST_ASKED_OF_GITHUB, MOST_CALLS, State};
 use crate::settings::Settings;
 
 /// Most reads of the key set by one address in ten seconds: an agent makes one at most, and many may come from one address.
 const KEY_READS: u32 = 200;
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// token-broker, built and bound.
 pub struct Application {
@@ -74,6 +76,8 @@ impl Application {
             redemptions,
             service_tokens: settings.access.service_tokens,
             calls: Window::at_most(MOST_CALLS),
+            releases: Window::at_most_in(MINUTE, MOST_ASKED_OF_GITHUB),
+            questions: Window::at_most_in(MINUTE, MOST_ASKED_OF_GITHUB),
         };
         let key_readers = Strangers::at_most(KEY_READS);
         let http = HttpService::bind(&settings.http, &metrics, move |config| {

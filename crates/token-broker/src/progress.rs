@@ -68,17 +68,21 @@ fn busy() -> ApiError {
 }
 
 impl Broker {
-    /// The launch whose runner a progress token belongs to.
+    /// The launch whose runner a progress token belongs to, unless it has been over for long.
     pub(crate) async fn launch_of(&self, progress_token: &str) -> Result<Loaded, ApiError> {
         // Not every word of a stranger is worth a query.
         if progress_token.len() != PROGRESS_TOKEN_LENGTH {
             return Err(unknown_token());
         }
         let mut conn = self.connection().await?;
-        launches::by_progress_token(&mut conn, &progress_hash(progress_token))
+        let loaded = launches::by_progress_token(&mut conn, &progress_hash(progress_token))
             .await
             .map_err(|e| storage_error(&e))?
-            .ok_or_else(unknown_token)
+            .ok_or_else(unknown_token)?;
+        match loaded.launch.over() {
+            Some(over) if over.is_closed(self.clock.now()) => Err(gone(over.outcome.explained())),
+            _ => Ok(loaded),
+        }
     }
 
     /// `POST /gha/runner/progress` with a progress token.
@@ -165,22 +169,28 @@ impl Broker {
     pub(crate) async fn release(&self, progress_token: &str) -> Result<(), ApiError> {
         let loaded = self.launch_of(progress_token).await?;
         let launch = &loaded.launch;
-        if launch.work().is_some() {
-            return match launch.state {
-                // It has done its one workflow job.
-                State::Over(_) => Ok(()),
-                _ => Err(busy()),
-            };
-        }
-        // Also when it has ended: a node reports that before it gives back a registration that was not used up.
         let runner = launch.runner().ok_or_else(unknown_token)?;
+        match launch.state {
+            State::Busy(..) => return Err(busy()),
+            // GitHub does not have it any more.
+            State::Over(_) if runner.deregister_at.is_none() => return Ok(()),
+            // Also when it has ended: a node reports that before it gives back a registration that was not used up.
+            _ => {}
+        }
         let scope = self.scope(&loaded.repository).await?;
         match self
             .github
             .deregister(&scope, runner.github_id, &runner.name)
             .await
         {
-            Ok(Deletion::Busy) => Err(busy()),
+            Ok(Deletion::Busy) => {
+                // While it goes on, its node has to report the workflow job: it may have been cancelled at once.
+                if launch.over().is_some() {
+                    let refused = Happening::DeregistrationRefused;
+                    let _ = self.happen(launch.id, &refused).await?;
+                }
+                Err(busy())
+            }
             // Not found: it has finished its one workflow job, or GitHub removed it. Either way none will come, and a
             // node that saw none start loses nothing.
             Ok(Deletion::Deleted | Deletion::NotFound) => {

@@ -30,8 +30,6 @@ use tracing::Instrument;
 
 use crate::settings::DeploymentSettings;
 
-/// Most runner names that are tried: a name that exists at GitHub already is an earlier attempt whose answer was lost.
-const MAX_NAME_CLASHES: usize = 3;
 /// Characters of a progress token: 32 bytes in base64url.
 pub(crate) const PROGRESS_TOKEN_LENGTH: usize = 43;
 /// A node that lost a race against its own earlier call asks again after this.
@@ -100,6 +98,10 @@ pub(crate) fn gone(reason: impl Into<String>) -> ApiError {
     .detail(reason)
 }
 
+fn unknown_launch() -> ApiError {
+    gone("this deployment knows no such launch")
+}
+
 fn conflict(reason: impl Into<String>) -> ApiError {
     ApiError::new(
         StatusCode::CONFLICT,
@@ -114,6 +116,13 @@ fn rejection(rejected: &Rejected) -> ApiError {
     match rejected {
         Rejected::Gone(reason) => gone(reason),
         Rejected::Conflict(reason) => conflict(reason),
+        Rejected::TooSoon { wait, .. } => ApiError::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "redeemed_too_soon",
+            "The launch token was redeemed a moment ago",
+        )
+        .detail(rejected.to_string())
+        .retry_after(wait.num_seconds().try_into().unwrap_or(RETRY_S)),
         Rejected::NotStarted(_) => ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "not_started",
@@ -216,7 +225,8 @@ impl Broker {
         claims: &LaunchClaims,
         caller: &Caller,
     ) -> Result<Redeemed, ApiError> {
-        for _ in 0..MAX_NAME_CLASHES {
+        // The domain bounds the attempts.
+        loop {
             let mint = self.begin_when_started(claims, caller).await?;
             let scope = self.scope(&mint.repository).await?;
             self.clear_earlier_attempts(&scope, &mint).await?;
@@ -257,11 +267,6 @@ impl Broker {
                 progress_token,
             });
         }
-        Err(ApiError::unavailable(
-            "GitHub",
-            &"every name of this runner is taken",
-            RETRY_S,
-        ))
     }
 
     /// Begins; where Slurm's job is not known to run, has that looked up and tries again, for some seconds.
@@ -310,7 +315,7 @@ impl Broker {
             .await
             .map_err(|e| storage_error(&e))?;
         let Some((applied, superseded, before)) = decided else {
-            return Err(gone("this deployment knows no such launch"));
+            return Err(unknown_launch());
         };
         let applied = match applied {
             Ok(applied) => applied,
@@ -403,8 +408,8 @@ impl Broker {
         Ok(done.unwrap_or(false))
     }
 
-    /// Fails for a launch token that was issued before launches were stopped.
-    pub(crate) async fn refuse_revoked(&self, claims: &LaunchClaims) -> Result<(), ApiError> {
+    /// Fails for a launch token that was issued before launches were stopped, or whose launch is over.
+    pub(crate) async fn refuse_spent(&self, claims: &LaunchClaims) -> Result<(), ApiError> {
         let mut conn = self.connection().await?;
         let revoked_until = stops::revoked_until(&mut conn)
             .await
@@ -412,7 +417,14 @@ impl Broker {
         if is_revoked(claims.iat, revoked_until) {
             return Err(gone(Why::TokenRevoked.explained()));
         }
-        Ok(())
+        let found = launches::peek_all(&mut conn, &[claims.sub])
+            .await
+            .map_err(|e| storage_error(&e))?;
+        let loaded = found.first().ok_or_else(unknown_launch)?;
+        match loaded.launch.over() {
+            Some(over) => Err(gone(over.outcome.explained())),
+            None => Ok(()),
+        }
     }
 
     /// Something happens to a launch: the scope's lock, the domain's decision, what follows.
@@ -435,24 +447,16 @@ impl Broker {
         Ok(done.unwrap_or(Err(Rejected::Late)))
     }
 
-    /// Deletes what earlier attempts registered: by the id that is known of the last one, and by the names that attempts whose id was
-    /// not stored would have.
+    /// Deletes what earlier attempts registered. One whose id is known had cleared those before it. Otherwise the last ones may have
+    /// registered a runner without storing that: their names are looked up, at most as many as a launch has attempts.
     async fn clear_earlier_attempts(&self, scope: &Scope, mint: &Mint) -> Result<(), ApiError> {
-        let mut names = names_of_attempts(&mint.name, mint.attempt).into_iter();
-        // The one that is to be registered now.
-        names.next();
-        if mint.superseded.is_some() {
-            // The last one, which has the id.
-            names.next();
-        }
         let cleared = async {
-            if let Some(id) = mint.superseded
-                && self.github.delete_runner(scope, id).await? == Deletion::Busy
-            {
-                return Ok(Deletion::Busy);
+            if let Some(id) = mint.superseded {
+                return self.github.delete_runner(scope, id).await;
             }
-            for name in names {
-                if self.github.deregister(scope, None, &name).await? == Deletion::Busy {
+            // The newest is the one that is to be registered now.
+            for name in names_of_attempts(&mint.name, mint.attempt).iter().skip(1) {
+                if self.github.deregister(scope, None, name).await? == Deletion::Busy {
                     return Ok(Deletion::Busy);
                 }
             }

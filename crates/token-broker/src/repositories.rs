@@ -1,15 +1,17 @@
 //! `/gha/installations` and `/gha/repositories`: what the App sees of a repository, for those who have no key of the App.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use gha_slurm_contract::problem::{Problem, ProblemPart};
 use gha_slurm_contract::repository::{REPOSITORY_UNREACHABLE, Repository};
-use gha_slurm_domain::RepositoryFullName;
+use gha_slurm_domain::{InstallationId, RepositoryFullName};
 use gha_slurm_github::{Github, GithubError};
 use gha_slurm_service_kit::authentication::{bearer, require_bearer, token_missing};
 use gha_slurm_service_kit::{ApiError, problem};
+use moka::future::Cache;
 use serde::Deserialize;
 use tokio::sync::{OnceCell, Semaphore};
 
@@ -19,13 +21,28 @@ use crate::routes::{State, verified};
 /// Most repositories that are looked up at a time: GitHub answers as many calls as there are nodes that call back, and those must not wait.
 const LOOKUPS: usize = 8;
 
-/// What the App sees.
+/// An answer of GitHub is good for so long, and so is "nothing there": whoever has just installed the App may have to ask once more.
+const REMEMBERED: Duration = Duration::from_secs(15);
+/// Most answers that are remembered.
+const MOST_REMEMBERED: u64 = 1000;
+
+/// What the App sees. Answers are remembered, because everybody shares GitHub's rate limit.
 #[derive(Clone)]
 pub(crate) struct Lookup {
     github: Github,
     turns: Arc<Semaphore>,
+    /// By name in lower case, as below.
+    installations: Cache<String, Option<InstallationId>>,
+    repositories: Cache<String, Option<Repository>>,
     /// Where people install the App. It does not change.
     install_url: Arc<OnceCell<String>>,
+}
+
+fn remembering<T: Clone + Send + Sync + 'static>() -> Cache<String, T> {
+    Cache::builder()
+        .max_capacity(MOST_REMEMBERED)
+        .time_to_live(REMEMBERED)
+        .build()
 }
 
 impl Lookup {
@@ -33,30 +50,45 @@ impl Lookup {
         Self {
             github,
             turns: Arc::new(Semaphore::new(LOOKUPS)),
+            installations: remembering(),
+            repositories: remembering(),
             install_url: Arc::default(),
         }
     }
 
-    async fn is_installed(&self, name: &RepositoryFullName) -> Result<bool, GithubError> {
-        let _turn = self.turns.acquire().await;
-        Ok(self.github.installation_of(name).await?.is_some())
+    async fn installation(
+        &self,
+        name: &RepositoryFullName,
+    ) -> Result<Option<InstallationId>, GithubError> {
+        let ask = async {
+            let _turn = self.turns.acquire().await;
+            self.github.installation_of(name).await
+        };
+        let key = name.to_string().to_lowercase();
+        let known = self.installations.try_get_with(key, ask).await;
+        known.map_err(|error| (*error).clone())
     }
 
     async fn repository(
         &self,
         name: &RepositoryFullName,
     ) -> Result<Option<Repository>, GithubError> {
-        let _turn = self.turns.acquire().await;
-        let Some(installation) = self.github.installation_of(name).await? else {
-            return Ok(None);
+        let ask = async {
+            let Some(installation) = self.installation(name).await? else {
+                return Ok(None);
+            };
+            let _turn = self.turns.acquire().await;
+            let found = self.github.repository(installation, name).await?;
+            Ok::<_, GithubError>(found.map(|found| Repository {
+                id: found.id,
+                full_name: found.name,
+                private: found.private,
+                installation_id: installation,
+            }))
         };
-        let found = self.github.repository(installation, name).await?;
-        Ok(found.map(|found| Repository {
-            id: found.id,
-            full_name: found.name,
-            private: found.private,
-            installation_id: installation,
-        }))
+        let key = name.to_string().to_lowercase();
+        let known = self.repositories.try_get_with(key, ask).await;
+        known.map_err(|error| (*error).clone())
     }
 
     async fn install_url(&self) -> Option<String> {
@@ -85,8 +117,8 @@ fn trouble(error: &GithubError) -> ApiError {
     github_trouble(error).unwrap_or_else(|| ApiError::internal(error))
 }
 
-/// Whether the App is installed on a repository. For a launch token, about its own repository; for a service token, about any: GitHub is
-/// asked as the App, and the answer says whether a private repository exists.
+/// Whether the App is installed on a repository. For a launch token, until its launch is over, about its own repository; for a service
+/// token, about any: GitHub is asked as the App, and the answer says whether a private repository exists.
 #[utoipa::path(
     get,
     path = "/gha/installations",
@@ -97,7 +129,8 @@ fn trouble(error: &GithubError) -> ApiError {
         (status = 400, description = "Not a repository", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "Neither a launch token nor a service token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The launch token is for another repository", body = Problem, content_type = "application/problem+json"),
-        (status = 410, description = "The launch token was issued before launches were stopped, and is revoked", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "The launch of the token is over, or the token was issued before launches were stopped, and is revoked", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "The launch asks too often: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "GitHub is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("launchToken" = []), ("serviceToken" = []))
@@ -111,7 +144,9 @@ pub(crate) async fn installations(
     } else {
         let token = bearer(&request).ok_or_else(token_missing)?;
         let claims = verified(&state, token).await?;
-        state.broker.refuse_revoked(&claims).await?;
+        let spent = "This launch asks too often whether the App is installed.";
+        state.questions.take(claims.sub, spent)?;
+        state.broker.refuse_spent(&claims).await?;
         Some(claims)
     };
     let name = asked(&request, &state)?;
@@ -125,8 +160,9 @@ pub(crate) async fn installations(
             ));
         }
     }
-    let installed = state.lookup.is_installed(&name).await;
-    Ok(HttpResponse::Ok().json(installed.map_err(|e| trouble(&e))?))
+    let installation = state.lookup.installation(&name).await;
+    let is_installed = installation.map_err(|e| trouble(&e))?.is_some();
+    Ok(HttpResponse::Ok().json(is_installed))
 }
 
 /// A repository as the App sees it. Only for service tokens: the answer says whether a private repository exists.

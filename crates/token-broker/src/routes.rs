@@ -9,8 +9,8 @@ use gha_slurm_contract::problem::Problem;
 use gha_slurm_contract::runner::{
     OriginalRunnerAnswer, ProgressPhase, ProgressRequest, RunnerAnswer, RunnerMode, RunnerRequest,
 };
-use gha_slurm_domain::SlurmJobId;
 use gha_slurm_domain::launch::Caller;
+use gha_slurm_domain::{LaunchId, SlurmJobId};
 use gha_slurm_service_kit::authentication::{bearer, token_missing};
 use gha_slurm_service_kit::body::LargestBody;
 use gha_slurm_service_kit::strangers::limited;
@@ -40,11 +40,18 @@ pub(crate) struct State {
     pub(crate) service_tokens: Vec<SecretString>,
     /// By the token's hash.
     pub(crate) calls: Window<Vec<u8>>,
+    /// Calls for which GitHub may be asked, by the progress token's hash.
+    pub(crate) releases: Window<Vec<u8>>,
+    /// The same, by the launch.
+    pub(crate) questions: Window<LaunchId>,
 }
 
 /// Most calls with one token in ten seconds. A job script makes a dozen in its life, and tries again once a second at
-/// most. A step can read the progress token from its memory.
+/// most. A step can read the progress token from its memory. Addresses are not counted: all nodes of a cluster may share one.
 pub(crate) const MOST_CALLS: u32 = 30;
+/// Most releases, and most questions about installations, of one launch in a minute. A job script asks for a release after its deadline
+/// of minutes, and for an installation never.
+pub(crate) const MOST_ASKED_OF_GITHUB: u32 = 6;
 
 /// `key_readers` bounds who reads the key set.
 pub(crate) fn configure(config: &mut web::ServiceConfig, state: State, key_readers: Strangers) {
@@ -134,6 +141,7 @@ async fn redeem(
             401 => "unauthorized",
             409 => "conflict",
             410 => "not_wanted",
+            429 => "too_often",
             503 => "unavailable",
             _ => "failed",
         },
@@ -147,8 +155,8 @@ async fn redeem_either(
     body: Body,
     state: &State,
 ) -> Result<HttpResponse, ApiError> {
+    let spent = "This launch token is redeemed too often.";
     if let Some(token) = bearer(request) {
-        let spent = "This launch token is redeemed too often.";
         state.calls.take(progress_hash(token), spent)?;
         let claims = verified(state, token).await?;
         allowed(claims.runner_mode, state)?;
@@ -179,6 +187,7 @@ async fn redeem_either(
         .map(str::trim)
         .filter(|token| !token.is_empty())
         .ok_or_else(token_missing)?;
+    state.calls.take(progress_hash(raw), spent)?;
     let claims = verified(state, raw).await?;
     if !state.runners.original_contract {
         return Err(ApiError::new(
@@ -277,7 +286,7 @@ fn answer(redeemed: Redeemed) -> RunnerAnswer {
         (status = 400, description = "The body is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "The token is bad", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The launch token, where the progress token is needed", body = Problem, content_type = "application/problem+json"),
-        (status = 410, description = "After `registered`: it was withdrawn, do not start the runner", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "After `registered`: it was withdrawn, do not start the runner. Otherwise: the launch has been over for long", body = Problem, content_type = "application/problem+json"),
         (status = 408, description = "The body came too slowly", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is compressed", body = Problem, content_type = "application/problem+json"),
@@ -336,12 +345,16 @@ async fn progress(
         (status = 204, description = "Its registration is deleted: stop"),
         (status = 401, description = "The token is bad", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "It has a workflow job: keep it running", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "The launch has been over for long", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "It comes too often: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("progressToken" = []))
 )]
 async fn release(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
     let token = bearer(&request).ok_or_else(token_missing)?.to_owned();
+    let spent = "This runner asks too often whether it may stop.";
+    state.releases.take(progress_hash(&token), spent)?;
     state
         .broker
         .to_the_end(|broker| async move { broker.release(&token).await })

@@ -15,9 +15,14 @@ use crate::timeline::{Entry, Kind, happened};
 /// A node that reports the end of its runner gives an unused registration back next; otherwise the launcher does, after this.
 const GIVES_BACK_WITHIN: TimeDelta = TimeDelta::minutes(1);
 
-/// Most attempts to register a runner that a timeline shows. A launch token may be redeemed again until its runner listens, by
-/// whoever runs as the same user.
-const MAX_SHOWN_ATTEMPTS: u32 = 20;
+/// Most attempts to register a runner for one launch. A launch token may be redeemed again until its runner listens, because a bad
+/// network loses answers; but whoever runs as the same user can read it, and each attempt costs calls to GitHub, whose limit all
+/// repositories of the installation share.
+pub const MOST_ATTEMPTS: u32 = 8;
+
+/// The second attempt may begin at once, the third so long after the first, each later one after twice the time: the eighth after
+/// 320 s. One more, which ends the launch, comes after 640 s, when a job script has given up by itself (after 600 s).
+const THIRD_ATTEMPT_AFTER: TimeDelta = TimeDelta::seconds(10);
 
 /// Something that happens to a launch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -229,6 +234,17 @@ pub enum Rejected {
     /// Somebody else has it, or redemption is closed: 409.
     #[error("{0}")]
     Conflict(String),
+    /// The next attempt to register its runner is not due yet: 429.
+    #[error(
+        "the launch token was redeemed {attempts} times already: try again in {} s",
+        wait.num_seconds()
+    )]
+    TooSoon {
+        /// Attempts so far.
+        attempts: u32,
+        /// Until the next may begin, in whole seconds.
+        wait: TimeDelta,
+    },
     /// Slurm has not started its Slurm job, as far as is known: look again, and answer 503.
     #[error("Slurm has not started Slurm job {0} yet")]
     NotStarted(SlurmJobId),
@@ -312,6 +328,14 @@ impl Applied {
     /// Why the node is turned away although the happening was applied: the launch is over. Answer 410.
     pub fn turned_away(&self) -> Option<String> {
         self.launch.over().map(|over| over.outcome.explained())
+    }
+}
+
+/// When an attempt to register a runner that was made at `created_at` may begin.
+fn attempt_due(created_at: DateTime<Utc>, attempt: u32) -> DateTime<Utc> {
+    match attempt.checked_sub(3) {
+        None => created_at,
+        Some(doublings) => created_at + THIRD_ATTEMPT_AFTER * (1 << doublings.min(MOST_ATTEMPTS)),
     }
 }
 
@@ -578,6 +602,19 @@ impl Change {
         {
             return Err(Rejected::NotStarted(pending.clone()));
         }
+        if let Some(runner) = &existing {
+            let attempts = runner.mint_attempt;
+            let due = attempt_due(runner.created_at, attempts.saturating_add(1));
+            if due > self.now {
+                let wait = TimeDelta::seconds((due - self.now).num_seconds() + 1);
+                return Err(Rejected::TooSoon { attempts, wait });
+            }
+            if attempts >= MOST_ATTEMPTS {
+                let deregister_at = Some(self.now);
+                self.ended(Outcome::RedeemedTooOften, None, None, deregister_at);
+                return Ok(self.done());
+            }
+        }
         let runner = match existing {
             Some(runner) => Runner {
                 name,
@@ -654,9 +691,7 @@ impl Change {
             )
         };
         self.launch.state = State::Registered(runner);
-        if attempt <= MAX_SHOWN_ATTEMPTS {
-            self.entry(Kind::Registered, detail);
-        }
+        self.entry(Kind::Registered, detail);
         Ok(self.done())
     }
 
@@ -693,10 +728,8 @@ impl Change {
                 }
                 let place = node.map(|n| format!(" on {n}")).unwrap_or_default();
                 let detail = format!("Runner {} is being set up{place}", runner.name);
-                if runner.mint_attempt <= MAX_SHOWN_ATTEMPTS {
-                    self.effects
-                        .push(Effect::Timeline(Entry::new(Kind::SetUp, when, detail)));
-                }
+                self.effects
+                    .push(Effect::Timeline(Entry::new(Kind::SetUp, when, detail)));
             }
             Phase::Listening => {
                 let (State::Redeeming(runner) | State::Registered(runner)) = &self.launch.state
@@ -750,10 +783,7 @@ impl Change {
             run: work.run.or(run),
             ..work
         };
-        let runner = Runner {
-            deregister_at: None,
-            ..runner
-        };
+        // What GitHub is asked about stays so: whoever runs as the same user can make this report.
         if is_news {
             let detail = match work.run {
                 Some(run) => format!(
@@ -843,7 +873,8 @@ impl Change {
         ) {
             self.withdraw_as_the_planner_wanted();
         }
-        // Otherwise it had ended already, or its node reported something meanwhile.
+        // GitHub deletes no runner that has a workflow job: what its node reported of one is not so, or it is over.
+        self.give_up_attribution();
         Ok(self.deregister_at(None))
     }
 
@@ -929,13 +960,21 @@ impl Change {
                 State::Busy(runner, work)
             }
             State::Busy(runner, work) => State::Busy(
-                runner,
+                Runner {
+                    deregister_at: None,
+                    ..runner
+                },
                 Work {
                     attribution,
                     ..work
                 },
             ),
             State::Over(over) => State::Over(Over {
+                // It was for one.
+                runner: over.runner.map(|runner| Runner {
+                    deregister_at: None,
+                    ..runner
+                }),
                 work: Some(Work {
                     attribution,
                     ..over.work.unwrap_or_default()
@@ -952,20 +991,30 @@ impl Change {
         Ok(self.done())
     }
 
+    /// Only its node has reported a workflow job, so GitHub is asked to deregister its runner, and refuses if there is one.
     fn attribution_given_up(mut self) -> Outcomes {
+        if !self.give_up_attribution() {
+            return Err(Rejected::Late);
+        }
+        let now = self.now;
+        Ok(self.deregister_at(Some(now)))
+    }
+
+    /// Whether its workflow job was still unknown.
+    fn give_up_attribution(&mut self) -> bool {
         let (State::Busy(_, work)
         | State::Over(Over {
             work: Some(work), ..
         })) = &mut self.launch.state
         else {
-            return Err(Rejected::Late);
+            return false;
         };
-        if work.attribution != Attribution::Unknown {
-            return Err(Rejected::Late);
+        let was_unknown = work.attribution == Attribution::Unknown;
+        if was_unknown {
+            work.attribution = Attribution::GivenUp;
+            self.effects.push(Effect::Replan);
         }
-        work.attribution = Attribution::GivenUp;
-        self.effects.push(Effect::Replan);
-        Ok(self.done())
+        was_unknown
     }
 }
 
@@ -1038,8 +1087,11 @@ impl Change {
         };
         let entry = Entry::new(kind, happened(at, self.now), detail)
             .log_tail(log_tail.filter(|_| !has_worked));
+        // One that had a workflow job is gone at GitHub. Its node's report alone does not spare it: whoever runs as the same user can make
+        // that.
+        let is_used_up = work.as_ref().is_some_and(Work::is_named_by_github);
         let runner = runner.map(|runner| Runner {
-            deregister_at: deregister_at.filter(|_| !has_worked),
+            deregister_at: deregister_at.filter(|_| !is_used_up),
             ..runner
         });
         self.over(outcome, runner, work);

@@ -16,12 +16,17 @@ use crate::ids::{ClassId, LaunchId, RepositoryId, RunnerId, SlurmJobId, Workflow
 use crate::slurm_state::SlurmState;
 use crate::stored_as_text;
 
-pub use apply::{Admission, Applied, Context, Effect, Happening, Phase, Rejected};
+pub use apply::{Admission, Applied, Context, Effect, Happening, MOST_ATTEMPTS, Phase, Rejected};
 pub use outcome::{Outcome, Why};
 
 /// GitHub removes an ephemeral runner that has not connected for so long by itself
 /// (<https://docs.github.com/en/actions/reference/runners/self-hosted-runners>).
 pub const GITHUB_FORGETS: TimeDelta = TimeDelta::days(1);
+
+/// A launch that has been over for so long hears nothing more from its node: within minutes a job script has reported the end and has
+/// given its registration back, or has seen, after at most ten minutes of set-up, that it is not wanted. What still comes is from
+/// somebody else.
+const NODE_REPORTS_WITHIN: TimeDelta = TimeDelta::minutes(15);
 
 /// How far a launch is: [`State`] without its data, as stored. In the order in which they come.
 #[derive(
@@ -224,6 +229,13 @@ pub struct Work {
     pub attribution: Attribution,
 }
 
+impl Work {
+    /// Whether GitHub has named the workflow job, and not only its node reported one.
+    pub fn is_named_by_github(&self) -> bool {
+        matches!(self.attribution, Attribution::Job(_))
+    }
+}
+
 /// A workflow run and its attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
@@ -275,6 +287,13 @@ pub struct Over {
     pub runner: Option<Runner>,
     /// Its workflow job, if it had one.
     pub work: Option<Work>,
+}
+
+impl Over {
+    /// Whether its node has had its time to report, and its progress token is worth nothing any more.
+    pub fn is_closed(&self, now: DateTime<Utc>) -> bool {
+        self.at + NODE_REPORTS_WITHIN <= now
+    }
 }
 
 impl State {

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::MOST_ATTEMPTS;
 use crate::admission::NotAdmitted;
 use crate::stop::Stop;
 
@@ -36,6 +37,8 @@ pub enum Outcome {
     },
     /// Slurm started it again after its runner token was given out.
     Restarted,
+    /// Its launch token was redeemed as often as it may be, and its runner did not listen.
+    RedeemedTooOften,
     /// Slurm reported its end.
     EndedBySlurm {
         /// Slurm's words.
@@ -108,6 +111,9 @@ impl Outcome {
             Self::Restarted => {
                 "Slurm restarted the launch after its runner token was given out".to_owned()
             }
+            Self::RedeemedTooOften => format!(
+                "its launch token was redeemed {MOST_ATTEMPTS} times, but its runner never listened"
+            ),
             Self::EndedBySlurm { words, .. } => format!("Slurm: {words}"),
             Self::Silent => "its node stopped reporting".to_owned(),
         }
@@ -122,6 +128,7 @@ impl Outcome {
             | Self::Refused { .. }
             | Self::RefusedByGithub { .. }
             | Self::Restarted
+            | Self::RedeemedTooOften
             | Self::EndedBySlurm { .. }
             | Self::Silent
             | Self::Recorded { .. } => Blame::Failure,

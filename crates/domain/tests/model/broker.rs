@@ -68,11 +68,15 @@ impl Redeem {
                 return None;
             }
             Redemption::Clear { attempt, id } => {
-                let mut is_busy = w.github.delete(id, "") == Deletion::Busy;
-                for earlier in 1..attempt {
-                    let name = name_of(self.launch, earlier);
-                    is_busy |= w.github.delete(None, &name) == Deletion::Busy;
-                }
+                // One whose id is known had cleared those before it.
+                let is_busy = if id.is_some() {
+                    w.github.delete(id, "") == Deletion::Busy
+                } else {
+                    let names = (1..attempt).map(|earlier| name_of(self.launch, earlier));
+                    let deletions: Vec<_> =
+                        names.map(|name| w.github.delete(None, &name)).collect();
+                    deletions.contains(&Deletion::Busy)
+                };
                 if is_busy {
                     away("redeemed_elsewhere")
                 } else {
@@ -149,6 +153,10 @@ impl Redeem {
             Ok(_) => Redemption::Register { attempt },
             Err(Rejected::Gone(_) | Rejected::Late) => away("not_wanted"),
             Err(Rejected::Conflict(_)) => away("redeemed_elsewhere"),
+            Err(Rejected::TooSoon { wait, .. }) => {
+                w.told_to_wait(self.number, self.call, wait);
+                return None;
+            }
             Err(Rejected::NotStarted(_)) => return None,
         })
     }

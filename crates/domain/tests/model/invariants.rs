@@ -1,7 +1,7 @@
 //! What must hold after every step, and once events are quiet.
 
 use gha_slurm_domain::admission::admit;
-use gha_slurm_domain::launch::{Attribution, Outcome, State};
+use gha_slurm_domain::launch::{Attribution, MOST_ATTEMPTS, Outcome, State};
 use gha_slurm_domain::{ClassId, Launch, LaunchState, SlurmState, WorkflowJobState};
 
 use crate::broker::redeemed;
@@ -41,6 +41,10 @@ impl World {
         let known = before.slurm.id.as_ref();
         if known.is_some() && known != after.slurm.id.as_ref() {
             return Some(format!("launch {id} has a second Slurm job"));
+        }
+        let attempts = after.runner().map_or(0, |runner| runner.mint_attempt);
+        if attempts > MOST_ATTEMPTS {
+            return Some(format!("launch {id} is redeemed {attempts} times"));
         }
         let first = before.runner().is_none() && to == LaunchState::Redeeming;
         let demand = self

@@ -217,6 +217,7 @@ impl Submit {
 pub enum Because {
     Marked,
     Silent,
+    Unattributed,
 }
 
 /// GitHub is asked to delete a runner; then that is stored.
@@ -248,15 +249,20 @@ impl Deregister {
             return Some(Task::Deregister(self));
         };
         let happening = match (answer, self.because) {
-            (Some(Deletion::Busy), _) => Happening::DeregistrationRefused,
+            (Some(Deletion::Busy), Because::Marked | Because::Silent) => {
+                Happening::DeregistrationRefused
+            }
             (Some(_), Because::Silent) => Happening::Silent {
                 attempt: self.attempt,
             },
-            (Some(Deletion::Deleted), Because::Marked) => Happening::Deregistered {
-                attempt: self.attempt,
-            },
+            (Some(Deletion::Deleted), Because::Marked | Because::Unattributed) => {
+                Happening::Deregistered {
+                    attempt: self.attempt,
+                }
+            }
             (Some(Deletion::NotFound), Because::Marked) => Happening::DeregistrationUnknown,
-            (None, Because::Silent) => return None,
+            (Some(Deletion::Busy | Deletion::NotFound), Because::Unattributed)
+            | (None, Because::Silent | Because::Unattributed) => return None,
             (None, Because::Marked) => Happening::DeregistrationDelayed {
                 until: w.now + DEREGISTER_RETRY,
             },
@@ -431,13 +437,6 @@ impl World {
                 .and_then(|runner| runner.deregister_at)
                 .is_some_and(|at| at <= self.now);
             is_marked
-                && matches!(
-                    launch.state.stage(),
-                    LaunchState::Redeeming
-                        | LaunchState::Registered
-                        | LaunchState::Listening
-                        | LaunchState::Over
-                )
         })
     }
 
@@ -496,6 +495,8 @@ impl World {
             for job in jobs.filter(|job| job.repository == repository && job.is_open()) {
                 self.db.questions.insert(job.id(), self.now);
             }
+            let deregister = Deregister::begin(launch, Because::Unattributed);
+            self.tasks.extend(deregister);
         }
     }
 

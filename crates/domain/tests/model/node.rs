@@ -26,6 +26,8 @@ pub struct Process {
     called_at: DateTime<Utc>,
     /// Counts calls: the answer to an earlier one comes too late.
     pub call: u32,
+    /// The broker asked it not to call before (`Retry-After`).
+    call_at: DateTime<Utc>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +101,7 @@ impl World {
                 since: now,
                 called_at: now,
                 call: 0,
+                call_at: now,
             });
         }
     }
@@ -149,7 +152,10 @@ impl World {
             return false;
         };
         match &process.step {
-            Step::Redeeming | Step::Ready(_) => true,
+            Step::Redeeming => {
+                process.call_at <= self.now || process.since + CALLBACK_DEADLINE <= self.now
+            }
+            Step::Ready(_) => true,
             Step::Connected(token) => match self.github.find(&token.name) {
                 None => true,
                 Some(id) => {
@@ -308,6 +314,37 @@ impl World {
         if token.is_some() {
             self.send(launch, token, Phase::WorkflowJobStarted { run });
         }
+    }
+
+    /// 429 to the node's call number `call`.
+    pub fn told_to_wait(&mut self, number: i64, call: u32, wait: TimeDelta) {
+        let call_at = self.now + wait;
+        let job = self.slurm.jobs.get_mut(&number);
+        if let Some(process) = job.and_then(|job| job.process.as_mut())
+            && process.call == call
+        {
+            process.call_at = call_at;
+        }
+    }
+
+    /// A process of the same user, which can read the launch token and the progress token, redeems again, or reports what is not so.
+    pub fn steals(&mut self, number: i64, pick: u8) -> Option<()> {
+        let job = self.slurm.jobs.get(&number)?;
+        let (launch, restarts) = (job.launch, job.restarts);
+        let attempt = self.db.launches.get(&launch)?.runner()?.mint_attempt;
+        match pick % 3 {
+            0 => {
+                let redeem = Redeem::new(number, u32::MAX, launch, restarts, RunnerMode::Jit);
+                self.tasks.push(Task::Redeem(redeem));
+            }
+            1 => self.send(
+                launch,
+                Some(attempt),
+                Phase::WorkflowJobStarted { run: None },
+            ),
+            _ => self.send(launch, Some(attempt), finished("completed")),
+        }
+        Some(())
     }
 
     /// An answer to the node's call number `call`.

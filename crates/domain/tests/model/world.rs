@@ -75,6 +75,7 @@ pub enum Kind {
     Requeue,
     Forget,
     CancelAtSlurm,
+    Steal,
     Submit,
     Cancel,
     Watch,
@@ -102,12 +103,12 @@ use Kind::{
     ChangePolicy, ChangeStanding, Compare as CompareList, Crash, Deliver, DeliverReport,
     DeliverTwice, Deregister as DeregisterRunner, FailNode, Forget, Hours, Lose, LoseReport,
     Minutes, NodeSteps, NoticeLostRunner, Queue, QueueWaiting, Requeue, Seconds, Signal, Silent,
-    Start, Step, StepInTrouble, StepRefused, StepUnanswered, Submit as SubmitLaunch, Sweep,
+    Start, Steal, Step, StepInTrouble, StepRefused, StepUnanswered, Submit as SubmitLaunch, Sweep,
     TryLimited, Unattributed, Watch as WatchSlurm,
 };
 
 /// How often each kind comes: what makes things go on comes most.
-pub const WEIGHTS: [(Kind, u32); 38] = [
+pub const WEIGHTS: [(Kind, u32); 39] = [
     (Queue, 10),
     (QueueWaiting, 1),
     (Approve, 1),
@@ -126,6 +127,7 @@ pub const WEIGHTS: [(Kind, u32); 38] = [
     (Requeue, 2),
     (Forget, 1),
     (CancelAtSlurm, 1),
+    (Steal, 2),
     (SubmitLaunch, 16),
     (CancelLaunch, 4),
     (WatchSlurm, 4),
@@ -247,7 +249,7 @@ impl World {
             Queue | QueueWaiting | Approve | CancelJob | Assign | NoticeLostRunner => {
                 return self.act_at_github(kind, pick);
             }
-            Start | FailNode | Signal | Requeue | Forget | CancelAtSlurm => {
+            Start | FailNode | Signal | Requeue | Forget | CancelAtSlurm | Steal => {
                 return self.act_at_slurm(kind, pick);
             }
             Deliver | DeliverTwice | Lose => {
@@ -415,6 +417,7 @@ impl World {
         match kind {
             Start => self.start(number),
             Requeue => self.requeued(number),
+            Steal => return self.steals(number, pick),
             FailNode => self.killed(number, SlurmState::NodeFailed, false),
             Signal => self.killed(number, SlurmState::TimedOut, true),
             Forget => self.killed(number, SlurmState::Gone, false),

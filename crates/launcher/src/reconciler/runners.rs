@@ -78,7 +78,8 @@ fn noted(result: Result<bool, InquiryError>, runner: &Runner) -> Result<usize, I
 }
 
 /// Which workflow job has it? The run that its node named says so; otherwise every open workflow job of the scope may be the
-/// one, and GitHub is asked about each.
+/// one, and GitHub is asked about each. Whoever runs as the same user can report a workflow job that there is not, so GitHub is asked to
+/// deregister the runner, too: it refuses while there is one.
 async fn attribute(
     reconciler: &Reconciler,
     loaded: &Loaded,
@@ -124,6 +125,15 @@ async fn attribute(
             "GitHub knows no workflow job of a busy runner"
         );
         happen(reconciler, loaded, Happening::AttributionGivenUp).await?;
+        return Ok(true);
+    }
+    if inquiry.deregister(runner, &loaded.repository).await? == Deletion::Deleted {
+        tracing::warn!(
+            runner = runner.name,
+            "a node reported a workflow job, but GitHub let its runner go"
+        );
+        let attempt = runner.mint_attempt;
+        happen(reconciler, loaded, Happening::Deregistered { attempt }).await?;
         return Ok(true);
     }
     let mut conn = inquiry.database.connection().await?;

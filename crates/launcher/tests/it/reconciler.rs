@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gha_slurm_domain::launch::{Happening, Phase, Run, SlurmReport};
+use gha_slurm_domain::launch::{Happening, Outcome, Phase, Run, SlurmReport};
 use gha_slurm_domain::{
     Clock, InstallationId, LaunchId, RepositoryFullName, SlurmState, WorkflowJobId,
 };
@@ -161,6 +161,13 @@ impl Site {
             .registered(launch, "17", RUNNER, registration, now())
             .await;
         launch
+    }
+
+    async fn until_deregistered(&self) {
+        wait_until("GitHub forgets the runner", DEADLINE, || async {
+            self.simulator.state().runner(RUNNER).is_none()
+        })
+        .await;
     }
 
     fn seed(&self) -> Seed<'_> {
@@ -455,10 +462,7 @@ async fn a_runner_that_slurm_ended_before_it_had_work_is_deregistered() {
     site.replan().await;
     site.until_supply(1).await;
     let (_agent, running) = site.submit().await;
-    wait_until("GitHub forgets the runner", DEADLINE, || async {
-        site.simulator.state().runner(RUNNER).is_none()
-    })
-    .await;
+    site.until_deregistered().await;
     running.stop().await;
 }
 
@@ -512,4 +516,55 @@ async fn a_busy_runner_that_github_gave_nothing_stops_counting_in_the_end() {
     site.replan().await;
     site.until_supply(1).await;
     assert_eq!(states(site.database.url()).await.len(), 2, "a replacement");
+    let (_agent, running) = site.submit().await;
+    site.until_deregistered().await;
+    running.stop().await;
+}
+
+/// Whoever runs as the same user can report a workflow job with the progress token. Their runner stayed, and ran a workflow job
+/// after its repository was unmapped.
+#[tokio::test]
+async fn a_workflow_job_that_only_its_node_reported_spares_no_runner() {
+    let site = Site::new().await;
+    site.queued().await;
+    let launch = site.redeemed().await;
+    let started = Happening::Progressed {
+        phase: Phase::WorkflowJobStarted { run: None },
+        at: None,
+    };
+    // Far from the limit after which nobody looks any more.
+    let at = Utc::now() - chrono::TimeDelta::seconds(5);
+    site.seed().happen(launch, started, at).await;
+    let reconciling = site.reconcile();
+    reconciling.until_found("runners").await;
+    site.until_deregistered().await;
+    site.replan().await;
+    site.until_supply(1).await;
+}
+
+/// The same, but its node reports the end before anybody looks.
+#[tokio::test]
+async fn a_workflow_job_that_only_its_node_reported_the_end_of_spares_no_runner() {
+    let site = Site::new().await;
+    site.queued().await;
+    let launch = site.redeemed().await;
+    // Long enough ago for its node to have given its registration back.
+    let at = Utc::now() - chrono::TimeDelta::minutes(2);
+    let reports = async |phase| {
+        let happening = Happening::Progressed { phase, at: None };
+        site.seed().happen(launch, happening, at).await;
+    };
+    reports(Phase::WorkflowJobStarted { run: None }).await;
+    let outcome = Outcome::NodeReported {
+        reason: "completed".into(),
+        exit_code: Some(0),
+    };
+    let finished = Phase::Finished {
+        outcome,
+        log_tail: None,
+    };
+    reports(finished).await;
+    let (_agent, running) = site.submit().await;
+    site.until_deregistered().await;
+    running.stop().await;
 }

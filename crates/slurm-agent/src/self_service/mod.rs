@@ -11,6 +11,7 @@ use anyhow::Context;
 use gha_slurm_auth::Signer;
 use gha_slurm_contract::mapping::{AUDIENCE_REPO_MAPPING, UserClaims};
 use gha_slurm_domain::SlurmUser;
+use gha_slurm_service_kit::Window;
 use secrecy::SecretString;
 
 use crate::settings::SelfServiceSettings;
@@ -33,7 +34,13 @@ pub(crate) struct SelfService {
     http: reqwest::Client,
     repo_mapping_url: String,
     starter: Arc<Starter>,
+    lookups: Window<SlurmUser>,
 }
+
+/// Most calls of one user in a minute for which GitHub is asked about a repository: two for each that is added. GitHub's limit of calls is
+/// for all users of an installation.
+const MOST_LOOKUPS: u32 = 20;
+const MINUTE: Duration = Duration::from_secs(60);
 
 impl SelfService {
     /// Checks what can be checked. `signer` signs what the agent asserts.
@@ -66,6 +73,7 @@ impl SelfService {
             http,
             repo_mapping_url: settings.repo_mapping_url.to_string(),
             starter,
+            lookups: Window::at_most_in(MINUTE, MOST_LOOKUPS),
         })
     }
 

@@ -162,6 +162,14 @@ impl SelfService {
         Ok(name)
     }
 
+    /// 429 for a user who has had too many repositories looked up at GitHub.
+    fn count_lookup(&self, user: &SlurmUser) -> Result<(), ApiError> {
+        self.lookups.take(
+            user.clone(),
+            "You asked about too many repositories within a minute.",
+        )
+    }
+
     /// Asks repo-mapping in the name of the user. Returns its answer as it is.
     async fn forward(
         &self,
@@ -292,6 +300,7 @@ pub(crate) async fn list(
         (status = 401, description = "A MUNGE credential is needed, or it is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "It cannot be used", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "The user asks about too many repositories: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "MUNGE or repo-mapping is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("mungeCredential" = []))
@@ -303,6 +312,7 @@ pub(crate) async fn identity(
     let user = service.user(&request).await?;
     let RepositoryQuestion { repository } = query(&request)?;
     let name = name_of(&repository)?;
+    service.count_lookup(&user)?;
     let path = format!("/{name}");
     let answer = service.forward(&user, Method::GET, &path, None).await?;
     Ok(answer.into())
@@ -323,6 +333,7 @@ pub(crate) async fn identity(
         (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "It is mapped to another user; `repository_differs`: it is not the one that was confirmed", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "It cannot be used", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "The user asks about too many repositories: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "MUNGE or repo-mapping is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("mungeCredential" = []))
@@ -342,6 +353,7 @@ pub(crate) async fn add(
         )
         .detail("`repositoryId` is missing: a newer gha-slurm command shows GitHub's id of the repository and asks for it."));
     };
+    service.count_lookup(&user)?;
     let entry = RepositoryEntry {
         repository: name.to_string(),
         account: confirmed.account,

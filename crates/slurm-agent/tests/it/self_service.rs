@@ -23,6 +23,7 @@ by_both!(
     another_repository_than_was_confirmed_gets_no_consent,
     a_credential_is_good_for_one_call_from_a_login_node,
     workflow_code_on_a_compute_node_cannot_use_it,
+    a_user_has_github_asked_a_few_times_a_minute,
 );
 
 const USER: &str = SLURM_USERS[0];
@@ -139,16 +140,15 @@ impl Cluster {
     }
 
     async fn call(&self, method: Method, credential: &str, body: &str) -> (u16, Value) {
-        let response = reqwest::Client::builder()
-            .build()
-            .unwrap()
-            .request(method, format!("{}/config/repos", self.agent.url()))
-            .header("Authorization", format!("Munge {}", credential.trim()))
-            .body(body.to_owned())
-            .send()
-            .await
-            .unwrap();
+        let call = self.request(method, "/config/repos", credential);
+        let response = call.body(body.to_owned()).send().await.unwrap();
         (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    fn request(&self, method: Method, path: &str, credential: &str) -> reqwest::RequestBuilder {
+        reqwest::Client::new()
+            .request(method, format!("{}{path}", self.agent.url()))
+            .header("Authorization", format!("Munge {}", credential.trim()))
     }
 }
 
@@ -379,6 +379,41 @@ async fn a_credential_is_good_for_one_call_from_a_login_node(by: By) {
         (status, &problem["code"]),
         (403, &json!("not_a_login_node"))
     );
+    cluster.agent.stop();
+}
+
+/// Each question was two calls to GitHub, whose limit all users of an installation share.
+async fn a_user_has_github_asked_a_few_times_a_minute(by: By) {
+    let Some(cluster) = Cluster::start(by).await else {
+        return;
+    };
+    cluster.finds("acme/widgets", 42).await;
+    let path = "/config/repos/identity?repository=acme/widgets";
+    let call = CredentialPayload {
+        path: path.into(),
+        ..list_call()
+    };
+    let mut refused = 0;
+    for _ in 0..30 {
+        let credential = credential(&cluster.login, &call, true);
+        let ask = cluster.request(Method::GET, path, &credential);
+        let answer = ask.send().await.unwrap();
+        match answer.status().as_u16() {
+            200 => {}
+            429 => {
+                assert!(answer.headers().contains_key("retry-after"));
+                refused += 1;
+            }
+            status => panic!("{status} {}", answer.text().await.unwrap()),
+        }
+    }
+    assert_eq!(refused, 10);
+    let asked = cluster.repo_mapping.received_requests().await.unwrap();
+    assert_eq!(asked.len(), 20);
+    // What concerns nobody but this user goes on.
+    cluster.has(json!([])).await;
+    let credential = credential(&cluster.login, &list_call(), true);
+    assert_eq!(cluster.call(Method::GET, &credential, "").await.0, 200);
     cluster.agent.stop();
 }
 

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use serde_json::json;
 use wiremock::matchers::{method, path};
 use wiremock::{Mock, ResponseTemplate};
@@ -96,6 +98,7 @@ async fn an_idle_runner_is_released() {
     deletion(&broker, 204).await;
     assert_eq!(broker.release(&token).await.status, 204);
     assert_eq!(broker.release(&token).await.status, 204);
+    assert_eq!(broker.github_calls("DELETE", "runners").await, 1);
     assert_eq!(broker.query("SELECT in_supply FROM launches").await, ["f"]);
     let requests = broker.query("SELECT reason FROM replan_requests").await;
     assert_eq!(requests, ["a launch changed"]);
@@ -132,6 +135,43 @@ async fn a_runner_that_github_calls_busy_goes_on() {
         (409, &json!("runner_busy"))
     );
     assert_eq!(broker.query("SELECT in_supply FROM launches").await, ["t"]);
+}
+
+/// Whoever runs as the same user can read the progress token. Each release was a call to GitHub.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_releases_asks_github_a_few_times() {
+    let broker = Broker::start().await;
+    let token = redeemed(&broker).await;
+    deletion(&broker, 422).await;
+    let mut statuses: BTreeMap<u16, usize> = BTreeMap::new();
+    for _ in 0..50 {
+        let answer = broker.release(&token).await;
+        assert_eq!(answer.status == 429, answer.retry_after.is_some());
+        *statuses.entry(answer.status).or_default() += 1;
+    }
+    assert_eq!(statuses, BTreeMap::from([(409, 6), (429, 44)]));
+    assert_eq!(broker.github_calls("DELETE", "runners").await, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_progress_token_ends_with_its_launch() {
+    let broker = Broker::start().await;
+    let token = redeemed(&broker).await;
+    let finished = json!({"phase": "finished", "reason": "runner_failed"});
+    assert_eq!(broker.progress(&token, finished.clone()).await.status, 204);
+    let passes = "UPDATE launches SET ended_at = ended_at - interval '15 minutes'";
+    broker.execute(passes).await;
+    for answer in [
+        broker.progress(&token, finished).await,
+        broker.release(&token).await,
+    ] {
+        assert_eq!(
+            (answer.status, &answer.body["code"]),
+            (410, &json!("not_wanted"))
+        );
+        assert_eq!(answer.body["detail"], "runner_failed");
+    }
+    assert_eq!(broker.github_calls("DELETE", "runners").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

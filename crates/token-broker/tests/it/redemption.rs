@@ -65,6 +65,46 @@ async fn the_same_slurm_job_may_ask_again_until_it_listens() {
     assert_eq!(answer.status, 401);
 }
 
+/// Whoever runs as the same user can read a launch token before its runner listens. A hundred redemptions used up the calls to GitHub of
+/// all repositories: each asked for the runners of all before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launch_token_is_redeemed_a_few_times_at_a_constant_price() {
+    let broker = Broker::start().await;
+    broker.github_registers().await;
+    Mock::given(method("DELETE"))
+        .and(path_regex("^/repos/acme/widgets/actions/runners/[0-9]+$"))
+        .respond_with(ResponseTemplate::new(204))
+        .mount(&broker.github)
+        .await;
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
+    let mut redeemed: usize = 0;
+    let end = loop {
+        let answer = broker.redeem(launch, 77).await;
+        match answer.status {
+            200 => redeemed += 1,
+            429 => {
+                assert_eq!(answer.body["code"], "redeemed_too_soon");
+                let pause: u64 = answer.retry_after.unwrap().parse().unwrap();
+                assert!((1..=321).contains(&pause), "{pause}");
+                let passes = "UPDATE runners SET created_at = created_at - interval '1 second' * ";
+                broker.execute(&format!("{passes}{pause}")).await;
+            }
+            _ => break answer,
+        }
+        assert!(redeemed <= 8, "it is redeemed without end");
+        let calls = broker.github_calls("", "/runners").await;
+        // Each deletes the one before it, and registers.
+        assert_eq!(calls, 2 * redeemed - 1);
+    };
+    assert_eq!((end.status, redeemed), (410, 8), "{}", end.body);
+    let detail = end.body["detail"].as_str().unwrap();
+    assert!(detail.contains("redeemed 8 times"), "{detail}");
+    let over = "SELECT (outcome->>'kind') || ' ' || in_supply || ' ' || (deregister_at <= now()) FROM launches";
+    assert_eq!(broker.query(over).await, ["redeemed_too_often false true"]);
+    let failures = "SELECT failures FROM runner_classes";
+    assert_eq!(broker.query(failures).await, ["1"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_nodes_call_back_for_one_workflow_job() {
     let broker = Broker::start().await;
@@ -555,15 +595,79 @@ async fn a_service_learns_what_the_app_sees_of_a_repository() {
 
     // Trouble at GitHub is told from a repository that is not there.
     Mock::given(method("GET"))
-        .and(path("/repos/acme/widgets/installation"))
+        .and(path("/repos/acme/doodads/installation"))
         .respond_with(ResponseTemplate::new(502))
-        .with_priority(1)
         .mount(&broker.github)
         .await;
-    let trouble = broker.get_with(&asked("acme/widgets"), SERVICE_TOKEN).await;
+    let trouble = broker.get_with(&asked("acme/doodads"), SERVICE_TOKEN).await;
     assert_eq!(
         (trouble.status, &trouble.body["code"]),
         (503, &json!("github_unavailable"))
     );
     assert!(trouble.retry_after.is_some());
+}
+
+/// Each question was two calls to GitHub, whose limit is for all: users of a cluster and nodes can ask in a loop.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_app_sees_is_asked_of_github_once() {
+    let broker = Broker::start().await;
+    for (name, answer) in [
+        ("/repos/acme/widgets/installation", json!({"id": 11})),
+        (
+            "/repos/acme/widgets",
+            json!({"id": 7, "full_name": "acme/widgets", "private": true}),
+        ),
+        (
+            "/app",
+            json!({"html_url": "https://github.com/apps/gha-slurm"}),
+        ),
+    ] {
+        Mock::given(method("GET"))
+            .and(path(name))
+            .respond_with(ResponseTemplate::new(200).set_body_json(answer))
+            .mount(&broker.github)
+            .await;
+    }
+    for (name, status) in [
+        ("acme/widgets", 200),
+        ("Acme/Widgets", 200),
+        ("acme/none", 404),
+        ("acme/none", 404),
+    ] {
+        let asked = format!("/gha/repositories?url={name}");
+        let answer = broker.get_with(&asked, SERVICE_TOKEN).await;
+        assert_eq!(answer.status, status, "{}", answer.body);
+    }
+    // The installation of each, and the one repository.
+    assert_eq!(broker.github_calls("GET", "/repos/").await, 3);
+
+    let launch = broker.submitted(1).await[0];
+    let token = broker.token(launch);
+    let own = "/gha/installations?url=acme/widgets";
+    let mut statuses: BTreeMap<u16, usize> = BTreeMap::new();
+    for _ in 0..20 {
+        let answer = broker.get_with(own, &token).await;
+        *statuses.entry(answer.status).or_default() += 1;
+    }
+    assert_eq!(statuses, BTreeMap::from([(200, 6), (429, 14)]));
+    assert_eq!(broker.github_calls("GET", "/repos/").await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launch_that_is_over_learns_nothing_about_installations() {
+    let broker = Broker::start().await;
+    let launch = broker.submitted(1).await[0];
+    broker.cancel(1..=1).await;
+    let not_wanted = Happening::NotWanted(Why::NoDemand);
+    broker.seed().happen(launch, not_wanted, Utc::now()).await;
+    let unknown = LaunchId(uuid::Uuid::now_v7());
+    for launch in [launch, unknown] {
+        let own = "/gha/installations?url=acme/widgets";
+        let answer = broker.get_with(own, &broker.token(launch)).await;
+        assert_eq!(
+            (answer.status, &answer.body["code"]),
+            (410, &json!("not_wanted"))
+        );
+    }
+    assert!(broker.github.received_requests().await.unwrap().is_empty());
 }

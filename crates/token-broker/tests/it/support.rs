@@ -309,12 +309,14 @@ impl Broker {
             .await;
     }
 
-    /// Calls GitHub got on paths that contain `part`.
+    /// Calls of this method (empty: of any) GitHub got on paths that contain `part`.
     pub(crate) async fn github_calls(&self, method: &str, part: &str) -> usize {
         let calls = self.github.received_requests().await.unwrap();
         calls
             .iter()
-            .filter(|call| call.method.as_str() == method && call.url.path().contains(part))
+            .filter(|call| {
+                [call.method.as_str(), ""].contains(&method) && call.url.path().contains(part)
+            })
             .count()
     }
 }
