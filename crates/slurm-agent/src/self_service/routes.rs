@@ -19,7 +19,7 @@ use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 
 use super::SelfService;
-use super::munge::{CredentialError, Opened};
+use super::munge::{Credential, CredentialError, Opened};
 use crate::start::Starter;
 
 const BODY_LIMIT: usize = 16 * 1024;
@@ -92,7 +92,7 @@ impl SelfService {
         let opened = self.opened(request).await?;
         let bytes = body.read().await?;
         let user = self.user_of(request, opened, &bytes).await?;
-        let asked = serde_json::from_slice(&bytes).map_err(|error| {
+        let asked = gha_slurm_service_kit::body::json(&bytes).map_err(|error| {
             ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong")
                 .detail(error.to_string())
         })?;
@@ -111,10 +111,15 @@ impl SelfService {
                     "Send Authorization: Munge <credential>, as the command gha-slurm does.",
                 )
             })?;
-        self.munge
-            .open(credential, self.starter.clock.now().timestamp())
-            .await
-            .map_err(|error| credential_error(&error))
+        let credential = Credential::new(credential).map_err(|error| credential_error(&error))?;
+        self.strangers.check(request)?;
+        let now_s = self.starter.clock.now().timestamp();
+        self.munge.open(credential, now_s).await.map_err(|error| {
+            if !matches!(error, CredentialError::Unavailable(_)) {
+                self.strangers.count(request);
+            }
+            credential_error(&error)
+        })
     }
 
     /// Opted in by policy.
@@ -264,6 +269,7 @@ impl From<Answer> for HttpResponse {
         (status = 200, description = "What the user has, and what waits", body = Vec<UserRepository>),
         (status = 401, description = "A MUNGE credential is needed, or it is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many credentials from this address were refused: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "MUNGE or repo-mapping is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("mungeCredential" = []))
@@ -289,6 +295,7 @@ pub(crate) async fn list(
         (status = 401, description = "A MUNGE credential is needed, or it is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "It cannot be used", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many credentials from this address were refused: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "MUNGE or repo-mapping is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("mungeCredential" = []))
@@ -320,6 +327,7 @@ pub(crate) async fn identity(
         (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "It is mapped to another user; `repository_differs`: it is not the one that was confirmed", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "It cannot be used", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many credentials from this address were refused: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "MUNGE or repo-mapping is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("mungeCredential" = []))
@@ -385,6 +393,7 @@ pub(crate) async fn add(
         (status = 401, description = "A MUNGE credential is needed, or it is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "The user does not have it", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many credentials from this address were refused: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "MUNGE or repo-mapping is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("mungeCredential" = []))
@@ -441,6 +450,7 @@ pub(crate) async fn remove(
         (status = 200, description = "The user's launches that are not over", body = Vec<OwnLaunch>),
         (status = 401, description = "A MUNGE credential is needed, or it is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many credentials from this address were refused: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "MUNGE is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("mungeCredential" = []))
@@ -479,6 +489,7 @@ pub(crate) async fn runners(
         (status = 401, description = "A MUNGE credential is needed, or it is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "The user has no such runner", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many credentials from this address were refused: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "MUNGE or Slurm is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("mungeCredential" = []))
