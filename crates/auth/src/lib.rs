@@ -5,4 +5,4 @@ pub mod token;
 pub mod webhook;
 
 pub use keys::{KeyFolder, KeySet, KeysError};
-pub use token::{Signer, SigningKey, TokenError, verify};
+pub use token::{Claims, Signer, SigningKey, TokenError, verify};

@@ -3,6 +3,10 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use gha_slurm_contract::LaunchClaims;
+use gha_slurm_contract::agent::{ASSERTION_LIFETIME_S, CallClaims};
+use gha_slurm_contract::mapping::{USER_ASSERTION_LIFETIME_S, UserClaims};
+use gha_slurm_contract::outbound::{AGENT_ASSERTION_LIFETIME_S, AgentClaims};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation};
 use secrecy::SecretString;
@@ -19,6 +23,42 @@ pub const NOT_BEFORE_S: i64 = 120;
 
 /// How long a token is valid: GitHub fails what is queued for more than 24 h, and an hour on top.
 pub const DEFAULT_LIFETIME_S: i64 = 25 * 60 * 60;
+
+/// What every kind of token says of itself.
+pub trait Claims: DeserializeOwned {
+    /// Longest time in seconds between its issue and its end; `None`: as its issuer likes.
+    const LONGEST_S: Option<i64>;
+
+    /// `iat`.
+    fn issued_at(&self) -> i64;
+
+    /// `exp`.
+    fn expires_at(&self) -> i64;
+}
+
+macro_rules! claims {
+    ($($claims:ty: $longest_s:expr),+ $(,)?) => {$(
+        impl Claims for $claims {
+            const LONGEST_S: Option<i64> = $longest_s;
+
+            fn issued_at(&self) -> i64 {
+                self.iat
+            }
+
+            fn expires_at(&self) -> i64 {
+                self.exp
+            }
+        }
+    )+};
+}
+
+claims! {
+    // `keys.lifetime_s` of the launcher.
+    LaunchClaims: None,
+    CallClaims: Some(ASSERTION_LIFETIME_S),
+    AgentClaims: Some(AGENT_ASSERTION_LIFETIME_S),
+    UserClaims: Some(USER_ASSERTION_LIFETIME_S),
+}
 
 /// Longest token that is looked at.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
@@ -117,6 +157,9 @@ pub enum TokenError {
     /// Its time has not come: a clock is wrong.
     #[error("the launch token is not valid yet: check the clocks")]
     NotYetValid,
+    /// It is valid for longer than tokens of its kind are.
+    #[error("the token is valid for more than {0} s after its issue")]
+    TooLong(i64),
     /// It is meant for somebody else.
     #[error("the launch token is meant for another audience or comes from another issuer")]
     WrongParty,
@@ -128,8 +171,9 @@ pub enum TokenError {
     MissingClaim(String),
 }
 
-/// Verifies a token with claims `T`: signature by a known key, issuer, audience, times, and every claim present.
-pub fn verify<T: DeserializeOwned>(
+/// Verifies a token with claims `T`: signature by a known key, issuer, audience, times, and every claim present. Whoever has a key must
+/// not make tokens that outlive it, so a token's lifetime is bounded, too.
+pub fn verify<T: Claims>(
     token: &str,
     keys: &KeySet,
     audience: &str,
@@ -163,7 +207,22 @@ pub fn verify<T: DeserializeOwned>(
         }
         _ => TokenError::Malformed,
     })?;
+    // The clock that `exp` and `nbf` were compared with.
+    let now_s = jsonwebtoken::get_current_timestamp();
+    check_lifetime(&data.claims, i64::try_from(now_s).unwrap_or(i64::MAX))?;
     Ok(data.claims)
+}
+
+/// `now_s`: seconds since the epoch.
+fn check_lifetime<T: Claims>(claims: &T, now_s: i64) -> Result<(), TokenError> {
+    if claims.issued_at() > now_s.saturating_add(NOT_BEFORE_S) {
+        return Err(TokenError::NotYetValid);
+    }
+    let lifetime_s = claims.expires_at().saturating_sub(claims.issued_at());
+    match T::LONGEST_S {
+        Some(longest_s) if lifetime_s > longest_s => Err(TokenError::TooLong(longest_s)),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -171,7 +230,6 @@ mod tests {
     use super::*;
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-    use gha_slurm_contract::LaunchClaims;
     use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER};
     use gha_slurm_contract::runner::RunnerMode;
     use proptest::prelude::*;
@@ -304,6 +362,51 @@ mod tests {
         );
         // A node whose clock is 90 s behind.
         assert!(check(&token("iat", json!(now + 90)), &folder).is_ok());
+        assert_eq!(
+            check(&token("iat", json!(now + 600)), &folder),
+            Err(TokenError::NotYetValid)
+        );
+        // The launcher's settings say how long a launch token is valid.
+        assert!(check(&token("exp", json!(now + 10 * DEFAULT_LIFETIME_S)), &folder).is_ok());
+    }
+
+    #[test]
+    fn assertions_are_valid_for_a_minute_and_no_longer() {
+        let (_dir, folder) = keys();
+        let signer = Signer::load(&folder).unwrap();
+        let keys = folder.key_set().unwrap();
+        let now = chrono::Utc::now().timestamp();
+        let check = |lifetime_s: i64, iat: i64, nbf: i64| {
+            let common = json!({"iss": ISSUER, "aud": [AUDIENCE_AGENT], "jti": uuid::Uuid::nil(),
+                "iat": iat, "nbf": nbf, "exp": iat.saturating_add(lifetime_s), "cluster": "main"});
+            let signed = |sub: &str| {
+                let mut claims = common.clone();
+                claims["sub"] = json!(sub);
+                signer.sign(&claims).unwrap()
+            };
+            let [call, agent, user] = ["list", "poll", "alice"].map(signed);
+            [
+                verify::<CallClaims>(call.expose_secret(), &keys, AUDIENCE_AGENT, ISSUER).err(),
+                verify::<AgentClaims>(agent.expose_secret(), &keys, AUDIENCE_AGENT, ISSUER).err(),
+                verify::<UserClaims>(user.expose_secret(), &keys, AUDIENCE_AGENT, ISSUER).err(),
+            ]
+        };
+        let all = |error: Option<TokenError>| [error.clone(), error.clone(), error];
+        assert_eq!(check(60, now, now - 60), all(None));
+        // The issuer's clock is a minute ahead.
+        assert_eq!(check(60, now + 60, now), all(None));
+        for lifetime_s in [61, 10 * 365 * 86_400] {
+            let too_long = all(Some(TokenError::TooLong(60)));
+            assert_eq!(check(lifetime_s, now, now - 60), too_long);
+        }
+        // Issued long ago, with an end in the future.
+        assert_eq!(
+            check(i64::MAX / 2, 0, 0),
+            all(Some(TokenError::TooLong(60)))
+        );
+        // Not yet issued, so that it may be used later.
+        let later = now + 86_400;
+        assert_eq!(check(60, later, now), all(Some(TokenError::NotYetValid)));
     }
 
     #[test]

@@ -14,6 +14,9 @@ pub const MAX_REPOSITORIES: usize = 1000;
 /// Who the assertion of a Slurm agent is for.
 pub const AUDIENCE_REPO_MAPPING: &str = "gha-slurm-repo-mapping";
 
+/// Longest seconds that assertion is valid.
+pub const USER_ASSERTION_LIFETIME_S: i64 = 60;
+
 /// Claims of the assertion (`Authorization: Bearer`) with which a Slurm agent says which Slurm user asks: MUNGE proved it.
 /// Signed with a key of the agent's own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ pub mod ids;
 pub mod labels;
 pub mod launch;
 pub mod naming;
+pub mod nul;
 pub mod planner;
 pub mod release;
 pub mod resources;

@@ -4,10 +4,13 @@
 //! What identifies something is required. What GitHub or an old Enterprise Server leaves out, or may reshape, is
 //! optional: a payload refused is a build lost.
 
-use serde::de::DeserializeOwned;
+use std::fmt;
+
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use gha_slurm_domain::WorkflowJobFacts;
+use gha_slurm_domain::nul::replace_nul;
 
 /// A payload of an event that we act upon.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,7 +55,7 @@ impl Payload {
             "installation_repositories" => Self::InstallationRepositories(read(json)?),
             "github_app_authorization" => Self::GithubAppAuthorization(read(json)?),
             "ping" => {
-                read::<serde_json::Map<String, serde_json::Value>>(json)?;
+                read::<AnyObject>(json)?;
                 Self::Ping
             }
             _ => return Ok(None),
@@ -62,6 +65,9 @@ impl Payload {
 }
 
 fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, PayloadError> {
+    // A name with it could not be stored, and the event would be lost.
+    let replaced = replace_nul(json);
+    let json = replaced.as_deref().unwrap_or(json);
     serde_json::from_slice(json).map_err(|error| {
         // Keeping track of the path costs time, so it is done only once something is wrong.
         let mut again = serde_json::Deserializer::from_slice(json);
@@ -131,8 +137,8 @@ pub struct InstallationPayload {
     /// The installation.
     pub installation: Installation,
     /// Repositories it may use; absent for some actions, and for "all repositories" possibly incomplete.
-    #[serde(default, deserialize_with = "list")]
-    pub repositories: Vec<RepositoryName>,
+    #[serde(default)]
+    pub repositories: RepositoryNames,
 }
 
 /// The `installation` object of an `installation` or `installation_repositories` event.
@@ -159,11 +165,11 @@ pub struct InstallationRepositoriesPayload {
     /// The installation.
     pub installation: Installation,
     /// Repositories added. A published `removed` example has both lists empty: they are hints.
-    #[serde(default, deserialize_with = "list")]
-    pub repositories_added: Vec<RepositoryName>,
+    #[serde(default)]
+    pub repositories_added: RepositoryNames,
     /// Repositories removed.
-    #[serde(default, deserialize_with = "list")]
-    pub repositories_removed: Vec<RepositoryName>,
+    #[serde(default)]
+    pub repositories_removed: RepositoryNames,
 }
 
 /// A repository as installation events name it.
@@ -215,9 +221,73 @@ pub struct AuthorizationPayload {
     pub sender: Account,
 }
 
-/// `null` is an empty list.
-fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<Vec<T>, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+/// Most repositories that are read of a list. More is legal, since an organization can have a hundred thousand of them; what an event
+/// leaves out is found by the next workflow job, or by asking GitHub.
+pub const MAX_REPOSITORIES: usize = 10_000;
+
+/// Repositories of an event.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RepositoryNames {
+    /// The first [`MAX_REPOSITORIES`].
+    pub first: Vec<RepositoryName>,
+    /// How many more there are.
+    pub left_out: usize,
+}
+
+impl<'de> Deserialize<'de> for RepositoryNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+
+        impl<'de> Visitor<'de> for List {
+            type Value = RepositoryNames;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of repositories, or null")
+            }
+
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(RepositoryNames::default())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut names = RepositoryNames::default();
+                while names.first.len() < MAX_REPOSITORIES {
+                    let Some(name) = list.next_element()? else {
+                        return Ok(names);
+                    };
+                    names.first.push(name);
+                }
+                while list.next_element::<IgnoredAny>()?.is_some() {
+                    names.left_out += 1;
+                }
+                Ok(names)
+            }
+        }
+
+        deserializer.deserialize_any(List)
+    }
+}
+
+/// An object of which nothing is kept.
+struct AnyObject;
+
+impl<'de> Deserialize<'de> for AnyObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = AnyObject;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(AnyObject)
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use gha_slurm_github::payloads::{Payload, PayloadError, WorkflowJobPayload};
+use gha_slurm_github::payloads::{MAX_REPOSITORIES, Payload, PayloadError, WorkflowJobPayload};
 use serde_json::{Value, json};
 
 /// Every example: product, event, payload.
@@ -97,8 +97,14 @@ fn every_published_example_parses() {
             Payload::InstallationRepositories(p) => {
                 assert_eq!(Some(p.action.as_str()), text("/action"));
                 let length = |key: &str| payload[key].as_array().map_or(0, Vec::len);
-                assert_eq!(p.repositories_added.len(), length("repositories_added"));
-                assert_eq!(p.repositories_removed.len(), length("repositories_removed"));
+                assert_eq!(
+                    p.repositories_added.first.len(),
+                    length("repositories_added")
+                );
+                assert_eq!(
+                    p.repositories_removed.first.len(),
+                    length("repositories_removed")
+                );
             }
             Payload::GithubAppAuthorization(p) => {
                 assert_eq!(Some(p.sender.login.as_str()), text("/sender/login"));
@@ -239,4 +245,39 @@ fn truncated_and_broken_json_is_refused() {
     assert!(Payload::parse("ping", deep.as_bytes()).is_err());
     let inside = text.replacen('{', &format!("{{\"x\":{deep},"), 1);
     assert!(Payload::parse("workflow_job", inside.as_bytes()).is_ok());
+}
+
+/// A stranger has no secret, but whoever has one must not fill the memory: 900,000 repositories fit into a delivery.
+#[test]
+fn a_list_of_repositories_is_read_up_to_a_bound() {
+    let mut payload = example("installation", 0);
+    let repository = |id: usize| json!({"id": id, "full_name": "a/b", "private": true});
+    let list = |length: usize| (0..length).map(repository).collect::<Vec<_>>();
+    for (length, first, left_out) in [
+        (MAX_REPOSITORIES, MAX_REPOSITORIES, 0),
+        (MAX_REPOSITORIES + 3, MAX_REPOSITORIES, 3),
+    ] {
+        payload["repositories"] = json!(list(length));
+        let Payload::Installation(read) = parse("installation", &payload).unwrap().unwrap() else {
+            panic!("{payload}")
+        };
+        let read = read.repositories;
+        assert_eq!((read.first.len(), read.left_out), (first, left_out));
+    }
+    let ping = format!("{{\"zen\": [{}0]}}", "[],".repeat(100_000));
+    assert_eq!(
+        Payload::parse("ping", ping.as_bytes()),
+        Ok(Some(Payload::Ping))
+    );
+}
+
+#[test]
+fn a_character_that_postgresql_has_not_is_replaced() {
+    let mut payload = example("workflow_job", 0);
+    payload["workflow_job"]["name"] = json!("a\0b \\u0000");
+    let Payload::WorkflowJob(read) = parse("workflow_job", &payload).unwrap().unwrap() else {
+        panic!("{payload}")
+    };
+    let facts = serde_json::to_value(&read.workflow_job).unwrap();
+    assert_eq!(facts["name"], "a\u{fffd}b \\u0000");
 }

@@ -11,11 +11,12 @@ use gha_slurm_auth::{KeySet, KeysError, verify};
 use gha_slurm_contract::agent::StatesAnswer;
 use gha_slurm_contract::launch_token::AUDIENCE_AGENT;
 use gha_slurm_contract::outbound::{
-    AUDIENCE_LAUNCHER, AgentClaims, AgentPurpose, AnswersRequest, MAX_PUSHED_AT_ONCE, POLL_WAIT_S,
-    PollAnswer, PollRequest,
+    AUDIENCE_LAUNCHER, AgentClaims, AgentPurpose, AnswersRequest, MAX_CALLS_AT_ONCE,
+    MAX_PUSHED_AT_ONCE, POLL_WAIT_S, PollAnswer, PollRequest,
 };
 use gha_slurm_contract::problem::Problem;
 use gha_slurm_service_kit::authentication::{assertion_invalid, bearer};
+use gha_slurm_service_kit::body::LargestBody;
 use gha_slurm_service_kit::{ApiError, Body, BodyLimits, problem};
 use moka::future::Cache;
 use serde::de::DeserializeOwned;
@@ -28,10 +29,14 @@ use crate::mailbox::Mailbox;
 use crate::slurm_jobs;
 use crate::submitter::Submitter;
 
-/// Where ten thousand Slurm jobs stand is the longest body.
-const BODY_LIMIT: u32 = 16 << 20;
+/// Where ten thousand Slurm jobs stand, some 300 bytes each, is the longest body. As JSON in memory it can take twelve times as much.
+const BODY_LIMIT: u32 = 4 << 20;
 /// Two of the longest, and a reserve for short ones.
-const BODIES_LIMIT: u32 = 48 << 20;
+const BODIES_LIMIT: u32 = 12 << 20;
+/// The ids of the calls that an agent has.
+const POLL_LIMIT: usize = 64 << 10;
+/// [`MAX_PUSHED_AT_ONCE`].
+const STATES_LIMIT: usize = 1 << 20;
 const BODY_DEADLINE: Duration = Duration::from_secs(20);
 const RETRY_AFTER_S: u64 = 5;
 const KEYS_READ_AGAIN: Duration = Duration::from_secs(2);
@@ -64,6 +69,7 @@ pub(crate) fn configure(
         .app_data(limits)
         .service(
             web::resource("/agent/poll")
+                .app_data(LargestBody(POLL_LIMIT))
                 .route(web::post().to(poll))
                 .default_service(not_allowed()),
         )
@@ -74,6 +80,7 @@ pub(crate) fn configure(
         )
         .service(
             web::resource("/agent/states")
+                .app_data(LargestBody(STATES_LIMIT))
                 .route(web::post().to(states))
                 .default_service(not_allowed()),
         );
@@ -146,6 +153,11 @@ impl Agents {
     }
 }
 
+fn too_many(title: &'static str, most: usize) -> ApiError {
+    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "too_many", title)
+        .detail(format!("Name at most {most} at once."))
+}
+
 /// The agent asks for calls.
 #[utoipa::path(
     post,
@@ -182,6 +194,7 @@ async fn poll(
     responses(
         (status = 204, description = "Taken"),
         (status = 401, description = "The assertion is not accepted", body = Problem),
+        (status = 422, description = "Too many answers", body = Problem),
     )
 )]
 async fn answers(
@@ -190,6 +203,9 @@ async fn answers(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let given: AnswersRequest = agents.body(&request, body, AgentPurpose::Answers).await?;
+    if given.answers.len() > MAX_CALLS_AT_ONCE {
+        return Err(too_many("Too many answers", MAX_CALLS_AT_ONCE));
+    }
     agents.mailbox.answer(given.answers);
     Ok(HttpResponse::NoContent().finish())
 }
@@ -215,13 +231,7 @@ async fn states(
 ) -> Result<HttpResponse, ApiError> {
     let told: StatesAnswer = agents.body(&request, body, AgentPurpose::States).await?;
     if told.launches.len() > MAX_PUSHED_AT_ONCE {
-        let error = ApiError::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "too_many",
-            "Too many launches",
-        );
-        let detail = format!("Name at most {MAX_PUSHED_AT_ONCE} at once.");
-        return Err(error.detail(detail));
+        return Err(too_many("Too many launches", MAX_PUSHED_AT_ONCE));
     }
     let changed = slurm_jobs::take_in(&agents.submitter, told)
         .await

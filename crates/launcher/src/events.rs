@@ -13,12 +13,16 @@ use gha_slurm_domain::workflow_job::Heard;
 use gha_slurm_domain::{
     InstallationId, RepositoryId, WorkflowJob, WorkflowJobId, WorkflowJobState,
 };
+use gha_slurm_github::payloads::MAX_REPOSITORIES;
 use gha_slurm_storage::{
     AsyncPgConnection, Database, ScopeLock, StorageError, launches, replan, repositories,
     workflow_jobs,
 };
 
 use crate::planning::{self, News, Policy};
+
+/// Repositories that one transaction records.
+const BATCH: usize = 500;
 
 /// Why an event has no effect.
 #[derive(Debug, thiserror::Error)]
@@ -52,23 +56,9 @@ pub async fn apply(
                 )
                 .await?;
         }
-        EventPayload::Installation(e) => {
-            database
-                .transaction(
-                    "apply an installation event",
-                    async |conn: &mut AsyncPgConnection| installation(conn, e, now).await,
-                )
-                .await?;
-        }
+        EventPayload::Installation(e) => installation(database, e, now).await?,
         EventPayload::InstallationRepositories(e) => {
-            database
-                .transaction(
-                    "apply an installation_repositories event",
-                    async |conn: &mut AsyncPgConnection| {
-                        installation_repositories(conn, e, now).await
-                    },
-                )
-                .await?;
+            installation_repositories(database, e, now).await?;
         }
         // Concerns people's tokens; the launcher holds none.
         EventPayload::GithubAppAuthorization(_) => {}
@@ -195,11 +185,13 @@ pub(crate) async fn learn(
     Ok(())
 }
 
+/// In several transactions, since an installation can have thousands of repositories. If one fails, the event comes again.
 async fn installation(
-    conn: &mut AsyncPgConnection,
+    database: &Database,
     event: &InstallationEvent,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
+    const NAME: &str = "apply an installation event";
     let id = InstallationId(event.installation_id);
     let (suspended, deleted) = match event.action.as_str() {
         "created" => (Some(false), Some(false)),
@@ -208,38 +200,79 @@ async fn installation(
         "unsuspend" => (Some(false), None),
         _ => (None, None),
     };
-    repositories::set_installation(conn, id, event.account.as_deref(), suspended, deleted, now)
+    let account = event.account.as_deref();
+    database
+        .transaction(NAME, async |conn: &mut AsyncPgConnection| {
+            repositories::set_installation(conn, id, account, suspended, deleted, now).await
+        })
         .await?;
     if event.action == "created" {
-        for repository in &event.repositories {
-            upsert_repository(conn, repository, Some(id.0), now).await?;
+        for batch in batches(&event.repositories) {
+            database
+                .transaction(NAME, async |conn: &mut AsyncPgConnection| {
+                    for repository in batch {
+                        upsert_repository(conn, repository, Some(id.0), now).await?;
+                    }
+                    Ok::<_, StorageError>(())
+                })
+                .await?;
         }
     }
-    for scope in repositories::of_installation(conn, id).await? {
-        replan::request(conn, scope, true, "the installation changed").await?;
+    let scopes = {
+        let mut conn = database.connection().await?;
+        repositories::of_installation(&mut conn, id).await?
+    };
+    for batch in scopes.chunks(BATCH) {
+        database
+            .transaction(NAME, async |conn: &mut AsyncPgConnection| {
+                for scope in batch {
+                    replan::request(conn, *scope, true, "the installation changed").await?;
+                }
+                Ok::<_, StorageError>(())
+            })
+            .await?;
     }
     Ok(())
 }
 
+/// In several transactions, as [`installation`].
 async fn installation_repositories(
-    conn: &mut AsyncPgConnection,
+    database: &Database,
     event: &InstallationRepositoriesEvent,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
-    for repository in &event.added {
-        upsert_repository(conn, repository, Some(event.installation_id), now).await?;
-        replan::request(
-            conn,
-            RepositoryId(repository.id),
-            true,
-            "the App was installed on it",
-        )
-        .await?;
+    const NAME: &str = "apply an installation_repositories event";
+    let id = event.installation_id;
+    for batch in batches(&event.added) {
+        database
+            .transaction(NAME, async |conn: &mut AsyncPgConnection| {
+                for repository in batch {
+                    upsert_repository(conn, repository, Some(id), now).await?;
+                    let scope = RepositoryId(repository.id);
+                    replan::request(conn, scope, true, "the App was installed on it").await?;
+                }
+                Ok::<_, StorageError>(())
+            })
+            .await?;
     }
-    let removed: Vec<RepositoryId> = event.removed.iter().map(|r| RepositoryId(r.id)).collect();
-    repositories::set_reachable(conn, &removed, false).await?;
-    for scope in removed {
-        replan::request(conn, scope, true, "the App was removed from it").await?;
+    for batch in batches(&event.removed) {
+        database
+            .transaction(NAME, async |conn: &mut AsyncPgConnection| {
+                let removed: Vec<RepositoryId> = batch.iter().map(|r| RepositoryId(r.id)).collect();
+                repositories::set_reachable(conn, &removed, false).await?;
+                for scope in removed {
+                    replan::request(conn, scope, true, "the App was removed from it").await?;
+                }
+                Ok::<_, StorageError>(())
+            })
+            .await?;
     }
     Ok(())
+}
+
+/// What is applied of a list in an event, in parts for one transaction each. webhook-ingest publishes no more, but whoever has a user of
+/// RabbitMQ can.
+fn batches(list: &[RepositoryFacts]) -> impl Iterator<Item = &[RepositoryFacts]> {
+    let some = list.get(..MAX_REPOSITORIES).unwrap_or(list);
+    some.chunks(BATCH)
 }

@@ -108,11 +108,12 @@ fn entries(body: &[u8]) -> Result<Vec<Wanted>, ApiError> {
     let invalid = |detail: String| {
         ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong").detail(detail)
     };
-    let values: Vec<serde_json::Value> = serde_json::from_slice(body).map_err(|error| {
-        invalid(format!(
-            "Send a JSON array of repositories, such as {EXAMPLE}: {error}"
-        ))
-    })?;
+    let values: Vec<serde_json::Value> =
+        gha_slurm_service_kit::body::json(body).map_err(|error| {
+            invalid(format!(
+                "Send a JSON array of repositories, such as {EXAMPLE}: {error}"
+            ))
+        })?;
     if values.len() > MAX_REPOSITORIES {
         return Err(ApiError::new(
             StatusCode::UNPROCESSABLE_ENTITY,

@@ -6,7 +6,7 @@ use gha_slurm_contract::mapping::PublicRepositoryAllowance;
 use gha_slurm_contract::problem::Problem;
 use gha_slurm_contract::repository::REPOSITORY_UNREACHABLE;
 use gha_slurm_domain::RepositoryFullName;
-use gha_slurm_service_kit::{ApiError, Body, problem};
+use gha_slurm_service_kit::{ApiError, Body, body, problem};
 use gha_slurm_storage::{AsyncPgConnection, StorageError, replan, repositories};
 
 use crate::resolve::{Resolved, unreachable};
@@ -45,7 +45,7 @@ pub(crate) async fn allow(
         ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong").detail(detail)
     };
     let PublicRepositoryAllowance { reason, id } =
-        serde_json::from_slice(&body.read().await?).map_err(|e| invalid(e.to_string()))?;
+        body::json(&body.read().await?).map_err(|e| invalid(e.to_string()))?;
     let reason: String = reason.trim().chars().take(MAX_REASON).collect();
     if reason.is_empty() {
         return Err(invalid(

@@ -120,26 +120,31 @@ pub(crate) async fn resolve_list(
     web_url: &str,
     entries: Vec<Wanted>,
 ) -> Result<Vec<Resolved>, Unresolved> {
-    let asked: Vec<Entry> = futures_util::stream::iter(entries.into_iter().enumerate().map(
-        |(index, wanted)| async move {
-            let text = &wanted.repository;
-            match RepositoryFullName::parse(text, web_url) {
-                Err(error) => Ok(Entry::Wrong(part(
-                    index,
-                    text,
-                    "repository_invalid",
-                    error.to_string(),
-                ))),
-                Ok(name) => Ok(match broker.repository(&name).await? {
-                    Answer::Found(repository) => Entry::Found(Resolved {
-                        repository,
-                        charge: wanted.charge,
-                    }),
-                    Answer::Unreachable { install_url } => {
-                        Entry::Wrong(unreachable(index, &name, install_url))
-                    }
-                }),
+    let (mut names, mut wrong) = (Vec::<RepositoryFullName>::new(), Vec::new());
+    let mut questions = Vec::new();
+    for (index, wanted) in entries.into_iter().enumerate() {
+        match RepositoryFullName::parse(&wanted.repository, web_url) {
+            Err(error) => wrong.push(part(
+                index,
+                &wanted.repository,
+                "repository_invalid",
+                error.to_string(),
+            )),
+            Ok(name) if names.contains(&name) => {}
+            Ok(name) => {
+                names.push(name.clone());
+                questions.push((index, name, wanted.charge));
             }
+        }
+    }
+    let asked: Vec<Entry> = futures_util::stream::iter(questions.into_iter().map(
+        |(index, name, charge)| async move {
+            Ok(match broker.repository(&name).await? {
+                Answer::Found(repository) => Entry::Found(Resolved { repository, charge }),
+                Answer::Unreachable { install_url } => {
+                    Entry::Wrong(unreachable(index, &name, install_url))
+                }
+            })
         },
     ))
     .buffered(CONCURRENCY)
@@ -147,7 +152,7 @@ pub(crate) async fn resolve_list(
     .try_collect()
     .await
     .map_err(Unresolved::Failed)?;
-    let (mut found, mut wrong): (Vec<Resolved>, Vec<ProblemPart>) = (Vec::new(), Vec::new());
+    let mut found: Vec<Resolved> = Vec::new();
     for entry in asked {
         match entry {
             Entry::Wrong(part) => wrong.push(part),
@@ -163,6 +168,7 @@ pub(crate) async fn resolve_list(
     if wrong.is_empty() {
         Ok(found)
     } else {
+        wrong.sort_by_key(|part| part.index);
         Err(Unresolved::Wrong(wrong))
     }
 }

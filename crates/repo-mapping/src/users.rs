@@ -11,7 +11,7 @@ use gha_slurm_contract::mapping::{
 };
 use gha_slurm_contract::problem::Problem;
 use gha_slurm_domain::SlurmUser;
-use gha_slurm_service_kit::{ApiError, Body, problem};
+use gha_slurm_service_kit::{ApiError, Body, body, problem};
 use gha_slurm_storage::mappings::{self, Clusters, Mapped, Replaced, Request, Requested};
 use gha_slurm_storage::{StorageError, replan};
 use serde::Deserialize;
@@ -251,7 +251,7 @@ pub(crate) async fn add(
     let caller = state.authorize_for(&request, &user)?;
     let OnlyWaiting { waiting } = problem::query(&request)?;
     let expected = expected(&request)?;
-    let entry: RepositoryEntry = serde_json::from_slice(&body.read().await?).map_err(|error| {
+    let entry: RepositoryEntry = body::json(&body.read().await?).map_err(|error| {
         ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong").detail(format!(
             "Send an object such as {{\"repository\": \"https://github.com/owner/name\"}}: {error}"
         ))

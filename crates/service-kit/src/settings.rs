@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer};
 use crate::client_address::TrustedProxies;
 use crate::tls::{ClientTlsSettings, ServerTlsSettings, certificates};
 
+use gha_slurm_settings::DatabaseUrl;
 pub use gha_slurm_settings::{
     Address, AddressError, Loaded, Pem, Problems, Settings, SettingsError, WeakSecret,
     check_secret, describe_source, load, load_checked, secret, secrets, token, words,
@@ -225,16 +226,10 @@ impl DatabaseSettings {
     /// Opens `ca_file`; a pool needs a connection.
     pub fn check(&self, problems: &mut Problems) {
         check_ca_file(self.ca_file.as_deref(), "database.ca_file", problems);
-        let url = self.url.expose_secret();
-        if !["postgres://", "postgresql://"]
-            .iter()
-            .any(|scheme| url.starts_with(scheme))
-        {
-            problems.add(
-                "database.url",
-                "write postgres://USER:PASSWORD@HOST:PORT/DATABASE",
-            );
-        }
+        problems.note(
+            "database.url",
+            self.url.expose_secret().parse::<DatabaseUrl>(),
+        );
         if self.connections == 0 {
             problems.add("database.connections", "must be at least 1");
         }

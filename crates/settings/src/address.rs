@@ -6,6 +6,9 @@ use std::ops::Deref;
 use serde::{Deserialize, Deserializer};
 use url::{Host, Url};
 
+use crate::database::{DatabaseUrl, is_database_url};
+use crate::secret;
+
 /// A setting that is an HTTP address: `https://HOST`, with port and path where needed, without a slash at its end. That it may be
 /// `http://` beyond this machine only where the settings say `insecure = true` is checked for every text of the settings, of this
 /// type or not, when they are read.
@@ -82,17 +85,13 @@ pub(crate) struct Unprotected {
 impl Unprotected {
     /// What `text` says, if it is such an address.
     pub(crate) fn of(text: &str) -> Option<Self> {
+        if is_database_url(text) {
+            let host = text.parse::<DatabaseUrl>().ok()?.clear_text_to()?;
+            let scheme = "postgres".to_owned();
+            return Some(Self { scheme, host });
+        }
         let url = Url::parse(text).ok()?;
-        let asked = |key: &str| url.query_pairs().find(|(k, _)| k == key).map(|(_, v)| v);
-        let plain = match url.scheme() {
-            "http" | "amqp" => true,
-            // Without it, storage uses TLS beyond loopback. A `host` with a slash is the folder of a unix socket.
-            "postgres" | "postgresql" => {
-                asked("sslmode").is_some_and(|mode| mode == "disable")
-                    && !asked("host").is_some_and(|host| host.starts_with('/'))
-            }
-            _ => false,
-        };
+        let plain = matches!(url.scheme(), "http" | "amqp");
         let host = url.host_str().filter(|host| !host.is_empty())?;
         (plain && !is_loopback(host)).then(|| Self {
             scheme: url.scheme().to_owned(),
@@ -133,9 +132,20 @@ fn is_loopback(host: &str) -> bool {
     }
 }
 
-/// The password in an address.
-pub(crate) fn password(text: &str) -> Option<String> {
-    Url::parse(text).ok()?.password().map(str::to_owned)
+/// What of an address is still a placeholder.
+pub(crate) fn placeholder(text: &str) -> Option<&'static str> {
+    let (host, password) = if is_database_url(text) {
+        (None, text.parse::<DatabaseUrl>().ok()?.password())
+    } else {
+        let url = Url::parse(text).ok()?;
+        let host = url.host_str().map(str::to_owned);
+        (host, url.password().map(str::to_owned))
+    };
+    if password.is_some_and(|password| secret::is_placeholder(&password)) {
+        return Some("the password in it is still a placeholder");
+    }
+    host.is_some_and(|host| secret::is_placeholder_host(&host))
+        .then_some("the host in it is still a placeholder")
 }
 
 #[cfg(test)]
@@ -187,6 +197,8 @@ mod tests {
             "amqp://u:p@10.0.0.1",
             "postgres://u:p@db/d?sslmode=disable",
             "postgresql://u:p@10.0.0.1:5432/d?connect_timeout=3&sslmode=disable",
+            "postgres://u:p@192.0.2.2/d?host=/tmp&sslmode=disable",
+            "postgres://u:p@localhost/d?hostaddr=192.0.2.2&sslmode=disable",
         ] {
             assert!(Unprotected::of(text).is_some(), "{text}");
         }
@@ -206,11 +218,35 @@ mod tests {
             "postgres://u:p@127.0.0.1/d?sslmode=disable",
             "postgres://u:p@[::1]/d?sslmode=disable",
             "postgres:///d?host=/run/postgresql&sslmode=disable",
+            "postgres://u:p@localhost/d?hostaddr=192.0.2.2",
             "10.0.0.5:5012",
             "/etc/gha-slurm/http",
             "text",
         ] {
             assert_eq!(Unprotected::of(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn placeholders_are_found_in_host_and_password() {
+        for text in [
+            "https://replace-me.example.org",
+            "https://REPLACE_ME:8443/x",
+            "amqps://u:p4ss@change-me/%2f",
+            "amqps://u:change-me@rabbit",
+            "postgres://u:change-me@db/d",
+        ] {
+            assert!(placeholder(text).is_some(), "{text}");
+        }
+        for text in [
+            "https://broker.example.org",
+            "https://test.example",
+            "https://www.openssl.org",
+            "amqps://u:p4ss@rabbit",
+            "postgres://u:p4ss@db/d",
+            "text",
+        ] {
+            assert_eq!(placeholder(text), None, "{text}");
         }
     }
 }

@@ -1,11 +1,14 @@
 #![doc = include_str!("../README.md")]
 
 mod address;
+mod database;
 mod pem;
 mod secret;
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use config::builder::DefaultState;
@@ -17,12 +20,16 @@ use serde::{Deserialize, Deserializer};
 use address::Unprotected;
 
 pub use address::{Address, AddressError};
+pub use database::{DatabaseUrl, DatabaseUrlError};
 pub use pem::{Pem, PemError, PemFileError};
 pub use secret::{MIN_SECRET_LENGTH, WeakSecret, check_secret};
 
 /// The key with which settings accept addresses without TLS beyond this machine. Whoever's settings hold an address has it as a `bool`,
 /// off by default.
 const INSECURE: &str = "insecure";
+
+/// Where Docker and Podman mount secrets, readable for every user of the container.
+const CONTAINER_SECRETS: &str = "/run/secrets";
 
 /// A service's settings.
 pub trait Settings: DeserializeOwned {
@@ -73,7 +80,7 @@ impl Problems {
 pub struct Loaded<S> {
     /// They.
     pub settings: S,
-    /// What `insecure = true` accepts.
+    /// What `insecure = true` accepts, and files of secrets that everybody can read.
     pub warnings: Vec<String>,
 }
 
@@ -124,7 +131,7 @@ pub fn load_checked<S: Settings>(
 }
 
 /// Reads settings from `file` and `environment` (usually `std::env::vars()`). Wrong is also: an address without TLS beyond this machine
-/// (unless the settings say `insecure = true`) and a placeholder as password of an address.
+/// (unless the settings say `insecure = true`) and a placeholder as host or password of an address.
 pub fn read<S: Settings>(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -165,12 +172,16 @@ fn read_from<S: Settings>(
     })?;
     let mut tree = config.cache;
     let mut problems = BTreeMap::new();
+    let mut warnings = Vec::new();
     for secret in S::SECRETS {
-        if let Err(problem) = read_secret_file(&mut tree, secret) {
-            problems.insert(format!("{secret}_file"), problem.to_string());
+        match read_secret_file(&mut tree, secret) {
+            Ok(warning) => warnings.extend(warning),
+            Err(problem) => {
+                problems.insert(format!("{secret}_file"), problem.to_string());
+            }
         }
     }
-    let warnings = look_at_addresses(&tree, S::MAY_BE_PLAIN, &mut problems);
+    warnings.extend(look_at_addresses(&tree, S::MAY_BE_PLAIN, &mut problems));
     loop {
         match serde_path_to_error::deserialize::<_, S>(tree.clone()) {
             Ok(settings) if problems.is_empty() => return Ok(Loaded { settings, warnings }),
@@ -219,17 +230,19 @@ fn look_at_addresses(
     let insecure = insecure.is_some_and(|value| value.clone().into_bool().unwrap_or(false));
     let mut warnings = Vec::new();
     each_text(tree, "", &mut |key, text| {
-        // A text may be a list.
-        for word in text.split_whitespace() {
-            if address::password(word).is_some_and(|password| secret::is_placeholder(&password)) {
-                let problem = "the password in it is still a placeholder";
+        // A text may be a list, or be read as one address whatever white space is in it.
+        for word in std::iter::once(text).chain(text.split_whitespace()) {
+            if let Some(problem) = address::placeholder(word) {
                 problems.insert(key.to_owned(), problem.to_owned());
             }
             let Some(found) = Unprotected::of(word).filter(|_| !may_be_plain.contains(&key)) else {
                 continue;
             };
             if insecure {
-                warnings.push(format!("{INSECURE} = true accepts {key}: {found}"));
+                let warning = format!("{INSECURE} = true accepts {key}: {found}");
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
             } else {
                 let remedy = found.remedy();
                 let problem = format!(
@@ -305,32 +318,41 @@ enum SecretFileError {
     },
 }
 
-fn read_secret_file(tree: &mut Value, key: &str) -> Result<(), SecretFileError> {
+/// Puts the text of a secret's file in its place. Returns a warning if everybody on this machine can read the file.
+fn read_secret_file(tree: &mut Value, key: &str) -> Result<Option<String>, SecretFileError> {
     let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
     let mut at = tree;
     for part in section.split('.').filter(|p| !p.is_empty()) {
         match table(at).and_then(|t| t.get_mut(part)) {
             Some(below) => at = below,
-            None => return Ok(()),
+            None => return Ok(None),
         }
     }
     let Some(section) = table(at) else {
-        return Ok(());
+        return Ok(None);
     };
     let Some(path) = section.remove(&format!("{name}_file")) else {
-        return Ok(());
+        return Ok(None);
     };
     let path = path.into_string()?;
-    let text = std::fs::read_to_string(&path).map_err(|source| SecretFileError::Unreadable {
+    let unreadable = |source| SecretFileError::Unreadable {
         path: path.clone(),
         source,
-    })?;
+    };
+    let mut file = std::fs::File::open(&path).map_err(unreadable)?;
+    let mode = file.metadata().map_err(unreadable)?.permissions().mode();
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(unreadable)?;
     let text = text.strip_suffix('\n').unwrap_or(&text).to_owned();
     section.insert(
         name.to_owned(),
         Value::new(Some(&path), ValueKind::String(text)),
     );
-    Ok(())
+    // In a container they are mounted like this, and nobody else is there.
+    let everybody = mode & 0o004 != 0 && !Path::new(&path).starts_with(CONTAINER_SECRETS);
+    Ok(everybody.then(|| {
+        format!("{key}_file: every user of this machine can read {path}: remove that with `chmod o= {path}`")
+    }))
 }
 
 /// Deserialises a secret that may not be empty.
@@ -659,6 +681,39 @@ mod tests {
                 .to_string()
                 .contains("workers (EXAMPLE__WORKERS): at most 4"),
             "{error}"
+        );
+    }
+
+    #[test]
+    fn an_address_is_read_as_a_whole_too() {
+        for more in [
+            r#"calls.keys = "http://127.0.0.1\n.example.org""#,
+            r#"calls.queue = "amqp://u:p@127.0.0.1\n.example.org""#,
+            r#"calls.database = "postgres://u:p@db/d?options=-c x&sslmode=disable""#,
+        ] {
+            let error = read::<Example>(Some(complete(more).path()), []).unwrap_err();
+            assert!(error.to_string().contains("without TLS"), "{more}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_a_secret_that_everybody_can_read_is_warned_of() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "9f2c4e8b7a6d5c3b1a0f9e8d7c6b5a43\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        let settings = complete("");
+        let read = |mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let variables = env(&[("EXAMPLE__WEBHOOK__SECRET_FILE", path)]);
+            let loaded = super::read::<Example>(Some(settings.path()), variables).unwrap();
+            assert_eq!(loaded.settings.webhook.secret.len(), 1);
+            loaded.warnings
+        };
+        assert_eq!(read(0o640), Vec::<String>::new());
+        let [warning] = <[String; 1]>::try_from(read(0o644)).unwrap();
+        assert!(
+            warning.contains("webhook.secret_file") && warning.contains(path),
+            "{warning}"
         );
     }
 }

@@ -55,6 +55,14 @@ const WORDS: [&str; 36] = [
     "webhook", "with", "your",
 ];
 
+/// Whether a host is what people write where its name is to be filled in: names such as `test.example` are in use.
+pub(crate) fn is_placeholder_host(host: &str) -> bool {
+    let letters: String = host.chars().filter(|c| c.is_alphanumeric()).collect();
+    let letters = letters.to_lowercase();
+    let meant = TELLING.iter().filter(|word| **word != "openssl");
+    meant.into_iter().any(|word| letters.contains(word))
+}
+
 /// Whether a text is what people write where a secret is to be filled in.
 pub(crate) fn is_placeholder(text: &str) -> bool {
     let text = text.trim().to_lowercase();

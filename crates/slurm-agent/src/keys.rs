@@ -4,10 +4,9 @@ use std::io::ErrorKind;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use gha_slurm_auth::{KeySet, KeysError, TokenError, verify};
+use gha_slurm_auth::{Claims, KeySet, KeysError, TokenError, verify};
 use gha_slurm_contract::launch_token::AUDIENCE_AGENT;
 use gha_slurm_slurm::http;
-use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -81,7 +80,7 @@ impl Verifier {
     }
 
     /// Verifies; a token that names an unknown key makes the keys be read again, at most every ten seconds.
-    pub async fn verify<T: DeserializeOwned>(&self, token: &str) -> Result<T, VerifyError> {
+    pub async fn verify<T: Claims>(&self, token: &str) -> Result<T, VerifyError> {
         match self.check(token) {
             Err(TokenError::UnknownKey) => {
                 self.refresh().await?;
@@ -91,7 +90,7 @@ impl Verifier {
         }
     }
 
-    fn check<T: DeserializeOwned>(&self, token: &str) -> Result<T, TokenError> {
+    fn check<T: Claims>(&self, token: &str) -> Result<T, TokenError> {
         verify(token, &self.good_keys(), AUDIENCE_AGENT, &self.issuer)
     }
 
@@ -162,14 +161,16 @@ impl Verifier {
 #[cfg(test)]
 mod tests {
     use gha_slurm_auth::{KeyFolder, SigningKey};
+    use gha_slurm_contract::agent::CallClaims;
     use secrecy::ExposeSecret;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
     fn token(folder: &KeyFolder) -> String {
         let now = gha_slurm_domain::Clock::system().now().timestamp();
-        let claims = json!({"iss": "test", "aud": [AUDIENCE_AGENT], "sub": "x", "nbf": now - 9, "exp": now + 86_400});
+        let claims = json!({"iss": "test", "aud": [AUDIENCE_AGENT], "sub": "list", "jti": uuid::Uuid::nil(),
+            "iat": now, "nbf": now - 9, "exp": now + 60, "cluster": "main"});
         let signed = SigningKey::read(folder).unwrap().sign(&claims).unwrap();
         signed.expose_secret().to_owned()
     }
@@ -182,14 +183,14 @@ mod tests {
         let source = KeySource::Path(home.path().to_owned());
         let verifier = Verifier::new(source, "test").unwrap();
         let old = token(&folder);
-        assert!(verifier.verify::<Value>(&old).await.is_ok());
+        assert!(verifier.verify::<CallClaims>(&old).await.is_ok());
 
         let (new, _) = folder.replace_all(2).unwrap();
         tokio::time::advance(REFRESH_EVERY).await;
         verifier.refresh().await.unwrap();
-        assert!(verifier.verify::<Value>(&old).await.is_err());
+        assert!(verifier.verify::<CallClaims>(&old).await.is_err());
         let current = token(&folder);
-        assert!(verifier.verify::<Value>(&current).await.is_ok());
+        assert!(verifier.verify::<CallClaims>(&current).await.is_ok());
 
         // Unreadable: no word about which keys are good.
         let public = home.path().join(format!("{new}.pub.pem"));
@@ -197,18 +198,18 @@ mod tests {
         std::fs::write(&public, "half of a key").unwrap();
         tokio::time::advance(KEPT.saturating_sub(REFRESH_EVERY)).await;
         assert!(verifier.refresh().await.is_err());
-        assert!(verifier.verify::<Value>(&current).await.is_ok());
+        assert!(verifier.verify::<CallClaims>(&current).await.is_ok());
         tokio::time::advance(REFRESH_EVERY).await;
-        let too_old = verifier.verify::<Value>(&current).await;
+        let too_old = verifier.verify::<CallClaims>(&current).await;
         assert!(matches!(too_old, Err(VerifyError::Keys(_))), "{too_old:?}");
         std::fs::write(&public, pem).unwrap();
         tokio::time::advance(REFRESH_EVERY).await;
-        assert!(verifier.verify::<Value>(&current).await.is_ok());
+        assert!(verifier.verify::<CallClaims>(&current).await.is_ok());
 
         // Removed, which is a word.
         std::fs::remove_file(&public).unwrap();
         tokio::time::advance(REFRESH_EVERY).await;
         assert!(verifier.refresh().await.is_err());
-        assert!(verifier.verify::<Value>(&current).await.is_err());
+        assert!(verifier.verify::<CallClaims>(&current).await.is_err());
     }
 }

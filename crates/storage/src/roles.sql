@@ -9,6 +9,7 @@
 DO $$
 DECLARE
     relation REGCLASS;
+    made REGPROCEDURE;
 BEGIN
     FOR relation IN
         SELECT oid FROM pg_class
@@ -26,6 +27,14 @@ BEGIN
     IF pg_has_role((SELECT datdba FROM pg_database WHERE datname = current_database()), 'USAGE') THEN
         EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
     END IF;
+    -- Large objects, which nobody here uses, would fill the disk. Only a superuser can take them away.
+    FOR made IN
+        SELECT oid FROM pg_proc
+        WHERE pronamespace = 'pg_catalog'::regnamespace AND proname IN ('lo_creat', 'lo_create', 'lo_from_bytea')
+            AND pg_has_role(proowner, 'USAGE')
+    LOOP
+        EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', made);
+    END LOOP;
 END
 $$;
 

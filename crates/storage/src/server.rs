@@ -1,11 +1,11 @@
 //! Where the database is, and whether the way there is TLS.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use diesel::ConnectionError;
 use diesel_async::AsyncPgConnection;
+use gha_slurm_settings::DatabaseUrl;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
 use tokio::net::UnixStream;
@@ -27,29 +27,15 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// The database at `url`. Its `sslmode` is `disable`, or `require` (also spelled `verify-ca` or `verify-full`, as libpq's
-    /// stricter modes): TLS, with the server's certificate and name checked against the CAs of the system and of `ca_file`.
-    /// Without it, TLS is required unless the server is on this machine.
+    /// The database at `url`, which says whether the connection has TLS. With TLS, the server's certificate and name are checked against
+    /// the CAs of the system and of `ca_file`.
     pub(crate) fn new(url: &str, ca_file: Option<&Path>) -> Result<Self, StorageError> {
         let setup = |key: &str, error: &dyn std::fmt::Display| {
             StorageError::Setup(format!("database.{key}: {error}"))
         };
-        let (url, mode) = take_mode(url);
-        let mut config: Config = url.parse().map_err(|e| setup("url", &e))?;
-        let tls = match mode.as_deref() {
-            None => ca_file.is_some() || !config.get_hosts().iter().all(is_here),
-            Some("disable") => false,
-            Some("require" | "verify-ca" | "verify-full") => true,
-            Some(other) => {
-                let text = format!("sslmode `{other}`: write disable or require");
-                return Err(setup("url", &text));
-            }
-        };
-        config.ssl_mode(if tls {
-            SslMode::Require
-        } else {
-            SslMode::Disable
-        });
+        let url: DatabaseUrl = url.parse().map_err(|e| setup("url", &e))?;
+        let config = url.config(ca_file.is_some());
+        let tls = config.get_ssl_mode() == SslMode::Require;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -116,33 +102,11 @@ impl Server {
         let [Host::Unix(folder)] = self.config.get_hosts() else {
             return None;
         };
+        if !self.config.get_hostaddrs().is_empty() {
+            return None;
+        }
         let port = self.config.get_ports().first().unwrap_or(&5432);
         Some(folder.join(format!(".s.PGSQL.{port}")))
-    }
-}
-
-/// Takes `sslmode` out of a URL: libpq's stricter modes are unknown to tokio-postgres.
-fn take_mode(url: &str) -> (String, Option<String>) {
-    let Some((address, query)) = url.split_once('?') else {
-        return (url.to_owned(), None);
-    };
-    let (modes, rest): (Vec<&str>, Vec<&str>) = query
-        .split('&')
-        .partition(|pair| pair.starts_with("sslmode="));
-    let mode = modes.last().and_then(|pair| pair.split_once('='));
-    let mode = mode.map(|(_, mode)| mode.to_owned());
-    (format!("{address}?{}", rest.join("&")), mode)
-}
-
-fn is_here(host: &Host) -> bool {
-    match host {
-        Host::Unix(_) => true,
-        Host::Tcp(name) => {
-            name == "localhost"
-                || name
-                    .parse()
-                    .is_ok_and(|address: IpAddr| address.is_loopback())
-        }
     }
 }
 
@@ -150,33 +114,22 @@ fn is_here(host: &Host) -> bool {
 mod tests {
     use super::*;
 
-    fn mode(url: &str) -> Result<SslMode, String> {
-        let server = Server::new(url, None).map_err(|e| e.to_string())?;
-        Ok(server.config.get_ssl_mode())
+    #[test]
+    fn a_url_that_is_not_understood_is_named_without_its_password() {
+        let error = Server::new("postgres://a:hunter2@db/d?sslmode=prefer", None).err();
+        assert_eq!(
+            error.unwrap().to_string(),
+            "database.url: sslmode `prefer`: write disable or require"
+        );
     }
 
     #[test]
-    fn tls_is_required_unless_the_server_is_here_or_it_is_switched_off() {
-        for (url, expected) in [
-            ("postgres://a:b@127.0.0.1:5432/d", SslMode::Disable),
-            ("postgres://a:b@localhost/d", SslMode::Disable),
-            ("postgres://a:b@[::1]/d", SslMode::Disable),
-            ("postgres://a:b@/d?host=/run/postgresql", SslMode::Disable),
-            ("postgres://a:b@db.example.org/d", SslMode::Require),
-            ("postgres://a:b@10.0.0.1/d", SslMode::Require),
-            ("postgres://a:b@db/d?sslmode=disable", SslMode::Disable),
-            (
-                "postgres://a:b@localhost/d?connect_timeout=3&sslmode=verify-full",
-                SslMode::Require,
-            ),
-        ] {
-            assert_eq!(mode(url), Ok(expected), "{url}");
-        }
-        let error = mode("postgres://a:hunter2@db/d?sslmode=prefer").unwrap_err();
-        assert_eq!(
-            error,
-            "database.url: sslmode `prefer`: write disable or require"
-        );
+    fn an_address_beside_a_socket_is_not_forgotten() {
+        let socket = |url: &str| Server::new(url, None).unwrap().unix_socket();
+        let here = socket("postgres://a@/d?host=/run/postgresql");
+        assert_eq!(here, Some("/run/postgresql/.s.PGSQL.5432".into()));
+        let both = socket("postgres://a@/d?host=/run/postgresql&hostaddr=127.0.0.1");
+        assert_eq!(both, None);
     }
 
     #[test]

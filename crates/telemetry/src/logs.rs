@@ -5,7 +5,9 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
@@ -95,12 +97,62 @@ pub fn init(service: &'static str, settings: &LogSettings) -> Result<Guard, Tele
         .with_threads(exporting)
         .with_tracked_inactivity(exporting);
     tracing_subscriber::registry()
+        .with(NoAlarm::beside(&settings.filter))
         .with(filter)
         .with(lines)
         .with(spans)
         .try_init()?;
     crate::panics::install_hook();
     Ok(Guard { provider })
+}
+
+/// Lines that actix writes as errors and that are none: for each malformed request of a stranger, and for a connection that arrives while
+/// a service stops. They are left out unless `log.filter` asks for debug lines, or names actix.
+struct NoAlarm {
+    all: bool,
+}
+
+/// Where it is written, and how it begins.
+const NO_ALARM: [(&str, &str); 2] = [
+    ("actix_http", "stream error"),
+    ("actix_server", "No workers"),
+];
+
+impl NoAlarm {
+    /// `filter`: as in the settings.
+    fn beside(filter: &str) -> Self {
+        let mut directives = filter.split(',').map(str::trim);
+        Self {
+            all: directives.any(|d| d == "debug" || d == "trace" || d.starts_with("actix")),
+        }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for NoAlarm {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        let target = event.metadata().target();
+        let begins = NO_ALARM
+            .iter()
+            .find(|(from, _)| target.starts_with(from))
+            .map(|(_, begins)| *begins);
+        let Some(begins) = begins.filter(|_| !self.all) else {
+            return true;
+        };
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        !message.0.starts_with(begins)
+    }
+}
+
+/// The text of an event.
+struct Message(String);
+
+impl Visit for Message {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            self.0 = format!("{value:?}");
+        }
+    }
 }
 
 #[expect(
@@ -133,4 +185,49 @@ fn exporter(service: &'static str) -> Result<SdkTracerProvider, TelemetryError> 
         .with_batch_exporter(exporter)
         .with_resource(resource.build())
         .build())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Counts what comes through.
+    struct Seen(Arc<Mutex<Vec<String>>>);
+
+    impl<S: Subscriber> Layer<S> for Seen {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            let mut message = Message(String::new());
+            event.record(&mut message);
+            self.0.lock().unwrap().push(message.0);
+        }
+    }
+
+    fn seen(filter: &str) -> Vec<String> {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let subscriber = tracing_subscriber::registry()
+            .with(NoAlarm::beside(filter))
+            .with(EnvFilter::new(filter))
+            .with(Seen(Arc::clone(&lines)));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!(target: "actix_http::h1::dispatcher", "stream error: {}", "x");
+            tracing::error!(target: "actix_server::accept", "No workers");
+            tracing::error!(target: "actix_server::accept", "Error accepting connection");
+            tracing::error!(target: "gha_slurm", "stream error");
+        });
+        let lines = lines.lock().unwrap();
+        lines.clone()
+    }
+
+    #[test]
+    fn what_strangers_send_rings_no_alarm() {
+        for filter in ["info", "info,gha_slurm=debug"] {
+            let lines = seen(filter);
+            assert_eq!(lines, ["Error accepting connection", "stream error"]);
+        }
+        for filter in ["debug", "info, actix_http=error"] {
+            assert_eq!(seen(filter).len(), 4, "{filter}");
+        }
+    }
 }

@@ -408,8 +408,8 @@ impl Broker {
         Ok(done.unwrap_or(false))
     }
 
-    /// Fails for a launch token that was issued before launches were stopped, or whose launch is over.
-    pub(crate) async fn refuse_spent(&self, claims: &LaunchClaims) -> Result<(), ApiError> {
+    /// Fails for a launch token that was issued before launches were stopped.
+    pub(crate) async fn refuse_revoked(&self, claims: &LaunchClaims) -> Result<(), ApiError> {
         let mut conn = self.connection().await?;
         let revoked_until = stops::revoked_until(&mut conn)
             .await
@@ -417,6 +417,13 @@ impl Broker {
         if is_revoked(claims.iat, revoked_until) {
             return Err(gone(Why::TokenRevoked.explained()));
         }
+        Ok(())
+    }
+
+    /// As [`Self::refuse_revoked`], also for one whose launch is over.
+    pub(crate) async fn refuse_spent(&self, claims: &LaunchClaims) -> Result<(), ApiError> {
+        self.refuse_revoked(claims).await?;
+        let mut conn = self.connection().await?;
         let found = launches::peek_all(&mut conn, &[claims.sub])
             .await
             .map_err(|e| storage_error(&e))?;

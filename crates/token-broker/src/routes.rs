@@ -286,7 +286,7 @@ fn answer(redeemed: Redeemed) -> RunnerAnswer {
         (status = 400, description = "The body is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "The token is bad", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The launch token, where the progress token is needed", body = Problem, content_type = "application/problem+json"),
-        (status = 410, description = "After `registered`: it was withdrawn, do not start the runner. Otherwise: the launch has been over for long", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "After `registered`: it was withdrawn, do not start the runner. Otherwise: the launch has been over for long, or the launch token was issued before launches were stopped, and is revoked", body = Problem, content_type = "application/problem+json"),
         (status = 408, description = "The body came too slowly", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is compressed", body = Problem, content_type = "application/problem+json"),
@@ -306,6 +306,7 @@ async fn progress(
     // A launch token is a JWT and has dots; a progress token has none.
     if token.contains('.') {
         let claims = verified(&state, token).await?;
+        state.broker.refuse_revoked(&claims).await?;
         let said: ProgressRequest = body.json_of_any_type().await?;
         state
             .broker

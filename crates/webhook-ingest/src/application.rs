@@ -11,6 +11,7 @@ use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::{self, Ingest, IngestMetrics};
+use crate::refusal::Unverified;
 use crate::settings::Settings;
 
 /// webhook-ingest, built and bound.
@@ -59,6 +60,7 @@ impl Application {
             publisher,
             clock: Clock::system(),
             metrics: ingest_metrics,
+            unverified: Unverified::default(),
         });
         let http = HttpService::bind(&settings.http, &metrics, move |config| {
             config

@@ -6,7 +6,7 @@ use gha_slurm_contract::event::{
     AuthorizationEvent, EVENT_VERSION, EventPayload, InstallationEvent,
     InstallationRepositoriesEvent, RepositoryFacts, WorkflowJobEvent,
 };
-use gha_slurm_github::payloads::{Payload, RepositoryName, WorkflowJobPayload};
+use gha_slurm_github::payloads::{MAX_REPOSITORIES, Payload, RepositoryNames, WorkflowJobPayload};
 
 /// The event of a delivery; none for a ping.
 pub(crate) fn event(
@@ -62,8 +62,16 @@ fn workflow_job(payload: WorkflowJobPayload) -> WorkflowJobEvent {
     }
 }
 
-fn repositories(list: Vec<RepositoryName>) -> Vec<RepositoryFacts> {
-    list.into_iter()
+fn repositories(list: RepositoryNames) -> Vec<RepositoryFacts> {
+    let RepositoryNames { first, left_out } = list;
+    if left_out > 0 {
+        tracing::warn!(
+            left_out,
+            "an event names more than {MAX_REPOSITORIES} repositories: the others are looked up when they have workflow jobs"
+        );
+    }
+    first
+        .into_iter()
         .map(|r| RepositoryFacts {
             id: r.id,
             owner: r.owner,

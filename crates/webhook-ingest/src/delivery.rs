@@ -21,7 +21,7 @@ use utoipa::{OpenApi, ToSchema};
 
 use crate::convert;
 use crate::encoding::Encoding;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Unverified};
 
 /// A GUID has 36 characters.
 const MAX_GUID: usize = 64;
@@ -38,6 +38,7 @@ pub(crate) struct Ingest {
     pub(crate) publisher: Publisher,
     pub(crate) clock: Clock,
     pub(crate) metrics: IngestMetrics,
+    pub(crate) unverified: Unverified,
 }
 
 /// The service's own numbers.
@@ -150,6 +151,7 @@ pub(crate) async fn receive(
         Err(refusal) => {
             match &refusal {
                 Refusal::Publish(error) => tracing::error!(%error, "a delivery is not published"),
+                other if event == UNVERIFIED => ingest.unverified.log(other),
                 other => tracing::info!(reason = %other, "a delivery is refused"),
             }
             Err(refusal)

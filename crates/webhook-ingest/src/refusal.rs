@@ -1,5 +1,8 @@
 //! Every answer that is an error.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use actix_web::http::StatusCode;
 use gha_slurm_amqp::PublishError;
 use gha_slurm_auth::webhook::SignatureError;
@@ -30,6 +33,42 @@ pub(crate) enum Refusal {
     Payload(PayloadError),
     #[error(transparent)]
     Publish(PublishError),
+}
+
+/// Lines about deliveries of which nothing is known to come from GitHub: one in a while. The metrics count all.
+#[derive(Default)]
+pub(crate) struct Unverified(Mutex<Quiet>);
+
+#[derive(Default)]
+struct Quiet {
+    /// When the last line was written.
+    last: Option<Instant>,
+    /// How many have had none since.
+    unsaid: u64,
+}
+
+/// Between two lines.
+const PAUSE: Duration = Duration::from_secs(10);
+
+impl Unverified {
+    /// Writes a line about a refusal, unless there was one just now.
+    pub(crate) fn log(&self, refusal: &Refusal) {
+        if let Some(before) = self.turn(Instant::now()) {
+            tracing::info!(reason = %refusal, before, "a delivery is refused");
+        }
+    }
+
+    /// How many have had no line, if it is time for one.
+    fn turn(&self, now: Instant) -> Option<u64> {
+        let mut quiet = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let soon = |last| now.saturating_duration_since(last) < PAUSE;
+        if quiet.last.is_some_and(soon) {
+            quiet.unsaid += 1;
+            return None;
+        }
+        quiet.last = Some(now);
+        Some(std::mem::take(&mut quiet.unsaid))
+    }
 }
 
 impl Refusal {
@@ -87,5 +126,22 @@ impl Refusal {
 impl From<Refusal> for actix_web::Error {
     fn from(refusal: Refusal) -> Self {
         refusal.answer().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_get_one_line_in_a_while() {
+        let unverified = Unverified::default();
+        let start = Instant::now();
+        assert_eq!(unverified.turn(start), Some(0));
+        for _ in 0..200 {
+            assert_eq!(unverified.turn(start + PAUSE / 2), None);
+        }
+        assert_eq!(unverified.turn(start + PAUSE), Some(200));
+        assert_eq!(unverified.turn(start + PAUSE * 2), Some(0));
     }
 }

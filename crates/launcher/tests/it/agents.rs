@@ -9,8 +9,8 @@ use gha_slurm_contract::Problem;
 use gha_slurm_contract::agent::{LaunchStatus, StatesAnswer};
 use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, StartRequest};
 use gha_slurm_contract::outbound::{
-    AUDIENCE_LAUNCHER, AgentClaims, AgentPurpose, AnswersRequest, Call, CallAnswer, PollAnswer,
-    PollRequest,
+    AUDIENCE_LAUNCHER, AgentClaims, AgentPurpose, AnswersRequest, Call, CallAnswer,
+    MAX_CALLS_AT_ONCE, PollAnswer, PollRequest,
 };
 use gha_slurm_domain::SlurmState;
 use gha_slurm_launcher::{Application, Settings};
@@ -137,6 +137,7 @@ async fn an_agent_asks_answers_and_tells() {
         (&ours, claims(|c| c.cluster = "other".into())),
         (&ours, claims(|c| c.aud = vec![AUDIENCE_AGENT.into()])),
         (&ours, claims(|c| c.exp = c.iat - 60)),
+        (&ours, claims(|c| c.exp = c.iat + 3600)),
     ] {
         let answer = agent.post("/agent/poll", &claims, &json!("nonsense")).await;
         assert_eq!(answer.status().as_u16(), 401, "{claims:?}");
@@ -178,6 +179,20 @@ async fn an_agent_asks_answers_and_tells() {
         )
         .await;
     assert_eq!(answered.status().as_u16(), 204);
+    // More than an agent sends.
+    let many = AnswersRequest {
+        answers: vec![answers.answers[0].clone(); MAX_CALLS_AT_ONCE + 1],
+    };
+    let more = PollRequest {
+        in_hand: vec![call.id; 2000],
+    };
+    for (path, purpose, body, status) in [
+        ("/agent/answers", AgentPurpose::Answers, json!(many), 422),
+        ("/agent/poll", AgentPurpose::Poll, json!(more), 413),
+    ] {
+        let refused = ours.post(path, &claims_for(purpose), &body).await;
+        assert_eq!(refused.status().as_u16(), status, "{path}");
+    }
     wait_until("it is submitted", DEADLINE, || async {
         states(database.url()).await == [("submitted".to_owned(), true)]
     })

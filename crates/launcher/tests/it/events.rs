@@ -1,4 +1,6 @@
-use gha_slurm_contract::event::{EventPayload, InstallationEvent};
+use gha_slurm_contract::event::{
+    EventPayload, InstallationEvent, InstallationRepositoriesEvent, RepositoryFacts,
+};
 use gha_slurm_domain::admission::Charge;
 use gha_slurm_storage::launches;
 use gha_slurm_test_support::TestDatabase;
@@ -227,6 +229,48 @@ async fn a_suspended_installation_withdraws_and_an_unsuspended_one_plans_again()
     apply(&pool, installation("unsuspend")).await;
     replan_now(&pool).await;
     assert_eq!(supply(&states(database.url()).await), 1);
+}
+
+/// More than one transaction's worth.
+#[tokio::test]
+async fn the_repositories_of_a_large_installation_are_recorded() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let repositories: Vec<RepositoryFacts> = (1000..2100)
+        .map(|id| RepositoryFacts {
+            id,
+            owner: "acme".into(),
+            name: format!("r{id}"),
+            private: Some(true),
+        })
+        .collect();
+    let installation = |payload| gha_slurm_contract::Event {
+        payload,
+        ..queued(1)
+    };
+    let created = InstallationEvent {
+        action: "created".into(),
+        installation_id: 1,
+        account: Some("acme".into()),
+        repositories: repositories.clone(),
+    };
+    let removed = InstallationRepositoriesEvent {
+        action: "removed".into(),
+        installation_id: 1,
+        added: vec![],
+        removed: repositories,
+    };
+    let client = connect(database.url()).await;
+    let count = async |condition: &str| -> i64 {
+        let question = format!("SELECT count(*) FROM {condition}");
+        client.query_one(&question, &[]).await.unwrap().get(0)
+    };
+    apply(&pool, installation(EventPayload::Installation(created))).await;
+    assert_eq!(count("repositories WHERE reachable").await, 1100);
+    assert_eq!(count("replan_requests").await, 1100);
+    let removed = EventPayload::InstallationRepositories(removed);
+    apply(&pool, installation(removed)).await;
+    assert_eq!(count("repositories WHERE reachable").await, 0);
 }
 
 #[tokio::test]

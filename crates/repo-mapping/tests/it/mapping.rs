@@ -316,6 +316,8 @@ async fn an_administrator_allows_a_public_repository_with_a_reason() {
     let path = "/api/public-repositories/acme/widgets";
     let nothing = service.put(path, json!({"reason": "  "})).await;
     assert_eq!(nothing.status, 400, "{}", nothing.text);
+    let nul = service.put(path, json!({"reason": "a\0b"})).await;
+    assert_eq!(nul.status, 400, "{}", nul.text);
     let allowed = async || {
         let mut conn = service.database.connection().await.unwrap();
         let standing = repositories::standing(&mut conn, RepositoryId(1)).await;
@@ -340,4 +342,25 @@ async fn an_administrator_allows_a_public_repository_with_a_reason() {
         (unseen.status, &unseen.body["code"]),
         (404, &json!("repository_unreachable"))
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_given_twice_is_asked_for_once() {
+    let service = Service::start().await;
+    service.at_github("widgets", 1, true).await;
+    let list = [
+        "acme/widgets",
+        "ACME/Widgets",
+        "https://github.com/acme/widgets",
+    ];
+    let answer = service.post("bin", &list, None).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(
+        answer.body.as_array().map(Vec::len),
+        Some(1),
+        "{}",
+        answer.text
+    );
+    let asked = service.token_broker.received_requests().await.unwrap();
+    assert_eq!(asked.len(), 1);
 }

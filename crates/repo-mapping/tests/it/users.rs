@@ -198,6 +198,14 @@ async fn an_agents_word_is_about_one_user_and_no_administrators() {
     for (what, claims) in [
         ("expired", of(|claims| claims.exp -= 100)),
         ("not yet", of(|claims| claims.nbf += 100)),
+        ("for an hour", of(|claims| claims.exp += 3600)),
+        (
+            "for later",
+            of(|claims| {
+                claims.iat += 86_400;
+                claims.exp += 86_400;
+            }),
+        ),
         (
             "for somebody else",
             of(|claims| claims.aud = vec!["gha-slurm-munge".into()]),

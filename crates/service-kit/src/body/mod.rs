@@ -14,6 +14,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_LENGTH;
 use actix_web::web::Data;
 use actix_web::{FromRequest, HttpMessage, HttpRequest};
+use gha_slurm_domain::nul::find_nul;
 use serde::de::DeserializeOwned;
 
 pub use budget::BodyLimits;
@@ -163,7 +164,7 @@ impl Body {
     /// Reads it as JSON, whatever its content type says.
     pub async fn json_of_any_type<T: DeserializeOwned>(self) -> Result<T, ApiError> {
         let bytes = self.read().await?;
-        serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))
+        json(&bytes).map_err(|error| invalid(error.to_string()))
     }
 
     /// Reads it as JSON, which its content type says it is: no page of another site can make a browser send that unasked.
@@ -204,6 +205,25 @@ impl Body {
         body.claim.read();
         Ok(body)
     }
+}
+
+/// Why a body is not what a route reads.
+#[derive(Debug, thiserror::Error)]
+pub enum JsonError {
+    /// No JSON, or not of the shape.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// No text of the database can hold it.
+    #[error("the character U+0000 is not allowed")]
+    Nul,
+}
+
+/// Reads a body as JSON, without the character that the database cannot store.
+pub fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JsonError> {
+    if find_nul(bytes).is_some() {
+        return Err(JsonError::Nul);
+    }
+    Ok(serde_json::from_slice(bytes)?)
 }
 
 fn too_large(most: usize) -> ApiError {

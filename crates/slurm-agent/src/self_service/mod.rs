@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use gha_slurm_auth::Signer;
-use gha_slurm_contract::mapping::{AUDIENCE_REPO_MAPPING, UserClaims};
+use gha_slurm_contract::mapping::{AUDIENCE_REPO_MAPPING, USER_ASSERTION_LIFETIME_S, UserClaims};
 use gha_slurm_domain::SlurmUser;
-use gha_slurm_service_kit::Window;
+use gha_slurm_service_kit::{Strangers, Window};
 use secrecy::SecretString;
 
 use crate::settings::SelfServiceSettings;
@@ -20,16 +20,19 @@ use munge::Munge;
 
 pub(crate) use routes::configure;
 
-/// Seconds that repo-mapping accepts an assertion.
-const ASSERTION_LIFETIME_S: i64 = 60;
 /// How far repo-mapping's clock may be behind.
 const CLOCKS_DIFFER_S: i64 = 60;
+/// Credentials from one address that munged may refuse in ten seconds: all users of a login node share its address, and each refusal
+/// costs a process.
+const REFUSED_AT_MOST: u32 = 100;
 /// repo-mapping asks GitHub before it answers.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What the handlers share.
 pub(crate) struct SelfService {
     munge: Munge,
+    /// Callers whose credential munged does not accept.
+    strangers: Strangers,
     signer: Signer,
     http: reqwest::Client,
     repo_mapping_url: String,
@@ -69,6 +72,7 @@ impl SelfService {
                 settings.munge_socket,
                 settings.login_nodes,
             ),
+            strangers: Strangers::at_most(REFUSED_AT_MOST),
             signer,
             http,
             repo_mapping_url: settings.repo_mapping_url.to_string(),
@@ -87,7 +91,7 @@ impl SelfService {
             jti: uuid::Uuid::new_v4(),
             iat,
             nbf: iat - CLOCKS_DIFFER_S,
-            exp: iat + ASSERTION_LIFETIME_S,
+            exp: iat + USER_ASSERTION_LIFETIME_S,
         };
         Ok(self.signer.sign(&claims).await?)
     }

@@ -7,6 +7,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use gha_slurm_contract::self_service::{CREDENTIAL_LIFETIME_S, CredentialPayload};
 use nix::unistd::{Uid, User};
 use tokio::process::Command;
@@ -20,6 +22,10 @@ const MAX_CREDENTIAL_BYTES: usize = 16 * 1024;
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Programs that run at once: whoever reaches the port could start any number.
 const AT_ONCE: usize = 8;
+/// How long a call waits to be one of them.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+const NO_CREDENTIAL: &str = "this is no MUNGE credential of this cluster";
 
 /// Why a credential is not accepted. The texts are for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +55,27 @@ pub(crate) enum CredentialError {
     NoSuchUser(u32),
 }
 
+/// A text that looks like a credential: `MUNGE:`, base64 and `:`. Nothing else is worth a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Credential<'a>(&'a str);
+
+impl<'a> Credential<'a> {
+    pub(crate) fn new(text: &'a str) -> Result<Self, CredentialError> {
+        let text = text.trim();
+        if text.len() > MAX_CREDENTIAL_BYTES {
+            return Err(CredentialError::Refused("the credential is too long"));
+        }
+        let base64 = text
+            .strip_prefix("MUNGE:")
+            .and_then(|rest| rest.strip_suffix(':'))
+            .and_then(|base64| STANDARD.decode(base64).ok());
+        if base64.is_none_or(|bytes| bytes.is_empty()) {
+            return Err(CredentialError::Refused(NO_CREDENTIAL));
+        }
+        Ok(Self(text))
+    }
+}
+
 /// Decodes credentials.
 pub(crate) struct Munge {
     program: PathBuf,
@@ -73,12 +100,9 @@ impl Munge {
     /// Opens a credential that was made for us, on a login node, now. `now_s`: seconds since the epoch.
     pub(crate) async fn open(
         &self,
-        credential: &str,
+        credential: Credential<'_>,
         now_s: i64,
     ) -> Result<Opened, CredentialError> {
-        if credential.len() > MAX_CREDENTIAL_BYTES {
-            return Err(CredentialError::Refused("the credential is too long"));
-        }
         let decoded = self.decode(credential).await?;
         if decoded.restricted_to != Some(Uid::effective().as_raw()) {
             return Err(CredentialError::NotRestricted);
@@ -94,7 +118,7 @@ impl Munge {
         let made_for =
             serde_json::from_slice(&decoded.payload).map_err(|_| CredentialError::OtherCall)?;
         let mut id = [0; 32];
-        id.copy_from_slice(digest(&SHA256, credential.trim().as_bytes()).as_ref());
+        id.copy_from_slice(digest(&SHA256, credential.0.as_bytes()).as_ref());
         Ok(Opened {
             id,
             made_for,
@@ -143,20 +167,19 @@ impl Munge {
         Ok(())
     }
 
-    async fn decode(&self, credential: &str) -> Result<Decoded, CredentialError> {
+    async fn decode(&self, credential: Credential<'_>) -> Result<Decoded, CredentialError> {
         let unavailable =
             |what: &dyn std::fmt::Display| CredentialError::Unavailable(format!("unmunge: {what}"));
-        let _place = self
-            .places
-            .acquire()
+        let _place = tokio::time::timeout(PATIENCE, self.places.acquire())
             .await
+            .map_err(|_| unavailable(&"too many credentials come at once"))?
             .map_err(|closed| unavailable(&closed))?;
         let mut command = Command::new(&self.program);
         command.env_clear().current_dir("/");
         if let Some(socket) = &self.socket {
             command.arg("--socket").arg(socket);
         }
-        let output = program::answer(&mut command, credential, DEADLINE, program::SHORT)
+        let output = program::answer(&mut command, credential.0, DEADLINE, program::SHORT)
             .await
             .map_err(|error| unavailable(&error))?;
         // The exit code is munge_err_t: munge(7), ERRORS.
@@ -172,9 +195,7 @@ impl Munge {
             Some(17) => Err(CredentialError::Replayed),
             Some(18) => Err(CredentialError::NotRestricted),
             Some(6) => Err(unavailable(&"munged does not answer")),
-            _ => Err(CredentialError::Refused(
-                "this is no MUNGE credential of this cluster",
-            )),
+            _ => Err(CredentialError::Refused(NO_CREDENTIAL)),
         }
     }
 }
@@ -279,6 +300,41 @@ mod tests {
         ] {
             assert_eq!(munge(&nodes).is_login_node(&decoded), allowed, "{nodes:?}");
         }
+    }
+
+    #[test]
+    fn only_what_looks_like_a_credential_is_one() {
+        for text in ["MUNGE:AwQFAAD/+w==:", " MUNGE:AwQF: "] {
+            assert_eq!(Credential::new(text), Ok(Credential(text.trim())), "{text}");
+        }
+        let long = format!("MUNGE:{}:", "AAAA".repeat(MAX_CREDENTIAL_BYTES / 4));
+        for text in [
+            "",
+            "x",
+            "MUNGE:",
+            "MUNGE::",
+            "MUNGE:AwQF",
+            "munge:AwQF:",
+            "MUNGE:AwQ:",
+            "MUNGE:Aw F:",
+            "MUNGE:AwQF:\nMUNGE:AwQF:",
+            "--version",
+            &long,
+        ] {
+            assert!(Credential::new(text).is_err(), "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_does_not_wait_for_long() {
+        let munge = Munge::new("/nonexistent".into(), None, vec![]);
+        let _all = munge.places.acquire_many(8).await.unwrap();
+        let refused = munge.open(Credential::new("MUNGE:AwQF:").unwrap(), 0).await;
+        assert!(
+            matches!(&refused, Err(CredentialError::Unavailable(why)) if why.contains("at once")),
+            "{:?}",
+            refused.err()
+        );
     }
 
     #[test]

@@ -20,7 +20,7 @@ use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 
 use super::SelfService;
-use super::munge::{CredentialError, Opened};
+use super::munge::{Credential, CredentialError, Opened};
 use crate::start::Starter;
 
 const BODY_LIMIT: usize = 16 * 1024;
@@ -95,7 +95,7 @@ impl SelfService {
         let opened = self.opened(request).await?;
         let bytes = body.read().await?;
         let user = self.user_of(request, opened, &bytes).await?;
-        let asked = serde_json::from_slice(&bytes).map_err(|error| {
+        let asked = gha_slurm_service_kit::body::json(&bytes).map_err(|error| {
             ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong")
                 .detail(error.to_string())
         })?;
@@ -114,10 +114,15 @@ impl SelfService {
                     "Send Authorization: Munge <credential>, as the command gha-slurm does.",
                 )
             })?;
-        self.munge
-            .open(credential, self.starter.clock.now().timestamp())
-            .await
-            .map_err(|error| credential_error(&error))
+        let credential = Credential::new(credential).map_err(|error| credential_error(&error))?;
+        self.strangers.check(request)?;
+        let now_s = self.starter.clock.now().timestamp();
+        self.munge.open(credential, now_s).await.map_err(|error| {
+            if !matches!(error, CredentialError::Unavailable(_)) {
+                self.strangers.count(request);
+            }
+            credential_error(&error)
+        })
     }
 
     /// Opted in by policy.
@@ -275,6 +280,7 @@ impl From<Answer> for HttpResponse {
         (status = 200, description = "What the user has, and what waits", body = Vec<UserRepository>),
         (status = 401, description = "A MUNGE credential is needed, or it is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many credentials from this address were refused: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "MUNGE or repo-mapping is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("mungeCredential" = []))
@@ -300,7 +306,7 @@ pub(crate) async fn list(
         (status = 401, description = "A MUNGE credential is needed, or it is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "It cannot be used", body = Problem, content_type = "application/problem+json"),
-        (status = 429, description = "The user asks about too many repositories: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "The user asks about too many repositories, or too many credentials from this address were refused: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "MUNGE or repo-mapping is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("mungeCredential" = []))
@@ -333,7 +339,7 @@ pub(crate) async fn identity(
         (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "It is mapped to another user; `repository_differs`: it is not the one that was confirmed", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "It cannot be used", body = Problem, content_type = "application/problem+json"),
-        (status = 429, description = "The user asks about too many repositories: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "The user asks about too many repositories, or too many credentials from this address were refused: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "MUNGE or repo-mapping is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("mungeCredential" = []))
@@ -400,6 +406,7 @@ pub(crate) async fn add(
         (status = 401, description = "A MUNGE credential is needed, or it is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "The user does not have it", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many credentials from this address were refused: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "MUNGE or repo-mapping is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("mungeCredential" = []))
@@ -456,6 +463,7 @@ pub(crate) async fn remove(
         (status = 200, description = "The user's launches that are not over", body = Vec<OwnLaunch>),
         (status = 401, description = "A MUNGE credential is needed, or it is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many credentials from this address were refused: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "MUNGE is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("mungeCredential" = []))
@@ -494,6 +502,7 @@ pub(crate) async fn runners(
         (status = 401, description = "A MUNGE credential is needed, or it is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The policy refuses this user, or it is no login node", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "The user has no such runner", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many credentials from this address were refused: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "MUNGE or Slurm is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
     security(("mungeCredential" = []))

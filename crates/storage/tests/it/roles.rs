@@ -27,7 +27,8 @@ async fn refusal(client: &Client, statement: &str) -> Option<String> {
 const DENIED: &str = "42501";
 
 /// Nobody but the owner.
-const OF_THE_OWNER: [&str; 12] = [
+const OF_THE_OWNER: [&str; 13] = [
+    "SELECT lo_create(0)",
     "CREATE TABLE mine (id INT)",
     "CREATE TEMPORARY TABLE mine (id INT)",
     "CREATE FUNCTION mine() RETURNS INT LANGUAGE sql AS 'SELECT 1'",

@@ -62,6 +62,9 @@ async fn a_token_from_before_stays_revoked_when_launches_go_on() {
         .get_with(query, stolen.trim_start_matches("Bearer "))
         .await;
     assert_eq!(asked.status, 410, "{}", asked.body);
+    let finished = Some(json!({"phase": "finished"}));
+    let told = broker.post("/gha/runner/progress", &stolen, finished).await;
+    assert_eq!(told.status, 410, "{}", told.body);
 
     // The next launch, with a launch token from after the stop.
     let seed = broker.seed();
