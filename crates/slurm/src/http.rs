@@ -34,7 +34,7 @@ pub async fn body(mut response: reqwest::Response, most: usize) -> Result<Vec<u8
 mod tests {
     use std::time::Duration;
 
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -45,6 +45,8 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            assert!(stream.read(&mut request).await.unwrap() > 0);
             let mut piece = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
             while stream.write_all(&piece).await.is_ok() {
                 piece = vec![b'x'; 1000];
