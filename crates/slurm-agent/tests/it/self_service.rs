@@ -146,7 +146,9 @@ impl Cluster {
     }
 
     fn request(&self, method: Method, path: &str, credential: &str) -> reqwest::RequestBuilder {
-        reqwest::Client::new()
+        reqwest::Client::builder()
+            .build()
+            .unwrap()
             .request(method, format!("{}{path}", self.agent.url()))
             .header("Authorization", format!("Munge {}", credential.trim()))
     }
