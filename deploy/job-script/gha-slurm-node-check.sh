@@ -16,9 +16,11 @@ set -uo pipefail
 trap '' TERM
 code=0
 if [[ -n ${GHA_SLURM_OUTPUT:-} ]]; then
-    # As the job script does. Where the doctor may not read it, the exit code tells what is a problem.
+    # As the job script does.
     if output_file=$(umask 077 && mktemp --suffix=.log "$GHA_SLURM_OUTPUT.XXXXXXXXXX"); then
         exec >>"$output_file" 2>&1
+        # For the doctor, who may be another user than this one. Nothing secret is printed: passwords are masked.
+        chmod 0644 "$output_file"
     else
         code=64
     fi

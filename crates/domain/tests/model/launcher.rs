@@ -432,11 +432,9 @@ impl World {
 
     pub fn to_deregister(&self) -> Vec<LaunchId> {
         self.launches_that(|launch| {
-            let is_marked = launch
-                .runner()
-                .and_then(|runner| runner.deregister_at)
-                .is_some_and(|at| at <= self.now);
-            is_marked
+            let runner = launch.runner();
+            let at = runner.and_then(|runner| runner.deregister_at);
+            at.is_some_and(|at| at <= self.now)
         })
     }
 

@@ -147,7 +147,6 @@ impl Cluster {
 
     fn request(&self, method: Method, path: &str, credential: &str) -> reqwest::RequestBuilder {
         reqwest::Client::builder()
-            .timeout(DEADLINE)
             .build()
             .unwrap()
             .request(method, format!("{}{path}", self.agent.url()))
