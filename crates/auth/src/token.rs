@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn assertions_are_valid_for_a_minute_and_no_longer() {
         let (_dir, folder) = keys();
-        let signer = Signer::load(&folder).unwrap();
+        let signer = SigningKey::read(&folder).unwrap();
         let keys = folder.key_set().unwrap();
         let now = chrono::Utc::now().timestamp();
         let check = |lifetime_s: i64, iat: i64, nbf: i64| {

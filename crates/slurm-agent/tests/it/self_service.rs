@@ -147,6 +147,7 @@ impl Cluster {
 
     fn request(&self, method: Method, path: &str, credential: &str) -> reqwest::RequestBuilder {
         reqwest::Client::builder()
+            .timeout(DEADLINE)
             .build()
             .unwrap()
             .request(method, format!("{}{path}", self.agent.url()))
