@@ -432,11 +432,10 @@ impl World {
 
     pub fn to_deregister(&self) -> Vec<LaunchId> {
         self.launches_that(|launch| {
-            let is_marked = launch
+            launch
                 .runner()
                 .and_then(|runner| runner.deregister_at)
-                .is_some_and(|at| at <= self.now);
-            is_marked
+                .is_some_and(|at| at <= self.now)
         })
     }
 
