@@ -81,6 +81,7 @@ fn every_published_example_parses() {
                 assert_eq!(Some(p.installation.id), number("/installation/id"));
                 let names: Vec<String> = p
                     .repositories
+                    .first
                     .iter()
                     .map(|r| format!("{}/{}", r.owner, r.name))
                     .collect();
