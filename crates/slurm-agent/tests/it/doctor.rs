@@ -1,6 +1,7 @@
 //! `gha-slurm-munge --doctor` and `--dry-run` before a real Slurm. Each scenario gets the site's settings.
 
 use gha_slurm_test_support::{PrivateSlurm, SLURM_USERS, wait_until};
+use std::os::unix::fs::PermissionsExt;
 use wiremock::matchers::path;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 

@@ -61,7 +61,7 @@ async fn call_back(pool: &Database, launch: LaunchId, caller: Caller) -> Answer 
     match applied {
         Err(Rejected::Gone(why)) => Answer::Gone(why),
         Err(Rejected::Conflict(why)) => Answer::Conflict(why),
-        Err(rejected @ (Rejected::NotStarted(_) | Rejected::Late)) => panic!("{rejected}"),
+        Err(rejected) => panic!("{rejected}"),
         Ok(applied) => {
             if let Some(why) = applied.turned_away() {
                 return Answer::Gone(why);
