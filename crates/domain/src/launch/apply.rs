@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::outcome::Blame;
+use super::outcome::{Blame, MOST_ATTEMPTS};
 use super::{
     Attribution, Caller, Launch, Outcome, Over, Run, Runner, RunnerMode, SlurmReport, State, Why,
     Work,
@@ -14,11 +14,6 @@ use crate::timeline::{Entry, Kind, happened};
 
 /// A node that reports the end of its runner gives an unused registration back next; otherwise the launcher does, after this.
 const GIVES_BACK_WITHIN: TimeDelta = TimeDelta::minutes(1);
-
-/// Most attempts to register a runner for one launch. A launch token may be redeemed again until its runner listens, because a bad
-/// network loses answers; but whoever runs as the same user can read it, and each attempt costs calls to GitHub, whose limit all
-/// repositories of the installation share.
-pub const MOST_ATTEMPTS: u32 = 8;
 
 /// The second attempt may begin at once, the third so long after the first, each later one after twice the time: the eighth after
 /// 320 s. One more, which ends the launch, comes after 640 s, when a job script has given up by itself (after 600 s).

@@ -16,8 +16,8 @@ use crate::ids::{ClassId, LaunchId, RepositoryId, RunnerId, SlurmJobId, Workflow
 use crate::slurm_state::SlurmState;
 use crate::stored_as_text;
 
-pub use apply::{Admission, Applied, Context, Effect, Happening, MOST_ATTEMPTS, Phase, Rejected};
-pub use outcome::{Outcome, Why};
+pub use apply::{Admission, Applied, Context, Effect, Happening, Phase, Rejected};
+pub use outcome::{MOST_ATTEMPTS, Outcome, Why};
 
 /// GitHub removes an ephemeral runner that has not connected for so long by itself
 /// (<https://docs.github.com/en/actions/reference/runners/self-hosted-runners>).
