@@ -31,6 +31,9 @@ use crate::zone::Zone;
 
 /// Long enough for a loaded machine; a build takes 2 s.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+/// GitHub gives up a runner that it does not hear of, as when Slurm ends one without leave to report: after ten minutes; here sooner than
+/// [`DEADLINE`].
+const LOST_RUNNER: Duration = Duration::from_secs(30);
 pub(crate) const REPOSITORY: &str = "acme/widgets";
 pub(crate) const SLURM_USER: &str = "alice";
 /// Labels that the launcher's default settings know.
@@ -201,6 +204,7 @@ impl Stack {
             APP_ID,
             AppKey::from_pem(APP_KEY.as_bytes()).unwrap(),
         );
+        settings.timing.lost_runner = LOST_RUNNER;
         if let Some(zone) = &builder.zone {
             settings.listen = (zone.outside, 0).into();
         }

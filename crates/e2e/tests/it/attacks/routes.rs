@@ -348,7 +348,7 @@ impl<'a> Caller<'a> {
                     body_sha256: hex::encode(Sha256::digest(body.as_bytes())),
                 };
                 let credential = STANDARD.encode(serde_json::to_vec(&made_for).unwrap());
-                call.header("Authorization", format!("Munge {credential}"))
+                call.header("Authorization", format!("Munge MUNGE:{credential}:"))
             }
             C::SharedSecret => call.header("auth-token", SHARED_SECRET),
         };
@@ -433,11 +433,11 @@ async fn with_progress_token(stack: &Stack, walk: impl AsyncFnOnce()) {
     set(hex::encode(own)).await;
 }
 
-/// An executable that stands in for unmunge(1): a credential is the payload in base64. munged itself is tried by slurm-agent's
+/// An executable that stands in for unmunge(1): a credential is the payload in base64, within `MUNGE:…:`. munged itself is tried by slurm-agent's
 /// `self_service`.
 fn unmunge(folder: &Path) -> PathBuf {
     let script = format!(
-        "#!/bin/sh\npayload=$(base64 -d 2>/dev/null) || exit 4\n\
+        "#!/bin/sh\npayload=$(cut -d: -f2 | base64 -d 2>/dev/null) || exit 4\n\
          printf 'ENCODE_HOST: login1 (10.0.0.5)\\nENCODE_TIME: now (%s)\\nUID: daemon ({MUNGE_UID})\\nUID_RESTRICTION: me (%s)\\n\\n%s' \
          \"$(date +%s)\" \"$(id -u)\" \"$payload\"\n"
     );
