@@ -181,7 +181,7 @@ function volumesOf(container) {
   return args;
 }
 
-// [REGISTRY[:PORT]/]NAME[:TAG][@DIGEST]. Anything else could be an option of Podman's, or a path.
+// [REGISTRY[:PORT]/]NAME[:TAG][@DIGEST]. Anything else could be an option of Podman, or a path.
 const REFERENCE =
   /^((\[[0-9a-f:]+\]|[a-z0-9][a-z0-9.-]*)(:\d+)?\/)?[a-z0-9]+([._-]+[a-z0-9]+)*(\/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:\w[\w.-]{0,127})?(@[a-z0-9]+([+._-][a-z0-9]+)*:[0-9a-f]{32,})?$/i;
 

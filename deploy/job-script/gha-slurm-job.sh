@@ -260,7 +260,7 @@ one_changes_its_program() {
         [[ -O $process && -e $process/exe ]] || continue
         # The first argument has an end, even if it is empty.
         ! IFS= read -r -d '' _ 2>/dev/null <"$process/cmdline" || continue
-        # One that hides its arguments stays so.
+        # A process that hides its arguments never changes.
         unclear[$process]=$((${unclear[$process]:-0} + 1))
         ((${unclear[$process]} > 10)) || found=0
     done

@@ -171,7 +171,7 @@ pub enum TokenError {
     MissingClaim(String),
 }
 
-/// Verifies a token with claims `T`: signature by a known key, issuer, audience, times, and every claim present. Whoever has a key must
+/// Verifies a token with claims `T`: signature by a known key, issuer, audience, times, and every claim present. A stolen key must
 /// not make tokens that outlive it, so a token's lifetime is bounded, too.
 pub fn verify<T: Claims>(
     token: &str,

@@ -34,8 +34,8 @@ pub enum Visibility {
 
 impl Visibility {
     /// Events may be late, or made by who has stolen the webhook secret. That a repository is public takes rights away, and is believed;
-    /// that one is private which was not known to be, gives some. `known`: whether it is private; the outer `None`: a repository that
-    /// nobody has spoken of, so that nobody has mapped it, since to map it GitHub is asked.
+    /// that one has become private gives some. `known`: whether it is private. The outer `None` is a repository that is
+    /// not in the database, so it is not mapped either: mapping it asks GitHub.
     pub fn heard(known: Option<Option<bool>>, private: Option<bool>) -> Self {
         match (known, private) {
             (_, None) => Self::Kept,

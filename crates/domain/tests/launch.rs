@@ -197,7 +197,7 @@ fn a_restarted_slurm_job_gets_no_second_runner() {
     assert_eq!(outcome, Some(Outcome::Restarted));
 }
 
-/// Who runs as the same user can report a workflow job with the progress token that it read.
+/// Any process of the same user can read the progress token, and report a workflow job with it.
 #[test]
 fn only_github_spares_a_runner_that_should_have_work() {
     let listening = progressed(&registered(), Phase::Listening);
@@ -238,7 +238,7 @@ fn only_github_spares_a_runner_that_should_have_work() {
     // What GitHub let go had no workflow job: another runner takes its place.
     let gone = after(&busy, Happening::Deregistered { attempt: 1 }).unwrap();
     assert_eq!((deregister_at(&gone), gone.is_supply()), (None, false));
-    // What the planner does not want is asked about all the same.
+    // A runner that the planner does not want stays marked for deregistration.
     let unwanted = after(&listening, Happening::ReleaseWanted(Why::NoDemand)).unwrap();
     let busy = progressed(&unwanted, Phase::WorkflowJobStarted { run: None });
     assert_eq!(deregister_at(&busy), Some(now()));
@@ -246,7 +246,7 @@ fn only_github_spares_a_runner_that_should_have_work() {
     assert_eq!(deregister_at(&refused), None);
 }
 
-/// Who runs as the same user can read the launch token, and may redeem it until the runner listens. Each time costs calls to GitHub.
+/// Any process of the same user can read the launch token, and redeem it until the runner listens. Each time costs calls to GitHub.
 #[test]
 fn a_launch_is_redeemed_a_few_times_with_growing_pauses() {
     let demand = Context { demand: 1 };

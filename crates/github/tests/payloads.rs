@@ -248,7 +248,7 @@ fn truncated_and_broken_json_is_refused() {
     assert!(Payload::parse("workflow_job", inside.as_bytes()).is_ok());
 }
 
-/// A stranger has no secret, but whoever has one must not fill the memory: 900,000 repositories fit into a delivery.
+/// A stranger has no webhook secret, but a stolen one must not fill the memory: 900,000 repositories fit into a delivery.
 #[test]
 fn a_list_of_repositories_is_read_up_to_a_bound() {
     let mut payload = example("installation", 0);

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use gha_slurm_auth::{KeySet, KeysError, verify};
 use gha_slurm_contract::agent::StatesAnswer;
@@ -153,11 +152,6 @@ impl Agents {
     }
 }
 
-fn too_many(title: &'static str, most: usize) -> ApiError {
-    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "too_many", title)
-        .detail(format!("Name at most {most} at once."))
-}
-
 /// The agent asks for calls.
 #[utoipa::path(
     post,
@@ -204,7 +198,7 @@ async fn answers(
 ) -> Result<HttpResponse, ApiError> {
     let given: AnswersRequest = agents.body(&request, body, AgentPurpose::Answers).await?;
     if given.answers.len() > MAX_CALLS_AT_ONCE {
-        return Err(too_many("Too many answers", MAX_CALLS_AT_ONCE));
+        return Err(problem::too_many("Too many answers", MAX_CALLS_AT_ONCE));
     }
     agents.mailbox.answer(given.answers);
     Ok(HttpResponse::NoContent().finish())
@@ -231,7 +225,7 @@ async fn states(
 ) -> Result<HttpResponse, ApiError> {
     let told: StatesAnswer = agents.body(&request, body, AgentPurpose::States).await?;
     if told.launches.len() > MAX_PUSHED_AT_ONCE {
-        return Err(too_many("Too many launches", MAX_PUSHED_AT_ONCE));
+        return Err(problem::too_many("Too many launches", MAX_PUSHED_AT_ONCE));
     }
     let changed = slurm_jobs::take_in(&agents.submitter, told)
         .await

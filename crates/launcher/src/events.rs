@@ -270,8 +270,8 @@ async fn installation_repositories(
     Ok(())
 }
 
-/// What is applied of a list in an event, in parts for one transaction each. webhook-ingest publishes no more, but whoever has a user of
-/// RabbitMQ can.
+/// What is applied of a list in an event, in parts for one transaction each. webhook-ingest publishes no more, but a stolen
+/// account of RabbitMQ can.
 fn batches(list: &[RepositoryFacts]) -> impl Iterator<Item = &[RepositoryFacts]> {
     let some = list.get(..MAX_REPOSITORIES).unwrap_or(list);
     some.chunks(BATCH)

@@ -1,4 +1,4 @@
-//! Files that are replaced as a whole: whoever reads them sees the old text or the new one.
+//! Files that are replaced as a whole: a reader sees the old text or the new one.
 
 use std::fs::Permissions;
 use std::io::Write;

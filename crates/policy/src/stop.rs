@@ -203,8 +203,8 @@ impl StopFile {
     }
 }
 
-/// Locks a folder, unless another has locked it for [`LOCK_PATIENCE`]. Whoever can read the folder can lock it, and NFS locks no folders: to
-/// stop something matters more than two commands in the same moment.
+/// Locks a folder, unless another has locked it for [`LOCK_PATIENCE`]. Every user who can read the folder can lock it, and NFS locks no folders:
+/// stopping something matters more than two commands at the same moment.
 #[expect(
     clippy::disallowed_methods,
     reason = "a change blocks, for two seconds at most"

@@ -120,8 +120,7 @@ pub(crate) async fn resolve_list(
     web_url: &str,
     entries: Vec<Wanted>,
 ) -> Result<Vec<Resolved>, Unresolved> {
-    let (mut names, mut wrong) = (Vec::<RepositoryFullName>::new(), Vec::new());
-    let mut questions = Vec::new();
+    let (mut questions, mut wrong) = (Vec::new(), Vec::new());
     for (index, wanted) in entries.into_iter().enumerate() {
         match RepositoryFullName::parse(&wanted.repository, web_url) {
             Err(error) => wrong.push(part(
@@ -130,11 +129,8 @@ pub(crate) async fn resolve_list(
                 "repository_invalid",
                 error.to_string(),
             )),
-            Ok(name) if names.contains(&name) => {}
-            Ok(name) => {
-                names.push(name.clone());
-                questions.push((index, name, wanted.charge));
-            }
+            Ok(name) if questions.iter().any(|(_, asked, _)| *asked == name) => {}
+            Ok(name) => questions.push((index, name, wanted.charge)),
         }
     }
     let asked: Vec<Entry> = futures_util::stream::iter(questions.into_iter().map(

@@ -47,7 +47,7 @@ impl WebApplication {
         let (page, readers) = (self.page, self.readers);
         let files = Files::new("/", self.folder)
             .index_file("index.html")
-            // The build has compressed them: to do so here would cost more than it saves, and who asks need not read.
+            // The build has compressed them: compressing here would cost work for clients that never read the answer.
             .try_compressed()
             .default_handler(fn_service(move |request: ServiceRequest| {
                 let answer = HttpResponse::Ok()

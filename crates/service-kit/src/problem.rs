@@ -158,6 +158,12 @@ pub fn repository_invalid(reason: &impl std::fmt::Display) -> ApiError {
     .detail(reason.to_string())
 }
 
+/// 422 for a body that names more than `most` of something.
+pub fn too_many(title: &'static str, most: usize) -> ApiError {
+    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "too_many", title)
+        .detail(format!("Name at most {most} at once."))
+}
+
 /// What the query string says, for a handler that looks at something else first.
 pub fn query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, ApiError> {
     web::Query::from_query(request.query_string())

@@ -15,7 +15,7 @@ use gha_slurm_contract::agent::{
 };
 use gha_slurm_contract::launch_token::{StartAnswer, StartRequest};
 use gha_slurm_service_kit::authentication::{assertion_invalid, bearer};
-use gha_slurm_service_kit::{ApiError, Body};
+use gha_slurm_service_kit::{ApiError, Body, problem};
 
 use crate::original;
 use crate::start::{Starter, answer};
@@ -98,15 +98,6 @@ async fn asserted(
     Ok(claims)
 }
 
-fn too_many(most: usize) -> ApiError {
-    ApiError::new(
-        StatusCode::UNPROCESSABLE_ENTITY,
-        "too_many",
-        "Too many launches",
-    )
-    .detail(format!("Name at most {most} at once."))
-}
-
 /// Cancels: pending Slurm jobs end at once, running ones get a signal first. The launcher names only launches
 /// whose runner has no workflow job.
 #[utoipa::path(
@@ -127,7 +118,10 @@ pub(crate) async fn cancel(
 ) -> Result<HttpResponse, ApiError> {
     let claims = asserted(&starter, assertion, CallPurpose::Cancel).await?;
     if claims.launches.len() > MAX_CANCELLED_AT_ONCE {
-        return Err(too_many(MAX_CANCELLED_AT_ONCE));
+        return Err(problem::too_many(
+            "Too many launches",
+            MAX_CANCELLED_AT_ONCE,
+        ));
     }
     let cancelled = starter
         .into_inner()
@@ -178,7 +172,7 @@ async fn states_asked(
     asked: StatesRequest,
 ) -> Result<HttpResponse, ApiError> {
     if asked.launches.len() > MAX_STATES_AT_ONCE {
-        return Err(too_many(MAX_STATES_AT_ONCE));
+        return Err(problem::too_many("Too many launches", MAX_STATES_AT_ONCE));
     }
     if asked.look_now {
         starter.launches.look_now().await;

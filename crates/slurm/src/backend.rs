@@ -164,6 +164,13 @@ impl Queue {
             .map(|job| job.id)
     }
 
+    /// Those that are wanted cancelled.
+    pub(crate) fn wanted_by(mut self, wanted: &[Cancellation]) -> Vec<SlurmJob> {
+        self.ours
+            .retain(|job| wanted.iter().any(|wanted| wanted.wants(job)));
+        self.ours
+    }
+
     /// Counts one that is not gha-slurm's.
     pub(crate) fn add_other(&mut self, user: &str, state: SlurmState) {
         if !state.is_over() {
@@ -216,7 +223,7 @@ pub struct Cancellation {
 }
 
 impl Cancellation {
-    pub(crate) fn wants(&self, job: &SlurmJob) -> bool {
+    fn wants(&self, job: &SlurmJob) -> bool {
         let may_be = if self.only_pending {
             job.state == SlurmState::Pending
         } else {

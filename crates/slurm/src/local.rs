@@ -200,8 +200,7 @@ impl Slurm for LocalSlurm {
         wanted: &[Cancellation],
         known: &Numbers,
     ) -> Result<Vec<LaunchId>, SlurmUnavailable> {
-        let mut ours = self.list(known).await?.ours;
-        ours.retain(|job| wanted.iter().any(|wanted| wanted.wants(job)));
+        let ours = self.list(known).await?.wanted_by(wanted);
         let inner = Arc::clone(&self.inner);
         blocking(move || {
             for id in ours.iter().filter_map(|job| job.id.as_str().parse().ok()) {

@@ -173,8 +173,7 @@ impl Slurm for SbatchSlurm {
         wanted: &[Cancellation],
         known: &Numbers,
     ) -> Result<Vec<LaunchId>, SlurmUnavailable> {
-        let mut ours = self.list(known).await?.ours;
-        ours.retain(|job| wanted.iter().any(|wanted| wanted.wants(job)));
+        let ours = self.list(known).await?.wanted_by(wanted);
         for job in &ours {
             let mut command = self.program("scancel", Some(&job.user));
             command.arg(job.id.as_str());

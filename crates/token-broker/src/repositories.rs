@@ -21,7 +21,7 @@ use crate::routes::{State, verified};
 /// Most repositories that are looked up at a time: GitHub answers as many calls as there are nodes that call back, and those must not wait.
 const LOOKUPS: usize = 8;
 
-/// An answer of GitHub is good for so long, and so is "nothing there": whoever has just installed the App may have to ask once more.
+/// An answer of GitHub is good for so long, and so is "nothing there": after installing the App, a user may have to ask once more.
 const REMEMBERED: Duration = Duration::from_secs(15);
 /// Most answers that are remembered.
 const MOST_REMEMBERED: u64 = 1000;

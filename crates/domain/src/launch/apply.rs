@@ -778,7 +778,7 @@ impl Change {
             run: work.run.or(run),
             ..work
         };
-        // What GitHub is asked about stays so: whoever runs as the same user can make this report.
+        // A pending deregistration stays pending: any process of the same user can make this report.
         if is_news {
             let detail = match work.run {
                 Some(run) => format!(
@@ -1082,8 +1082,8 @@ impl Change {
         };
         let entry = Entry::new(kind, happened(at, self.now), detail)
             .log_tail(log_tail.filter(|_| !has_worked));
-        // One that had a workflow job is gone at GitHub. Its node's report alone does not spare it: whoever runs as the same user can make
-        // that.
+        // One that had a workflow job is gone at GitHub. Its node's report alone does not spare it: any process of the same user can
+        // make that.
         let is_used_up = work.as_ref().is_some_and(Work::is_named_by_github);
         let runner = runner.map(|runner| Runner {
             deregister_at: deregister_at.filter(|_| !is_used_up),

@@ -7,7 +7,7 @@ use crate::admission::NotAdmitted;
 use crate::stop::Stop;
 
 /// Most attempts to register a runner for one launch. A launch token may be redeemed again until its runner listens, because a bad
-/// network loses answers; but whoever runs as the same user can read it, and each attempt costs calls to GitHub, whose limit all
+/// network loses answers; but any process of the same user can read it, and each attempt costs calls to GitHub, whose limit all
 /// repositories of the installation share.
 pub const MOST_ATTEMPTS: u32 = 8;
 

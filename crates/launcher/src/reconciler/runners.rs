@@ -78,8 +78,8 @@ fn noted(result: Result<bool, InquiryError>, runner: &Runner) -> Result<usize, I
 }
 
 /// Which workflow job has it? The run that its node named says so; otherwise every open workflow job of the scope may be the
-/// one, and GitHub is asked about each. Whoever runs as the same user can report a workflow job that there is not, so GitHub is asked to
-/// deregister the runner, too: it refuses while there is one.
+/// one, and GitHub is asked about each. Any process of the same user can report a workflow job that does not exist, so GitHub is asked
+/// to deregister the runner, too: it refuses while there is one.
 async fn attribute(
     reconciler: &Reconciler,
     loaded: &Loaded,

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::RepositoryId;
 use gha_slurm_storage::repositories::{self, Repository};
 use gha_slurm_storage::{ScopeLock, StorageError, replan};
 
@@ -67,7 +66,7 @@ async fn ask(
             "record a repository's visibility",
             scope.repository,
             async |mut lock: ScopeLock<'_>| {
-                let (id, at) = (RepositoryId(repository.id), Some(scope.installation));
+                let (id, at) = (scope.repository, Some(scope.installation));
                 let (owner, name) = (found.name.owner(), found.name.name());
                 let private = Some(found.private);
                 repositories::upsert(lock.conn(), id, at, owner, name, private, now).await?;

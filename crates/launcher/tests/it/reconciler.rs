@@ -521,7 +521,7 @@ async fn a_busy_runner_that_github_gave_nothing_stops_counting_in_the_end() {
     running.stop().await;
 }
 
-/// Whoever runs as the same user can report a workflow job with the progress token. Their runner stayed, and ran a workflow job
+/// Any process of the same user can report a workflow job with the progress token. Their runner stayed, and ran a workflow job
 /// after its repository was unmapped.
 #[tokio::test]
 async fn a_workflow_job_that_only_its_node_reported_spares_no_runner() {
@@ -532,7 +532,7 @@ async fn a_workflow_job_that_only_its_node_reported_spares_no_runner() {
         phase: Phase::WorkflowJobStarted { run: None },
         at: None,
     };
-    // Far from the limit after which nobody looks any more.
+    // Long before the deadline after which it is not looked at any more.
     let at = Utc::now() - chrono::TimeDelta::seconds(5);
     site.seed().happen(launch, started, at).await;
     let reconciling = site.reconcile();

@@ -329,7 +329,7 @@ async fn the_sites_container_hooks_are_the_runners() {
     assert_eq!(launch.last().await["reason"], "completed");
 }
 
-/// What a workflow names as an image becomes neither an option of Podman's nor a path.
+/// What a workflow names as an image becomes neither an option of Podman nor a path.
 #[test]
 fn an_image_is_the_name_of_one() {
     let folder = tempfile::tempdir().unwrap();

@@ -506,7 +506,7 @@ fn the_epilog_removes_what_is_the_users_alone_and_never_fails() {
     assert!(foreign.join("file").exists() && longer.exists());
 }
 
-/// It is not on its way to another program: it stays so.
+/// It is not on its way to another program: its state lasts.
 #[tokio::test]
 async fn the_epilog_does_not_wait_for_a_process_without_a_name() {
     if skipped_without_root("slurmd runs the epilog as root") {

@@ -431,8 +431,7 @@ impl Slurm for RestSlurm {
         known: &Numbers,
     ) -> Result<Vec<LaunchId>, SlurmUnavailable> {
         in_time(async {
-            let mut ours = self.queue(known).await?.ours;
-            ours.retain(|job| wanted.iter().any(|wanted| wanted.wants(job)));
+            let ours = self.queue(known).await?.wanted_by(wanted);
             for job in &ours {
                 self.ask_to_cancel(job).await?;
             }

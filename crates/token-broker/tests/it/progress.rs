@@ -137,7 +137,7 @@ async fn a_runner_that_github_calls_busy_goes_on() {
     assert_eq!(broker.query("SELECT in_supply FROM launches").await, ["t"]);
 }
 
-/// Whoever runs as the same user can read the progress token. Each release was a call to GitHub.
+/// Any process of the same user can read the progress token. Each release was a call to GitHub.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_releases_asks_github_a_few_times() {
     let broker = Broker::start().await;

@@ -65,7 +65,7 @@ async fn the_same_slurm_job_may_ask_again_until_it_listens() {
     assert_eq!(answer.status, 401);
 }
 
-/// Whoever runs as the same user can read a launch token before its runner listens. A hundred redemptions used up the calls to GitHub of
+/// Any process of the same user can read a launch token before its runner listens. A hundred redemptions used up the calls to GitHub of
 /// all repositories: each asked for the runners of all before it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_launch_token_is_redeemed_a_few_times_at_a_constant_price() {
@@ -539,9 +539,8 @@ async fn says_whether_the_app_is_installed() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_service_learns_what_the_app_sees_of_a_repository() {
-    let broker = Broker::start().await;
+/// GitHub has the App, and one repository on which it is installed.
+async fn github_has_widgets(broker: &Broker) {
     for (name, answer) in [
         ("/repos/acme/widgets/installation", json!({"id": 11})),
         (
@@ -559,6 +558,12 @@ async fn a_service_learns_what_the_app_sees_of_a_repository() {
             .mount(&broker.github)
             .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_learns_what_the_app_sees_of_a_repository() {
+    let broker = Broker::start().await;
+    github_has_widgets(&broker).await;
     let asked = |repository: &str| format!("/gha/repositories?url={repository}");
     let found = broker.get_with(&asked("acme/widgets"), SERVICE_TOKEN).await;
     let widgets =
@@ -611,23 +616,7 @@ async fn a_service_learns_what_the_app_sees_of_a_repository() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_app_sees_is_asked_of_github_once() {
     let broker = Broker::start().await;
-    for (name, answer) in [
-        ("/repos/acme/widgets/installation", json!({"id": 11})),
-        (
-            "/repos/acme/widgets",
-            json!({"id": 7, "full_name": "acme/widgets", "private": true}),
-        ),
-        (
-            "/app",
-            json!({"html_url": "https://github.com/apps/gha-slurm"}),
-        ),
-    ] {
-        Mock::given(method("GET"))
-            .and(path(name))
-            .respond_with(ResponseTemplate::new(200).set_body_json(answer))
-            .mount(&broker.github)
-            .await;
-    }
+    github_has_widgets(&broker).await;
     for (name, status) in [
         ("acme/widgets", 200),
         ("Acme/Widgets", 200),

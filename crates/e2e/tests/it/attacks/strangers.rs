@@ -178,7 +178,7 @@ async fn unfinished_heads() {
     unharmed(stack).await;
 }
 
-/// One that begins a second request and says no more was there for ever.
+/// A connection that began a second request and then fell silent was never closed.
 #[tokio::test]
 async fn silence_after_the_first_request() {
     let stack = Stack::start().await;
