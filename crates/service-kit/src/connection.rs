@@ -2,7 +2,8 @@
 //!
 //! actix-web reads ahead as much as comes, answers pipelined requests even if nobody reads the answers, and waits for the head of a second
 //! request, or for a client that does not read, for as long as it takes. Here a request's head is bounded in size and time, the next one
-//! is read when the last answer has been sent, and a client that does not read is cut off.
+//! is read when the last answer has been sent, and a client that does not read is cut off. One that is still sending when it has been
+//! refused is heard out for a moment: if we hung up on it, its system would throw the answer away unread.
 
 use std::cell::{Cell, RefCell};
 use std::io::{Error, ErrorKind};
@@ -25,6 +26,8 @@ const MAX_HEAD: usize = 16 * 1024;
 pub(crate) const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// A client that takes no byte of an answer for so long is cut off.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
+/// For so long what a client still sends is read and thrown away when its last answer is sent.
+const LINGER: Duration = Duration::from_secs(5);
 /// Bytes that are read at once.
 const CHUNK: usize = 4096;
 const TOO_LARGE: &[u8] =
@@ -119,15 +122,19 @@ impl Head {
 struct Deadline(Option<Pin<Box<Sleep>>>);
 
 impl Deadline {
-    /// An error once it has passed.
-    fn check(&mut self, patience: Duration, what: &str, cx: &mut Context<'_>) -> Result<(), Error> {
+    fn has_passed(&mut self, patience: Duration, cx: &mut Context<'_>) -> bool {
         let sleep = self
             .0
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        match sleep.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(Error::new(ErrorKind::TimedOut, what)),
-            Poll::Pending => Ok(()),
+        sleep.as_mut().poll(cx).is_ready()
+    }
+
+    /// An error once it has passed.
+    fn check(&mut self, patience: Duration, what: &str, cx: &mut Context<'_>) -> Result<(), Error> {
+        if self.has_passed(patience, cx) {
+            return Err(Error::new(ErrorKind::TimedOut, what));
         }
+        Ok(())
     }
 }
 
@@ -144,6 +151,9 @@ pub(crate) struct Connection<S> {
     has_handed_out: bool,
     is_write_blocked: bool,
     write_deadline: Deadline,
+    /// Nothing more is written.
+    is_ended: bool,
+    linger: Deadline,
     _place: Place,
 }
 
@@ -158,6 +168,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             has_handed_out: false,
             is_write_blocked: false,
             write_deadline: Deadline::default(),
+            is_ended: false,
+            linger: Deadline::default(),
             _place: place,
         }
     }
@@ -223,10 +235,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let room = into.remaining().min(self.ahead.len());
         let (count, is_whole) = head.take(self.ahead.get(..room).unwrap_or_default());
         if head.length > MAX_HEAD {
-            // As far as the client takes it at once.
+            // As far as the client takes it at once. For who parses the head, the client has hung up.
             let _ = Pin::new(&mut self.stream).poll_write(cx, TOO_LARGE);
-            let what = "a request's head is too large";
-            return Poll::Ready(Err(Error::new(ErrorKind::InvalidData, what)));
+            return Poll::Ready(Ok(()));
         }
         if is_whole {
             self.head_deadline = Deadline::default();
@@ -274,6 +285,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         self.hand_out(count, into);
         Poll::Ready(Ok(()))
+    }
+
+    /// Throws away what the client sends until it hangs up, too. One that does not in time is hung up on.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.linger.has_passed(LINGER, cx) {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            self.ahead.clear();
+            let more = ready!(self.poll_ahead(cx));
+            if more.is_err() || self.ahead.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 
     /// Notes whether the client takes what is written.
@@ -333,8 +358,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let result = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.written(result, cx)
+        if !self.is_ended {
+            let result = Pin::new(&mut self.stream).poll_shutdown(cx);
+            ready!(self.written(result, cx))?;
+            self.is_ended = true;
+        }
+        self.poll_linger(cx)
     }
 }
 
@@ -456,13 +485,14 @@ mod tests {
         let (mut client, mut connection) = connected(2 * MAX_HEAD);
         let large = format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(MAX_HEAD));
         client.write_all(large.as_bytes()).await.unwrap();
-        let error = loop {
-            match read(&mut connection).await.unwrap() {
-                Ok(part) => assert_ne!(part, ""),
-                Err(error) => break error,
+        let mut length = 0;
+        loop {
+            match text(&mut connection).await.len() {
+                0 => break,
+                part => length += part,
             }
-        };
-        assert_eq!(error.to_string(), "a request's head is too large");
+        }
+        assert!(length <= MAX_HEAD, "{length} bytes");
         drop(connection);
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
@@ -487,6 +517,28 @@ mod tests {
         tokio::time::advance(HEAD_DEADLINE + Duration::from_millis(1)).await;
         let error = read(&mut connection).await.unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_still_sent_at_the_end_is_thrown_away_for_a_moment() {
+        for hangs_up in [true, false] {
+            let (mut client, mut connection) = connected(64);
+            connection.write_all(b"413").await.unwrap();
+            assert!(poll!(Box::pin(connection.shutdown())).is_pending());
+            for _ in 0..3 {
+                client.write_all(&[b'a'; 64]).await.unwrap();
+                assert!(poll!(Box::pin(connection.shutdown())).is_pending());
+            }
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert_eq!(answer, "413");
+            if hangs_up {
+                drop(client);
+            } else {
+                tokio::time::advance(LINGER + Duration::from_millis(1)).await;
+            }
+            connection.shutdown().await.unwrap();
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,10 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 use url::form_urlencoded;
+
+/// Each address of the server is tried for so long.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The kernel closes a connection whose data nobody acknowledges for so long (tcp(7), `TCP_USER_TIMEOUT`).
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+/// An idle connection is looked at after this (tcp(7), `TCP_KEEPIDLE`), which also keeps firewalls from forgetting it,
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// then as often as this,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// and is closed after so many looks without an answer.
+const KEEPALIVE_RETRIES: u32 = 3;
 
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
@@ -50,7 +62,8 @@ impl DatabaseUrl {
     }
 
     /// Settings for the driver, with or without TLS. Without `sslmode`, TLS is required if the server has a CA file in the settings or
-    /// is not on this machine.
+    /// is not on this machine. A server that is gone without a word is noticed within half a minute, unless the URL has
+    /// `connect_timeout`, `tcp_user_timeout` or `keepalives…` of its own.
     pub fn config(&self, has_ca_file: bool) -> Config {
         let tls = self
             .tls
@@ -126,7 +139,7 @@ impl std::str::FromStr for DatabaseUrl {
                 other => return Err(DatabaseUrlError::SslMode(other.to_owned())),
             });
         }
-        let config: Config = format!("{address}?{}", rest.join("&")).parse().map_err(
+        let mut config: Config = format!("{address}?{}", rest.join("&")).parse().map_err(
             |error: tokio_postgres::Error| {
                 let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
                 DatabaseUrlError::Invalid(format!("{error}{}", cause.unwrap_or_default()))
@@ -134,6 +147,22 @@ impl std::str::FromStr for DatabaseUrl {
         )?;
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err(DatabaseUrlError::Invalid("it names no host".to_owned()));
+        }
+        let is_open = |key: &str| !given.contains(key);
+        if is_open("connect_timeout") {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        if is_open("tcp_user_timeout") {
+            config.tcp_user_timeout(UNACKNOWLEDGED);
+        }
+        if is_open("keepalives_idle") {
+            config.keepalives_idle(KEEPALIVE_IDLE);
+        }
+        if is_open("keepalives_interval") {
+            config.keepalives_interval(KEEPALIVE_INTERVAL);
+        }
+        if is_open("keepalives_retries") {
+            config.keepalives_retries(KEEPALIVE_RETRIES);
         }
         Ok(Self { config, tls })
     }
@@ -212,6 +241,24 @@ mod tests {
         }
         let here = read("postgres://a:b@localhost/d").unwrap();
         assert_eq!(here.config(true).get_ssl_mode(), Require);
+    }
+
+    #[test]
+    fn a_server_that_is_gone_is_noticed_unless_the_url_says_when() {
+        let usual = read("postgres://a:b@db/d").unwrap().config(false);
+        assert_eq!(usual.get_connect_timeout(), Some(&CONNECT_TIMEOUT));
+        assert_eq!(usual.get_tcp_user_timeout(), Some(&UNACKNOWLEDGED));
+        assert!(usual.get_keepalives());
+        assert_eq!(usual.get_keepalives_idle(), KEEPALIVE_IDLE);
+        assert_eq!(usual.get_keepalives_interval(), Some(KEEPALIVE_INTERVAL));
+        assert_eq!(usual.get_keepalives_retries(), Some(KEEPALIVE_RETRIES));
+        let own =
+            read("postgres://a:b@db/d?tcp_user_timeout=7&keepalives_idle=8&connect_timeout=9");
+        let own = own.unwrap().config(false);
+        let seconds = |time: Option<&Duration>| time.map(Duration::as_secs);
+        assert_eq!(seconds(own.get_tcp_user_timeout()), Some(7));
+        assert_eq!(own.get_keepalives_idle().as_secs(), 8);
+        assert_eq!(seconds(own.get_connect_timeout()), Some(9));
     }
 
     #[test]

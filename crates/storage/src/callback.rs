@@ -8,7 +8,7 @@ use gha_slurm_domain::{LaunchId, RepositoryId};
 
 use crate::pool::{Database, StorageError};
 use crate::scope::ScopeLock;
-use crate::transaction::Work;
+use crate::transaction::{self, Work};
 
 /// What a call about one launch needs to know of it.
 pub trait OfLaunch: Sized + Send {
@@ -27,10 +27,6 @@ impl Database {
     ///
     /// Nodes call back in herds, so this asks Postgres as seldom as it can: the transaction begins, takes the lock and reads in one
     /// round trip. If anything fails, the connection is closed, which ends the transaction.
-    #[expect(
-        clippy::manual_async_fn,
-        reason = "that the future can be sent to another thread has to be written down"
-    )]
     pub fn for_callback<'a, L, T, E, F>(
         &'a self,
         launch: LaunchId,
@@ -46,7 +42,7 @@ impl Database {
         T: Send + 'a,
         E: From<StorageError> + std::error::Error + Send + 'static,
     {
-        async move {
+        transaction::in_time(async move {
             let mut open = OpenTransaction(Some(self.connection().await?));
             // Every statement finds its rows by their keys. A plan made for these very values is never better than the one that is there
             // already, and making it costs more than the transaction.
@@ -73,7 +69,7 @@ impl Database {
             };
             open.commit().await?;
             Ok(done)
-        }
+        })
     }
 }
 

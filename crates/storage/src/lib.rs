@@ -19,6 +19,7 @@ mod roles;
 mod schema;
 pub mod scope;
 mod server;
+mod silence;
 mod sqlstate;
 pub mod stops;
 mod stored;

@@ -1,5 +1,7 @@
 //! The schema: the owner of the database brings it to this version, services only look whether it is.
 
+use std::time::Duration;
+
 use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::Pg;
 use diesel_async::{AsyncMigrationHarness, RunQueryDsl, SimpleAsyncConnection};
@@ -14,6 +16,8 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
 /// The advisory lock of migrations. Scopes are locked by their ids at GitHub, which are positive, in the same key space.
 const MIGRATION_LOCK: i64 = -7_203_841;
+/// One statement of a migration, or somebody else's whole migration, may take this long.
+const PATIENCE: Duration = Duration::from_secs(60 * 60);
 
 impl Database {
     /// Brings the database to this program's schema, and the [roles](Role) of the services to their rights; those with a password
@@ -77,7 +81,7 @@ async fn migrate(server: Server, passwords: Vec<(Role, SecretString)>) -> Result
             .map_err(|e| StorageError::Migration(e.to_string()))?;
         let conn = runtime.block_on(async {
             let mut conn = server
-                .establish()
+                .establish(PATIENCE)
                 .await
                 .map_err(|e| StorageError::Unavailable(e.to_string()))?;
             // Released when this connection closes, after the migrations.

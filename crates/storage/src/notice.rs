@@ -1,9 +1,14 @@
 //! What one process tells the others through Postgres: `NOTIFY`. Whatever must not be lost is in a table; a notice only says that it is
 //! time to look.
 
+use std::time::Duration;
+
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use crate::pool::{Database, StorageError};
+
+/// The server answers within this, or is asked again on another connection.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +48,12 @@ pub async fn notify(
 /// ended; the caller listens again, and looks by itself, since what was said meanwhile is lost.
 pub async fn listen(database: &Database, heard: impl Fn(Notice)) -> StorageError {
     let unavailable = |e: tokio_postgres::Error| StorageError::Unavailable(e.to_string());
-    let (client, mut connection) = match database.server().connect().await {
-        Ok(pair) => pair,
-        Err(e) => return unavailable(e),
+    let late = || StorageError::Unavailable("no LISTEN connection in time".into());
+    let connecting = tokio::time::timeout(PATIENCE, database.server().connect());
+    let (client, mut connection) = match connecting.await {
+        Ok(Ok(pair)) => pair,
+        Ok(Err(e)) => return unavailable(e),
+        Err(_) => return late(),
     };
     let mut messages = futures_util::stream::poll_fn(move |cx| connection.poll_message(cx));
     let command: String = Notice::ALL
@@ -53,6 +61,8 @@ pub async fn listen(database: &Database, heard: impl Fn(Notice)) -> StorageError
         .concat();
     let subscribe = client.batch_execute(&command);
     tokio::pin!(subscribe);
+    let deadline = tokio::time::sleep(PATIENCE);
+    tokio::pin!(deadline);
     let mut subscribed = false;
     loop {
         tokio::select! {
@@ -64,6 +74,7 @@ pub async fn listen(database: &Database, heard: impl Fn(Notice)) -> StorageError
                 }
                 Err(e) => return unavailable(e),
             },
+            () = &mut deadline, if !subscribed => return late(),
             message = futures_util::StreamExt::next(&mut messages) => match message {
                 Some(Ok(tokio_postgres::AsyncMessage::Notification(said))) => {
                     let is_in = |notice: &Notice| notice.channel() == said.channel();

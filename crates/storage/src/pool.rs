@@ -19,6 +19,8 @@ use crate::sqlstate;
 
 /// How long a caller waits for a free connection or a new one.
 const POOL_WAIT: Duration = Duration::from_secs(5);
+/// A server that owes an answer is silent no longer than this: longer than `statement_timeout`, after which it answers itself.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Why storage could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -200,7 +202,7 @@ async fn setup(
     server: Server,
     application: &'static str,
 ) -> Result<AsyncPgConnection, ConnectionError> {
-    let mut conn = server.establish().await?;
+    let mut conn = server.establish(PATIENCE).await?;
     // A transaction that hangs must not hold a scope lock forever.
     conn.batch_execute(&format!(
         "SET application_name = '{application}'; SET statement_timeout = '15s'; \

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use diesel::ConnectionError;
 use diesel_async::AsyncPgConnection;
@@ -15,6 +16,7 @@ use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::pool::StorageError;
+use crate::silence::Heard;
 use crate::sqlstate::{Marked, MarkedPlain, MarkedTls};
 
 type Stream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
@@ -67,15 +69,22 @@ impl Server {
         self.config.connect(self.tls.clone()).await
     }
 
-    /// A connection for queries, whose errors carry their [SQLSTATE](crate::sqlstate).
-    pub(crate) async fn establish(&self) -> Result<AsyncPgConnection, ConnectionError> {
+    /// A connection for queries, whose errors carry their [SQLSTATE](crate::sqlstate). It fails when the server owes an answer and is
+    /// [silent](crate::silence) for `patience`.
+    pub(crate) async fn establish(
+        &self,
+        patience: Duration,
+    ) -> Result<AsyncPgConnection, ConnectionError> {
         let bad = |error: tokio_postgres::Error| {
             // Its own text names no cause.
             let cause = std::error::Error::source(&error).map(|e| format!(": {e}"));
             ConnectionError::BadConnection(format!("{error}{}", cause.unwrap_or_default()))
         };
         if self.config.get_ssl_mode() == SslMode::Require {
-            let connected = self.config.connect(MarkedTls(self.tls.clone())).await;
+            let connected = self
+                .config
+                .connect(MarkedTls(self.tls.clone(), patience))
+                .await;
             let (client, connection) = connected.map_err(bad)?;
             return AsyncPgConnection::try_from_client_and_connection(client, connection).await;
         }
@@ -83,7 +92,10 @@ impl Server {
             let stream = UnixStream::connect(&address).await.map_err(|error| {
                 ConnectionError::BadConnection(format!("{}: {error}", address.display()))
             })?;
-            let connected = self.config.connect_raw(Marked::new(stream), NoTls).await;
+            let connected = self
+                .config
+                .connect_raw(Marked::new(Heard::new(stream, patience)), NoTls)
+                .await;
             let (client, connection) = connected.map_err(bad)?;
             // Ends with the client; its error is also that of the statement in flight.
             tokio::spawn(connection);
@@ -93,7 +105,7 @@ impl Server {
         config
             .ssl_mode(SslMode::Require)
             .ssl_negotiation(SslNegotiation::Direct);
-        let (client, connection) = config.connect(MarkedPlain).await.map_err(bad)?;
+        let (client, connection) = config.connect(MarkedPlain(patience)).await.map_err(bad)?;
         AsyncPgConnection::try_from_client_and_connection(client, connection).await
     }
 

@@ -7,11 +7,14 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::Socket;
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::silence::Heard;
 
 /// Tag and length of a message (its manual, "Message Formats").
 const HEADER: usize = 5;
@@ -169,47 +172,50 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Marked<S> {
     }
 }
 
-impl<S: TlsStream + Unpin> TlsStream for Marked<S> {
+impl<S: TlsStream + Unpin> TlsStream for Marked<Heard<S>> {
     fn channel_binding(&self) -> ChannelBinding {
-        self.stream.channel_binding()
+        self.stream.get_ref().channel_binding()
     }
 }
 
-/// TLS whose stream is [`Marked`].
+/// TLS whose stream is [`Marked`], and [`Heard`] with this patience.
 #[derive(Clone)]
-pub(crate) struct MarkedTls(pub(crate) MakeRustlsConnect);
+pub(crate) struct MarkedTls(pub(crate) MakeRustlsConnect, pub(crate) Duration);
 
 type Rustls = <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect;
 
-pub(crate) struct MarkedConnect(Rustls);
+pub(crate) struct MarkedConnect(Rustls, Duration);
 
 impl MakeTlsConnect<Socket> for MarkedTls {
-    type Stream = Marked<<Rustls as TlsConnect<Socket>>::Stream>;
+    type Stream = Marked<Heard<<Rustls as TlsConnect<Socket>>::Stream>>;
     type TlsConnect = MarkedConnect;
     type Error = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Error;
 
     fn make_tls_connect(&mut self, domain: &str) -> Result<Self::TlsConnect, Self::Error> {
         let tls = MakeTlsConnect::<Socket>::make_tls_connect(&mut self.0, domain)?;
-        Ok(MarkedConnect(tls))
+        Ok(MarkedConnect(tls, self.1))
     }
 }
 
 impl TlsConnect<Socket> for MarkedConnect {
-    type Stream = Marked<<Rustls as TlsConnect<Socket>>::Stream>;
+    type Stream = Marked<Heard<<Rustls as TlsConnect<Socket>>::Stream>>;
     type Error = <Rustls as TlsConnect<Socket>>::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Stream, Self::Error>> + Send>>;
 
     fn connect(self, socket: Socket) -> Self::Future {
-        Box::pin(async move { self.0.connect(socket).await.map(Marked::new) })
+        Box::pin(async move {
+            let stream = self.0.connect(socket).await?;
+            Ok(Marked::new(Heard::new(stream, self.1)))
+        })
     }
 }
 
 /// No TLS, for `sslnegotiation=direct`, where tokio-postgres hands over the bare socket.
 #[derive(Clone, Copy)]
-pub(crate) struct MarkedPlain;
+pub(crate) struct MarkedPlain(pub(crate) Duration);
 
 /// A socket without TLS.
-pub(crate) struct Plain(Marked<Socket>);
+pub(crate) struct Plain(Marked<Heard<Socket>>);
 
 impl MakeTlsConnect<Socket> for MarkedPlain {
     type Stream = Plain;
@@ -227,7 +233,7 @@ impl TlsConnect<Socket> for MarkedPlain {
     type Future = std::future::Ready<io::Result<Plain>>;
 
     fn connect(self, socket: Socket) -> Self::Future {
-        std::future::ready(Ok(Plain(Marked::new(socket))))
+        std::future::ready(Ok(Plain(Marked::new(Heard::new(socket, self.0)))))
     }
 }
 

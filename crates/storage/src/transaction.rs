@@ -10,6 +10,8 @@ use diesel_async::{AnsiTransactionManager, AsyncPgConnection, TransactionManager
 
 use crate::pool::{Database, Failure, StorageError};
 
+/// No attempt of a transaction takes longer: each of its statements has a limit, and it has few.
+const LIMIT: Duration = Duration::from_secs(60);
 /// Most further attempts of a transaction that collides.
 const RETRIES: usize = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -57,11 +59,11 @@ impl Database {
         async move {
             let mut attempts = Attempts::new(self, name);
             loop {
-                let result = async {
+                let result = in_time(async {
                     let mut conn = begin(self, "BEGIN").await?;
                     let result = work(&mut conn).await;
                     finish(&mut conn, result).await
-                }
+                })
                 .await;
                 match attempts.pause_after(&result) {
                     Some(pause) => tokio::time::sleep(pause).await,
@@ -70,6 +72,20 @@ impl Database {
             }
         }
     }
+}
+
+/// An attempt of a transaction, within the limit of all. One that is given up drops its connection amid a transaction, so that the pool
+/// closes it.
+pub(crate) async fn in_time<T, E: From<StorageError>>(
+    attempt: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let late = |_| {
+        let text = format!("a transaction took longer than {} s", LIMIT.as_secs());
+        Err(StorageError::Unavailable(text).into())
+    };
+    tokio::time::timeout(LIMIT, attempt)
+        .await
+        .unwrap_or_else(late)
 }
 
 /// The attempts of one transaction, and their metrics.

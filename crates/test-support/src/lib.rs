@@ -10,6 +10,7 @@
 mod accounting;
 mod certificates;
 mod deployment;
+mod middleman;
 mod postgres;
 mod process;
 mod rabbitmq;
@@ -26,6 +27,7 @@ pub use deployment::{
     APP_ID, BackingServices, CLUSTER, Credentials, Deployment, DeploymentBuilder, Service,
     SlurmBackend,
 };
+pub use middleman::Middleman;
 pub use postgres::{PrivatePostgres, TestDatabase, migrate};
 pub use process::{Process, binary, end_processes_in, end_processes_marked, processes_marked};
 pub use rabbitmq::{PrivateRabbitMq, SHARED_RABBITMQ, TestBroker};

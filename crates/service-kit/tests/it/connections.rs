@@ -100,3 +100,41 @@ async fn an_address_has_so_many_connections() {
     .await;
     stop.cancel();
 }
+
+/// 30 MB are more than the buffers of two sockets have room for: the client is still sending when it has been answered. If we hung up then,
+/// its system would throw the answer away.
+#[tokio::test]
+async fn a_client_that_sends_before_it_reads_hears_why_it_is_refused() {
+    let service = start();
+    let address = service.url.trim_start_matches("http://");
+    let body = vec![b'x'; 30_000_000];
+    let post =
+        |path: &str, header: &str| format!("POST {path} HTTP/1.1\r\nhost: x\r\n{header}\r\n\r\n");
+    let large = format!("content-length: {}", body.len());
+    for (head, status) in [
+        (post("/echo/x", &large), "413"),
+        (post("/nowhere", &large), "404"),
+        (
+            post("/echo/x", "x: y").replace("\r\n\r\n", "\r\nx: "),
+            "431",
+        ),
+        (
+            post("/echo/x", "transfer-encoding: chunked") + "nonsense",
+            "401",
+        ),
+    ] {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(head.as_bytes()).await.unwrap();
+        let sent = tokio::time::timeout(DEADLINE, client.write_all(&body)).await;
+        sent.expect("it is taken").expect(&head);
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(DEADLINE, client.read_to_end(&mut answer)).await;
+        read.expect("it ends").expect(&head);
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{head}: {answer}"
+        );
+    }
+    service.stop.cancel();
+}

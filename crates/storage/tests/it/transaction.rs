@@ -5,7 +5,7 @@ use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use gha_slurm_domain::launch::{Happening, Why};
 use gha_slurm_storage::{AsyncPgConnection, Database, Failure, StorageError};
 use gha_slurm_telemetry::Metrics;
-use gha_slurm_test_support::TestDatabase;
+use gha_slurm_test_support::{Middleman, TestDatabase, wait_until};
 use tokio::sync::Barrier;
 
 use crate::{REPOSITORY, now, plan, scope_with_queued, seed};
@@ -131,4 +131,46 @@ async fn what_the_work_refuses_is_rolled_back_and_not_tried_again() {
         Ok(conn.batch_execute("CREATE TABLE left_behind ()").await?)
     };
     pool.transaction("create", create).await.unwrap();
+}
+
+/// A pooler that is frozen, or a server after a failover of which nobody told: every connection stays open, and nothing answers.
+#[tokio::test]
+async fn who_waits_for_a_server_that_has_gone_silent_is_told_so() {
+    let database = TestDatabase::create().await;
+    let way = Middleman::before(database.url()).await.unwrap();
+    let url = way.through(database.url()).unwrap();
+    let pool = Database::new(&url.into(), None, "test", 3).unwrap();
+    let idle = async |_: &mut AsyncPgConnection| -> Result<(), StorageError> { Ok(()) };
+    pool.transaction("before", idle).await.unwrap();
+
+    let held = Barrier::new(3);
+    let frozen = async |conn: &mut AsyncPgConnection| -> Result<(), StorageError> {
+        held.wait().await;
+        held.wait().await;
+        lock(conn, 1).await
+    };
+    let query = async {
+        let mut conn = pool.connection().await?;
+        held.wait().await;
+        held.wait().await;
+        Ok::<_, StorageError>(conn.batch_execute("SELECT 1").await?)
+    };
+    let silenced = async {
+        held.wait().await;
+        way.silence();
+        held.wait().await;
+    };
+    let deadline = std::time::Duration::from_secs(60);
+    let both = async { tokio::join!(pool.transaction("frozen", frozen), query, silenced) };
+    let (frozen, query, ()) = tokio::time::timeout(deadline, both)
+        .await
+        .expect("both end by themselves");
+    for error in [frozen.unwrap_err(), query.unwrap_err()] {
+        assert_eq!(error.failure(), Failure::Unavailable, "{error}");
+    }
+    way.speak();
+    wait_until("the pool has connections that work", deadline, || async {
+        pool.transaction("after", idle).await
+    })
+    .await;
 }
