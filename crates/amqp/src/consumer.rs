@@ -7,19 +7,28 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt};
 use gha_slurm_contract::Event;
 use gha_slurm_telemetry::panic_message;
+use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::topology::{Broker, Disconnected, LAUNCHER_QUEUE, Pauses, open};
+use crate::dead_letters::Letters;
+use crate::topology::{Broker, Interrupted, LAUNCHER_QUEUE, Pauses, open};
 
 /// Events in flight at once.
 const PREFETCH: u16 = 16;
+
+/// How often the consumer looks at what waits in the queue.
+const LOOK: Duration = Duration::from_secs(15);
+/// While events wait, one of them is done with at least this often.
+const STALLED: Duration = Duration::from_secs(2 * 60);
 
 /// The pause before an event whose handler panicked is handled again.
 const PANIC_PAUSE: Duration = Duration::from_secs(1);
@@ -29,11 +38,13 @@ const PANIC_PAUSE: Duration = Duration::from_secs(1);
 pub enum Outcome {
     /// Its effect is committed.
     Ack,
-    /// Not now: give it back after a pause. Counts against the delivery limit.
+    /// Not now, and that is its own fault: it comes back after a pause. Counts against the delivery limit.
     Retry {
         /// The pause.
         after: Duration,
     },
+    /// Not now, and it cannot help it, since what it needs is away: it goes to the end of the queue, as often as needed.
+    PutBack,
     /// Never: a person has to look at it.
     DeadLetter {
         /// Why.
@@ -42,7 +53,8 @@ pub enum Outcome {
 }
 
 /// Consumes events until `stop`, then finishes those in flight. Reconnects forever: RabbitMQ ends a stream with `None`
-/// and no error when the queue is deleted, so any end is a failure. `on_state` is called with whether the broker is connected.
+/// and no error when the queue is deleted, so any end is a failure. `on_state` is called with whether the broker is connected, and
+/// whether events are done with: one may block all others.
 ///
 /// An event whose handler panics is handled again after a second; as any other retry, it goes to the dead letters when its
 /// deliveries are used up.
@@ -50,7 +62,7 @@ pub async fn consume<H, Fut>(
     broker: Broker,
     name: &'static str,
     stop: CancellationToken,
-    on_state: impl Fn(Result<(), Disconnected>) + Send,
+    on_state: impl Fn(Result<(), Interrupted>) + Send,
     handler: H,
 ) where
     H: Fn(Event) -> Fut + Send + Sync + 'static,
@@ -64,8 +76,8 @@ pub async fn consume<H, Fut>(
             return;
         }
         let reason = match result {
-            Ok(()) => Disconnected::Ended,
-            Err(error) => Disconnected::Failed(error),
+            Ok(()) => Interrupted::Ended,
+            Err(error) => Interrupted::Failed(error),
         };
         tracing::warn!(error = %reason, "the subscription is lost");
         on_state(Err(reason));
@@ -77,7 +89,7 @@ async fn session<H, Fut>(
     broker: &Broker,
     name: &'static str,
     stop: &CancellationToken,
-    on_state: &(impl Fn(Result<(), Disconnected>) + Send),
+    on_state: &(impl Fn(Result<(), Interrupted>) + Send),
     handler: &Arc<H>,
     pauses: &mut Pauses,
 ) -> lapin::Result<()>
@@ -86,6 +98,7 @@ where
     Fut: Future<Output = Outcome> + Send + 'static,
 {
     let (connection, channel) = open(broker, name).await?;
+    let letters = Letters::on(channel.clone()).await?;
     channel
         .basic_qos(PREFETCH, BasicQosOptions::default())
         .await?;
@@ -100,23 +113,44 @@ where
     *pauses = Pauses::new();
     on_state(Ok(()));
     let mut in_hand = JoinSet::new();
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // When an event was done with, or none waited.
+    let mut went_on = Instant::now();
+    let mut is_stalled = false;
     let result = loop {
         tokio::select! {
+            _ = look.tick() => {
+                let waiting = waiting(&channel).await? + in_hand.len();
+                if waiting == 0 {
+                    went_on = Instant::now();
+                }
+                let since = went_on.elapsed();
+                if since >= STALLED {
+                    is_stalled = true;
+                    on_state(Err(Interrupted::Stalled { waiting, since }));
+                }
+            }
             () = stop.cancelled() => {
                 channel.basic_cancel(stream.tag(), BasicCancelOptions::default()).await?;
                 break Ok(());
             }
             delivery = stream.next() => match delivery {
                 Some(Ok(delivery)) => {
-                    let handler = Arc::clone(handler);
+                    let (handler, letters) = (Arc::clone(handler), letters.clone());
                     let stop = stop.clone();
-                    in_hand.spawn(async move { handle(delivery, &*handler, &stop).await });
+                    in_hand.spawn(async move { handle(delivery, &letters, &*handler, &stop).await });
                 }
                 Some(Err(error)) => break Err(error),
                 None => break Ok(()),
             },
             // A panic of a handler is caught in `handle`.
-            Some(_) = in_hand.join_next() => {}
+            Some(ended) = in_hand.join_next() => if ended.unwrap_or(false) {
+                went_on = Instant::now();
+                if std::mem::take(&mut is_stalled) {
+                    on_state(Ok(()));
+                }
+            }
         }
     };
     while in_hand.join_next().await.is_some() {}
@@ -126,7 +160,25 @@ where
     result
 }
 
-async fn handle<H, Fut>(delivery: Delivery, handler: &H, stop: &CancellationToken)
+/// Events in the queue that no consumer has.
+async fn waiting(channel: &Channel) -> lapin::Result<usize> {
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let queue = channel
+        .queue_declare(LAUNCHER_QUEUE.into(), passive, FieldTable::default())
+        .await?;
+    Ok(queue.message_count() as usize)
+}
+
+/// Returns whether the event is done with.
+async fn handle<H, Fut>(
+    delivery: Delivery,
+    letters: &Letters,
+    handler: &H,
+    stop: &CancellationToken,
+) -> bool
 where
     H: Fn(Event) -> Fut,
     Fut: Future<Output = Outcome>,
@@ -155,6 +207,7 @@ where
             reason: format!("not an event of a version we know: {error}"),
         },
     };
+    let is_done = matches!(outcome, Outcome::Ack | Outcome::DeadLetter { .. });
     let done = match outcome {
         Outcome::Ack => delivery.ack(BasicAckOptions::default()).await,
         Outcome::Retry { after } => {
@@ -166,20 +219,17 @@ where
                 })
                 .await
         }
+        Outcome::PutBack => letters.put_back(&delivery).await,
         Outcome::DeadLetter { reason } => {
             tracing::error!(reason, "an event goes to the dead letters");
-            delivery
-                .nack(BasicNackOptions {
-                    requeue: false,
-                    ..Default::default()
-                })
-                .await
+            letters.bury(&delivery, &reason).await
         }
     };
     // A lost connection gives the event back by itself; handling it again changes nothing.
     if let Err(error) = done {
         tracing::debug!(%error, "the broker did not hear what became of an event");
     }
+    is_done
 }
 
 fn traceparent(delivery: &Delivery) -> Option<String> {

@@ -9,7 +9,7 @@ use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::topology::{Broker, Disconnected, EVENTS_EXCHANGE, Pauses, open};
+use crate::topology::{Broker, EVENTS_EXCHANGE, Interrupted, PERSISTENT, Pauses, open};
 
 /// How often an idle connection is looked at; a broken one is noticed at once by whoever publishes.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(200);
@@ -17,8 +17,6 @@ const HEALTH_INTERVAL: Duration = Duration::from_millis(200);
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(3);
 /// Before an event that the broker refused, because a queue is full, is published again.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
-/// Delivery mode 2 is persistent (AMQP 0.9.1, basic properties).
-const PERSISTENT: u8 = 2;
 
 /// Why an event is not in the broker's hands.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +48,7 @@ impl Publisher {
         name: &'static str,
         deadline: Duration,
         stop: CancellationToken,
-        on_state: impl Fn(Result<(), Disconnected>) + Send + 'static,
+        on_state: impl Fn(Result<(), Interrupted>) + Send + 'static,
     ) -> Self {
         let (sender, receiver) = watch::channel(None);
         tokio::spawn(supervise(broker, name, sender, stop, on_state));
@@ -152,7 +150,7 @@ async fn supervise(
     name: &'static str,
     sender: watch::Sender<Option<Channel>>,
     stop: CancellationToken,
-    on_state: impl Fn(Result<(), Disconnected>) + Send + 'static,
+    on_state: impl Fn(Result<(), Interrupted>) + Send + 'static,
 ) {
     let mut pauses = Pauses::new();
     while !stop.is_cancelled() {
@@ -178,12 +176,12 @@ async fn supervise(
                     }
                 }
                 sender.send_replace(None);
-                on_state(Err(Disconnected::Ended));
+                on_state(Err(Interrupted::Ended));
                 tracing::warn!("the connection to RabbitMQ is lost");
             }
             Err(error) => {
                 tracing::warn!(%error, "no connection to RabbitMQ");
-                on_state(Err(Disconnected::Failed(error)));
+                on_state(Err(Interrupted::Failed(error)));
             }
         }
         tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(pauses.next()) => {} }

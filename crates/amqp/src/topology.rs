@@ -17,9 +17,12 @@ pub const LAUNCHER_QUEUE: &str = "launcher.events";
 /// Where events go that could not be handled, for a person to look at.
 pub const DEAD_QUEUE: &str = "launcher.events.dead";
 
-const DEAD_EXCHANGE: &str = "gha-slurm.dead";
+/// The exchange of the dead letters.
+pub(crate) const DEAD_EXCHANGE: &str = "gha-slurm.dead";
 /// RabbitMQ docs, "Quorum queues", poison message handling.
-const DELIVERY_LIMIT: i32 = 20;
+pub(crate) const DELIVERY_LIMIT: i32 = 20;
+/// Delivery mode 2 is persistent (AMQP 0.9.1, basic properties).
+pub(crate) const PERSISTENT: u8 = 2;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Where RabbitMQ is.
@@ -61,15 +64,23 @@ impl Broker {
 #[error("amqp.ca_file: {0}")]
 pub struct BrokerError(String);
 
-/// Why there is no connection to RabbitMQ.
+/// Why no events pass through RabbitMQ.
 #[derive(Debug, thiserror::Error)]
-pub enum Disconnected {
+pub enum Interrupted {
     /// It ended without an error.
     #[error("RabbitMQ ended the connection")]
     Ended,
     /// It failed, or could not be made.
     #[error("no connection to RabbitMQ: {0}")]
     Failed(#[from] lapin::Error),
+    /// There is a connection, but no event is done with.
+    #[error("none of {waiting} events has been applied for {} s", .since.as_secs())]
+    Stalled {
+        /// Events in the queue and in hand.
+        waiting: usize,
+        /// For so long.
+        since: Duration,
+    },
 }
 
 /// Opens a connection and a channel, and declares everything.

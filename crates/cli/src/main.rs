@@ -3,6 +3,7 @@
 mod agent;
 mod client;
 mod database;
+mod dead_letters;
 mod doctor;
 mod explain;
 mod keys;
@@ -47,6 +48,9 @@ enum Command {
     Panic(panic::Arguments),
     /// Let launches go on after `gha-slurm panic`.
     Resume(panic::ResumeArguments),
+    /// Look at events that the launcher could not handle, and put them back. Reads RabbitMQ's URL from AMQP_URL or a file.
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
     /// Install a release of actions/runner for the nodes, or check the age of the installed one.
     RunnerUpdate(runner_update::Arguments),
 }
@@ -62,6 +66,7 @@ async fn main() -> ExitCode {
         Command::Migrate(arguments) => migrate::run(arguments).await,
         Command::Panic(arguments) => panic::run(arguments).await,
         Command::Resume(arguments) => panic::resume(arguments).await,
+        Command::DeadLetters(command) => dead_letters::run(command).await,
         Command::RunnerUpdate(arguments) => runner_update::run(arguments).await,
     };
     match result {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix_web::web;
 use anyhow::Context;
 use chrono::TimeDelta;
-use gha_slurm_amqp::{Broker, Disconnected, Outcome};
+use gha_slurm_amqp::{Broker, Interrupted, Outcome};
 use gha_slurm_auth::{KeyFolder, KeySet, Signer};
 use gha_slurm_contract::Event;
 use gha_slurm_domain::Clock;
@@ -41,8 +41,12 @@ const SWEEP: Duration = Duration::from_secs(5);
 const SWEPT_AT_ONCE: i64 = 100;
 /// Whether launches are stopped is looked at this often.
 const STOP_SEEN: Duration = Duration::from_secs(5);
-/// An event is held while Postgres is away, so that it uses up no delivery; RabbitMQ itself gives up after 30 minutes.
+/// An event is held while Postgres is away, before it goes to the end of the queue; RabbitMQ itself gives up after 30 minutes.
 const HOLD: Duration = Duration::from_secs(10 * 60);
+/// The first round may find years of rows.
+const RETENTION_ROUND: Duration = Duration::from_secs(6 * 3600);
+/// The submission loop waits for Postgres and for calls of the agent, which have deadlines of their own.
+const SUBMISSION_ROUND: Duration = Duration::from_secs(10 * 60);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// The pause before a lost `LISTEN` connection is opened again.
@@ -148,6 +152,7 @@ impl Application {
             lifetime_s: settings.keys.lifetime_s,
             runner_mode: settings.runners.mode,
             launcher,
+            weights: settings.fairness.weights(),
             freed: AtomicU64::default(),
         });
         let retention = Retention {
@@ -264,7 +269,7 @@ impl Application {
                     let outcome = handle(&database, &policy, &clock, &event, &stop).await;
                     let label = match &outcome {
                         Outcome::Ack => "applied",
-                        Outcome::Retry { .. } => "retried",
+                        Outcome::Retry { .. } | Outcome::PutBack => "retried",
                         Outcome::DeadLetter { .. } => "dead",
                     };
                     events.with_label_values(&[label]).inc();
@@ -275,8 +280,14 @@ impl Application {
         };
         let broker_state = {
             let readiness = readiness.clone();
-            move |state: Result<(), Disconnected>| match state {
-                Ok(()) => readiness.ready("rabbitmq"),
+            move |state: Result<(), Interrupted>| match state {
+                Ok(()) => {
+                    readiness.ready("rabbitmq");
+                    readiness.ready("events");
+                }
+                Err(stalled @ Interrupted::Stalled { .. }) => {
+                    readiness.not_ready("events", stalled.to_string());
+                }
                 Err(error) => readiness.not_ready("rabbitmq", error.to_string()),
             }
         };
@@ -304,7 +315,21 @@ impl Application {
             periodic.clone(),
             stop.clone(),
         );
-        let submissions = submission::run(submitter, Arc::clone(&wake), stop.clone());
+        let submissions = submission::run(
+            submitter,
+            Arc::clone(&wake),
+            periodic.pulse("submission", SUBMISSION_ROUND),
+            stop.clone(),
+        );
+        let reachable = readiness
+            .clone()
+            .watch(&periodic, "postgres", stop.clone(), {
+                let database = database.clone();
+                move || {
+                    let database = database.clone();
+                    async move { database.ping().await }
+                }
+            });
         let replans = replan_loop(
             periodic.clone(),
             database,
@@ -330,17 +355,22 @@ impl Application {
                 served
             }
         });
-        tokio::join!(
-            consumer,
-            submissions,
-            watch,
-            rowless,
-            retained,
-            stops,
-            replans,
-            Box::pin(reconciler.run(periodic, stop.clone())),
-            not_ready
-        );
+        let reconciling = reconciler.run(periodic.clone(), stop.clone());
+        let work = Box::pin(async {
+            tokio::join!(
+                consumer,
+                submissions,
+                watch,
+                rowless,
+                retained,
+                stops,
+                replans,
+                reconciling,
+                reachable,
+                not_ready
+            )
+        });
+        periodic.unless_stuck(&readiness, work).await?;
         quit.cancel();
         let served = http.await?;
         drained.cancel();
@@ -359,6 +389,7 @@ async fn keep_bounded(retention: Retention, periodic: Periodic, stop: Cancellati
     };
     periodic
         .every("retention", interval)
+        .may_take(RETENTION_ROUND)
         .run(stop.clone(), round)
         .await;
 }
@@ -433,13 +464,13 @@ async fn handle(
             Err(EventError::Storage(error)) if error.is_transient() && started.elapsed() < HOLD => {
                 tracing::warn!(%error, "an event is held until the database is back");
                 tokio::select! {
-                    () = stop.cancelled() => return Outcome::Retry { after: Duration::ZERO },
+                    () = stop.cancelled() => return Outcome::PutBack,
                     () = tokio::time::sleep(pause) => pause = (pause * 2).min(LAST_PAUSE),
                 }
             }
             Err(EventError::Storage(error)) if error.is_transient() => {
-                tracing::error!(%error, "an event could not be applied");
-                return Outcome::Retry { after: LAST_PAUSE };
+                tracing::error!(%error, "an event could not be applied yet; it goes to the end of the queue");
+                return Outcome::PutBack;
             }
             Err(EventError::Storage(error)) => {
                 return Outcome::DeadLetter {

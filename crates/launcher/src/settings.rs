@@ -1,19 +1,21 @@
 //! The launcher's settings; `deploy/config/launcher.toml` is a commented sample.
 
-use std::num::NonZeroU32;
+use std::collections::BTreeMap;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use gha_slurm_auth::{KeyFolder, KeySet, Signer};
-use gha_slurm_domain::LabelSettings;
 use gha_slurm_domain::launch::RunnerMode;
 use gha_slurm_domain::planner::PlannerLimits;
+use gha_slurm_domain::{LabelSettings, RepositoryFullName, SlurmUser};
 use gha_slurm_service_kit::settings::{
     Address, AmqpSettings, DatabaseSettings, GithubSettings, HttpSettings, OperationsSettings, Pem,
     Problems, check_client_tls, check_keys, check_listens,
 };
 use gha_slurm_service_kit::tls::ClientTlsSettings;
+use gha_slurm_storage::launches::Weights;
 use gha_slurm_telemetry::LogSettings;
 use serde::Deserialize;
 
@@ -59,6 +61,9 @@ pub struct Settings {
     /// Comparing what is known with GitHub.
     #[serde(default)]
     pub reconciler: ReconcilerSettings,
+    /// Whose launches are submitted first.
+    #[serde(default)]
+    pub fairness: FairnessSettings,
     /// How long rows are kept.
     #[serde(default)]
     pub retention: RetentionSettings,
@@ -100,6 +105,7 @@ impl gha_slurm_service_kit::Settings for Settings {
             Err(wrong) => problems.add(wrong.key(), wrong),
         }
         self.planner.check(problems);
+        self.fairness.check(problems);
         let reconciler = &self.reconciler;
         if reconciler.unattributed_limit_s < reconciler.unattributed_s {
             problems.add(
@@ -261,6 +267,46 @@ impl PlannerSettings {
             backoff_base: TimeDelta::seconds(self.backoff_base_s),
             backoff_cap: TimeDelta::seconds(self.backoff_cap_s),
             ..PlannerLimits::default()
+        }
+    }
+}
+
+/// `[fairness]`: while more launches wait than can be submitted at once, repositories are served in turn, with one launch at a turn, or as
+/// many as are set here.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FairnessSettings {
+    /// By `owner/name`, whatever the capitals. Goes before `users`.
+    pub repositories: BTreeMap<String, NonZeroU16>,
+    /// By Slurm user: for each of the repositories that are charged to that user's account.
+    pub users: BTreeMap<String, NonZeroU16>,
+}
+
+impl FairnessSettings {
+    fn check(&self, problems: &mut Problems) {
+        for name in self.repositories.keys() {
+            if let Err(error) = RepositoryFullName::try_from(name.clone()) {
+                problems.add("fairness.repositories", format!("{name}: {error}"));
+            }
+        }
+        for user in self.users.keys() {
+            if let Err(error) = user.parse::<SlurmUser>() {
+                problems.add("fairness.users", format!("{user}: {error}"));
+            }
+        }
+    }
+
+    /// As storage sees them.
+    pub fn weights(&self) -> Weights {
+        let repositories = self.repositories.iter();
+        let users = self.users.iter();
+        Weights {
+            repositories: repositories
+                .map(|(name, weight)| (name.to_lowercase(), weight.get()))
+                .collect(),
+            users: users
+                .map(|(user, weight)| (user.clone(), weight.get()))
+                .collect(),
         }
     }
 }

@@ -13,6 +13,7 @@ use gha_slurm_domain::naming::runner_name;
 use gha_slurm_domain::{
     Launch, LaunchId, RepositoryId, SlurmJobId, WorkflowJobId, WorkflowJobState,
 };
+use gha_slurm_service_kit::Pulse;
 use gha_slurm_storage::launches::{self, Loaded};
 use gha_slurm_storage::{AsyncPgConnection, ScopeLock, ScopeLocks, StorageError, workflow_jobs};
 use secrecy::ExposeSecret;
@@ -39,8 +40,13 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
 /// Submits planned launches until `stop`, then finishes the calls in flight. `wake` is notified when something was
-/// planned.
-pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: CancellationToken) {
+/// planned, `pulse` with each round.
+pub async fn run(
+    submitter: Arc<Submitter>,
+    wake: Arc<Notify>,
+    pulse: Pulse,
+    stop: CancellationToken,
+) {
     let mut calls = JoinSet::new();
     let mut answers: Vec<Submitted> = Vec::new();
     // At most one, beside the loop: it calls GitHub and the agent, and nothing here may wait for those.
@@ -49,6 +55,7 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
     let mut is_untidy = true;
     let mut tidied_at = Instant::now();
     while !stop.is_cancelled() {
+        pulse.beat();
         while let Some(ended) = calls.try_join_next() {
             answers.extend(ended.ok().flatten());
         }
@@ -141,10 +148,14 @@ pub async fn run(submitter: Arc<Submitter>, wake: Arc<Notify>, stop: Cancellatio
 
 /// Deregisters surplus runners and cancels withdrawn Slurm jobs. Returns `false` on failure and logs only the first one.
 async fn tidy(submitter: &Submitter, has_failed: bool) -> bool {
-    if let Err(error) = surplus::release(&submitter.inquiry).await {
+    // At once: what is to be cancelled does not wait while GitHub hangs.
+    let (released, cancelled) = tokio::join!(
+        surplus::release(&submitter.inquiry),
+        slurm_jobs::cancel_withdrawn(submitter)
+    );
+    if let Err(error) = released {
         tracing::warn!(%error, "runners to be deregistered cannot be looked up");
     }
-    let cancelled = slurm_jobs::cancel_withdrawn(submitter).await;
     if let Err(error) = &cancelled
         && !has_failed
     {
@@ -195,7 +206,7 @@ async fn exchange(
         .transaction("exchange submissions", async |conn: &mut AsyncPgConnection| {
             let candidates = match room as i64 {
                 0 => Vec::new(),
-                room => launches::due(conn, now, room).await?,
+                room => launches::due(conn, now, room, &submitter.weights).await?,
             };
             let scopes = answers.iter().map(|answer| answer.repository);
             let scopes = scopes.chain(candidates.iter().map(|(_, repository)| *repository));

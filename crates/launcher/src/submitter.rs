@@ -7,6 +7,7 @@ use gha_slurm_contract::agent::{ASSERTION_LIFETIME_S, CallClaims, CallPurpose};
 use gha_slurm_contract::launch_token::AUDIENCE_AGENT;
 use gha_slurm_domain::LaunchId;
 use gha_slurm_domain::launch::RunnerMode;
+use gha_slurm_storage::launches::Weights;
 use gha_slurm_storage::{Database, StorageError};
 use secrecy::SecretString;
 use uuid::Uuid;
@@ -40,6 +41,8 @@ pub struct Submitter {
     pub runner_mode: RunnerMode,
     /// The id of the database, in launch tokens and assertions.
     pub launcher: Uuid,
+    /// Whose launches go first while many wait.
+    pub weights: Weights,
     /// How often something has ended at the cluster, as its agent reported last.
     pub freed: AtomicU64,
 }

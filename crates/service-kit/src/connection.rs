@@ -28,8 +28,8 @@ pub(crate) const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// For so long what a client still sends is read and thrown away when its last answer is sent.
 const LINGER: Duration = Duration::from_secs(5);
-/// Bytes that are read at once.
-const CHUNK: usize = 4096;
+/// Bytes that are read at once: a usual webhook, head and body.
+const CHUNK: usize = 8192;
 const TOO_LARGE: &[u8] =
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 

@@ -30,6 +30,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::loops::{Loops, Pulse, Stuck};
+use crate::operations::Readiness;
+
+/// A round that takes longer than so many periods, and longer than [`LEAST_ROUND`], is stuck.
+const STUCK_PERIODS: u32 = 10;
+const LEAST_ROUND: Duration = Duration::from_secs(10 * 60);
+
 /// The share of a period by which a pause is longer or shorter, unless [`Every::jitter`] is called.
 const JITTER: f64 = 0.1;
 
@@ -42,6 +49,7 @@ pub struct Periodic {
     last_success: IntGaugeVec,
     failures: IntCounterVec,
     clock: Clock,
+    loops: Loops,
 }
 
 impl Periodic {
@@ -59,7 +67,26 @@ impl Periodic {
                 &["task", "cause"],
             )?,
             clock,
+            loops: Loops::default(),
         })
+    }
+
+    /// A loop that is not periodic and is watched as if it were: it has to [beat](Pulse::beat) at least every `limit`.
+    pub fn pulse(&self, name: &'static str, limit: Duration) -> Pulse {
+        self.loops.watch(name, limit)
+    }
+
+    /// Does `work`, and watches the loops meanwhile: while one is stuck, the service is not ready. When one has been stuck for as long
+    /// again, `work` is given up, since nothing but a new process helps.
+    pub async fn unless_stuck<T>(
+        &self,
+        readiness: &Readiness,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Stuck> {
+        tokio::select! {
+            done = work => Ok(done),
+            stuck = self.loops.stuck(readiness) => Err(stuck),
+        }
     }
 
     /// A task that runs every `period`. `task` names it in logs, spans and metrics.
@@ -70,6 +97,8 @@ impl Periodic {
             jitter: JITTER,
             wake: None,
             rest: Duration::ZERO,
+            limit: LEAST_ROUND.max(period * STUCK_PERIODS),
+            loops: self.loops.clone(),
             clock: self.clock.clone(),
             last_success: self.last_success.with_label_values(&[task]),
             errors: self.failures.with_label_values(&[task, "error"]),
@@ -102,6 +131,8 @@ pub struct Every {
     jitter: f64,
     wake: Option<Arc<Notify>>,
     rest: Duration,
+    limit: Duration,
+    loops: Loops,
     clock: Clock,
     last_success: IntGauge,
     errors: IntCounter,
@@ -128,6 +159,12 @@ impl Every {
         self
     }
 
+    /// A round may take so long, instead of ten minutes and ten periods, before it counts as [stuck](Periodic::unless_stuck).
+    pub fn may_take(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
     /// Runs rounds until `stop`: the first one at once, each further one a pause after the end of the one before.
     ///
     /// A round that fails is tried again after the period. Only the first failure in a row is logged as a warning, and the
@@ -144,7 +181,9 @@ impl Every {
         E: Display,
     {
         let mut failing = false;
+        let pulse = self.loops.watch(self.task, self.limit);
         while !stop.is_cancelled() {
+            pulse.beat();
             let span = tracing::info_span!(parent: None, "periodic", task = self.task, otel.name = self.task);
             let result = AssertUnwindSafe(async { round().await })
                 .catch_unwind()
@@ -155,6 +194,7 @@ impl Every {
                 Pause::Period => self.jittered(),
                 Pause::For(pause) => pause,
             };
+            pulse.rest(pause.max(self.rest));
             let rested = Instant::now() + self.rest;
             let woken = async {
                 match &self.wake {
@@ -351,6 +391,58 @@ mod tests {
         assert_eq!(count(&lines, "works again"), 1);
         let panics = "gha_slurm_periodic_failures_total{cause=\"panic\",task=\"test\"}";
         assert_eq!(value(&metrics, panics), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_that_does_not_end_makes_the_service_not_ready_and_then_ends_it() {
+        let (_, periodic) = periodic();
+        let readiness = Readiness::default();
+        let start = Instant::now();
+        let idle = periodic
+            .every("idle", 100 * LEAST_ROUND)
+            .run(CancellationToken::new(), || async { Ok::<_, String>(()) });
+        let hangs = periodic
+            .every("hangs", PERIOD)
+            .run(CancellationToken::new(), || async {
+                std::future::pending::<Result<(), String>>().await
+            });
+        let not_ready = async {
+            while readiness.obstacles().is_empty() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            start.elapsed()
+        };
+        let work = async { tokio::join!(idle, hangs) };
+        let (stuck, not_ready) = tokio::join!(periodic.unless_stuck(&readiness, work), not_ready);
+        assert!(
+            (LEAST_ROUND..2 * LEAST_ROUND).contains(&not_ready),
+            "{not_ready:?}"
+        );
+        assert!(start.elapsed() >= 2 * LEAST_ROUND);
+        let text = stuck.unwrap_err().to_string();
+        assert!(text.contains("`hangs`"), "{text}");
+        assert!(readiness.obstacles()["loops"].contains("`hangs`"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_goes_on_makes_the_service_ready_again_and_one_that_ended_is_forgotten() {
+        let (_, periodic) = periodic();
+        let readiness = Readiness::default();
+        let pulse = periodic.pulse("own", PERIOD);
+        let becomes = async |is_ready: bool| {
+            while readiness.obstacles().is_empty() != is_ready {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let lives = async {
+            becomes(false).await;
+            pulse.beat();
+            becomes(true).await;
+            drop(pulse);
+            tokio::time::sleep(100 * PERIOD).await;
+        };
+        periodic.unless_stuck(&readiness, lives).await.unwrap();
+        assert!(readiness.obstacles().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -238,15 +238,19 @@ impl Application {
                 outbound.run(stop.clone()).await;
             }
         };
-        let (served, relayed, (), (), (), (), ()) = tokio::join!(
-            serve(self.http),
-            serve(self.relay),
-            outbound,
-            not_ready,
-            polling,
-            release,
-            stops
-        );
+        let work = Box::pin(async {
+            tokio::join!(
+                serve(self.http),
+                serve(self.relay),
+                outbound,
+                not_ready,
+                polling,
+                release,
+                stops
+            )
+        });
+        let (served, relayed, (), (), (), (), ()) =
+            self.periodic.unless_stuck(&self.readiness, work).await?;
         self.starter.slurm.stop().await;
         keys.await?;
         checks.await?;

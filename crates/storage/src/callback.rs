@@ -42,7 +42,7 @@ impl Database {
         T: Send + 'a,
         E: From<StorageError> + std::error::Error + Send + 'static,
     {
-        transaction::in_time(async move {
+        transaction::in_time(Box::pin(async move {
             let mut open = OpenTransaction(Some(self.connection().await?));
             // Every statement finds its rows by their keys. A plan made for these very values is never better than the one that is there
             // already, and making it costs more than the transaction.
@@ -69,7 +69,7 @@ impl Database {
             };
             open.commit().await?;
             Ok(done)
-        })
+        }))
     }
 }
 

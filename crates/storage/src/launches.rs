@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
+use diesel::sql_types;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use gha_slurm_domain::launch::{
     Applied, Attribution, Caller, Context, Effect, GITHUB_FORGETS, Happening, Over, Rejected, Run,
@@ -719,49 +720,89 @@ fn located(rows: Vec<(uuid::Uuid, i64)>) -> Vec<Located> {
         .collect()
 }
 
-/// Other launches of the same class.
-mod alias {
-    diesel::alias!(crate::schema::launches as siblings: Siblings);
+/// How many launches are taken at a turn: of a repository, otherwise of those of a Slurm user; otherwise one.
+#[derive(Debug, Clone, Default)]
+pub struct Weights {
+    /// By `owner/name`, in lower case.
+    pub repositories: Vec<(String, u16)>,
+    /// By Slurm user.
+    pub users: Vec<(String, u16)>,
 }
-use alias::siblings;
 
-/// Planned launches that are due and that no launcher is submitting, oldest first; of those of a class that wait behind a limit, only
-/// the oldest. A lease that ran out (the process was killed) is taken again: the agent gives the first answer for the same launch.
+/// The repositories with planned launches are found one by one, each by a look into the index, so that those that wait in one of them cost
+/// nothing.
+const DUE: &str = "
+    WITH RECURSIVE waiting (repository_id) AS (
+        (SELECT repository_id FROM launches WHERE due_at IS NOT NULL ORDER BY repository_id LIMIT 1)
+        UNION ALL
+        SELECT (
+            SELECT later.repository_id FROM launches later
+            WHERE later.due_at IS NOT NULL AND later.repository_id > waiting.repository_id
+            ORDER BY later.repository_id LIMIT 1
+        ) FROM waiting WHERE waiting.repository_id IS NOT NULL
+    )
+    SELECT due.id, due.repository_id
+    FROM waiting, LATERAL (
+        SELECT launches.id, launches.repository_id, launches.planned_at, launches.class_id,
+            row_number() OVER (ORDER BY launches.due_at, launches.id) - 1 AS place
+        FROM launches
+        WHERE launches.repository_id = waiting.repository_id AND launches.due_at <= $1
+            AND (launches.lease_until IS NULL OR launches.lease_until <= $1)
+            -- What a limit refuses for one of a class, it refuses for all.
+            AND NOT EXISTS (
+                SELECT 1 FROM launches older
+                WHERE older.limited AND older.class_id = launches.class_id
+                    AND (older.planned_at, older.id) < (launches.planned_at, launches.id))
+        ORDER BY launches.due_at, launches.id LIMIT $2
+    ) AS due
+    JOIN runner_classes class ON class.id = due.class_id
+    JOIN repositories repository ON repository.id = due.repository_id
+    WHERE NOT EXISTS (SELECT 1 FROM stops WHERE until IS NULL)
+    ORDER BY due.place / coalesce(
+        ($4::int[])[array_position($3::text[], lower(repository.owner || '/' || repository.name))],
+        ($6::int[])[array_position($5::text[], class.slurm_user)],
+        1), due.planned_at, due.id
+    LIMIT $2";
+
+/// Planned launches that are due and that no launcher is submitting: of each repository in turn those that are due for the longest, as
+/// many at a turn as it has weight; of those of a class that wait behind a limit, only the oldest. A lease that ran out (the process was
+/// killed) is taken again: the agent gives the first answer for the same launch.
 pub async fn due(
     conn: &mut AsyncPgConnection,
     now: DateTime<Utc>,
     limit: i64,
+    weights: &Weights,
 ) -> Result<Vec<Located>, StorageError> {
-    let older = siblings
-        .filter(siblings.field(launches::limited))
-        .filter(siblings.field(launches::class_id).eq(launches::class_id))
-        .filter(
-            siblings
-                .field(launches::planned_at)
-                .lt(launches::planned_at)
-                .or(siblings
-                    .field(launches::planned_at)
-                    .eq(launches::planned_at)
-                    .and(siblings.field(launches::id).lt(launches::id))),
-        );
+    #[derive(diesel::QueryableByName)]
+    struct Due {
+        #[diesel(sql_type = sql_types::Uuid)]
+        id: uuid::Uuid,
+        #[diesel(sql_type = sql_types::BigInt)]
+        repository_id: i64,
+    }
+    type Texts = sql_types::Array<sql_types::Text>;
+    type Integers = sql_types::Array<sql_types::Integer>;
+    let split = |weights: &[(String, u16)]| -> (Vec<String>, Vec<i32>) {
+        let pairs = weights.iter();
+        pairs
+            .map(|(name, weight)| (name.clone(), i32::from((*weight).max(1))))
+            .unzip()
+    };
+    let (repositories, of_repositories) = split(&weights.repositories);
+    let (users, of_users) = split(&weights.users);
+    let rows: Vec<Due> = diesel::sql_query(DUE)
+        .bind::<sql_types::Timestamptz, _>(now)
+        .bind::<sql_types::BigInt, _>(limit)
+        .bind::<Texts, _>(repositories)
+        .bind::<Integers, _>(of_repositories)
+        .bind::<Texts, _>(users)
+        .bind::<Integers, _>(of_users)
+        .load(conn)
+        .await?;
     Ok(located(
-        launches::table
-            .filter(launches::due_at.le(now))
-            // What a limit refuses for one of a class, it refuses for all.
-            .filter(diesel::dsl::not(diesel::dsl::exists(older)))
-            .filter(diesel::dsl::not(diesel::dsl::exists(
-                stops::table.filter(stops::until.is_null()),
-            )))
-            .filter(
-                launches::lease_until
-                    .is_null()
-                    .or(launches::lease_until.le(now)),
-            )
-            .order(launches::planned_at)
-            .limit(limit)
-            .select((launches::id, launches::repository_id))
-            .load(conn)
-            .await?,
+        rows.into_iter()
+            .map(|row| (row.id, row.repository_id))
+            .collect(),
     ))
 }
 

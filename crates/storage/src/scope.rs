@@ -125,7 +125,7 @@ impl Database {
             let mut attempts = Attempts::new(self, name);
             let sql = format!("BEGIN; SELECT pg_advisory_xact_lock({})", repository.0);
             loop {
-                let result = transaction::in_time(async {
+                let result = transaction::in_time(Box::pin(async {
                     let mut conn = transaction::begin(self, &sql).await?;
                     let conn: &mut AsyncPgConnection = &mut conn;
                     let lock = ScopeLock {
@@ -134,7 +134,7 @@ impl Database {
                     };
                     let result = work(lock).await;
                     transaction::finish(conn, result).await
-                })
+                }))
                 .await;
                 match attempts.pause_after(&result) {
                     Some(pause) => tokio::time::sleep(pause).await,

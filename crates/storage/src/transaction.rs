@@ -59,11 +59,11 @@ impl Database {
         async move {
             let mut attempts = Attempts::new(self, name);
             loop {
-                let result = in_time(async {
+                let result = in_time(Box::pin(async {
                     let mut conn = begin(self, "BEGIN").await?;
                     let result = work(&mut conn).await;
                     finish(&mut conn, result).await
-                })
+                }))
                 .await;
                 match attempts.pause_after(&result) {
                     Some(pause) => tokio::time::sleep(pause).await,

@@ -114,11 +114,14 @@ impl Application {
         } = self;
         let drained = CancellationToken::new();
         let operations = tokio::spawn(operations.run_until(drained.clone()));
-        let watch = readiness.watch(&periodic, "postgres", stop.clone(), move || {
-            let database = database.clone();
-            async move { database.ping().await }
-        });
-        let (answered, ()) = tokio::join!(http.run_until_stopped(stop), watch);
+        let watch = readiness
+            .clone()
+            .watch(&periodic, "postgres", stop.clone(), move || {
+                let database = database.clone();
+                async move { database.ping().await }
+            });
+        let work = async { tokio::join!(http.run_until_stopped(stop), watch) };
+        let (answered, ()) = periodic.unless_stuck(&readiness, work).await?;
         drained.cancel();
         operations.await??;
         answered

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix_web::web;
 use anyhow::Context;
-use gha_slurm_amqp::{Broker, Disconnected, Publisher};
+use gha_slurm_amqp::{Broker, Interrupted, Publisher};
 use gha_slurm_domain::Clock;
 use gha_slurm_service_kit::{BodyLimits, HttpService, Operations, Readiness, problem};
 use gha_slurm_telemetry::Metrics;
@@ -32,7 +32,7 @@ impl Application {
         let drained = CancellationToken::new();
         let broker_state = {
             let readiness = readiness.clone();
-            move |state: Result<(), Disconnected>| match state {
+            move |state: Result<(), Interrupted>| match state {
                 Ok(()) => readiness.ready("rabbitmq"),
                 Err(error) => readiness.not_ready("rabbitmq", error.to_string()),
             }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use gha_slurm_amqp::dead_letters::{self, DeadLetter};
 use gha_slurm_amqp::{
     Broker, DEAD_QUEUE, LAUNCHER_QUEUE, Outcome, PublishError, Publisher, consume,
 };
@@ -135,6 +136,101 @@ async fn a_retry_comes_back_and_the_hopeless_go_to_the_dead_letters() {
     let count = |name: &str| seen.lock().unwrap().iter().filter(|d| *d == name).count();
     assert_eq!((count("twice"), count("never")), (3, 1));
     assert!((20..=21).contains(&count("poison")), "{}", count("poison"));
+}
+
+/// More often than a delivery limit lets an event come back: a database that is away for a night is not the event's fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_help_it_is_put_back_as_often_as_needed() {
+    let broker = TestBroker::create().await;
+    let stop = CancellationToken::new();
+    let publisher = publisher(broker.amqp_url(), DEADLINE, &stop);
+    publisher.publish(&event("patient")).await.unwrap();
+    let (seen, task) = consumer(broker.amqp_url(), &stop, |_, times| {
+        if times < 50 {
+            Outcome::PutBack
+        } else {
+            Outcome::Ack
+        }
+    });
+    wait_until("it is acknowledged", DEADLINE, || async {
+        let all = seen.lock().unwrap().len() == 50;
+        (all && broker.depth(LAUNCHER_QUEUE).await == Some(0)).then_some(())
+    })
+    .await;
+    stop.cancel();
+    task.await.unwrap();
+    assert_eq!(broker.depth(DEAD_QUEUE).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_looked_at_and_put_back() {
+    let broker = TestBroker::create().await;
+    let stop = CancellationToken::new();
+    let publisher = publisher(broker.amqp_url(), DEADLINE, &stop);
+    for name in ["a", "poison", "b", "c"] {
+        publisher.publish(&event(name)).await.unwrap();
+    }
+    let (_, task) = consumer(broker.amqp_url(), &stop, |event, _| {
+        if event.delivery == "poison" {
+            return Outcome::Retry {
+                after: Duration::ZERO,
+            };
+        }
+        Outcome::DeadLetter {
+            reason: format!("{} is from the future", event.delivery),
+        }
+    });
+    let dead = |count: u64| {
+        let broker = &broker;
+        wait_until("so many are dead letters", DEADLINE, move || async move {
+            (broker.depth(DEAD_QUEUE).await == Some(count)).then_some(())
+        })
+    };
+    dead(4).await;
+    stop.cancel();
+    task.await.unwrap();
+
+    let at = at(broker.amqp_url());
+    // As often as one likes; a delivery limit of RabbitMQ 4 would be 20.
+    for _ in 0..25 {
+        let (letters, all) = dead_letters::list(&at, 100).await.unwrap();
+        assert_eq!((letters.len(), all), (4, 4));
+        let reason = |delivery: &str| {
+            let is_it = |letter: &&DeadLetter| letter.delivery.as_deref() == Some(delivery);
+            let letter = letters.iter().find(is_it).unwrap();
+            assert_eq!(letter.event.as_ref().unwrap(), &event(delivery));
+            letter.reason.clone()
+        };
+        assert_eq!(reason("b"), "b is from the future");
+        assert!(reason("poison").contains("failed 20 times"));
+    }
+    let (oldest, all) = dead_letters::list(&at, 1).await.unwrap();
+    assert_eq!((oldest.len(), all), (1, 4));
+
+    let wanted = |letter: &DeadLetter| matches!(letter.delivery.as_deref(), Some("b" | "poison"));
+    assert_eq!(dead_letters::replay(&at, wanted).await.unwrap(), 2);
+    assert_eq!(dead_letters::replay(&at, wanted).await.unwrap(), 0);
+    dead(2).await;
+    let stop = CancellationToken::new();
+    // As new ones: none has used up a delivery, and none has a reason any more.
+    let (seen, task) = consumer(broker.amqp_url(), &stop, |_, times| {
+        if times < 15 {
+            Outcome::Retry {
+                after: Duration::ZERO,
+            }
+        } else {
+            Outcome::Ack
+        }
+    });
+    wait_until("both are handled", DEADLINE, || async {
+        let all = seen.lock().unwrap().len() == 30;
+        (all && broker.depth(LAUNCHER_QUEUE).await == Some(0)).then_some(())
+    })
+    .await;
+    stop.cancel();
+    task.await.unwrap();
+    assert_eq!(dead_letters::replay(&at, |_| true).await.unwrap(), 2);
+    dead(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

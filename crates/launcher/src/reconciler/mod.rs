@@ -6,6 +6,8 @@ mod runners;
 mod shared;
 mod visibilities;
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
 use gha_slurm_service_kit::Periodic;
 use gha_slurm_storage::{StorageError, leases, workflow_jobs};
@@ -27,6 +29,8 @@ pub use shared::Reconciler;
 
 /// However many launchers run, one reconciles.
 const LEASE: &str = "reconciler";
+/// A round makes many calls, and each may wait for its deadline while GitHub hangs.
+const ROUND: Duration = Duration::from_secs(3600);
 /// A launcher that was killed is followed by another after this.
 const LEASE_LIFETIME: TimeDelta = TimeDelta::seconds(30);
 /// Workflow jobs that GitHub is asked about at one look.
@@ -63,6 +67,7 @@ impl Reconciler {
         };
         periodic
             .every("reconciler", span(self.settings.interval_s))
+            .may_take(ROUND)
             .run(stop.clone(), round)
             .await;
         if let Ok(mut conn) = self.inquiry.database.connection().await {

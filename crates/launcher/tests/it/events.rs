@@ -2,7 +2,7 @@ use gha_slurm_contract::event::{
     EventPayload, InstallationEvent, InstallationRepositoriesEvent, RepositoryFacts,
 };
 use gha_slurm_domain::admission::Charge;
-use gha_slurm_storage::launches;
+use gha_slurm_storage::launches::{self, Weights};
 use gha_slurm_test_support::TestDatabase;
 
 use crate::*;
@@ -140,7 +140,9 @@ async fn what_a_mapping_charges_is_in_the_runner_class() {
         "what was planned for no account is of no use now"
     );
     let mut conn = pool.connection().await.unwrap();
-    let due = launches::due(&mut conn, Utc::now(), 10).await.unwrap();
+    let due = launches::due(&mut conn, Utc::now(), 10, &Weights::default())
+        .await
+        .unwrap();
     let due: Vec<_> = due.into_iter().map(|(id, _)| id).collect();
     let due = launches::peek_all(&mut conn, &due).await.unwrap();
     let accounts: Vec<_> = due

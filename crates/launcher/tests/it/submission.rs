@@ -19,6 +19,7 @@ use gha_slurm_launcher::slurm_jobs::NodeWaits;
 use gha_slurm_launcher::submission;
 use gha_slurm_launcher::submitter::Submitter;
 use gha_slurm_service_kit::tls::ClientTlsSettings;
+use gha_slurm_storage::launches::Weights;
 use gha_slurm_test_support::{TestDatabase, wait_until};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -156,6 +157,7 @@ fn start_by(way: Way, database: &Database, agent_url: &str, github: &Github) -> 
         lifetime_s: 90_000,
         runner_mode: RunnerMode::Jit,
         launcher: LAUNCHER,
+        weights: Weights::default(),
         freed: AtomicU64::default(),
     };
     let submitter = Arc::new(submitter);
@@ -163,6 +165,7 @@ fn start_by(way: Way, database: &Database, agent_url: &str, github: &Github) -> 
     let task = tokio::spawn(submission::run(
         Arc::clone(&submitter),
         Arc::new(Notify::new()),
+        periodic().pulse("submission", DEADLINE),
         stop.clone(),
     ));
     Loop {

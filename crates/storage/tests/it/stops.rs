@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gha_slurm_domain::launch::{Happening, Why};
+use gha_slurm_storage::launches::Weights;
 use gha_slurm_storage::{AsyncPgConnection, Database, StorageError, launches, replan, stops};
 use gha_slurm_test_support::TestDatabase;
 
@@ -10,7 +11,10 @@ use crate::{REPOSITORY, happen, now, plan, scope_with_queued, seed, standings};
 
 async fn due(pool: &Database) -> usize {
     let mut conn = pool.connection().await.unwrap();
-    launches::due(&mut conn, now(), 10).await.unwrap().len()
+    launches::due(&mut conn, now(), 10, &Weights::default())
+        .await
+        .unwrap()
+        .len()
 }
 
 async fn requests(pool: &Database) -> usize {

@@ -3,13 +3,14 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_domain::launch::{Happening, Rejected};
 use gha_slurm_domain::{Launch, LaunchId, LaunchState, RepositoryId};
+use gha_slurm_storage::launches::Weights;
 use gha_slurm_storage::{
     AsyncPgConnection, Database, ScopeLock, ScopeLocks, StorageError, launches,
 };
 use gha_slurm_test_support::TestDatabase;
 use gha_slurm_test_support::seed::facts;
 
-use crate::{LABELS, REPOSITORY, happen, map, now, plan, scope_with_queued, seed, stored};
+use crate::{LABELS, REPOSITORY, happen, map, now, plan, scope_with_queued, seed, stored, user};
 
 const LEASE: TimeDelta = TimeDelta::seconds(60);
 const OTHER: RepositoryId = RepositoryId(4712);
@@ -17,7 +18,7 @@ const OTHER: RepositoryId = RepositoryId(4712);
 /// Leases what is due, as the submission loop does: found without a lock, looked at again under the locks that are free.
 async fn claim(pool: &Database, at: DateTime<Utc>, room: i64) -> Vec<Launch> {
     pool.transaction("claim", async |conn: &mut AsyncPgConnection| {
-        let due = launches::due(conn, at, room).await?;
+        let due = launches::due(conn, at, room, &Weights::default()).await?;
         let scopes = due.iter().map(|(_, repository)| *repository).collect();
         let mut locks = ScopeLocks::try_take(conn, scopes).await?;
         let ids: Vec<LaunchId> = due
@@ -110,6 +111,53 @@ async fn a_lease_that_ran_out_is_taken_again_and_a_submitted_one_never() {
             .map(|l| (l.id, l.submission.attempts))
             .collect::<Vec<_>>(),
         [(first[1].id, 2)]
+    );
+}
+
+/// Whose launch is due at each place.
+async fn order(pool: &Database, room: i64, weights: &Weights) -> Vec<i64> {
+    let mut conn = pool.connection().await.unwrap();
+    let due = launches::due(&mut conn, now(), room, weights)
+        .await
+        .unwrap();
+    due.into_iter()
+        .map(|(_, repository)| repository.0)
+        .collect()
+}
+
+#[tokio::test]
+async fn repositories_are_served_in_turn() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let [large, one, two] = [REPOSITORY, OTHER, RepositoryId(4713)];
+    map(&pool, &[large, one, two]).await;
+    // The matrix was there first.
+    for (repository, count, age) in [(large, 300, 3), (one, 1, 2), (two, 3, 1)] {
+        let seed = seed(&pool, repository);
+        let facts = facts(repository.0, &LABELS, None);
+        let cause = seed.queued(&facts, now()).await;
+        for _ in 0..count {
+            seed.planned(&cause, now() - TimeDelta::seconds(age)).await;
+        }
+    }
+    let of = |repository: RepositoryId| repository.0;
+    let first = order(&pool, 6, &Weights::default()).await;
+    assert_eq!(
+        first,
+        [large, one, two, large, two, large].map(of),
+        "the single one waits for nobody"
+    );
+    let all = order(&pool, 1000, &Weights::default()).await;
+    assert_eq!(all.len(), 304);
+    let weights = Weights {
+        repositories: vec![("acme/widgets-4713".into(), 3)],
+        users: vec![(user().to_string(), 2)],
+    };
+    let weighted = order(&pool, 6, &weights).await;
+    assert_eq!(
+        weighted,
+        [large, large, one, two, two, two].map(of),
+        "two for each of the user's, three for the one that is named"
     );
 }
 
