@@ -86,14 +86,14 @@ impl Handle {
             .change(|world, now| world.create_repository(new, now))
     }
 
-    /// Renames a repository, makes it public or private.
+    /// Renames a repository, transfers it, makes it public or private.
     pub fn change_repository(
         &self,
         id: i64,
         change: &RepositoryChange,
     ) -> Result<Repository, ControlError> {
         self.shared
-            .change(|world, _| world.change_repository(id, change))
+            .change(|world, now| world.change_repository(id, change, now))
     }
 
     /// Deletes a repository with all that is in it.

@@ -1,10 +1,10 @@
 //! Compares what is known with GitHub, on a timer: what was missed is found again.
 
 mod deliveries;
+mod doubts;
 mod repositories;
 mod runners;
 mod shared;
-mod visibilities;
 
 use chrono::TimeDelta;
 use gha_slurm_service_kit::Periodic;
@@ -21,7 +21,6 @@ use deliveries::Deliveries;
 use repositories::Repositories;
 use runners::Runners;
 use shared::is_for_all;
-use visibilities::Visibilities;
 
 pub use shared::Reconciler;
 
@@ -39,7 +38,6 @@ struct Looks {
     deliveries: Deliveries,
     repositories: Repositories,
     runners: Runners,
-    visibilities: Visibilities,
     next_deliveries: Instant,
     next_repositories: Instant,
 }
@@ -52,7 +50,6 @@ impl Reconciler {
             deliveries: Deliveries::new(self.inquiry.clock.now()),
             repositories: Repositories::default(),
             runners: Runners::default(),
-            visibilities: Visibilities::default(),
             next_deliveries: Instant::now(),
             next_repositories: Instant::now(),
         });
@@ -77,7 +74,7 @@ impl Reconciler {
             return Ok(());
         }
         self.noted("questions", self.put_questions().await);
-        self.noted("visibilities", looks.visibilities.look(self).await);
+        self.noted("doubts", Box::pin(doubts::look(self)).await);
         self.noted("runners", Box::pin(looks.runners.look(self)).await);
         if looks.next_deliveries <= Instant::now() {
             looks.next_deliveries = Instant::now() + span(self.settings.deliveries_s);

@@ -32,6 +32,7 @@ impl Repositories {
     /// Begins a round.
     pub(super) async fn begin(&mut self, reconciler: &Reconciler) -> Result<usize, InquiryError> {
         let mut conn = reconciler.inquiry.database.connection().await?;
+        repositories::doubt_all(&mut conn, reconciler.inquiry.clock.now()).await?;
         self.open = repositories::mapped(&mut conn).await?.into();
         Ok(0)
     }
@@ -100,6 +101,10 @@ async fn compare(reconciler: &Reconciler, repository: &Repository) -> Result<usi
     }
     let mut conn = inquiry.database.connection().await?;
     workflow_jobs::ask(&mut conn, &missing, now).await?;
+    if found > 0 {
+        // Events about it are lost; one of them may have been the first that reported it public.
+        repositories::doubt(&mut conn, id, now).await?;
+    }
     Ok(found)
 }
 

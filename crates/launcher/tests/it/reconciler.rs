@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gha_slurm_contract::event::{InstallationEvent, InstallationRepositoriesEvent};
 use gha_slurm_domain::launch::{Happening, Outcome, Phase, Run, SlurmReport};
 use gha_slurm_domain::{
     Clock, InstallationId, LaunchId, RepositoryFullName, SlurmState, WorkflowJobId,
@@ -12,7 +13,9 @@ use gha_slurm_github::{Github, Scope};
 use gha_slurm_launcher::inquiry::Inquiry;
 use gha_slurm_launcher::reconciler::Reconciler;
 use gha_slurm_launcher::settings::ReconcilerSettings;
-use gha_slurm_simulator::request::{NewRepository, NewWorkflowJob, RepositoryChange};
+use gha_slurm_simulator::request::{
+    NewInstallation, NewRepository, NewWorkflowJob, RepositoryChange,
+};
 use gha_slurm_simulator::{AppKey, Handle, Settings, Simulator};
 use gha_slurm_storage::{mappings, workflow_jobs};
 use gha_slurm_telemetry::prometheus::IntCounterVec;
@@ -212,6 +215,59 @@ impl Site {
     fn reconcile(&self) -> Reconciling {
         reconcile(&self.pool, &self.github)
     }
+
+    /// GitHub is asked about what is in doubt, and the scope is planned again.
+    async fn doubts_settled(&self) {
+        let reconciling = self.reconcile();
+        reconciling.until_found("doubts").await;
+        drop(reconciling);
+        self.replan().await;
+    }
+
+    /// An event about the installation.
+    async fn hear_of_installation(&self, action: &str) {
+        let event = Event {
+            payload: EventPayload::Installation(InstallationEvent {
+                action: action.into(),
+                installation_id: self.installation.0,
+                account: Some("acme".into()),
+                repositories: vec![],
+            }),
+            ..queued(1)
+        };
+        apply(&self.pool, event).await;
+    }
+
+    /// An event `installation_repositories` about the repository.
+    async fn hear_of_access(&self, action: &str) {
+        let facts = RepositoryFacts {
+            id: self.repository.0,
+            owner: "acme".into(),
+            name: "widgets".into(),
+            private: Some(true),
+        };
+        let (added, removed) = match action {
+            "added" => (vec![facts], vec![]),
+            _ => (vec![], vec![facts]),
+        };
+        let event = Event {
+            payload: EventPayload::InstallationRepositories(InstallationRepositoriesEvent {
+                action: action.into(),
+                installation_id: self.installation.0,
+                added,
+                removed,
+            }),
+            ..queued(1)
+        };
+        apply(&self.pool, event).await;
+    }
+
+    /// The repository as it is known.
+    async fn known(&self) -> repositories::Repository {
+        let mut conn = self.pool.connection().await.unwrap();
+        let found = repositories::find(&mut conn, self.repository).await;
+        found.unwrap().unwrap()
+    }
 }
 
 struct Reconciling {
@@ -270,11 +326,7 @@ async fn that_a_public_repository_is_private_now_is_asked_of_github() {
     site.simulator
         .change_repository(widgets, &change(false))
         .unwrap();
-    let visibility = async || {
-        let mut conn = site.pool.connection().await.unwrap();
-        let found = repositories::find(&mut conn, site.repository).await;
-        found.unwrap().unwrap().private
-    };
+    let visibility = async || site.known().await.private;
     let says = async |private| {
         let job = NewWorkflowJob::of("acme/widgets", &LABELS);
         let id = site.simulator.queue(job).unwrap().id;
@@ -287,6 +339,8 @@ async fn that_a_public_repository_is_private_now_is_asked_of_github() {
         apply(&site.pool, event).await;
     };
     says(false).await;
+    assert_eq!(visibility().await, None, "it counts as public");
+    site.doubts_settled().await;
     assert_eq!(visibility().await, Some(false));
     says(true).await;
     assert_eq!(visibility().await, None);
@@ -294,19 +348,164 @@ async fn that_a_public_repository_is_private_now_is_asked_of_github() {
     assert_eq!(visibility().await, None, "nor by saying it twice");
     site.until_supply(0).await;
 
-    let reconciling = site.reconcile();
-    reconciling.until_found("visibilities").await;
+    site.doubts_settled().await;
     assert_eq!(visibility().await, Some(false));
-    drop(reconciling);
     site.simulator
         .change_repository(widgets, &change(true))
         .unwrap();
     says(true).await;
-    let reconciling = site.reconcile();
-    reconciling.until_found("visibilities").await;
+    site.doubts_settled().await;
     assert_eq!(visibility().await, Some(true));
-    site.replan().await;
     site.until_supply(4).await;
+    // One from before that time comes late.
+    says(false).await;
+    site.doubts_settled().await;
+    assert_eq!(visibility().await, Some(true));
+    site.until_supply(5).await;
+}
+
+/// The reconciler itself had an old `suspend` redelivered after the `unsuspend`: the installation was refused forever.
+#[tokio::test]
+async fn a_late_suspend_refuses_nothing() {
+    let site = Site::new().await;
+    let id = site.queued().await;
+    site.until_supply(1).await;
+    let suspend = |suspended| {
+        let installation = site.installation.0;
+        let changed = site.simulator.suspend_installation(installation, suspended);
+        changed.unwrap();
+    };
+    suspend(true);
+    site.hear_of_installation("suspend").await;
+    site.doubts_settled().await;
+    site.until_supply(0).await;
+    let (_, reason) = verdict(site.database.url(), id).await;
+    assert!(reason.unwrap().contains("suspended"));
+    suspend(false);
+    site.hear_of_installation("unsuspend").await;
+    site.doubts_settled().await;
+    site.until_supply(1).await;
+    let launches = states(site.database.url()).await;
+
+    site.hear_of_installation("suspend").await;
+    site.hear_of_installation("deleted").await;
+    site.replan().await;
+    site.doubts_settled().await;
+    assert_eq!(states(site.database.url()).await, launches);
+}
+
+/// No event about it arrives in three days, when GitHub forgets it.
+#[tokio::test]
+async fn a_suspension_that_no_event_reports_is_noticed_and_its_end_too() {
+    let site = Site::new().await;
+    site.queued().await;
+    for suspended in [true, false] {
+        let installation = site.installation.0;
+        let changed = site.simulator.suspend_installation(installation, suspended);
+        changed.unwrap();
+        let _reconciling = site.reconcile();
+        let client = connect(site.database.url()).await;
+        wait_until(
+            "GitHub is asked about the installation",
+            DEADLINE,
+            || async {
+                let row = client.query_one("SELECT suspended FROM installations", &[]);
+                row.await.unwrap().get::<_, bool>(0) == suspended
+            },
+        )
+        .await;
+    }
+    site.replan().await;
+    site.until_supply(1).await;
+}
+
+#[tokio::test]
+async fn a_late_or_forged_name_of_a_mapped_repository_is_not_believed() {
+    let site = Site::new().await;
+    let says = async |owner: &str, name: &str, installation: i64| {
+        let job = NewWorkflowJob::of("acme/widgets", &LABELS);
+        let id = site.simulator.queue(job).unwrap().id;
+        let mut event = workflow_job("queued", facts(id, &LABELS));
+        if let EventPayload::WorkflowJob(said) = &mut event.payload {
+            said.installation_id = Some(installation);
+            said.repository.id = site.repository.0;
+            said.repository.owner = owner.into();
+            said.repository.name = name.into();
+        }
+        apply(&site.pool, event).await;
+    };
+    let before = site.known().await;
+    says("mallory", "trap", 99).await;
+    assert_eq!(site.known().await, before, "until GitHub is asked");
+    site.doubts_settled().await;
+    assert_eq!(site.known().await, before, "nor then");
+    site.until_supply(1).await;
+
+    says("acme", "widgets", site.installation.0).await;
+    let rename = RepositoryChange {
+        name: Some("gadgets".into()),
+        ..RepositoryChange::default()
+    };
+    let id = site.repository.0;
+    site.simulator.change_repository(id, &rename).unwrap();
+    site.hear_of_access("removed").await;
+    assert_eq!(site.known().await, before);
+    site.doubts_settled().await;
+    assert_eq!(site.known().await.name, "gadgets");
+    // The old name comes late.
+    site.hear_of_access("added").await;
+    site.doubts_settled().await;
+    assert_eq!(site.known().await.name, "gadgets");
+    site.until_supply(2).await;
+}
+
+#[tokio::test]
+async fn a_transferred_repository_is_found_at_its_new_installation() {
+    let site = Site::new().await;
+    let umbrella = NewInstallation::on("umbrella");
+    let umbrella = site.simulator.create_installation(umbrella).unwrap();
+    let transfer = RepositoryChange {
+        owner: Some("umbrella".into()),
+        ..RepositoryChange::default()
+    };
+    let id = site.repository.0;
+    site.simulator.change_repository(id, &transfer).unwrap();
+    site.hear_of_access("removed").await;
+    site.doubts_settled().await;
+    let known = site.known().await;
+    assert_eq!(
+        (known.owner.as_str(), known.installation_id, known.reachable),
+        ("umbrella", Some(umbrella.id), true)
+    );
+}
+
+#[tokio::test]
+async fn whether_the_app_reaches_a_mapped_repository_is_asked_of_github() {
+    let site = Site::new().await;
+    site.queued().await;
+    site.until_supply(1).await;
+    site.hear_of_access("removed").await;
+    site.doubts_settled().await;
+    site.until_supply(1).await;
+    let id = site.repository.0;
+    site.simulator.set_installed(id, false).unwrap();
+    site.hear_of_access("removed").await;
+    site.doubts_settled().await;
+    assert!(!site.known().await.reachable);
+    site.until_supply(0).await;
+    // A workflow job's event from before comes late.
+    site.queued().await;
+    assert!(!site.known().await.reachable);
+    site.simulator.set_installed(id, true).unwrap();
+    // No event: it is asked about in every round.
+    site.doubts_settled().await;
+    wait_until("it is reached again", DEADLINE, || async {
+        let _reconciling = site.reconcile();
+        site.known().await.reachable
+    })
+    .await;
+    site.replan().await;
+    site.until_supply(2).await;
 }
 
 #[tokio::test]
