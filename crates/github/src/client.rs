@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gha_slurm_domain::{Clock, InstallationId, RepositoryFullName, RepositoryId};
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use moka::future::Cache;
 use octocrab::Octocrab;
 use octocrab::service::middleware::retry::RetryConfig;
@@ -15,12 +15,15 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::error::GithubError;
+use crate::repositories::at_number;
 use crate::runners::RegistrationToken;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tokens of an installation live an hour (docs.github.com, "Generating an installation access token").
 const INSTALLATION_TOKEN_USE: Duration = Duration::from_secs(50 * 60);
+/// A repository that was renamed or transferred redirects once.
+const MOST_REDIRECTS: usize = 3;
 /// GitHub allows 100 concurrent requests over all programs of an App; this process keeps well below.
 const CONCURRENT_CALLS: usize = 40;
 
@@ -61,6 +64,8 @@ pub struct Github {
 
 struct Shared {
     app: Octocrab,
+    /// The address of the API, without a slash at its end.
+    api_url: String,
     installations: Cache<TokenKey, Octocrab>,
     pub(crate) registration_tokens: Cache<RepositoryId, RegistrationToken>,
     calls: Semaphore,
@@ -147,8 +152,9 @@ impl Github {
         let url = url::Url::parse(api_url)
             .map_err(|e| GithubError::Setup(format!("github.api_url `{api_url}`: {e}")))?;
         let setup = |error: octocrab::Error| GithubError::Setup(format!("github: {error}"));
+        let api_url = url.as_str().trim_end_matches('/').to_owned();
         let app = Octocrab::builder()
-            .base_uri(url.as_str().trim_end_matches('/').to_owned())
+            .base_uri(api_url.clone())
             .map_err(setup)?
             .app_from_rsa_pem(app_id.into(), private_key.expose_secret().as_bytes())
             .map_err(|_| {
@@ -162,6 +168,7 @@ impl Github {
         Ok(Self {
             shared: Arc::new(Shared {
                 app,
+                api_url,
                 installations: Cache::builder()
                     .max_capacity(10_000)
                     .time_to_live(INSTALLATION_TOKEN_USE)
@@ -216,8 +223,40 @@ impl Github {
         purpose: Purpose,
         call: &Call<'_>,
     ) -> Result<Answer, GithubError> {
-        self.as_installation(scope.installation, Some(scope.repository), purpose, call)
-            .await
+        let refused = |answer: &Result<Answer, GithubError>, statuses: &[u16]| {
+            let status = answer.as_ref().err().and_then(GithubError::status);
+            status.is_some_and(|status| statuses.contains(&status))
+        };
+        let repository = Some(scope.repository);
+        let first = self.as_installation(scope.installation, repository, purpose, call);
+        let answer = Box::pin(first).await;
+        if !refused(&answer, &[403, 404, 422]) {
+            return answer;
+        }
+        // The repository was transferred to another account, where another installation reaches it; or its former name is that of
+        // another repository now, which the token does not reach. Its id stays.
+        let installation = match Box::pin(self.installation_of_id(scope.repository)).await? {
+            Some(now) if now != scope.installation => now,
+            _ if refused(&answer, &[403, 404]) => scope.installation,
+            _ => return answer,
+        };
+        let Some(rest) = call.path.strip_prefix(&format!("/repos/{}", scope.name)) else {
+            return answer;
+        };
+        let by_number = Call {
+            name: call.name,
+            method: call.method.clone(),
+            path: format!("{}{rest}", at_number(scope.repository)),
+            body: call.body,
+            also: call.also,
+        };
+        let again = self.as_installation(installation, repository, purpose, &by_number);
+        let again = Box::pin(again).await;
+        // What GitHub refused in the end is said of the first call.
+        if again.as_ref().is_err_and(|error| error.status().is_some()) {
+            return answer;
+        }
+        again
     }
 
     async fn installation_client(&self, key: TokenKey) -> Result<Octocrab, GithubError> {
@@ -264,6 +303,45 @@ impl Github {
             .map_err(|e| GithubError::Setup(e.to_string()))
     }
 
+    /// Makes a call. Follows redirects within the API, with the same method and body: a repository that was renamed or transferred
+    /// redirects to its numeric address
+    /// (<https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api#follow-redirects>).
+    async fn send(
+        &self,
+        client: &Octocrab,
+        call: &Call<'_>,
+    ) -> Result<(StatusCode, HeaderMap, String), octocrab::Error> {
+        let mut path = call.path.clone();
+        let mut redirects = 0;
+        loop {
+            let answer = match (&call.method, call.body) {
+                (&Method::GET, _) => client._get(path.as_str()).await,
+                (&Method::DELETE, _) => client._delete(path.as_str(), None::<&()>).await,
+                (_, body) => client._post(path.as_str(), body).await,
+            }?;
+            let (status, headers) = (answer.status(), answer.headers().clone());
+            let body = client.body_to_string(answer).await?;
+            match self.redirected(status, &headers) {
+                Some(to) if redirects < MOST_REDIRECTS => {
+                    tracing::debug!(call = call.name, to, "GitHub redirects a call");
+                    path = to;
+                    redirects += 1;
+                }
+                _ => return Ok((status, headers, body)),
+            }
+        }
+    }
+
+    /// The path that an answer redirects to. `None`: it does not, or to somewhere else than the API, which must not get our credentials.
+    fn redirected(&self, status: StatusCode, headers: &HeaderMap) -> Option<String> {
+        let is_redirect = matches!(status.as_u16(), 301 | 302 | 307 | 308);
+        let location = headers.get(http::header::LOCATION)?.to_str().ok()?;
+        let path = location
+            .strip_prefix(self.shared.api_url.as_str())
+            .filter(|path| is_redirect && path.starts_with('/'))?;
+        Some(path.to_owned())
+    }
+
     async fn call(
         &self,
         client: &Octocrab,
@@ -289,19 +367,7 @@ impl Github {
         }
         let trouble = |detail: String| GithubError::Unavailable { call: name, detail };
         let _permit = self.shared.calls.acquire().await;
-        let sent = Box::pin(async {
-            let path = call.path.as_str();
-            let answer = match (&call.method, call.body) {
-                (&Method::GET, _) => client._get(path).await,
-                (&Method::DELETE, _) => client._delete(path, None::<&()>).await,
-                (_, body) => client._post(path, body).await,
-            }?;
-            let (status, headers) = (answer.status(), answer.headers().clone());
-            client
-                .body_to_string(answer)
-                .await
-                .map(|body| (status, headers, body))
-        });
+        let sent = Box::pin(self.send(client, call));
         // Over all of it: octocrab's own time-outs are per read.
         let (status, headers, body) = tokio::time::timeout(CONNECT_TIMEOUT + ANSWER_TIMEOUT, sent)
             .await
@@ -348,7 +414,7 @@ fn http_client(ca_file: Option<&Path>) -> Result<reqwest::Client, GithubError> {
     let mut builder = reqwest::Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(ANSWER_TIMEOUT)
-        // octocrab follows them.
+        // `Github::send` follows them.
         .redirect(reqwest::redirect::Policy::none());
     if let Some(path) = ca_file {
         let text = std::fs::read(path).map_err(|e| setup(&e))?;

@@ -47,7 +47,7 @@ impl From<Facts> for Repository {
 }
 
 /// A repository's numeric address, which is where GitHub redirects from a former name: everything answers there, too.
-fn at_number(repository: RepositoryId) -> String {
+pub(crate) fn at_number(repository: RepositoryId) -> String {
     format!("/repositories/{repository}")
 }
 

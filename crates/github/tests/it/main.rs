@@ -11,7 +11,7 @@ use gha_slurm_domain::{Clock, InstallationId, LabelSet, RepositoryFullName, Repo
 use gha_slurm_github::{Deletion, Github, GithubError, Scope};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
-use wiremock::matchers::{body_json, header, method, path, query_param};
+use wiremock::matchers::{body_json, header, method, path, path_regex, query_param};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 fn private_key() -> SecretString {
@@ -127,6 +127,131 @@ async fn a_jit_runner_is_one_call_and_a_500_is_not_repeated() {
         .await
         .unwrap();
     assert_eq!(runner.id, 5);
+}
+
+/// A repository was renamed while its launch was queued: five attempts to register a runner failed.
+#[tokio::test]
+async fn every_call_follows_a_renamed_repository_with_its_method_and_body() {
+    let (server, github, scope) = client().await;
+    token(&server, json!({"administration": "write"}), 1).await;
+    token(&server, json!({"actions": "read"}), 1).await;
+    let base = server.uri();
+    let moved = move |request: &wiremock::Request| {
+        let status = if request.method.as_str() == "GET" {
+            301
+        } else {
+            307
+        };
+        let rest = request.url.path().replace("/repos/acme/widgets", "");
+        let query = request.url.query().map(|query| format!("?{query}"));
+        let query = query.unwrap_or_default();
+        let to = format!("{base}/repositories/42{rest}{query}");
+        ResponseTemplate::new(status)
+            .insert_header("location", to)
+            .set_body_json(json!({"message": "Moved Permanently"}))
+    };
+    Mock::given(path_regex("^/repos/acme/widgets/"))
+        .respond_with(moved)
+        .mount(&server)
+        .await;
+    let answer = |verb: &str, at: &str, status: u16, body: serde_json::Value| {
+        Mock::given(method(verb))
+            .and(path(format!("/repositories/42{at}")))
+            .and(header("authorization", "Bearer ghs_narrow"))
+            .respond_with(ResponseTemplate::new(status).set_body_json(body))
+            .expect(1)
+    };
+    let labels: LabelSet = ["slurm"].into_iter().collect();
+    answer(
+        "POST",
+        "/actions/runners/generate-jitconfig",
+        201,
+        json!({"runner": {"id": 5}, "encoded_jit_config": "e30="}),
+    )
+    .mount(&server)
+    .await;
+    let runner = github.create_jit_runner(&scope, "r1", &labels).await;
+    assert_eq!(runner.unwrap().id, 5);
+    let sent = server.received_requests().await.unwrap();
+    let sent: serde_json::Value = sent.last().unwrap().body_json().unwrap();
+    assert_eq!(sent.get("name"), Some(&json!("r1")));
+    let expires_at = Utc::now() + TimeDelta::hours(1);
+    answer(
+        "POST",
+        "/actions/runners/registration-token",
+        201,
+        json!({"token": "AAAA", "expires_at": expires_at}),
+    )
+    .mount(&server)
+    .await;
+    github.registration_token(&scope).await.unwrap();
+    answer("DELETE", "/actions/runners/5", 204, json!({}))
+        .mount(&server)
+        .await;
+    let deleted = github.delete_runner(&scope, 5).await.unwrap();
+    assert_eq!(deleted, Deletion::Deleted);
+    answer("GET", "/actions/runners", 200, json!({"runners": []}))
+        .mount(&server)
+        .await;
+    assert!(github.find_runner(&scope, "r1").await.unwrap().is_none());
+    answer("GET", "/actions/runs/9/jobs", 200, json!({"jobs": []}))
+        .mount(&server)
+        .await;
+    github.workflow_jobs_of_run(&scope, 9).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_redirect_to_another_host_gets_no_credentials() {
+    let (server, github, scope) = client().await;
+    token(&server, json!({"administration": "write"}), 1).await;
+    let elsewhere = MockServer::start().await;
+    Mock::given(path_regex("^/repos/acme/widgets/"))
+        .respond_with(
+            ResponseTemplate::new(307)
+                .insert_header("location", format!("{}/repositories/42", elsewhere.uri())),
+        )
+        .mount(&server)
+        .await;
+    github.delete_runner(&scope, 5).await.unwrap_err();
+    github.find_runner(&scope, "r1").await.unwrap_err();
+    assert!(elsewhere.received_requests().await.unwrap().is_empty());
+}
+
+/// Its former name is that of another repository now, and it was transferred to where another installation reaches it.
+#[tokio::test]
+async fn a_call_reaches_a_transferred_repository_by_its_id() {
+    let (server, github, scope) = client().await;
+    Mock::given(path("/app/installations/11/access_tokens"))
+        .respond_with(ResponseTemplate::new(422).set_body_json(
+            json!({"message": "There is at least one repository that is not accessible to the parent installation."}),
+        ))
+        .mount(&server)
+        .await;
+    Mock::given(method("GET"))
+        .and(path("/repositories/42/installation"))
+        .respond_with(ResponseTemplate::new(200).set_body_json(json!({"id": 12})))
+        .mount(&server)
+        .await;
+    Mock::given(path("/app/installations/12/access_tokens"))
+        .and(body_json(
+            json!({"repository_ids": [42], "permissions": {"administration": "write"}}),
+        ))
+        .respond_with(ResponseTemplate::new(201).set_body_json(json!({"token": "ghs_new"})))
+        .mount(&server)
+        .await;
+    Mock::given(method("POST"))
+        .and(path("/repositories/42/actions/runners/generate-jitconfig"))
+        .and(header("authorization", "Bearer ghs_new"))
+        .respond_with(
+            ResponseTemplate::new(201)
+                .set_body_json(json!({"runner": {"id": 5}, "encoded_jit_config": "e30="})),
+        )
+        .expect(1)
+        .mount(&server)
+        .await;
+    let labels: LabelSet = ["slurm"].into_iter().collect();
+    let runner = github.create_jit_runner(&scope, "r1", &labels).await;
+    assert_eq!(runner.unwrap().id, 5);
 }
 
 #[tokio::test]

@@ -234,6 +234,13 @@ async fn a_renamed_repository_redirects_and_a_new_one_takes_the_name_over() {
         )
         .await;
     assert_eq!(post.status, 307);
+    let location = format!(
+        "{}/repositories/{}/actions/runners/registration-token",
+        sim.base, sim.widgets.id
+    );
+    assert_eq!(post.header("location"), location);
+    let rest = location.strip_prefix(&sim.base).unwrap();
+    assert_eq!(sim.post(rest, &token, json!({})).await.status, 201);
     let by_id = sim
         .get(&format!("/repositories/{}", sim.widgets.id), &token)
         .await;
@@ -251,6 +258,31 @@ async fn a_renamed_repository_redirects_and_a_new_one_takes_the_name_over() {
     );
     sim.handle.delete_repository(again.id).unwrap();
     assert_eq!(sim.get("/repos/acme/widgets", &token).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_transferred_repository_redirects_and_has_the_other_installation() {
+    let sim = Sim::start();
+    let umbrella = NewInstallation::on("umbrella");
+    let umbrella = sim.handle.create_installation(umbrella).unwrap();
+    let old = sim.token().await;
+    let change = RepositoryChange {
+        owner: Some("umbrella".into()),
+        ..RepositoryChange::default()
+    };
+    let id = sim.widgets.id;
+    sim.handle.change_repository(id, &change).unwrap();
+    let moved = sim
+        .get("/repos/acme/widgets/installation?x=1", &app_jwt())
+        .await;
+    assert_eq!(moved.status, 301);
+    let location = format!("{}/repositories/{id}/installation?x=1", sim.base);
+    assert_eq!(moved.header("location"), location);
+    let found = format!("/repositories/{id}/installation");
+    let found = sim.get(&found, &app_jwt()).await;
+    assert_eq!(found.body["id"], umbrella.id);
+    let runners = format!("/repositories/{id}/actions/runners");
+    assert_eq!(sim.get(&runners, &old).await.status, 404);
 }
 
 #[tokio::test]

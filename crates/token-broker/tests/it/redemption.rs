@@ -216,6 +216,33 @@ async fn withdrawn_while_registering_is_deleted_again() {
     assert_eq!(answer.status, 410, "{}", answer.body);
 }
 
+/// Its node called back after its repository was renamed: GitHub answered 307, five times.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renamed_repository_gets_its_runner() {
+    let broker = Broker::start().await;
+    let moved = format!(
+        "{}/repositories/4711/actions/runners/generate-jitconfig",
+        broker.github.uri()
+    );
+    Mock::given(method("POST"))
+        .and(path(JIT))
+        .respond_with(ResponseTemplate::new(307).insert_header("location", moved))
+        .mount(&broker.github)
+        .await;
+    let made = json!({"runner": {"id": 900}, "encoded_jit_config": "jit-900"});
+    Mock::given(method("POST"))
+        .and(path(
+            "/repositories/4711/actions/runners/generate-jitconfig",
+        ))
+        .respond_with(ResponseTemplate::new(201).set_body_json(made))
+        .mount(&broker.github)
+        .await;
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
+    let answer = broker.redeem(launch, 77).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.body["encodedJitConfig"], "jit-900");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_by_github_ends_the_runner_with_githubs_words() {
     let broker = Broker::start().await;
