@@ -1,7 +1,7 @@
 //! Authentication, tokens, and the one place where a call is made.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gha_slurm_domain::{Clock, InstallationId, RepositoryFullName, RepositoryId};
@@ -70,6 +70,8 @@ struct Shared {
     pub(crate) registration_tokens: Cache<RepositoryId, RegistrationToken>,
     calls: Semaphore,
     clock: Clock,
+    /// Why GitHub does not accept the App's own credentials, since the last call as the App.
+    app_trouble: Mutex<Option<String>>,
     /// No call before these.
     pauses: Cache<Pause, Instant>,
 }
@@ -176,6 +178,7 @@ impl Github {
                 registration_tokens: crate::runners::token_cache(clock.clone()),
                 calls: Semaphore::new(CONCURRENT_CALLS),
                 clock,
+                app_trouble: Mutex::default(),
                 pauses: Cache::builder()
                     .max_capacity(10_000)
                     .time_to_live(Duration::from_secs(2 * 3600))
@@ -190,7 +193,30 @@ impl Github {
 
     /// Calls as the App.
     pub(crate) async fn as_app(&self, call: &Call<'_>) -> Result<Answer, GithubError> {
-        self.call(&self.shared.app, None, call).await
+        let answer = self.call(&self.shared.app, None, call).await;
+        match &answer {
+            Ok(_) | Err(GithubError::Refused { .. }) => self.note_app_trouble(None),
+            Err(error @ GithubError::Unauthorized { .. }) => {
+                self.note_app_trouble(Some(error.to_string()));
+            }
+            Err(_) => {}
+        }
+        answer
+    }
+
+    /// Why GitHub does not accept the App's own credentials, for people; `None`: it did when it was last asked.
+    pub fn app_trouble(&self) -> Option<String> {
+        let trouble = self.shared.app_trouble.lock();
+        trouble.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_app_trouble(&self, trouble: Option<String>) {
+        let known = self.shared.app_trouble.lock();
+        let mut known = known.unwrap_or_else(PoisonError::into_inner);
+        if let (None, Some(trouble)) = (known.as_ref(), &trouble) {
+            tracing::error!("{trouble}");
+        }
+        *known = trouble;
     }
 
     /// Calls as an installation, with a token for this purpose only, narrowed to `repository` where one is given.
@@ -208,7 +234,7 @@ impl Github {
         };
         let client = self.installation_client(key).await?;
         let answer = self.call(&client, Some(installation), call).await;
-        if answer.as_ref().err().and_then(GithubError::status) != Some(401) {
+        if !matches!(answer, Err(GithubError::Unauthorized { .. })) {
             return answer;
         }
         // The token was revoked, by a suspension and its end for example. 401 means that the call took no effect.
@@ -374,7 +400,12 @@ impl Github {
             .map_err(|_| trouble("no answer in time".into()))?
             .map_err(|error| trouble(innermost(&error)))?;
         tracing::debug!(call = name, status = status.as_u16(), "asked GitHub");
-        if status.is_success() || call.also.contains(&status.as_u16()) {
+        let now = u64::try_from(self.shared.clock.now().timestamp()).unwrap_or_default();
+        let error = GithubError::from_answer(name, status, &headers, &body, now);
+        // Not where the App itself is unknown.
+        let is_answer =
+            matches!(error, GithubError::Refused { .. }) && call.also.contains(&status.as_u16());
+        if status.is_success() || is_answer {
             let link = headers.get(http::header::LINK);
             return Ok(Answer {
                 status,
@@ -383,8 +414,6 @@ impl Github {
                 link: link.and_then(|l| l.to_str().ok()).map(str::to_owned),
             });
         }
-        let now = u64::try_from(self.shared.clock.now().timestamp()).unwrap_or_default();
-        let error = GithubError::from_answer(name, status, &headers, &body, now);
         if let GithubError::RateLimited { retry_after, .. } = error {
             tracing::warn!(
                 call = name,

@@ -1,5 +1,6 @@
 //! The service: some loops over one database.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -41,6 +42,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 const SWEPT_AT_ONCE: i64 = 100;
 /// Whether launches are stopped is looked at this often.
 const STOP_SEEN: Duration = Duration::from_secs(5);
+/// Whether GitHub accepts the App's credentials is shown so often.
+const GITHUB_SEEN: Duration = Duration::from_secs(5);
 /// An event is held while Postgres is away, so that it uses up no delivery; RabbitMQ itself gives up after 30 minutes.
 const HOLD: Duration = Duration::from_secs(10 * 60);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -65,6 +68,8 @@ pub struct Application {
     events: IntCounterVec,
     /// 1 while launches are stopped.
     stopped: IntGauge,
+    /// 1 while GitHub does not accept the App's credentials.
+    app_refused: IntGauge,
     port: u16,
     /// For an agent in outbound mode.
     http: Option<HttpService>,
@@ -93,6 +98,12 @@ impl Application {
             &[],
         )?;
         let stopped = stopped.with_label_values::<&str>(&[]);
+        let app_refused = metrics.gauge(
+            "gha_slurm_github_app_refused",
+            "1 while GitHub does not accept the App's credentials, otherwise 0",
+            &[],
+        )?;
+        let app_refused = app_refused.with_label_values::<&str>(&[]);
         let signer = Signer::load(&KeyFolder::new(&settings.keys.folder)).context("keys.folder")?;
         let amqp = &settings.amqp;
         let broker = Broker::new(amqp.url.clone(), amqp.ca_file.as_deref())?;
@@ -201,6 +212,7 @@ impl Application {
             periodic,
             events,
             stopped,
+            app_refused,
             port,
             http,
             quit,
@@ -234,6 +246,7 @@ impl Application {
             periodic,
             events,
             stopped,
+            app_refused,
             http,
             quit,
             stopping,
@@ -304,6 +317,13 @@ impl Application {
             periodic.clone(),
             stop.clone(),
         );
+        let github = show_app_trouble(
+            submitter.inquiry.github.clone(),
+            readiness.clone(),
+            app_refused,
+            periodic.clone(),
+            stop.clone(),
+        );
         let submissions = submission::run(submitter, Arc::clone(&wake), stop.clone());
         let replans = replan_loop(
             periodic.clone(),
@@ -337,6 +357,7 @@ impl Application {
             rowless,
             retained,
             stops,
+            github,
             replans,
             Box::pin(reconciler.run(periodic, stop.clone())),
             not_ready
@@ -386,6 +407,23 @@ async fn watch_stops(
         Ok::<_, StorageError>(())
     };
     periodic.every("stops", STOP_SEEN).run(stop, round).await;
+}
+
+/// Shows people and monitoring that GitHub does not accept the App's credentials.
+async fn show_app_trouble(
+    github: Github,
+    readiness: Readiness,
+    metric: IntGauge,
+    periodic: Periodic,
+    stop: CancellationToken,
+) {
+    let round = || async {
+        let trouble = github.app_trouble();
+        metric.set(trouble.is_some().into());
+        readiness.note("github", trouble);
+        Ok::<_, Infallible>(())
+    };
+    periodic.every("github", GITHUB_SEEN).run(stop, round).await;
 }
 
 /// Where the labels that are served changed since the last start, open workflow jobs are decided again.

@@ -343,6 +343,27 @@ async fn a_primary_limit_stops_all_calls_of_its_installation() {
 }
 
 #[tokio::test]
+async fn an_unknown_app_is_no_missing_installation() {
+    let (server, github, scope) = client().await;
+    Mock::given(path("/repos/acme/widgets/installation"))
+        .respond_with(
+            ResponseTemplate::new(404).set_body_json(json!({"message": "Integration not found"})),
+        )
+        .up_to_n_times(1)
+        .mount(&server)
+        .await;
+    Mock::given(path("/repos/acme/widgets/installation"))
+        .respond_with(ResponseTemplate::new(404).set_body_json(json!({"message": "Not Found"})))
+        .mount(&server)
+        .await;
+    let error = github.installation_of(&scope.name).await.unwrap_err();
+    assert!(matches!(error, GithubError::Unauthorized { .. }), "{error}");
+    assert!(github.app_trouble().unwrap().contains("app_id"));
+    assert!(github.installation_of(&scope.name).await.unwrap().is_none());
+    assert!(github.app_trouble().is_none());
+}
+
+#[tokio::test]
 async fn a_dead_address_is_trouble_not_a_panic() {
     let github = Github::new(
         "http://127.0.0.1:9",

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use gha_slurm_github::{Delivery, GithubError};
+use gha_slurm_github::Delivery;
 use tokio::time::Instant;
 
 use super::shared::Reconciler;
@@ -20,6 +20,8 @@ const MOST_AT_ONCE: usize = 50;
 /// Between two attempts of one delivery: doubled each time, up to the second.
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
 const LAST_PAUSE: Duration = Duration::from_secs(600);
+/// GitHub does not have a delivery any more, or will not repeat it.
+const FORGOTTEN: [u16; 3] = [404, 410, 422];
 /// What webhook-ingest makes events of.
 const EVENTS: [&str; 4] = [
     "workflow_job",
@@ -67,7 +69,11 @@ impl Deliveries {
                     asked += 1;
                     self.asked(&guid, Instant::now());
                 }
-                Err(error @ GithubError::Refused { .. }) => {
+                Err(error)
+                    if FORGOTTEN
+                        .iter()
+                        .any(|status| error.status() == Some(*status)) =>
+                {
                     tracing::warn!(%error, delivery.guid = guid, "a failed webhook delivery is given up");
                     self.failed.remove(&guid);
                 }

@@ -27,6 +27,8 @@ pub(super) fn is_for_all(error: &InquiryError) -> bool {
     matches!(
         error,
         InquiryError::Storage(StorageError::Unavailable(_))
-            | InquiryError::Github(GithubError::Unavailable { .. })
+            | InquiryError::Github(
+                GithubError::Unavailable { .. } | GithubError::Unauthorized { .. }
+            )
     )
 }

@@ -459,6 +459,26 @@ async fn a_late_or_forged_name_of_a_mapped_repository_is_not_believed() {
     site.until_supply(2).await;
 }
 
+/// With another App id, GitHub knows neither installation nor repository: that they are gone is not what it says.
+#[tokio::test]
+async fn the_apps_own_refusal_removes_nothing() {
+    let site = Site::new().await;
+    site.queued().await;
+    site.until_supply(1).await;
+    let pem = app_key();
+    let url = site.simulator.api_url();
+    let stranger = Github::new(&url, 7, &pem.into(), None, Clock::system()).unwrap();
+    site.hear_of_installation("suspend").await;
+    site.hear_of_access("removed").await;
+    let _reconciling = reconcile(&site.pool, &stranger);
+    wait_until("GitHub refuses the App", DEADLINE, || async {
+        stranger.app_trouble().is_some()
+    })
+    .await;
+    assert!(site.known().await.reachable);
+    site.until_supply(1).await;
+}
+
 #[tokio::test]
 async fn a_transferred_repository_is_found_at_its_new_installation() {
     let site = Site::new().await;

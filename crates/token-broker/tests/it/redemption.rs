@@ -243,6 +243,74 @@ async fn a_renamed_repository_gets_its_runner() {
     assert_eq!(answer.body["encodedJitConfig"], "jit-900");
 }
 
+/// The App's key was changed, or the clock of this machine is wrong: launches ended, as if GitHub had refused their runners.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_apps_own_refusal_ends_no_launch() {
+    let broker = Broker::start().await;
+    broker.github_registers().await;
+    Mock::given(path_regex("^/app/installations/11/access_tokens$"))
+        .respond_with(
+            ResponseTemplate::new(401)
+                .set_body_json(json!({"message": "A JSON web token could not be decoded"})),
+        )
+        .with_priority(1)
+        .up_to_n_times(1)
+        .mount(&broker.github)
+        .await;
+    // What an earlier attempt may have registered is looked up.
+    Mock::given(method("GET"))
+        .and(path("/repos/acme/widgets/actions/runners"))
+        .respond_with(ResponseTemplate::new(200).set_body_json(json!({"runners": []})))
+        .mount(&broker.github)
+        .await;
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
+    let first = broker.redeem(launch, 77).await;
+    assert_eq!(
+        (first.status, &first.body["code"]),
+        (503, &json!("github_unavailable"))
+    );
+    assert!(first.retry_after.is_some());
+    let states = "SELECT state || ' ' || in_supply FROM launches";
+    assert_eq!(broker.query(states).await, ["redeeming true"]);
+    let read = async |path: &str| {
+        let url = format!("{}{path}", broker.operations);
+        broker.http.get(url).send().await.unwrap().text().await
+    };
+    let is_shown = async |expected: bool| {
+        let ready = read("/health/ready").await.unwrap();
+        let metrics = read("/metrics").await.unwrap();
+        let metric = format!("gha_slurm_github_app_refused {}", u8::from(expected));
+        let is_shown = ready.contains("private_key") == expected && metrics.contains(&metric);
+        is_shown.then_some(()).ok_or(ready)
+    };
+    wait_until("people are told", DEADLINE, || is_shown(true)).await;
+
+    let second = broker.redeem(launch, 77).await;
+    assert_eq!(second.status, 200, "{}", second.body);
+    wait_until("it is over", DEADLINE, || is_shown(false)).await;
+}
+
+/// A proxy's page is no verdict on a runner.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_githubs_ends_no_launch() {
+    let broker = Broker::start().await;
+    Mock::given(method("POST"))
+        .and(path(JIT))
+        .respond_with(ResponseTemplate::new(200).set_body_string("<html>Log in first</html>"))
+        .up_to_n_times(1)
+        .mount(&broker.github)
+        .await;
+    broker.github_registers().await;
+    Mock::given(method("GET"))
+        .and(path("/repos/acme/widgets/actions/runners"))
+        .respond_with(ResponseTemplate::new(200).set_body_json(json!({"runners": []})))
+        .mount(&broker.github)
+        .await;
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
+    assert_eq!(broker.redeem(launch, 77).await.status, 503);
+    assert_eq!(broker.redeem(launch, 77).await.status, 200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_by_github_ends_the_runner_with_githubs_words() {
     let broker = Broker::start().await;
