@@ -10,6 +10,8 @@ const PAUSE_AFTER_TROUBLE: Duration = Duration::from_secs(5);
 /// limits for the REST API").
 const PAUSE_AFTER_LIMIT: Duration = Duration::from_secs(60);
 
+/// GitHub's words for a secondary limit, now and in older Enterprise Servers ("You have triggered an abuse detection mechanism").
+const SECONDARY_LIMIT: [&str; 2] = ["secondary rate limit", "abuse detection"];
 /// GitHub's answer (404) to the JWT of an App that it does not have.
 const UNKNOWN_APP: &str = "Integration not found";
 /// How long to wait where GitHub does not accept the App's credentials: somebody has to correct them.
@@ -133,7 +135,9 @@ fn rate_limit(status: StatusCode, headers: &HeaderMap, body: &str, now_s: u64) -
         let reset = number("x-ratelimit-reset").unwrap_or(now_s);
         return Some(Duration::from_secs(reset.saturating_sub(now_s).max(1)));
     }
-    let limited = status == StatusCode::TOO_MANY_REQUESTS || body.contains("secondary rate limit");
+    let body = body.to_lowercase();
+    let limited = status == StatusCode::TOO_MANY_REQUESTS
+        || SECONDARY_LIMIT.iter().any(|words| body.contains(words));
     limited.then_some(PAUSE_AFTER_LIMIT)
 }
 
@@ -178,6 +182,9 @@ mod tests {
             of(403, &[], "You have exceeded a secondary rate limit"),
             Some(60)
         );
+        let of_old_servers = "You have triggered an abuse detection mechanism. Please wait";
+        assert_eq!(of(403, &[], of_old_servers), Some(60));
+        assert_eq!(of(403, &[], "Secondary Rate Limit"), Some(60));
         assert_eq!(of(429, &[], ""), Some(60));
         assert_eq!(
             of(403, &[("x-ratelimit-remaining", "12")], "no permission"),

@@ -563,6 +563,23 @@ async fn a_workflow_job_that_no_webhook_told_of_is_found() {
     site.until_supply(1).await;
 }
 
+/// GitHub lists its run neither as queued nor as in progress.
+#[tokio::test]
+async fn a_workflow_job_that_waits_for_an_approval_is_found() {
+    let site = Site::new().await;
+    let job = NewWorkflowJob {
+        waiting: true,
+        ..NewWorkflowJob::of("acme/widgets", &LABELS)
+    };
+    let id = site.simulator.queue(job).unwrap().id;
+    let _reconciling = site.reconcile();
+    site.until_state(id, "waiting").await;
+    site.until_supply(0).await;
+    site.simulator.approve(id).unwrap();
+    site.until_state(id, "queued").await;
+    site.until_supply(1).await;
+}
+
 #[tokio::test]
 async fn a_lost_end_is_noticed_and_what_was_planned_is_withdrawn() {
     let site = Site::new().await;
