@@ -176,6 +176,7 @@ impl Application {
         let reconciler = Reconciler {
             inquiry,
             settings: settings.reconciler.clone(),
+            deployment: settings.deployment.clone(),
             found: reconciled,
             wake: Arc::clone(&wake),
         };

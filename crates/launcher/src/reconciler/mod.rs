@@ -2,6 +2,7 @@
 
 mod deliveries;
 mod doubts;
+mod registrations;
 mod repositories;
 mod runners;
 mod shared;

@@ -3,11 +3,12 @@
 use std::collections::{HashSet, VecDeque};
 
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{RepositoryId, WorkflowJobFacts, WorkflowJobId, WorkflowJobState};
+use gha_slurm_domain::{WorkflowJobFacts, WorkflowJobId, WorkflowJobState};
 use gha_slurm_github::Scope;
 use gha_slurm_storage::repositories::{self, Repository};
 use gha_slurm_storage::{ScopeLock, StorageError, workflow_jobs};
 
+use super::registrations::Registrations;
 use super::shared::{Reconciler, is_for_all};
 use crate::inquiry::InquiryError;
 
@@ -22,6 +23,7 @@ const MOST_RUNS: usize = 200;
 #[derive(Default)]
 pub(super) struct Repositories {
     open: VecDeque<Repository>,
+    registrations: Registrations,
 }
 
 impl Repositories {
@@ -44,7 +46,7 @@ impl Repositories {
             let Some(repository) = self.open.pop_front() else {
                 break;
             };
-            match compare(reconciler, &repository).await {
+            match self.compare(reconciler, &repository).await {
                 Ok(new) => found += new,
                 Err(error) if is_for_all(&error) => return Err(error),
                 Err(error) => {
@@ -56,12 +58,25 @@ impl Repositories {
     }
 }
 
-async fn compare(reconciler: &Reconciler, repository: &Repository) -> Result<usize, InquiryError> {
+impl Repositories {
+    async fn compare(
+        &mut self,
+        reconciler: &Reconciler,
+        repository: &Repository,
+    ) -> Result<usize, InquiryError> {
+        let Some(scope) = reconciler.inquiry.scope(repository).await? else {
+            return Ok(0);
+        };
+        let deleted = self.registrations.look(reconciler, &scope).await?;
+        let what = reconciler.found.with_label_values(&["registrations"]);
+        what.inc_by(deleted as u64);
+        compare(reconciler, scope).await
+    }
+}
+
+async fn compare(reconciler: &Reconciler, scope: Scope) -> Result<usize, InquiryError> {
     let inquiry = &reconciler.inquiry;
-    let Some(scope) = inquiry.scope(repository).await? else {
-        return Ok(0);
-    };
-    let id = RepositoryId(repository.id);
+    let id = scope.repository;
     // Before the list is made: what becomes known meanwhile is not missing in it.
     let unfinished = {
         let mut conn = inquiry.database.connection().await?;
@@ -71,7 +86,7 @@ async fn compare(reconciler: &Reconciler, repository: &Repository) -> Result<usi
     let runs = inquiry.github.live_runs(&scope).await?;
     if runs.len() > MOST_RUNS {
         tracing::warn!(
-            repository = repository.id,
+            repository = id.0,
             runs = runs.len(),
             "too many live runs; the newest are compared"
         );

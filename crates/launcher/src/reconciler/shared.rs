@@ -8,7 +8,7 @@ use gha_slurm_telemetry::prometheus::IntCounterVec;
 use tokio::sync::Notify;
 
 use crate::inquiry::{Inquiry, InquiryError};
-use crate::settings::ReconcilerSettings;
+use crate::settings::{DeploymentSettings, ReconcilerSettings};
 
 /// The reconciler.
 pub struct Reconciler {
@@ -16,6 +16,8 @@ pub struct Reconciler {
     pub inquiry: Inquiry,
     /// Its bounds.
     pub settings: ReconcilerSettings,
+    /// Whose names its runners have.
+    pub deployment: DeploymentSettings,
     /// Counts what was found, by `what`.
     pub found: IntCounterVec,
     /// Notified when something may have been planned.

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use gha_slurm_contract::event::{InstallationEvent, InstallationRepositoriesEvent};
 use gha_slurm_domain::launch::{Happening, Outcome, Phase, Run, SlurmReport};
+use gha_slurm_domain::naming::runner_name;
 use gha_slurm_domain::{
     Clock, InstallationId, LaunchId, RepositoryFullName, SlurmState, WorkflowJobId,
 };
 use gha_slurm_github::{Github, Scope};
 use gha_slurm_launcher::inquiry::Inquiry;
 use gha_slurm_launcher::reconciler::Reconciler;
-use gha_slurm_launcher::settings::ReconcilerSettings;
+use gha_slurm_launcher::settings::{DeploymentSettings, ReconcilerSettings};
 use gha_slurm_simulator::request::{
     NewInstallation, NewRepository, NewWorkflowJob, RepositoryChange,
 };
@@ -142,23 +143,29 @@ impl Site {
         .await;
     }
 
+    /// The one launch.
+    async fn launch(&self) -> LaunchId {
+        let client = connect(self.database.url()).await;
+        let row = client.query_one("SELECT id::text FROM launches", &[]).await;
+        row.unwrap().get::<_, String>(0).parse().unwrap()
+    }
+
+    /// GitHub's id of a runner that is registered with this name.
+    async fn registered(&self, name: &str) -> i64 {
+        let scope = Scope {
+            installation: self.installation,
+            repository: self.repository,
+            name: RepositoryFullName::new("acme", "widgets").unwrap(),
+        };
+        let labels = LABELS.into_iter().collect();
+        let made = self.github.create_jit_runner(&scope, name, &labels).await;
+        made.unwrap().id
+    }
+
     /// A runner of the one launch, made long ago.
     async fn redeemed(&self) -> LaunchId {
-        let launch: LaunchId = {
-            let client = connect(self.database.url()).await;
-            let row = client.query_one("SELECT id::text FROM launches", &[]).await;
-            row.unwrap().get::<_, String>(0).parse().unwrap()
-        };
-        let id = {
-            let scope = Scope {
-                installation: self.installation,
-                repository: self.repository,
-                name: RepositoryFullName::new("acme", "widgets").unwrap(),
-            };
-            let labels = LABELS.into_iter().collect();
-            let made = self.github.create_jit_runner(&scope, RUNNER, &labels).await;
-            made.unwrap().id
-        };
+        let launch = self.launch().await;
+        let id = self.registered(RUNNER).await;
         let registration = (Some(id), b"hash".as_slice());
         self.seed()
             .registered(launch, "17", RUNNER, registration, now())
@@ -302,6 +309,10 @@ fn reconcile(database: &Database, github: &Github) -> Reconciling {
             repositories_s: second,
             unattributed_s: second,
             ..ReconcilerSettings::default()
+        },
+        deployment: DeploymentSettings {
+            name: "test".into(),
+            prefix: "gha-slurm".into(),
         },
         found: found.clone(),
         wake: Arc::new(Notify::new()),
@@ -678,6 +689,86 @@ async fn a_runner_whose_node_is_silent_is_deleted_and_replaced() {
     let seen = states(site.database.url()).await;
     let expected = [("silent".to_owned(), false), ("planned".to_owned(), true)];
     assert_eq!(seen, expected);
+}
+
+/// Two attempts to register a runner failed in a row; and a database was restored that does not know the launch.
+#[tokio::test]
+async fn leaked_registrations_are_deleted_and_nobody_elses() {
+    let site = Site::new().await;
+    site.queued().await;
+    let launch = site.launch().await;
+    let live = |attempt| runner_name("gha-slurm", "test", launch, attempt);
+    let leaked = [
+        "gha-slurm-test-8123456789abcdef",
+        "gha-slurm-test-8123456789abcdef-2",
+        "gha-slurm-test-9123456789abcdef-8",
+    ];
+    let others = [
+        "gha-slurm-test-8123456789abcdef-old",
+        "gha-slurm-test-7123456789ABCDEF",
+        "gha-slurm-test-prod-8123456789abcdef",
+        "gha-slurm-test2-8123456789abcdef",
+        "my-gha-slurm-test-8123456789abcdef",
+        "build-server",
+    ];
+    let names = leaked.iter().chain(&others).map(|n| (*n).to_owned());
+    let mut of_live = 0;
+    for name in names.chain([live(1), live(2)]) {
+        of_live = site.registered(&name).await;
+    }
+    site.seed()
+        .registered(launch, "17", &live(2), (Some(of_live), b"hash"), Utc::now())
+        .await;
+    let reconciling = site.reconcile();
+    reconciling.until_found("registrations").await;
+    let kept = site.simulator.state();
+    for name in leaked {
+        assert!(kept.runner(name).is_none(), "{name}");
+    }
+    for name in others
+        .iter()
+        .map(|n| (*n).to_owned())
+        .chain([live(1), live(2)])
+    {
+        assert!(kept.runner(&name).is_some(), "{name}");
+    }
+}
+
+/// The deletion of an earlier registration failed, too.
+#[tokio::test]
+async fn the_registrations_of_all_attempts_are_deleted_at_the_end() {
+    let site = Site::new().await;
+    site.queued().await;
+    let launch = site.launch().await;
+    let name = |attempt| runner_name("gha-slurm", "test", launch, attempt);
+    site.registered(&name(1)).await;
+    let id = site.registered(&name(2)).await;
+    let registration = (Some(id), b"hash".as_slice());
+    let at = Utc::now() - chrono::TimeDelta::minutes(2);
+    for name in [name(1), name(2)] {
+        site.seed()
+            .registered(launch, "17", &name, registration, at)
+            .await;
+    }
+    let finished = Phase::Finished {
+        outcome: Outcome::NodeReported {
+            reason: "set-up failed".into(),
+            exit_code: Some(1),
+        },
+        log_tail: None,
+    };
+    let happening = Happening::Progressed {
+        phase: finished,
+        at: None,
+    };
+    site.seed().happen(launch, happening, at).await;
+    let (_agent, running) = site.submit().await;
+    wait_until("both are deleted", DEADLINE, || async {
+        let state = site.simulator.state();
+        (state.runner(&name(1)).is_none() && state.runner(&name(2)).is_none()).then_some(())
+    })
+    .await;
+    running.stop().await;
 }
 
 #[tokio::test]

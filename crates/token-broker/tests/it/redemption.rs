@@ -167,6 +167,63 @@ async fn trouble_at_github_is_503_and_the_next_call_cleans_up() {
     assert_eq!(second.body["name"], format!("{name}-2"));
 }
 
+/// Three of 214 registrations stayed at GitHub: the third attempt cleared only the name before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_attempts_that_fail_in_a_row_leave_no_registration() {
+    let broker = Broker::start().await;
+    // GitHub had made the runners all the same.
+    Mock::given(method("POST"))
+        .and(path(JIT))
+        .respond_with(ResponseTemplate::new(502))
+        .up_to_n_times(2)
+        .mount(&broker.github)
+        .await;
+    broker.github_registers().await;
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
+    let name =
+        |attempt| gha_slurm_domain::naming::runner_name("gha-slurm", "test", launch, attempt);
+    for (attempt, id) in [(1, 55), (2, 56)] {
+        let found = json!({"id": id, "name": name(attempt), "busy": false, "status": "offline"});
+        let found = ResponseTemplate::new(200).set_body_json(json!({"runners": [found]}));
+        // The first look at either fails.
+        Mock::given(method("GET"))
+            .and(path("/repos/acme/widgets/actions/runners"))
+            .and(query_param("name", name(attempt)))
+            .respond_with(ResponseTemplate::new(502))
+            .up_to_n_times(1)
+            .mount(&broker.github)
+            .await;
+        Mock::given(method("GET"))
+            .and(path("/repos/acme/widgets/actions/runners"))
+            .and(query_param("name", name(attempt)))
+            .respond_with(found)
+            .mount(&broker.github)
+            .await;
+        Mock::given(method("DELETE"))
+            .and(path(format!("/repos/acme/widgets/actions/runners/{id}")))
+            .respond_with(ResponseTemplate::new(204))
+            .expect(1..)
+            .mount(&broker.github)
+            .await;
+    }
+    Mock::given(method("GET"))
+        .and(path("/repos/acme/widgets/actions/runners"))
+        .respond_with(ResponseTemplate::new(200).set_body_json(json!({"runners": []})))
+        .mount(&broker.github)
+        .await;
+    loop {
+        let answer = broker.redeem(launch, 77).await;
+        match answer.status {
+            200 => break,
+            429 => {
+                let passes = "UPDATE runners SET created_at = created_at - interval '1 hour'";
+                broker.execute(passes).await;
+            }
+            status => assert_eq!(status, 503, "{}", answer.body),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_taken_name_is_left_for_another() {
     let broker = Broker::start().await;
