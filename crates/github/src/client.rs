@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gha_slurm_domain::{Clock, InstallationId, RepositoryFullName, RepositoryId};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use moka::future::Cache;
 use octocrab::Octocrab;
 use octocrab::service::middleware::retry::RetryConfig;
@@ -26,6 +26,38 @@ const INSTALLATION_TOKEN_USE: Duration = Duration::from_secs(50 * 60);
 const MOST_REDIRECTS: usize = 3;
 /// GitHub allows 100 concurrent requests over all programs of an App; this process keeps well below.
 const CONCURRENT_CALLS: usize = 40;
+
+/// Bytes of answers that are kept to ask for them conditionally.
+const MOST_KEPT_BYTES: u64 = 32 << 20;
+
+/// An answer that is the same for as long as GitHub says so: asking whether it is costs nothing of the primary limit
+/// (<https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api#use-conditional-requests-if-appropriate>).
+#[derive(Clone)]
+struct Kept {
+    etag: HeaderValue,
+    body: Arc<str>,
+    link: Option<String>,
+}
+
+/// What is left of a primary rate limit.
+#[derive(Debug, Clone, Copy)]
+struct Left {
+    limit: u32,
+    remaining: u32,
+    /// Seconds since the epoch.
+    reset: i64,
+}
+
+impl Left {
+    fn read(headers: &HeaderMap) -> Option<Self> {
+        let text = |name: &str| headers.get(name)?.to_str().ok();
+        Some(Self {
+            limit: text("x-ratelimit-limit")?.parse().ok()?,
+            remaining: text("x-ratelimit-remaining")?.parse().ok()?,
+            reset: text("x-ratelimit-reset")?.parse().ok()?,
+        })
+    }
+}
 
 /// A repository as the scope of runners.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +100,9 @@ struct Shared {
     api_url: String,
     installations: Cache<TokenKey, Octocrab>,
     pub(crate) registration_tokens: Cache<RepositoryId, RegistrationToken>,
+    /// By whose call it was, and its path.
+    kept: Cache<(Option<InstallationId>, String), Kept>,
+    left: Cache<Option<InstallationId>, Left>,
     calls: Semaphore,
     clock: Clock,
     /// Why GitHub does not accept the App's own credentials, since the last call as the App.
@@ -89,7 +124,7 @@ enum Pause {
 /// An answer: its status and body, for statuses the caller named or 2xx.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
-    body: String,
+    body: Arc<str>,
     call: &'static str,
     link: Option<String>,
 }
@@ -176,6 +211,13 @@ impl Github {
                     .time_to_live(INSTALLATION_TOKEN_USE)
                     .build(),
                 registration_tokens: crate::runners::token_cache(clock.clone()),
+                kept: Cache::builder()
+                    .max_capacity(MOST_KEPT_BYTES)
+                    .weigher(|(_, path): &(_, String), kept: &Kept| {
+                        u32::try_from(path.len() + kept.body.len()).unwrap_or(u32::MAX)
+                    })
+                    .build(),
+                left: Cache::builder().max_capacity(10_000).build(),
                 calls: Semaphore::new(CONCURRENT_CALLS),
                 clock,
                 app_trouble: Mutex::default(),
@@ -189,6 +231,17 @@ impl Github {
 
     pub(crate) fn registration_tokens(&self) -> &Cache<RepositoryId, RegistrationToken> {
         &self.shared.registration_tokens
+    }
+
+    /// The percentage of the primary rate limit of an installation (`None`: of the App itself) that is left, as far as is known.
+    pub async fn percent_left(&self, installation: Option<InstallationId>) -> u32 {
+        let now = self.shared.clock.now().timestamp();
+        match self.shared.left.get(&installation).await {
+            Some(left) if left.reset > now => {
+                left.remaining.saturating_mul(100) / left.limit.max(1)
+            }
+            _ => 100,
+        }
     }
 
     /// Calls as the App.
@@ -336,12 +389,19 @@ impl Github {
         &self,
         client: &Octocrab,
         call: &Call<'_>,
+        etag: Option<&HeaderValue>,
     ) -> Result<(StatusCode, HeaderMap, String), octocrab::Error> {
+        let condition: Option<HeaderMap> =
+            etag.map(|etag| std::iter::once((http::header::IF_NONE_MATCH, etag.clone())).collect());
         let mut path = call.path.clone();
         let mut redirects = 0;
         loop {
             let answer = match (&call.method, call.body) {
-                (&Method::GET, _) => client._get(path.as_str()).await,
+                (&Method::GET, _) => {
+                    client
+                        ._get_with_headers(path.as_str(), condition.clone())
+                        .await
+                }
                 (&Method::DELETE, _) => client._delete(path.as_str(), None::<&()>).await,
                 (_, body) => client._post(path.as_str(), body).await,
             }?;
@@ -393,27 +453,60 @@ impl Github {
         }
         let trouble = |detail: String| GithubError::Unavailable { call: name, detail };
         let _permit = self.shared.calls.acquire().await;
-        let sent = Box::pin(self.send(client, call));
+        let key = (installation, call.path.clone());
+        let kept = match call.method {
+            Method::GET => self.shared.kept.get(&key).await,
+            _ => None,
+        };
+        let etag = kept.as_ref().map(|kept| &kept.etag);
+        let sent = Box::pin(self.send(client, call, etag));
         // Over all of it: octocrab's own time-outs are per read.
         let (status, headers, body) = tokio::time::timeout(CONNECT_TIMEOUT + ANSWER_TIMEOUT, sent)
             .await
             .map_err(|_| trouble("no answer in time".into()))?
             .map_err(|error| trouble(innermost(&error)))?;
         tracing::debug!(call = name, status = status.as_u16(), "asked GitHub");
-        let now = u64::try_from(self.shared.clock.now().timestamp()).unwrap_or_default();
-        let error = GithubError::from_answer(name, status, &headers, &body, now);
-        // Not where the App itself is unknown.
-        let is_answer =
-            matches!(error, GithubError::Refused { .. }) && call.also.contains(&status.as_u16());
-        if status.is_success() || is_answer {
-            let link = headers.get(http::header::LINK);
+        if let Some(left) = Left::read(&headers) {
+            self.shared.left.insert(installation, left).await;
+        }
+        if let (StatusCode::NOT_MODIFIED, Some(kept)) = (status, kept) {
             return Ok(Answer {
-                status,
-                body,
+                status: StatusCode::OK,
+                body: kept.body,
                 call: name,
-                link: link.and_then(|l| l.to_str().ok()).map(str::to_owned),
+                link: kept.link,
             });
         }
+        let failure = (!status.is_success())
+            .then(|| {
+                let now = u64::try_from(self.shared.clock.now().timestamp()).unwrap_or_default();
+                GithubError::from_answer(name, status, &headers, &body, now)
+            })
+            // Not where the App itself is unknown.
+            .filter(|error| {
+                error
+                    .status()
+                    .is_none_or(|status| !call.also.contains(&status))
+            });
+        let Some(error) = failure else {
+            let link = headers.get(http::header::LINK);
+            let answer = Answer {
+                status,
+                body: body.into(),
+                call: name,
+                link: link.and_then(|l| l.to_str().ok()).map(str::to_owned),
+            };
+            let etag = headers.get(http::header::ETAG);
+            if let (&Method::GET, StatusCode::OK, Some(etag)) = (&call.method, status, etag) {
+                let kept = Kept {
+                    etag: etag.clone(),
+                    body: Arc::clone(&answer.body),
+                    link: answer.link.clone(),
+                };
+                self.shared.kept.insert(key, kept).await;
+            }
+            return Ok(answer);
+        };
         if let GithubError::RateLimited { retry_after, .. } = error {
             tracing::warn!(
                 call = name,

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix_web::web;
@@ -179,6 +179,7 @@ impl Application {
             deployment: settings.deployment.clone(),
             found: reconciled,
             wake: Arc::clone(&wake),
+            resumed: Arc::default(),
         };
         let quit = CancellationToken::new();
         let http = match (&settings.http, mailbox, &settings.cluster.agent_public_keys) {
@@ -289,8 +290,12 @@ impl Application {
         };
         let broker_state = {
             let readiness = readiness.clone();
+            let resumed = Arc::clone(&reconciler.resumed);
             move |state: Result<(), Disconnected>| match state {
-                Ok(()) => readiness.ready("rabbitmq"),
+                Ok(()) => {
+                    readiness.ready("rabbitmq");
+                    resumed.store(true, Ordering::Relaxed);
+                }
                 Err(error) => readiness.not_ready("rabbitmq", error.to_string()),
             }
         };

@@ -224,6 +224,13 @@ impl Handle {
             .read(|world, _| world.calls.get(route).copied().unwrap_or_default())
     }
 
+    /// How many calls of an installation counted towards its rate limit.
+    pub fn used(&self, installation_id: i64) -> u64 {
+        let spender = format!("installation {installation_id}");
+        self.shared
+            .read(|world, _| world.used.get(&spender).copied().unwrap_or_default())
+    }
+
     /// Counts calls from zero again.
     pub fn reset_calls(&self) {
         self.shared.change(|world, _| world.calls.clear());

@@ -1,6 +1,6 @@
 //! Installations and repositories.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
@@ -10,7 +10,7 @@ use gha_slurm_domain::admission::{Charge, Mapping, Place, Standing};
 use gha_slurm_domain::{InstallationId, RepositoryId};
 
 use crate::pool::StorageError;
-use crate::schema::{installations, repositories, repository_mappings};
+use crate::schema::{installations, repositories, repository_mappings, workflow_jobs};
 
 /// A repository as we know it.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
@@ -433,6 +433,26 @@ pub async fn mapped(conn: &mut AsyncPgConnection) -> Result<Vec<Repository>, Sto
         .select(Repository::as_select())
         .load(conn)
         .await?)
+}
+
+/// Repositories with workflow jobs that changed since then, and when one did last.
+pub async fn active_since(
+    conn: &mut AsyncPgConnection,
+    since: DateTime<Utc>,
+) -> Result<HashMap<RepositoryId, DateTime<Utc>>, StorageError> {
+    let rows: Vec<(i64, Option<DateTime<Utc>>)> = workflow_jobs::table
+        .group_by(workflow_jobs::repository_id)
+        .filter(workflow_jobs::updated_at.gt(since))
+        .select((
+            workflow_jobs::repository_id,
+            diesel::dsl::max(workflow_jobs::updated_at),
+        ))
+        .load(conn)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|(id, at)| Some((RepositoryId(id), at?)))
+        .collect())
 }
 
 /// Allows (with a reason) or refuses a public repository.

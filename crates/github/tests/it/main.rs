@@ -363,6 +363,46 @@ async fn an_unknown_app_is_no_missing_installation() {
     assert!(github.app_trouble().is_none());
 }
 
+/// That nothing changed costs nothing of the rate limit.
+#[tokio::test]
+async fn what_was_read_is_asked_for_conditionally() {
+    let (server, github, scope) = client().await;
+    token(&server, json!({"actions": "read"}), 1).await;
+    let jobs = "/repos/acme/widgets/actions/runs/9/jobs";
+    let limits = |answer: ResponseTemplate, remaining: &str| {
+        answer
+            .insert_header("x-ratelimit-limit", "5000")
+            .insert_header("x-ratelimit-remaining", remaining)
+            .insert_header("x-ratelimit-reset", "4000000000")
+    };
+    Mock::given(path(jobs))
+        .and(header("if-none-match", "\"one\""))
+        .respond_with(limits(ResponseTemplate::new(304), "2500"))
+        .expect(2)
+        .mount(&server)
+        .await;
+    let job = json!({"id": 1, "run_id": 9, "name": "test", "status": "queued", "labels": []});
+    Mock::given(path(jobs))
+        .respond_with(limits(
+            ResponseTemplate::new(200)
+                .insert_header("etag", "\"one\"")
+                .set_body_json(json!({"jobs": [job]})),
+            "4000",
+        ))
+        .expect(1)
+        .mount(&server)
+        .await;
+    let first = github.workflow_jobs_of_run(&scope, 9).await.unwrap();
+    assert_eq!(first.len(), 1);
+    assert_eq!(github.percent_left(Some(scope.installation)).await, 80);
+    for _ in 0..2 {
+        let again = github.workflow_jobs_of_run(&scope, 9).await.unwrap();
+        assert_eq!(again, first);
+    }
+    assert_eq!(github.percent_left(Some(scope.installation)).await, 50);
+    assert_eq!(github.percent_left(None).await, 100, "nothing is known");
+}
+
 #[tokio::test]
 async fn a_dead_address_is_trouble_not_a_panic() {
     let github = Github::new(

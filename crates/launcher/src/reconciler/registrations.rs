@@ -7,6 +7,7 @@ use std::time::Duration;
 use gha_slurm_domain::naming::first_name_of_own;
 use gha_slurm_github::{Deletion, Scope};
 use gha_slurm_storage::launches;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::shared::Reconciler;
@@ -18,24 +19,28 @@ const EVERY: Duration = Duration::from_secs(3600);
 /// When each repository's runners are listed next.
 #[derive(Default)]
 pub(super) struct Registrations {
-    next: HashMap<i64, Instant>,
+    next: Mutex<HashMap<i64, Instant>>,
 }
 
 impl Registrations {
     /// Deletes the offline runners of this deployment in a repository that belong to no live launch, if it is its turn. Returns how
     /// many.
     pub(super) async fn look(
-        &mut self,
+        &self,
         reconciler: &Reconciler,
         scope: &Scope,
     ) -> Result<usize, InquiryError> {
         let now = Instant::now();
-        self.next.retain(|_, next| *next > now);
-        if self.next.contains_key(&scope.repository.0) {
-            return Ok(0);
+        {
+            let mut next = self.next.lock().await;
+            next.retain(|_, next| *next > now);
+            if next.contains_key(&scope.repository.0) {
+                return Ok(0);
+            }
         }
         let deleted = delete_leaked(reconciler, scope).await?;
-        self.next.insert(scope.repository.0, now + EVERY);
+        let mut next = self.next.lock().await;
+        next.insert(scope.repository.0, now + EVERY);
         Ok(deleted)
     }
 }

@@ -1,6 +1,7 @@
 //! What every look of the reconciler needs.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use gha_slurm_github::GithubError;
 use gha_slurm_storage::StorageError;
@@ -22,6 +23,8 @@ pub struct Reconciler {
     pub found: IntCounterVec,
     /// Notified when something may have been planned.
     pub wake: Arc<Notify>,
+    /// RabbitMQ is back: webhooks may have failed meanwhile, so everything is looked at.
+    pub resumed: Arc<AtomicBool>,
 }
 
 /// Whether the next call would fail in the same way.

@@ -1,7 +1,9 @@
 //! What no webhook told is found again at GitHub, which is the simulator here.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gha_slurm_contract::event::{InstallationEvent, InstallationRepositoriesEvent};
@@ -15,7 +17,7 @@ use gha_slurm_launcher::inquiry::Inquiry;
 use gha_slurm_launcher::reconciler::Reconciler;
 use gha_slurm_launcher::settings::{DeploymentSettings, ReconcilerSettings};
 use gha_slurm_simulator::request::{
-    NewInstallation, NewRepository, NewWorkflowJob, RepositoryChange,
+    NewInstallation, NewRepository, NewWorkflowJob, RepositoryChange, RestEffect, RestFault,
 };
 use gha_slurm_simulator::{AppKey, Handle, Settings, Simulator};
 use gha_slurm_storage::{mappings, workflow_jobs};
@@ -279,6 +281,7 @@ impl Site {
 
 struct Reconciling {
     found: IntCounterVec,
+    resumed: Arc<AtomicBool>,
     _stop: DropGuard,
 }
 
@@ -293,6 +296,32 @@ impl Reconciling {
 
 fn reconcile(database: &Database, github: &Github) -> Reconciling {
     let second = NonZeroU32::MIN;
+    let settings = ReconcilerSettings {
+        interval_s: second,
+        deliveries_s: second,
+        repositories_s: second,
+        active_repositories_s: second,
+        unattributed_s: second,
+        ..ReconcilerSettings::default()
+    };
+    reconcile_as(settings, database, github)
+}
+
+/// Compares once; again only where there is a reason to.
+fn reconcile_once(site: &Site) -> Reconciling {
+    let hour = NonZeroU32::new(3600).unwrap();
+    let settings = ReconcilerSettings {
+        interval_s: NonZeroU32::MIN,
+        deliveries_s: hour,
+        repositories_s: hour,
+        active_repositories_s: hour,
+        ..ReconcilerSettings::default()
+    };
+    reconcile_as(settings, &site.pool, &site.github)
+}
+
+fn reconcile_as(settings: ReconcilerSettings, database: &Database, github: &Github) -> Reconciling {
+    let resumed: Arc<AtomicBool> = Arc::default();
     let found = Metrics::default()
         .counter("found", "found", &["what"])
         .unwrap();
@@ -303,24 +332,20 @@ fn reconcile(database: &Database, github: &Github) -> Reconciling {
             policy: Arc::new(policy()),
             clock: Clock::system(),
         },
-        settings: ReconcilerSettings {
-            interval_s: second,
-            deliveries_s: second,
-            repositories_s: second,
-            unattributed_s: second,
-            ..ReconcilerSettings::default()
-        },
+        settings,
         deployment: DeploymentSettings {
             name: "test".into(),
             prefix: "gha-slurm".into(),
         },
         found: found.clone(),
         wake: Arc::new(Notify::new()),
+        resumed: Arc::clone(&resumed),
     };
     let stop = CancellationToken::new();
     tokio::spawn(reconciler.run(periodic(), stop.clone()));
     Reconciling {
         found,
+        resumed,
         _stop: stop.drop_guard(),
     }
 }
@@ -589,6 +614,95 @@ async fn a_workflow_job_that_waits_for_an_approval_is_found() {
     site.simulator.approve(id).unwrap();
     site.until_state(id, "queued").await;
     site.until_supply(1).await;
+}
+
+const LIST_RUNS: &str = "GET /repos/{owner}/{repo}/actions/runs";
+const LIST_DELIVERIES: &str = "GET /app/hook/deliveries";
+
+impl Site {
+    /// The first comparison is over: nothing is found in it.
+    async fn compared(&self) {
+        wait_until("the repository is compared", DEADLINE, || async {
+            self.simulator
+                .calls("GET /repos/{owner}/{repo}/actions/runners")
+                > 0
+        })
+        .await;
+    }
+
+    /// A workflow job of which no webhook tells.
+    fn queued_silently(&self) -> i64 {
+        let job = NewWorkflowJob::of("acme/widgets", &LABELS);
+        self.simulator.queue(job).unwrap().id
+    }
+}
+
+fn failing(route: &str, times: u32, status: u16) -> RestFault {
+    let effect = RestEffect::Answer {
+        status,
+        headers: BTreeMap::new(),
+        message: None,
+    };
+    RestFault::on(route, times, effect)
+}
+
+#[tokio::test]
+async fn everything_is_compared_when_rabbitmq_is_back() {
+    let site = Site::new().await;
+    let reconciling = reconcile_once(&site);
+    site.compared().await;
+    let id = site.queued_silently();
+    reconciling.resumed.store(true, Ordering::Relaxed);
+    site.until_state(id, "queued").await;
+}
+
+#[tokio::test]
+async fn everything_is_compared_when_github_is_back() {
+    let site = Site::new().await;
+    site.simulator
+        .add_rest_fault(failing(LIST_DELIVERIES, 1000, 502));
+    let _reconciling = reconcile_once(&site);
+    site.compared().await;
+    let id = site.queued_silently();
+    site.simulator.clear_rest_faults();
+    site.until_state(id, "queued").await;
+}
+
+/// It waited for the next round.
+#[tokio::test]
+async fn a_comparison_that_fails_is_made_again_in_the_same_round() {
+    let site = Site::new().await;
+    let id = site.queued_silently();
+    // By name and by number.
+    site.simulator.add_rest_fault(failing(LIST_RUNS, 2, 403));
+    let _reconciling = reconcile_once(&site);
+    site.until_state(id, "queued").await;
+    // GitHub itself is away.
+    let site = Site::new().await;
+    let id = site.queued_silently();
+    site.simulator.add_rest_fault(failing(LIST_RUNS, 3, 502));
+    let _reconciling = reconcile_once(&site);
+    site.until_state(id, "queued").await;
+}
+
+/// 304 answers are free: with nothing wrong, comparing costs nothing of GitHub's hourly limit.
+#[tokio::test]
+async fn comparing_what_did_not_change_costs_nothing_of_the_limit() {
+    let site = Site::new().await;
+    let _reconciling = site.reconcile();
+    let rounds = async |more: u64| {
+        let until = site.simulator.calls(LIST_RUNS) + more;
+        wait_until("rounds pass", DEADLINE, || async {
+            site.simulator.calls(LIST_RUNS) >= until
+        })
+        .await;
+    };
+    // The first comparison is over once a second one begins.
+    rounds(4).await;
+    let used = || site.simulator.used(site.installation.0);
+    let before = used();
+    rounds(9).await;
+    assert_eq!(used(), before);
 }
 
 #[tokio::test]

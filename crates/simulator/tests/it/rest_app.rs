@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use gha_slurm_simulator::request::{NewInstallation, NewRepository, RepositoryChange, TokenKind};
+use gha_slurm_simulator::request::{
+    NewInstallation, NewRepository, NewWorkflowJob, RepositoryChange, TokenKind,
+};
 use reqwest::Method;
 use serde_json::json;
 
@@ -306,6 +308,32 @@ async fn a_public_repository_is_seen_by_everybody_and_used_by_nobody() {
     let runners = sim.get("/repos/globex/open/actions/runners", &token).await;
     assert_eq!(runners.status, 403);
     assert_eq!(runners.message(), "Resource not accessible by integration");
+}
+
+#[tokio::test]
+async fn what_did_not_change_is_304_and_does_not_count() {
+    let sim = Sim::start();
+    let token = sim.token().await;
+    let runs = format!("{}/repos/acme/widgets/actions/runs", sim.base);
+    let read = async |etag: &str| {
+        let call = sim.http.get(&runs).bearer_auth(&token);
+        let answer = call.header("if-none-match", etag).send().await.unwrap();
+        let header = |name: &str| {
+            let value = answer.headers().get(name).unwrap();
+            value.to_str().unwrap().to_owned()
+        };
+        let (etag, used) = (header("etag"), header("x-ratelimit-used"));
+        (answer.status().as_u16(), etag, used)
+    };
+    let (status, etag, used) = read("W/\"none\"").await;
+    assert_eq!(status, 200);
+    assert_eq!(read(&etag).await, (304, etag.clone(), used.clone()));
+    assert_eq!(read(&etag).await, (304, etag.clone(), used));
+    let job = NewWorkflowJob::of("acme/widgets", &["slurm"]);
+    sim.handle.queue(job).unwrap();
+    let (status, changed, _) = read(&etag).await;
+    assert_eq!(status, 200);
+    assert_ne!(changed, etag);
 }
 
 #[tokio::test]
