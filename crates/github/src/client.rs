@@ -15,7 +15,6 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::error::GithubError;
-use crate::repositories::at_number;
 use crate::runners::RegistrationToken;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,6 +26,8 @@ const MOST_REDIRECTS: usize = 3;
 /// GitHub allows 100 concurrent requests over all programs of an App; this process keeps well below.
 const CONCURRENT_CALLS: usize = 40;
 
+/// Entries per page, GitHub's maximum.
+pub(crate) const PER_PAGE: usize = 100;
 /// Bytes of answers that are kept to ask for them conditionally.
 const MOST_KEPT_BYTES: u64 = 32 << 20;
 
@@ -526,6 +527,11 @@ impl Github {
         }
         Err(error)
     }
+}
+
+/// A repository's numeric address, which is where GitHub redirects from a former name: everything answers there, too.
+pub(crate) fn at_number(repository: RepositoryId) -> String {
+    format!("/repositories/{repository}")
 }
 
 fn http_client(ca_file: Option<&Path>) -> Result<reqwest::Client, GithubError> {

@@ -3,11 +3,8 @@
 use gha_slurm_domain::{InstallationId, RepositoryFullName, RepositoryId};
 use serde::Deserialize;
 
-use crate::client::{Call, Github, Purpose, Scope};
+use crate::client::{Call, Github, PER_PAGE, Purpose, Scope, at_number};
 use crate::error::GithubError;
-
-/// Entries per page, GitHub's maximum.
-pub(crate) const PER_PAGE: usize = 100;
 
 /// An installation of the App as GitHub describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,11 +41,6 @@ impl From<Facts> for Repository {
             private: facts.private,
         }
     }
-}
-
-/// A repository's numeric address, which is where GitHub redirects from a former name: everything answers there, too.
-pub(crate) fn at_number(repository: RepositoryId) -> String {
-    format!("/repositories/{repository}")
 }
 
 impl Github {

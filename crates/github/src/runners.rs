@@ -10,9 +10,8 @@ use moka::future::Cache;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::client::{Answer, Call, Github, Purpose, Scope};
+use crate::client::{Answer, Call, Github, PER_PAGE, Purpose, Scope};
 use crate::error::GithubError;
-use crate::repositories::PER_PAGE;
 
 /// The group "Default", the only one a repository has.
 const DEFAULT_GROUP: u32 = 1;

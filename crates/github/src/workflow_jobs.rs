@@ -3,9 +3,8 @@
 use gha_slurm_domain::{WorkflowJobFacts, WorkflowJobId};
 use serde::Deserialize;
 
-use crate::client::{Call, Github, Purpose, Scope};
+use crate::client::{Call, Github, PER_PAGE, Purpose, Scope};
 use crate::error::GithubError;
-use crate::repositories::PER_PAGE;
 
 /// Runs that can hold a queued workflow job: with a matrix or `needs:`, a run in progress has some too, and one that waits for an
 /// approval may have other workflow jobs that do not.
