@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::SlurmUser;
+use crate::ids::{InstallationId, SlurmUser};
 use crate::labels::Asked;
 use crate::launch::Why;
 use crate::resources::ResourceRequest;
@@ -18,32 +18,60 @@ pub struct Charge {
     pub qos: Option<String>,
 }
 
-/// What becomes of a repository's visibility when an event says whether it is private.
+/// What becomes of what an event reports of a repository. Events come late, twice and in any order, and from whoever has stolen the
+/// webhook secret: what rights depend on is never believed because it came last.
+/// <https://docs.github.com/en/webhooks/testing-and-troubleshooting-webhooks/troubleshooting-webhooks>
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Visibility {
-    /// As before.
+pub enum Hearsay {
+    /// It is known already.
     Kept,
-    /// As the event says.
-    Believed {
-        /// Whether it is private or internal.
-        private: bool,
-    },
-    /// It counts as public until GitHub has been asked.
+    /// It is recorded: no rights depend on it.
+    Believed,
+    /// What is known stays until GitHub has been asked.
     Doubted,
 }
 
-impl Visibility {
-    /// Events may be late, or made by who has stolen the webhook secret. That a repository is public takes rights away, and is believed;
-    /// that one has become private gives some. `known`: whether it is private. The outer `None` is a repository that is
-    /// not in the database, so it is not mapped either: mapping it asks GitHub.
-    pub fn heard(known: Option<Option<bool>>, private: Option<bool>) -> Self {
+impl Hearsay {
+    /// Whether a repository is private. `known`: the outer `None` is a repository that is not in the database, so it is not mapped
+    /// either: mapping it asks GitHub. One in doubt counts as public until GitHub has been asked, since anyone could run code in it.
+    pub fn visibility(known: Option<Option<bool>>, private: Option<bool>) -> Self {
         match (known, private) {
             (_, None) => Self::Kept,
-            (Some(Some(true)) | None, Some(true)) => Self::Believed { private: true },
-            (_, Some(true)) => Self::Doubted,
-            (_, Some(false)) => Self::Believed { private: false },
+            (None, Some(_)) => Self::Believed,
+            (Some(known), private) if known == private => Self::Kept,
+            (Some(_), Some(_)) => Self::Doubted,
         }
     }
+
+    /// Where a repository is. Calls about a mapped one are made there, so GitHub is asked; of one that nobody has mapped the names are
+    /// only for display.
+    pub fn place(known: Option<&Place>, is_mapped: bool, said: &Place) -> Self {
+        let Some(known) = known else {
+            return Self::Believed;
+        };
+        let is_same = known.owner == said.owner
+            && known.name == said.name
+            && known.is_reachable == said.is_reachable
+            && (said.installation.is_none() || known.installation == said.installation);
+        match (is_same, is_mapped) {
+            (true, _) => Self::Kept,
+            (false, true) => Self::Doubted,
+            (false, false) => Self::Believed,
+        }
+    }
+}
+
+/// Where a repository is at GitHub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Account it belongs to.
+    pub owner: String,
+    /// Name within its owner.
+    pub name: String,
+    /// The installation that reaches it; `None`: unknown.
+    pub installation: Option<InstallationId>,
+    /// Whether the App is installed on it.
+    pub is_reachable: bool,
 }
 
 /// Labels ask for another account or QOS than the repository's mapping fixes. The text is shown to people.
@@ -234,6 +262,43 @@ mod tests {
             }),
             Err(NotAdmitted::Unmapped)
         );
+    }
+
+    #[test]
+    fn what_rights_depend_on_is_asked_of_github() {
+        use Hearsay::{Believed, Doubted, Kept};
+        for (known, private, expected) in [
+            (None, Some(true), Believed),
+            (None, None, Kept),
+            (Some(Some(true)), None, Kept),
+            (Some(Some(true)), Some(true), Kept),
+            (Some(Some(false)), Some(false), Kept),
+            (Some(Some(true)), Some(false), Doubted),
+            (Some(Some(false)), Some(true), Doubted),
+            (Some(None), Some(true), Doubted),
+            (Some(None), Some(false), Doubted),
+        ] {
+            let heard = Hearsay::visibility(known, private);
+            assert_eq!(heard, expected, "{known:?} {private:?}");
+        }
+        let place = |name: &str, installation: Option<i64>, is_reachable| Place {
+            owner: "acme".into(),
+            name: name.into(),
+            installation: installation.map(InstallationId),
+            is_reachable,
+        };
+        let known = place("widgets", Some(1), true);
+        for (said, mapped, unmapped) in [
+            (place("widgets", Some(1), true), Kept, Kept),
+            (place("widgets", None, true), Kept, Kept),
+            (place("gadgets", None, true), Doubted, Believed),
+            (place("widgets", Some(2), true), Doubted, Believed),
+            (place("widgets", Some(1), false), Doubted, Believed),
+        ] {
+            assert_eq!(Hearsay::place(Some(&known), true, &said), mapped);
+            assert_eq!(Hearsay::place(Some(&known), false, &said), unmapped);
+            assert_eq!(Hearsay::place(None, false, &said), Believed);
+        }
     }
 
     fn asked(account: Option<&str>, qos: Option<&str>) -> ResourceRequest {

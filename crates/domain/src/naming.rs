@@ -81,9 +81,65 @@ pub fn runner_name(prefix: &str, deployment: &str, launch: LaunchId, mint_attemp
     }
 }
 
+/// The first name of a launch's runner, of which `name` is one that [`runner_name`] makes for this deployment. `None`: it is somebody
+/// else's, however alike it looks.
+pub fn first_name_of_own<'n>(prefix: &str, deployment: &str, name: &'n str) -> Option<&'n str> {
+    let rest = name.strip_prefix(&format!("{prefix}-{deployment}-"))?;
+    let (short, attempt) = match rest.split_once('-') {
+        Some((short, attempt)) => (short, Some(attempt)),
+        None => (rest, None),
+    };
+    let is_digit = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    if short.len() != 16 || !short.bytes().all(is_digit) {
+        return None;
+    }
+    let Some(attempt) = attempt else {
+        return Some(name);
+    };
+    let number: u32 = attempt.parse().ok()?;
+    let is_attempt = (2..1000).contains(&number) && number.to_string() == attempt;
+    name.strip_suffix(attempt)?
+        .strip_suffix('-')
+        .filter(|_| is_attempt)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn own_runners_are_told_from_those_that_look_alike() {
+        fn of(name: &str) -> Option<&str> {
+            first_name_of_own("gha-slurm", "demo", name)
+        }
+        let id: LaunchId = "0192f0c1-2345-7000-8123-456789abcdef".parse().unwrap();
+        let first = runner_name("gha-slurm", "demo", id, 1);
+        for attempt in [1, 2, 8, 999] {
+            let name = runner_name("gha-slurm", "demo", id, attempt);
+            assert_eq!(of(&name), Some(first.as_str()), "{name}");
+        }
+        for others in [
+            "gha-slurm-demo",
+            "gha-slurm-demo-",
+            "gha-slurm-demo-1",
+            "gha-slurm-demo-8123456789abcde",
+            "gha-slurm-demo-8123456789abcdef0",
+            "gha-slurm-demo-8123456789ABCDEF",
+            "gha-slurm-demo-8123456789abcdef-",
+            "gha-slurm-demo-8123456789abcdef-1",
+            "gha-slurm-demo-8123456789abcdef-02",
+            "gha-slurm-demo-8123456789abcdef-+2",
+            "gha-slurm-demo-8123456789abcdef-old",
+            "gha-slurm-demo-8123456789abcdef-2-3",
+            "gha-slurm-demo-8123456789abcdef-8123456789abcdef",
+            "gha-slurm-demo2-8123456789abcdef",
+            "gha-slurm-demo-prod-8123456789abcdef",
+            "my-gha-slurm-demo-8123456789abcdef",
+            "Gha-slurm-demo-8123456789abcdef",
+        ] {
+            assert_eq!(of(others), None, "{others}");
+        }
+    }
 
     #[test]
     fn names_are_unique_short_and_stable() {

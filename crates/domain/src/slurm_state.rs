@@ -56,8 +56,9 @@ slurm_states! {
     // State: text stored and sent, standing, words for people, Slurm's words.
     /// Waits for resources.
     Pending: "pending", Alive, "pending", ["PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "POWER_UP_NODE", "EXPEDITING"];
-    /// Has its nodes.
-    Running: "running", Alive, "running", ["RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT", "RECONFIG_FAIL", "UPDATE_DB"];
+    /// Has its nodes; in a federation, perhaps those of another cluster, whose start of it revoked it here
+    /// (<https://slurm.schedmd.com/federation.html>).
+    Running: "running", Alive, "running", ["RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT", "RECONFIG_FAIL", "UPDATE_DB", "REVOKED"];
     /// Ended with exit code 0.
     Completed: "completed", Over, "ended", ["COMPLETED"];
     /// Ended with another exit code, or could not be started.
@@ -71,7 +72,7 @@ slurm_states! {
     /// Another Slurm job of higher priority took its nodes.
     Preempted: "preempted", Lost, "preempted", ["PREEMPTED"];
     /// Cancelled by its user or an administrator.
-    Cancelled: "cancelled", Over, "cancelled by its user or an administrator", ["CANCELLED", "REVOKED"];
+    Cancelled: "cancelled", Over, "cancelled by its user or an administrator", ["CANCELLED"];
     /// Slurm does not know it any more, and how it ended was not seen.
     Gone: "gone", Lost, "not known to Slurm any more", [];
 }
@@ -185,7 +186,7 @@ mod tests {
             ("COMPLETING", SlurmState::Running),
             ("DEADLINE", SlurmState::TimedOut),
             ("BOOT_FAIL", SlurmState::NodeFailed),
-            ("REVOKED", SlurmState::Cancelled),
+            ("REVOKED", SlurmState::Running),
         ] {
             assert_eq!(SlurmState::of_word(word), Some(state), "{word}");
             assert_eq!(SlurmState::from_slurm(word), state, "{word}");

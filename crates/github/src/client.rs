@@ -1,11 +1,11 @@
 //! Authentication, tokens, and the one place where a call is made.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gha_slurm_domain::{Clock, InstallationId, RepositoryFullName, RepositoryId};
-use http::{Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use moka::future::Cache;
 use octocrab::Octocrab;
 use octocrab::service::middleware::retry::RetryConfig;
@@ -21,8 +21,44 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tokens of an installation live an hour (docs.github.com, "Generating an installation access token").
 const INSTALLATION_TOKEN_USE: Duration = Duration::from_secs(50 * 60);
+/// A repository that was renamed or transferred redirects once.
+const MOST_REDIRECTS: usize = 3;
 /// GitHub allows 100 concurrent requests over all programs of an App; this process keeps well below.
 const CONCURRENT_CALLS: usize = 40;
+
+/// Entries per page, GitHub's maximum.
+pub(crate) const PER_PAGE: usize = 100;
+/// Bytes of answers that are kept to ask for them conditionally.
+const MOST_KEPT_BYTES: u64 = 32 << 20;
+
+/// An answer that is the same for as long as GitHub says so: asking whether it is costs nothing of the primary limit
+/// (<https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api#use-conditional-requests-if-appropriate>).
+#[derive(Clone)]
+struct Kept {
+    etag: HeaderValue,
+    body: Arc<str>,
+    link: Option<String>,
+}
+
+/// What is left of a primary rate limit.
+#[derive(Debug, Clone, Copy)]
+struct Left {
+    limit: u32,
+    remaining: u32,
+    /// Seconds since the epoch.
+    reset: i64,
+}
+
+impl Left {
+    fn read(headers: &HeaderMap) -> Option<Self> {
+        let text = |name: &str| headers.get(name)?.to_str().ok();
+        Some(Self {
+            limit: text("x-ratelimit-limit")?.parse().ok()?,
+            remaining: text("x-ratelimit-remaining")?.parse().ok()?,
+            reset: text("x-ratelimit-reset")?.parse().ok()?,
+        })
+    }
+}
 
 /// A repository as the scope of runners.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,10 +97,17 @@ pub struct Github {
 
 struct Shared {
     app: Octocrab,
+    /// The address of the API, without a slash at its end.
+    api_url: String,
     installations: Cache<TokenKey, Octocrab>,
     pub(crate) registration_tokens: Cache<RepositoryId, RegistrationToken>,
+    /// By whose call it was, and its path.
+    kept: Cache<(Option<InstallationId>, String), Kept>,
+    left: Cache<Option<InstallationId>, Left>,
     calls: Semaphore,
     clock: Clock,
+    /// Why GitHub does not accept the App's own credentials, since the last call as the App.
+    app_trouble: Mutex<Option<String>>,
     /// No call before these.
     pauses: Cache<Pause, Instant>,
 }
@@ -82,7 +125,7 @@ enum Pause {
 /// An answer: its status and body, for statuses the caller named or 2xx.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
-    body: String,
+    body: Arc<str>,
     call: &'static str,
     link: Option<String>,
 }
@@ -147,8 +190,9 @@ impl Github {
         let url = url::Url::parse(api_url)
             .map_err(|e| GithubError::Setup(format!("github.api_url `{api_url}`: {e}")))?;
         let setup = |error: octocrab::Error| GithubError::Setup(format!("github: {error}"));
+        let api_url = url.as_str().trim_end_matches('/').to_owned();
         let app = Octocrab::builder()
-            .base_uri(url.as_str().trim_end_matches('/').to_owned())
+            .base_uri(api_url.clone())
             .map_err(setup)?
             .app_from_rsa_pem(app_id.into(), private_key.expose_secret().as_bytes())
             .map_err(|_| {
@@ -162,13 +206,22 @@ impl Github {
         Ok(Self {
             shared: Arc::new(Shared {
                 app,
+                api_url,
                 installations: Cache::builder()
                     .max_capacity(10_000)
                     .time_to_live(INSTALLATION_TOKEN_USE)
                     .build(),
                 registration_tokens: crate::runners::token_cache(clock.clone()),
+                kept: Cache::builder()
+                    .max_capacity(MOST_KEPT_BYTES)
+                    .weigher(|(_, path): &(_, String), kept: &Kept| {
+                        u32::try_from(path.len() + kept.body.len()).unwrap_or(u32::MAX)
+                    })
+                    .build(),
+                left: Cache::builder().max_capacity(10_000).build(),
                 calls: Semaphore::new(CONCURRENT_CALLS),
                 clock,
+                app_trouble: Mutex::default(),
                 pauses: Cache::builder()
                     .max_capacity(10_000)
                     .time_to_live(Duration::from_secs(2 * 3600))
@@ -181,9 +234,43 @@ impl Github {
         &self.shared.registration_tokens
     }
 
+    /// The percentage of the primary rate limit of an installation (`None`: of the App itself) that is left, as far as is known.
+    pub async fn percent_left(&self, installation: Option<InstallationId>) -> u32 {
+        let now = self.shared.clock.now().timestamp();
+        match self.shared.left.get(&installation).await {
+            Some(left) if left.reset > now => {
+                left.remaining.saturating_mul(100) / left.limit.max(1)
+            }
+            _ => 100,
+        }
+    }
+
     /// Calls as the App.
     pub(crate) async fn as_app(&self, call: &Call<'_>) -> Result<Answer, GithubError> {
-        self.call(&self.shared.app, None, call).await
+        let answer = self.call(&self.shared.app, None, call).await;
+        match &answer {
+            Ok(_) | Err(GithubError::Refused { .. }) => self.note_app_trouble(None),
+            Err(error @ GithubError::Unauthorized { .. }) => {
+                self.note_app_trouble(Some(error.to_string()));
+            }
+            Err(_) => {}
+        }
+        answer
+    }
+
+    /// Why GitHub does not accept the App's own credentials, for people; `None`: it did when it was last asked.
+    pub fn app_trouble(&self) -> Option<String> {
+        let trouble = self.shared.app_trouble.lock();
+        trouble.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_app_trouble(&self, trouble: Option<String>) {
+        let known = self.shared.app_trouble.lock();
+        let mut known = known.unwrap_or_else(PoisonError::into_inner);
+        if let (None, Some(trouble)) = (known.as_ref(), &trouble) {
+            tracing::error!("{trouble}");
+        }
+        *known = trouble;
     }
 
     /// Calls as an installation, with a token for this purpose only, narrowed to `repository` where one is given.
@@ -201,7 +288,7 @@ impl Github {
         };
         let client = self.installation_client(key).await?;
         let answer = self.call(&client, Some(installation), call).await;
-        if answer.as_ref().err().and_then(GithubError::status) != Some(401) {
+        if !matches!(answer, Err(GithubError::Unauthorized { .. })) {
             return answer;
         }
         // The token was revoked, by a suspension and its end for example. 401 means that the call took no effect.
@@ -216,8 +303,40 @@ impl Github {
         purpose: Purpose,
         call: &Call<'_>,
     ) -> Result<Answer, GithubError> {
-        self.as_installation(scope.installation, Some(scope.repository), purpose, call)
-            .await
+        let refused = |answer: &Result<Answer, GithubError>, statuses: &[u16]| {
+            let status = answer.as_ref().err().and_then(GithubError::status);
+            status.is_some_and(|status| statuses.contains(&status))
+        };
+        let repository = Some(scope.repository);
+        let first = self.as_installation(scope.installation, repository, purpose, call);
+        let answer = Box::pin(first).await;
+        if !refused(&answer, &[403, 404, 422]) {
+            return answer;
+        }
+        // The repository was transferred to another account, where another installation reaches it; or its former name is that of
+        // another repository now, which the token does not reach. Its id stays.
+        let installation = match Box::pin(self.installation_of_id(scope.repository)).await? {
+            Some(now) if now != scope.installation => now,
+            _ if refused(&answer, &[403, 404]) => scope.installation,
+            _ => return answer,
+        };
+        let Some(rest) = call.path.strip_prefix(&format!("/repos/{}", scope.name)) else {
+            return answer;
+        };
+        let by_number = Call {
+            name: call.name,
+            method: call.method.clone(),
+            path: format!("{}{rest}", at_number(scope.repository)),
+            body: call.body,
+            also: call.also,
+        };
+        let again = self.as_installation(installation, repository, purpose, &by_number);
+        let again = Box::pin(again).await;
+        // What GitHub refused in the end is said of the first call.
+        if again.as_ref().is_err_and(|error| error.status().is_some()) {
+            return answer;
+        }
+        again
     }
 
     async fn installation_client(&self, key: TokenKey) -> Result<Octocrab, GithubError> {
@@ -264,6 +383,52 @@ impl Github {
             .map_err(|e| GithubError::Setup(e.to_string()))
     }
 
+    /// Makes a call. Follows redirects within the API, with the same method and body: a repository that was renamed or transferred
+    /// redirects to its numeric address
+    /// (<https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api#follow-redirects>).
+    async fn send(
+        &self,
+        client: &Octocrab,
+        call: &Call<'_>,
+        etag: Option<&HeaderValue>,
+    ) -> Result<(StatusCode, HeaderMap, String), octocrab::Error> {
+        let condition: Option<HeaderMap> =
+            etag.map(|etag| std::iter::once((http::header::IF_NONE_MATCH, etag.clone())).collect());
+        let mut path = call.path.clone();
+        let mut redirects = 0;
+        loop {
+            let answer = match (&call.method, call.body) {
+                (&Method::GET, _) => {
+                    client
+                        ._get_with_headers(path.as_str(), condition.clone())
+                        .await
+                }
+                (&Method::DELETE, _) => client._delete(path.as_str(), None::<&()>).await,
+                (_, body) => client._post(path.as_str(), body).await,
+            }?;
+            let (status, headers) = (answer.status(), answer.headers().clone());
+            let body = client.body_to_string(answer).await?;
+            match self.redirected(status, &headers) {
+                Some(to) if redirects < MOST_REDIRECTS => {
+                    tracing::debug!(call = call.name, to, "GitHub redirects a call");
+                    path = to;
+                    redirects += 1;
+                }
+                _ => return Ok((status, headers, body)),
+            }
+        }
+    }
+
+    /// The path that an answer redirects to. `None`: it does not, or to somewhere else than the API, which must not get our credentials.
+    fn redirected(&self, status: StatusCode, headers: &HeaderMap) -> Option<String> {
+        let is_redirect = matches!(status.as_u16(), 301 | 302 | 307 | 308);
+        let location = headers.get(http::header::LOCATION)?.to_str().ok()?;
+        let path = location
+            .strip_prefix(self.shared.api_url.as_str())
+            .filter(|path| is_redirect && path.starts_with('/'))?;
+        Some(path.to_owned())
+    }
+
     async fn call(
         &self,
         client: &Octocrab,
@@ -289,36 +454,60 @@ impl Github {
         }
         let trouble = |detail: String| GithubError::Unavailable { call: name, detail };
         let _permit = self.shared.calls.acquire().await;
-        let sent = Box::pin(async {
-            let path = call.path.as_str();
-            let answer = match (&call.method, call.body) {
-                (&Method::GET, _) => client._get(path).await,
-                (&Method::DELETE, _) => client._delete(path, None::<&()>).await,
-                (_, body) => client._post(path, body).await,
-            }?;
-            let (status, headers) = (answer.status(), answer.headers().clone());
-            client
-                .body_to_string(answer)
-                .await
-                .map(|body| (status, headers, body))
-        });
+        let key = (installation, call.path.clone());
+        let kept = match call.method {
+            Method::GET => self.shared.kept.get(&key).await,
+            _ => None,
+        };
+        let etag = kept.as_ref().map(|kept| &kept.etag);
+        let sent = Box::pin(self.send(client, call, etag));
         // Over all of it: octocrab's own time-outs are per read.
         let (status, headers, body) = tokio::time::timeout(CONNECT_TIMEOUT + ANSWER_TIMEOUT, sent)
             .await
             .map_err(|_| trouble("no answer in time".into()))?
             .map_err(|error| trouble(innermost(&error)))?;
         tracing::debug!(call = name, status = status.as_u16(), "asked GitHub");
-        if status.is_success() || call.also.contains(&status.as_u16()) {
-            let link = headers.get(http::header::LINK);
+        if let Some(left) = Left::read(&headers) {
+            self.shared.left.insert(installation, left).await;
+        }
+        if let (StatusCode::NOT_MODIFIED, Some(kept)) = (status, kept) {
             return Ok(Answer {
-                status,
-                body,
+                status: StatusCode::OK,
+                body: kept.body,
                 call: name,
-                link: link.and_then(|l| l.to_str().ok()).map(str::to_owned),
+                link: kept.link,
             });
         }
-        let now = u64::try_from(self.shared.clock.now().timestamp()).unwrap_or_default();
-        let error = GithubError::from_answer(name, status, &headers, &body, now);
+        let failure = (!status.is_success())
+            .then(|| {
+                let now = u64::try_from(self.shared.clock.now().timestamp()).unwrap_or_default();
+                GithubError::from_answer(name, status, &headers, &body, now)
+            })
+            // Not where the App itself is unknown.
+            .filter(|error| {
+                error
+                    .status()
+                    .is_none_or(|status| !call.also.contains(&status))
+            });
+        let Some(error) = failure else {
+            let link = headers.get(http::header::LINK);
+            let answer = Answer {
+                status,
+                body: body.into(),
+                call: name,
+                link: link.and_then(|l| l.to_str().ok()).map(str::to_owned),
+            };
+            let etag = headers.get(http::header::ETAG);
+            if let (&Method::GET, StatusCode::OK, Some(etag)) = (&call.method, status, etag) {
+                let kept = Kept {
+                    etag: etag.clone(),
+                    body: Arc::clone(&answer.body),
+                    link: answer.link.clone(),
+                };
+                self.shared.kept.insert(key, kept).await;
+            }
+            return Ok(answer);
+        };
         if let GithubError::RateLimited { retry_after, .. } = error {
             tracing::warn!(
                 call = name,
@@ -340,6 +529,11 @@ impl Github {
     }
 }
 
+/// A repository's numeric address, which is where GitHub redirects from a former name: everything answers there, too.
+pub(crate) fn at_number(repository: RepositoryId) -> String {
+    format!("/repositories/{repository}")
+}
+
 fn http_client(ca_file: Option<&Path>) -> Result<reqwest::Client, GithubError> {
     let setup = |error: &dyn std::fmt::Display| match ca_file {
         Some(path) => GithubError::Setup(format!("github.ca_file: {}: {error}", path.display())),
@@ -348,7 +542,7 @@ fn http_client(ca_file: Option<&Path>) -> Result<reqwest::Client, GithubError> {
     let mut builder = reqwest::Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(ANSWER_TIMEOUT)
-        // octocrab follows them.
+        // `Github::send` follows them.
         .redirect(reqwest::redirect::Policy::none());
     if let Some(path) = ca_file {
         let text = std::fs::read(path).map_err(|e| setup(&e))?;

@@ -4,9 +4,8 @@ use chrono::{DateTime, Utc};
 use http::Method;
 use serde::Deserialize;
 
-use crate::client::{Call, Github};
+use crate::client::{Call, Github, PER_PAGE};
 use crate::error::GithubError;
-use crate::repositories::PER_PAGE;
 
 /// Pages that one listing asks for; an App makes 5,000 calls an hour.
 const MAX_PAGES: usize = 100;

@@ -10,6 +10,13 @@ const PAUSE_AFTER_TROUBLE: Duration = Duration::from_secs(5);
 /// limits for the REST API").
 const PAUSE_AFTER_LIMIT: Duration = Duration::from_secs(60);
 
+/// GitHub's words for a secondary limit, now and in older Enterprise Servers ("You have triggered an abuse detection mechanism").
+const SECONDARY_LIMIT: [&str; 2] = ["secondary rate limit", "abuse detection"];
+/// GitHub's answer (404) to the JWT of an App that it does not have.
+const UNKNOWN_APP: &str = "Integration not found";
+/// How long to wait where GitHub does not accept the App's credentials: somebody has to correct them.
+const PAUSE_AFTER_UNAUTHORIZED: Duration = Duration::from_secs(30);
+
 /// A call to GitHub failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum GithubError {
@@ -28,6 +35,17 @@ pub enum GithubError {
         call: &'static str,
         /// What happened.
         detail: String,
+    },
+    /// GitHub does not accept the credentials, which are the deployment's own: this says nothing about what the call is about. The call
+    /// had no effect (<https://docs.github.com/en/rest/using-the-rest-api/troubleshooting-the-rest-api>).
+    #[error(
+        "{call}: GitHub does not accept the App's credentials ({message}); check github.app_id, github.private_key and the clock of this machine"
+    )]
+    Unauthorized {
+        /// Which call.
+        call: &'static str,
+        /// GitHub's words.
+        message: String,
     },
     /// GitHub answered no.
     #[error("{call}: GitHub answered {status}: {message}")]
@@ -57,8 +75,10 @@ impl GithubError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } => Some(*retry_after),
-            Self::Unavailable { .. } => Some(PAUSE_AFTER_TROUBLE),
-            Self::Refused { .. } | Self::Unexpected { .. } | Self::Setup(_) => None,
+            // What is not GitHub's format may be a proxy's page.
+            Self::Unavailable { .. } | Self::Unexpected { .. } => Some(PAUSE_AFTER_TROUBLE),
+            Self::Unauthorized { .. } => Some(PAUSE_AFTER_UNAUTHORIZED),
+            Self::Refused { .. } | Self::Setup(_) => None,
         }
     }
 
@@ -81,7 +101,13 @@ impl GithubError {
             return Self::RateLimited { call, retry_after };
         }
         let message = message(body);
-        if status.is_server_error() {
+        let is_unknown_app = status == StatusCode::NOT_FOUND && message == UNKNOWN_APP;
+        if status == StatusCode::UNAUTHORIZED || is_unknown_app {
+            return Self::Unauthorized { call, message };
+        }
+        // Redirects that were not followed, and answers of a proxy, are no verdict of GitHub's.
+        let is_passing = matches!(status.as_u16(), 407 | 408 | 421 | 425);
+        if status.is_server_error() || status.is_redirection() || is_passing {
             return Self::Unavailable {
                 call,
                 detail: format!("{} {message}", status.as_u16()),
@@ -109,7 +135,9 @@ fn rate_limit(status: StatusCode, headers: &HeaderMap, body: &str, now_s: u64) -
         let reset = number("x-ratelimit-reset").unwrap_or(now_s);
         return Some(Duration::from_secs(reset.saturating_sub(now_s).max(1)));
     }
-    let limited = status == StatusCode::TOO_MANY_REQUESTS || body.contains("secondary rate limit");
+    let body = body.to_lowercase();
+    let limited = status == StatusCode::TOO_MANY_REQUESTS
+        || SECONDARY_LIMIT.iter().any(|words| body.contains(words));
     limited.then_some(PAUSE_AFTER_LIMIT)
 }
 
@@ -154,12 +182,22 @@ mod tests {
             of(403, &[], "You have exceeded a secondary rate limit"),
             Some(60)
         );
+        let of_old_servers = "You have triggered an abuse detection mechanism. Please wait";
+        assert_eq!(of(403, &[], of_old_servers), Some(60));
+        assert_eq!(of(403, &[], "Secondary Rate Limit"), Some(60));
         assert_eq!(of(429, &[], ""), Some(60));
         assert_eq!(
             of(403, &[("x-ratelimit-remaining", "12")], "no permission"),
             None
         );
         assert_eq!(of(404, &[], "Not Found"), None);
+        assert_eq!(of(422, &[], "Validation Failed"), None);
+        assert_eq!(of(401, &[], "Bad credentials"), Some(30));
+        let unknown_app = r#"{"message": "Integration not found"}"#;
+        assert_eq!(of(404, &[], unknown_app), Some(30));
+        for passing in [302, 407, 408] {
+            assert_eq!(of(passing, &[], ""), Some(5), "{passing}");
+        }
         assert_eq!(of(502, &[], "<html>"), Some(5));
     }
 }

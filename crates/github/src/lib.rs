@@ -11,5 +11,5 @@ mod workflow_jobs;
 pub use client::{Github, Scope};
 pub use deliveries::Delivery;
 pub use error::GithubError;
-pub use repositories::Repository;
+pub use repositories::{Installation, Repository};
 pub use runners::{Deletion, JitRunner, RegistrationToken, Runner};

@@ -3,11 +3,17 @@
 use gha_slurm_domain::{InstallationId, RepositoryFullName, RepositoryId};
 use serde::Deserialize;
 
-use crate::client::{Call, Github, Purpose, Scope};
+use crate::client::{Call, Github, PER_PAGE, Purpose, Scope, at_number};
 use crate::error::GithubError;
 
-/// Entries per page, GitHub's maximum.
-pub(crate) const PER_PAGE: usize = 100;
+/// An installation of the App as GitHub describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Installation {
+    /// Its id.
+    pub id: InstallationId,
+    /// Whether its account's owner, or GitHub, has suspended it.
+    pub is_suspended: bool,
+}
 
 /// A repository as GitHub describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,26 +44,62 @@ impl From<Facts> for Repository {
 }
 
 impl Github {
-    /// The installation that reaches a repository; `None`: none does, or there is no such repository.
-    /// `GET /repos/{owner}/{repo}/installation`.
-    pub async fn installation_of(
+    /// An installation; `None`: the App is not installed there any more. `GET /app/installations/{installation_id}`.
+    pub async fn installation(
         &self,
-        name: &RepositoryFullName,
-    ) -> Result<Option<InstallationId>, GithubError> {
+        id: InstallationId,
+    ) -> Result<Option<Installation>, GithubError> {
         #[derive(Deserialize)]
-        struct Installation {
-            id: i64,
+        struct Facts {
+            suspended_at: Option<serde::de::IgnoredAny>,
         }
         let call = Call::get(
-            "find the installation of a repository",
-            format!("/repos/{name}/installation"),
+            "read an installation",
+            format!("/app/installations/{id}"),
             &[404],
         );
         let answer = self.as_app(&call).await?;
         if answer.status == http::StatusCode::NOT_FOUND {
             return Ok(None);
         }
-        Ok(Some(InstallationId(answer.json::<Installation>()?.id)))
+        Ok(Some(Installation {
+            id,
+            is_suspended: answer.json::<Facts>()?.suspended_at.is_some(),
+        }))
+    }
+
+    /// The installation that reaches a repository; `None`: none does, or there is no such repository.
+    /// `GET /repos/{owner}/{repo}/installation`.
+    pub async fn installation_of(
+        &self,
+        name: &RepositoryFullName,
+    ) -> Result<Option<InstallationId>, GithubError> {
+        self.installation_at(&format!("/repos/{name}")).await
+    }
+
+    /// The installation that reaches a repository now, whatever its name and wherever it was transferred; `None`: none does.
+    pub async fn installation_of_id(
+        &self,
+        repository: RepositoryId,
+    ) -> Result<Option<InstallationId>, GithubError> {
+        self.installation_at(&at_number(repository)).await
+    }
+
+    async fn installation_at(&self, path: &str) -> Result<Option<InstallationId>, GithubError> {
+        #[derive(Deserialize)]
+        struct Found {
+            id: i64,
+        }
+        let call = Call::get(
+            "find the installation of a repository",
+            format!("{path}/installation"),
+            &[404],
+        );
+        let answer = self.as_app(&call).await?;
+        if answer.status == http::StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        Ok(Some(InstallationId(answer.json::<Found>()?.id)))
     }
 
     /// A repository as the scope of runners; looks its installation up where it is not known. `None`: the App is not
@@ -70,7 +112,7 @@ impl Github {
     ) -> Result<Option<Scope>, GithubError> {
         let installation = match known {
             Some(known) => Some(known),
-            None => self.installation_of(&name).await?,
+            None => self.installation_of_id(repository).await?,
         };
         Ok(installation.map(|installation| Scope {
             installation,
@@ -85,7 +127,26 @@ impl Github {
         installation: InstallationId,
         name: &RepositoryFullName,
     ) -> Result<Option<Repository>, GithubError> {
-        let call = Call::get("read a repository", format!("/repos/{name}"), &[404]);
+        self.repository_at(installation, format!("/repos/{name}"))
+            .await
+    }
+
+    /// A repository by its id; `None`: the installation cannot see it.
+    pub async fn repository_of_id(
+        &self,
+        installation: InstallationId,
+        repository: RepositoryId,
+    ) -> Result<Option<Repository>, GithubError> {
+        self.repository_at(installation, at_number(repository))
+            .await
+    }
+
+    async fn repository_at(
+        &self,
+        installation: InstallationId,
+        path: String,
+    ) -> Result<Option<Repository>, GithubError> {
+        let call = Call::get("read a repository", path, &[404]);
         let answer = self
             .as_installation(installation, None, Purpose::Metadata, &call)
             .await?;

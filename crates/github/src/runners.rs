@@ -10,13 +10,16 @@ use moka::future::Cache;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::client::{Answer, Call, Github, Purpose, Scope};
+use crate::client::{Answer, Call, Github, PER_PAGE, Purpose, Scope};
 use crate::error::GithubError;
 
 /// The group "Default", the only one a repository has.
 const DEFAULT_GROUP: u32 = 1;
 /// A cached registration token is given out only while this much of its hour is left.
 const MARGIN: Duration = Duration::from_secs(15 * 60);
+
+/// Pages that one list of runners asks for.
+const MAX_PAGES: usize = 20;
 
 /// A runner that is registered but not started.
 #[derive(Debug, Clone)]
@@ -45,6 +48,13 @@ pub struct Runner {
     pub name: String,
     /// `online` or `offline`.
     pub status: String,
+    /// Whether it has a workflow job, where GitHub says.
+    pub busy: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    runners: Vec<Runner>,
 }
 
 /// What became of a deletion.
@@ -199,10 +209,6 @@ impl Github {
         scope: &Scope,
         name: &str,
     ) -> Result<Option<Runner>, GithubError> {
-        #[derive(Deserialize)]
-        struct Page {
-            runners: Vec<Runner>,
-        }
         let name_only: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
         let call = Call::get(
             "find a runner",
@@ -214,5 +220,30 @@ impl Github {
             .await?
             .json()?;
         Ok(page.runners.into_iter().find(|runner| runner.name == name))
+    }
+
+    /// The runners of a repository, at most the first 2,000. `GET /repos/{owner}/{repo}/actions/runners`.
+    pub async fn runners(&self, scope: &Scope) -> Result<Vec<Runner>, GithubError> {
+        let mut all = Vec::new();
+        for page in 1..=MAX_PAGES {
+            let call = Call::get(
+                "list the runners of a repository",
+                format!(
+                    "/repos/{}/actions/runners?per_page={PER_PAGE}&page={page}",
+                    scope.name
+                ),
+                &[],
+            );
+            let found: Page = self
+                .as_scope(scope, Purpose::Runners, &call)
+                .await?
+                .json()?;
+            let is_last = found.runners.len() < PER_PAGE;
+            all.extend(found.runners);
+            if is_last {
+                break;
+            }
+        }
+        Ok(all)
     }
 }

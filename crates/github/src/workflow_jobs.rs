@@ -3,12 +3,12 @@
 use gha_slurm_domain::{WorkflowJobFacts, WorkflowJobId};
 use serde::Deserialize;
 
-use crate::client::{Call, Github, Purpose, Scope};
+use crate::client::{Call, Github, PER_PAGE, Purpose, Scope};
 use crate::error::GithubError;
-use crate::repositories::PER_PAGE;
 
-/// Runs that can hold a queued workflow job: with a matrix or `needs:`, a run in progress has some too.
-const LIVE_RUNS: [&str; 2] = ["queued", "in_progress"];
+/// Runs that can hold a queued workflow job: with a matrix or `needs:`, a run in progress has some too, and one that waits for an
+/// approval may have other workflow jobs that do not.
+const LIVE_RUNS: [&str; 3] = ["queued", "in_progress", "waiting"];
 
 #[derive(Deserialize)]
 struct Jobs {
@@ -64,7 +64,7 @@ impl Github {
         Ok(all)
     }
 
-    /// Ids of the runs of a repository that are queued or in progress.
+    /// Ids of the runs of a repository that are queued, in progress or waiting for an approval.
     /// `GET /repos/{owner}/{repo}/actions/runs?status=`.
     pub async fn live_runs(&self, scope: &Scope) -> Result<Vec<i64>, GithubError> {
         #[derive(Deserialize)]

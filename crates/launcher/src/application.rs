@@ -1,7 +1,8 @@
 //! The service: some loops over one database.
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix_web::web;
@@ -41,6 +42,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 const SWEPT_AT_ONCE: i64 = 100;
 /// Whether launches are stopped is looked at this often.
 const STOP_SEEN: Duration = Duration::from_secs(5);
+/// Whether GitHub accepts the App's credentials is shown so often.
+const GITHUB_SEEN: Duration = Duration::from_secs(5);
 /// An event is held while Postgres is away, before it goes to the end of the queue; RabbitMQ itself gives up after 30 minutes.
 const HOLD: Duration = Duration::from_secs(10 * 60);
 /// The first round may find years of rows.
@@ -69,6 +72,8 @@ pub struct Application {
     events: IntCounterVec,
     /// 1 while launches are stopped.
     stopped: IntGauge,
+    /// 1 while GitHub does not accept the App's credentials.
+    app_refused: IntGauge,
     port: u16,
     /// For an agent in outbound mode.
     http: Option<HttpService>,
@@ -97,6 +102,12 @@ impl Application {
             &[],
         )?;
         let stopped = stopped.with_label_values::<&str>(&[]);
+        let app_refused = metrics.gauge(
+            "gha_slurm_github_app_refused",
+            "1 while GitHub does not accept the App's credentials, otherwise 0",
+            &[],
+        )?;
+        let app_refused = app_refused.with_label_values::<&str>(&[]);
         let signer = Signer::load(&KeyFolder::new(&settings.keys.folder)).context("keys.folder")?;
         let amqp = &settings.amqp;
         let broker = Broker::new(amqp.url.clone(), amqp.ca_file.as_deref())?;
@@ -170,8 +181,10 @@ impl Application {
         let reconciler = Reconciler {
             inquiry,
             settings: settings.reconciler.clone(),
+            deployment: settings.deployment.clone(),
             found: reconciled,
             wake: Arc::clone(&wake),
+            resumed: Arc::default(),
         };
         let quit = CancellationToken::new();
         let http = match (&settings.http, mailbox, &settings.cluster.agent_public_keys) {
@@ -206,6 +219,7 @@ impl Application {
             periodic,
             events,
             stopped,
+            app_refused,
             port,
             http,
             quit,
@@ -239,6 +253,7 @@ impl Application {
             periodic,
             events,
             stopped,
+            app_refused,
             http,
             quit,
             stopping,
@@ -280,10 +295,12 @@ impl Application {
         };
         let broker_state = {
             let readiness = readiness.clone();
+            let resumed = Arc::clone(&reconciler.resumed);
             move |state: Result<(), Interrupted>| match state {
                 Ok(()) => {
                     readiness.ready("rabbitmq");
                     readiness.ready("events");
+                    resumed.store(true, Ordering::Relaxed);
                 }
                 Err(stalled @ Interrupted::Stalled { .. }) => {
                     readiness.not_ready("events", stalled.to_string());
@@ -312,6 +329,13 @@ impl Application {
             database.clone(),
             readiness.clone(),
             stopped,
+            periodic.clone(),
+            stop.clone(),
+        );
+        let github = show_app_trouble(
+            submitter.inquiry.github.clone(),
+            readiness.clone(),
+            app_refused,
             periodic.clone(),
             stop.clone(),
         );
@@ -364,6 +388,7 @@ impl Application {
                 rowless,
                 retained,
                 stops,
+                github,
                 replans,
                 reconciling,
                 reachable,
@@ -417,6 +442,23 @@ async fn watch_stops(
         Ok::<_, StorageError>(())
     };
     periodic.every("stops", STOP_SEEN).run(stop, round).await;
+}
+
+/// Shows people and monitoring that GitHub does not accept the App's credentials.
+async fn show_app_trouble(
+    github: Github,
+    readiness: Readiness,
+    metric: IntGauge,
+    periodic: Periodic,
+    stop: CancellationToken,
+) {
+    let round = || async {
+        let trouble = github.app_trouble();
+        metric.set(trouble.is_some().into());
+        readiness.note("github", trouble);
+        Ok::<_, Infallible>(())
+    };
+    periodic.every("github", GITHUB_SEEN).run(stop, round).await;
 }
 
 /// Where the labels that are served changed since the last start, open workflow jobs are decided again.

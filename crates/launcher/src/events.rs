@@ -6,7 +6,7 @@ use gha_slurm_contract::event::{
     EVENT_VERSION, EventPayload, InstallationEvent, InstallationRepositoriesEvent, RepositoryFacts,
     WorkflowJobEvent,
 };
-use gha_slurm_domain::admission::{Standing, Visibility};
+use gha_slurm_domain::admission::{Hearsay, Place, Standing};
 use gha_slurm_domain::launch::Happening;
 use gha_slurm_domain::timeline::Entry;
 use gha_slurm_domain::workflow_job::Heard;
@@ -15,7 +15,8 @@ use gha_slurm_domain::{
 };
 use gha_slurm_github::payloads::MAX_REPOSITORIES;
 use gha_slurm_storage::{
-    AsyncPgConnection, Database, ScopeLock, StorageError, launches, replan, repositories,
+    AsyncPgConnection, Database, ScopeLock, StorageError, launches, replan,
+    repositories::{self, Repository},
     workflow_jobs,
 };
 
@@ -96,16 +97,20 @@ async fn keep_repository(
 ) -> Result<Standing, StorageError> {
     let repository = lock.repository();
     let before = repositories::standing(lock.conn(), repository).await?;
-    if let Some((known, standing)) = &before
-        && known.owner == facts.owner
-        && known.name == facts.name
-        && (facts.private.is_none() || known.private == facts.private)
-        && (installation.is_none() || known.installation_id == installation)
-        && standing.installed
+    if let Some((_, standing)) = &before
+        && standing.mapped_to.is_some()
+        && (standing.suspended || !standing.installed)
+        && let Some(installation) = installation
     {
-        return Ok(standing.clone());
+        // GitHub reports nothing of a repository that the App does not reach, but it may have been long ago.
+        let id = InstallationId(installation);
+        repositories::doubt_installation(lock.conn(), id, None, now).await?;
     }
-    upsert_repository(lock.conn(), facts, installation, now).await?;
+    if !hear_of(lock.conn(), before.as_ref(), facts, installation, now).await?
+        && let Some((_, standing)) = before
+    {
+        return Ok(standing);
+    }
     let after = repositories::standing(lock.conn(), repository).await?;
     let (_, after) = after.ok_or(StorageError::Unknown("repositories.id"))?;
     if before.is_some_and(|(_, before)| before != after) {
@@ -114,31 +119,38 @@ async fn keep_repository(
     Ok(after)
 }
 
-async fn upsert_repository(
+/// Records what an event says of a repository that was `before`, or that GitHub is to be asked. Returns whether anything was recorded.
+async fn hear_of(
     conn: &mut AsyncPgConnection,
-    repository: &RepositoryFacts,
+    before: Option<&(Repository, Standing)>,
+    facts: &RepositoryFacts,
     installation: Option<i64>,
     now: DateTime<Utc>,
-) -> Result<(), StorageError> {
-    let RepositoryFacts {
-        id,
-        owner,
-        name,
-        private,
-    } = repository;
-    let id = RepositoryId(*id);
-    let known = repositories::find(conn, id).await?;
-    let heard = Visibility::heard(known.map(|known| known.private), *private);
-    let believed = match heard {
-        Visibility::Believed { private } => Some(private),
-        Visibility::Kept | Visibility::Doubted => None,
+) -> Result<bool, StorageError> {
+    let id = RepositoryId(facts.id);
+    let known = before.map(|(known, _)| known);
+    let said = Place {
+        owner: facts.owner.clone(),
+        name: facts.name.clone(),
+        installation: installation.map(InstallationId),
+        is_reachable: true,
     };
-    let installation = installation.map(InstallationId);
-    repositories::upsert(conn, id, installation, owner, name, believed, now).await?;
-    if heard == Visibility::Doubted {
-        repositories::doubt_visibility(conn, id).await?;
+    let is_mapped = before.is_some_and(|(_, standing)| standing.mapped_to.is_some());
+    let place = Hearsay::place(known.map(Repository::place).as_ref(), is_mapped, &said);
+    let visibility = Hearsay::visibility(known.map(|known| known.private), facts.private);
+    match place {
+        Hearsay::Kept => {}
+        Hearsay::Believed => {
+            let private = facts.private.filter(|_| visibility == Hearsay::Believed);
+            let (owner, name) = (&said.owner, &said.name);
+            repositories::upsert(conn, id, said.installation, owner, name, private, now).await?;
+        }
+        Hearsay::Doubted => repositories::doubt(conn, id, now).await?,
     }
-    Ok(())
+    if visibility == Hearsay::Doubted {
+        repositories::doubt_visibility(conn, id, now).await?;
+    }
+    Ok((place, visibility) != (Hearsay::Kept, Hearsay::Kept))
 }
 
 /// Records what GitHub says of a workflow job, by webhook or by REST, and decides about it. `news` gets what must be planned.
@@ -185,7 +197,8 @@ pub(crate) async fn learn(
     Ok(())
 }
 
-/// In several transactions, since an installation can have thousands of repositories. If one fails, the event comes again.
+/// Whether it is suspended or deleted is asked of GitHub, whatever the event says. In several transactions, since an installation can
+/// have thousands of repositories. If one fails, the event comes again.
 async fn installation(
     database: &Database,
     event: &InstallationEvent,
@@ -193,44 +206,15 @@ async fn installation(
 ) -> Result<(), StorageError> {
     const NAME: &str = "apply an installation event";
     let id = InstallationId(event.installation_id);
-    let (suspended, deleted) = match event.action.as_str() {
-        "created" => (Some(false), Some(false)),
-        "deleted" => (None, Some(true)),
-        "suspend" => (Some(true), None),
-        "unsuspend" => (Some(false), None),
-        _ => (None, None),
-    };
     let account = event.account.as_deref();
     database
         .transaction(NAME, async |conn: &mut AsyncPgConnection| {
-            repositories::set_installation(conn, id, account, suspended, deleted, now).await
+            repositories::doubt_installation(conn, id, account, now).await
         })
         .await?;
     if event.action == "created" {
-        for batch in batches(&event.repositories) {
-            database
-                .transaction(NAME, async |conn: &mut AsyncPgConnection| {
-                    for repository in batch {
-                        upsert_repository(conn, repository, Some(id.0), now).await?;
-                    }
-                    Ok::<_, StorageError>(())
-                })
-                .await?;
-        }
-    }
-    let scopes = {
-        let mut conn = database.connection().await?;
-        repositories::of_installation(&mut conn, id).await?
-    };
-    for batch in scopes.chunks(BATCH) {
-        database
-            .transaction(NAME, async |conn: &mut AsyncPgConnection| {
-                for scope in batch {
-                    replan::request(conn, *scope, true, "the installation changed").await?;
-                }
-                Ok::<_, StorageError>(())
-            })
-            .await?;
+        let why = "the App was installed on it";
+        installed_on(database, NAME, &event.repositories, id.0, why, now).await?;
     }
     Ok(())
 }
@@ -243,29 +227,58 @@ async fn installation_repositories(
 ) -> Result<(), StorageError> {
     const NAME: &str = "apply an installation_repositories event";
     let id = event.installation_id;
-    for batch in batches(&event.added) {
+    let why = "the App was installed on it";
+    installed_on(database, NAME, &event.added, id, why, now).await?;
+    for batch in batches(&event.removed) {
         database
             .transaction(NAME, async |conn: &mut AsyncPgConnection| {
-                for repository in batch {
-                    upsert_repository(conn, repository, Some(id), now).await?;
-                    let scope = RepositoryId(repository.id);
-                    replan::request(conn, scope, true, "the App was installed on it").await?;
+                removed(conn, batch, now).await
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+/// The App reaches these repositories, as an event says.
+async fn installed_on(
+    database: &Database,
+    name: &'static str,
+    list: &[RepositoryFacts],
+    installation: i64,
+    why: &'static str,
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    for batch in batches(list) {
+        database
+            .transaction(name, async |conn: &mut AsyncPgConnection| {
+                for facts in batch {
+                    let id = RepositoryId(facts.id);
+                    let before = repositories::standing(conn, id).await?;
+                    hear_of(conn, before.as_ref(), facts, Some(installation), now).await?;
+                    replan::request(conn, id, true, why).await?;
                 }
                 Ok::<_, StorageError>(())
             })
             .await?;
     }
-    for batch in batches(&event.removed) {
-        database
-            .transaction(NAME, async |conn: &mut AsyncPgConnection| {
-                let removed: Vec<RepositoryId> = batch.iter().map(|r| RepositoryId(r.id)).collect();
-                repositories::set_reachable(conn, &removed, false).await?;
-                for scope in removed {
-                    replan::request(conn, scope, true, "the App was removed from it").await?;
-                }
-                Ok::<_, StorageError>(())
-            })
-            .await?;
+    Ok(())
+}
+
+/// The App does not reach these repositories any more, as an event says. GitHub is asked about those that are mapped.
+async fn removed(
+    conn: &mut AsyncPgConnection,
+    list: &[RepositoryFacts],
+    now: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    let ids: Vec<RepositoryId> = list.iter().map(|r| RepositoryId(r.id)).collect();
+    let mapped = repositories::mapped_among(conn, &ids).await?;
+    let (mapped, others): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| mapped.contains(id));
+    for id in mapped {
+        repositories::doubt(conn, id, now).await?;
+    }
+    repositories::set_reachable(conn, &others, false).await?;
+    for id in others {
+        replan::request(conn, id, true, "the App was removed from it").await?;
     }
     Ok(())
 }

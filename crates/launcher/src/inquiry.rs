@@ -56,8 +56,9 @@ impl Inquiry {
             .await?)
     }
 
-    /// Asks GitHub to deregister a runner, by its id, or by every name that a registration attempt of it may have used: a broker that
-    /// was killed while it registered one could not store which. Where the App is not installed any more there is none.
+    /// Asks GitHub to deregister a runner, by its id, and by every other name that a registration attempt of it may have used: a broker
+    /// that was killed while it registered one could not store which, and the deletion of an earlier one may have failed. Where the App is
+    /// not installed any more there is none.
     pub(crate) async fn deregister(
         &self,
         runner: &Runner,
@@ -66,11 +67,17 @@ impl Inquiry {
         let Some(scope) = self.scope(repository).await? else {
             return Ok(Deletion::NotFound);
         };
-        if let Some(id) = runner.github_id {
-            return Ok(self.github.delete_runner(&scope, id).await?);
+        let mut all = match runner.github_id {
+            Some(id) => self.github.delete_runner(&scope, id).await?,
+            None => Deletion::NotFound,
+        };
+        if all == Deletion::Busy {
+            return Ok(Deletion::Busy);
         }
-        let mut all = Deletion::NotFound;
-        for name in names_of_attempts(&runner.name, runner.mint_attempt) {
+        // The newest is the one that has the id.
+        let is_known = usize::from(runner.github_id.is_some());
+        let names = names_of_attempts(&runner.name, runner.mint_attempt);
+        for name in names.into_iter().skip(is_known) {
             match self.github.deregister(&scope, None, &name).await? {
                 Deletion::Busy => return Ok(Deletion::Busy),
                 Deletion::Deleted => all = Deletion::Deleted,

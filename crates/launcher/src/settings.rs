@@ -311,7 +311,7 @@ impl FairnessSettings {
     }
 }
 
-/// `[reconciler]`: what was missed is found again. All in seconds.
+/// `[reconciler]`: what was missed is found again. In seconds, if nothing else is said.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReconcilerSettings {
@@ -319,8 +319,14 @@ pub struct ReconcilerSettings {
     pub interval_s: NonZeroU32,
     /// Between two looks for webhook deliveries that failed.
     pub deliveries_s: NonZeroU32,
+    /// Failed deliveries that GitHub is asked to repeat in a minute. GitHub's secondary limit allows an App 180 calls a minute that
+    /// change something (docs.github.com, "Rate limits for the REST API").
+    pub redeliveries_per_minute: NonZeroU32,
     /// Between two comparisons of a mapped repository with GitHub's list of its workflow jobs.
     pub repositories_s: NonZeroU32,
+    /// The same of a repository that had workflow jobs in the last day, while more than nine tenths of its installation's rate limit are
+    /// left.
+    pub active_repositories_s: NonZeroU32,
     /// A runner is busy and no webhook has said with which workflow job: GitHub is asked after this, and again each time
     /// it has passed.
     pub unattributed_s: NonZeroU32,
@@ -343,7 +349,9 @@ impl Default for ReconcilerSettings {
         Self {
             interval_s: seconds(5),
             deliveries_s: seconds(60),
+            redeliveries_per_minute: seconds(180),
             repositories_s: seconds(600),
+            active_repositories_s: seconds(60),
             unattributed_s: seconds(60),
             unattributed_limit_s: seconds(600),
             set_up_limit_s: seconds(1800),

@@ -86,14 +86,14 @@ impl Handle {
             .change(|world, now| world.create_repository(new, now))
     }
 
-    /// Renames a repository, makes it public or private.
+    /// Renames a repository, transfers it, makes it public or private.
     pub fn change_repository(
         &self,
         id: i64,
         change: &RepositoryChange,
     ) -> Result<Repository, ControlError> {
         self.shared
-            .change(|world, _| world.change_repository(id, change))
+            .change(|world, now| world.change_repository(id, change, now))
     }
 
     /// Deletes a repository with all that is in it.
@@ -222,6 +222,13 @@ impl Handle {
     pub fn calls(&self, route: &str) -> u64 {
         self.shared
             .read(|world, _| world.calls.get(route).copied().unwrap_or_default())
+    }
+
+    /// How many calls of an installation counted towards its rate limit.
+    pub fn used(&self, installation_id: i64) -> u64 {
+        let spender = format!("installation {installation_id}");
+        self.shared
+            .read(|world, _| world.used.get(&spender).copied().unwrap_or_default())
     }
 
     /// Counts calls from zero again.

@@ -67,6 +67,9 @@ pub struct RepositoryChange {
     /// The new name, without the owner. The old one redirects until somebody takes it.
     #[serde(default)]
     pub name: Option<String>,
+    /// The account that it is transferred to. Installations of both accounts gain and lose it; the old name redirects.
+    #[serde(default)]
+    pub owner: Option<String>,
     /// Whether only members see it.
     #[serde(default)]
     pub private: Option<bool>,

@@ -423,6 +423,20 @@ pub async fn of_runner(
     row.map(loaded).transpose()
 }
 
+/// Names of the runners of a repository's launches that are not over.
+pub async fn live_runners(
+    conn: &mut AsyncPgConnection,
+    repository: RepositoryId,
+) -> Result<Vec<String>, StorageError> {
+    Ok(runners::table
+        .inner_join(launches::table)
+        .filter(launches::repository_id.eq(repository.0))
+        .filter(launches::ended_at.is_null())
+        .select(runners::name)
+        .load(conn)
+        .await?)
+}
+
 /// A launch whose node calls back, with what decides whether it may have a runner token.
 #[derive(Debug, Clone)]
 pub struct Callback {

@@ -47,7 +47,7 @@ GRANT SELECT ON __diesel_schema_migrations TO gha_slurm_launcher, gha_slurm_toke
 GRANT SELECT, INSERT, UPDATE ON installations TO gha_slurm_launcher;
 GRANT SELECT,
     INSERT (id, installation_id, owner, name, private, updated_at),
-    UPDATE (installation_id, owner, name, private, reachable, updated_at)
+    UPDATE (installation_id, owner, name, private, reachable, updated_at, ask_at)
     ON repositories TO gha_slurm_launcher;
 GRANT SELECT ON repository_mappings TO gha_slurm_launcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON runner_classes, workflow_jobs, launches TO gha_slurm_launcher;

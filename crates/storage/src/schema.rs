@@ -7,6 +7,7 @@ diesel::table! {
         suspended -> Bool,
         deleted -> Bool,
         updated_at -> Timestamptz,
+        ask_at -> Nullable<Timestamptz>,
     }
 }
 
@@ -20,6 +21,7 @@ diesel::table! {
         reachable -> Bool,
         public_allowed_reason -> Nullable<Text>,
         updated_at -> Timestamptz,
+        ask_at -> Nullable<Timestamptz>,
     }
 }
 

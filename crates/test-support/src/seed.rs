@@ -170,12 +170,28 @@ impl Seed<'_> {
         } else if !matches!(called, Ok(Ok(_))) {
             panic!("{called_back:?}: {called:?}");
         }
+        let attempt = self.attempts(launch).await;
         let minted = Happening::Minted {
-            attempt: 1,
+            attempt,
             github_id,
             progress_token_hash: hash.to_vec(),
         };
         self.happen(launch, minted, now).await
+    }
+
+    /// How often the node of a launch has called back.
+    async fn attempts(&self, launch: LaunchId) -> u32 {
+        let loaded = async {
+            let mut conn = self.database.connection().await?;
+            launches::peek_all(&mut conn, &[launch]).await
+        };
+        match loaded.await {
+            Ok(found) => {
+                let runner = found.first().and_then(|found| found.launch.runner());
+                runner.map_or(0, |runner| runner.mint_attempt)
+            }
+            Err(error) => panic!("{launch}: {error}"),
+        }
     }
 
     /// GitHub gave a workflow job to a launch's runner.

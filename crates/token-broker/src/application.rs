@@ -6,6 +6,8 @@ use gha_slurm_github::Github;
 use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness, Strangers, Window};
 use gha_slurm_storage::{Database, Role};
 use gha_slurm_telemetry::Metrics;
+use gha_slurm_telemetry::prometheus::IntGauge;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +20,8 @@ use crate::settings::Settings;
 
 /// Most reads of the key set by one address in ten seconds: an agent makes one at most, and many may come from one address.
 const KEY_READS: u32 = 200;
+/// Whether GitHub accepts the App's credentials is shown so often.
+const GITHUB_SEEN: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// token-broker, built and bound.
@@ -27,6 +31,9 @@ pub struct Application {
     readiness: Readiness,
     periodic: Periodic,
     database: Database,
+    github: Github,
+    /// 1 while GitHub does not accept the App's credentials.
+    app_refused: IntGauge,
 }
 
 impl Application {
@@ -41,6 +48,12 @@ impl Application {
             "Launch tokens that came back, by what became of them",
             &["outcome"],
         )?;
+        let app_refused = metrics.gauge(
+            "gha_slurm_github_app_refused",
+            "1 while GitHub does not accept the App's credentials, otherwise 0",
+            &[],
+        )?;
+        let app_refused = app_refused.with_label_values::<&str>(&[]);
         let keys = Keys::load(
             settings.keys.folder.clone(),
             settings.deployment.name.clone(),
@@ -65,7 +78,7 @@ impl Application {
             lookup: Lookup::new(github.clone()),
             broker: Broker {
                 database: database.clone(),
-                github,
+                github: github.clone(),
                 deployment: Arc::new(settings.deployment.clone()),
                 web_url: settings.github.web_url.as_str().into(),
                 clock,
@@ -90,6 +103,8 @@ impl Application {
             readiness,
             periodic,
             database,
+            github,
+            app_refused,
         })
     }
 
@@ -111,17 +126,33 @@ impl Application {
             readiness,
             periodic,
             database,
+            github,
+            app_refused,
         } = self;
         let drained = CancellationToken::new();
         let operations = tokio::spawn(operations.run_until(drained.clone()));
+        let shown = {
+            let readiness = readiness.clone();
+            let github = &github;
+            let app_refused = &app_refused;
+            let round = move || {
+                let trouble = github.app_trouble();
+                app_refused.set(trouble.is_some().into());
+                readiness.note("github", trouble);
+                async { Ok::<_, Infallible>(()) }
+            };
+            periodic
+                .every("github", GITHUB_SEEN)
+                .run(stop.clone(), round)
+        };
         let watch = readiness
             .clone()
             .watch(&periodic, "postgres", stop.clone(), move || {
                 let database = database.clone();
                 async move { database.ping().await }
             });
-        let work = async { tokio::join!(http.run_until_stopped(stop), watch) };
-        let (answered, ()) = periodic.unless_stuck(&readiness, work).await?;
+        let work = async { tokio::join!(http.run_until_stopped(stop), watch, shown) };
+        let (answered, (), ()) = periodic.unless_stuck(&readiness, work).await?;
         drained.cancel();
         operations.await??;
         answered

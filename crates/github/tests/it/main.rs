@@ -11,7 +11,7 @@ use gha_slurm_domain::{Clock, InstallationId, LabelSet, RepositoryFullName, Repo
 use gha_slurm_github::{Deletion, Github, GithubError, Scope};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
-use wiremock::matchers::{body_json, header, method, path, query_param};
+use wiremock::matchers::{body_json, header, method, path, path_regex, query_param};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 fn private_key() -> SecretString {
@@ -129,6 +129,131 @@ async fn a_jit_runner_is_one_call_and_a_500_is_not_repeated() {
     assert_eq!(runner.id, 5);
 }
 
+/// A repository was renamed while its launch was queued: five attempts to register a runner failed.
+#[tokio::test]
+async fn every_call_follows_a_renamed_repository_with_its_method_and_body() {
+    let (server, github, scope) = client().await;
+    token(&server, json!({"administration": "write"}), 1).await;
+    token(&server, json!({"actions": "read"}), 1).await;
+    let base = server.uri();
+    let moved = move |request: &wiremock::Request| {
+        let status = if request.method.as_str() == "GET" {
+            301
+        } else {
+            307
+        };
+        let rest = request.url.path().replace("/repos/acme/widgets", "");
+        let query = request.url.query().map(|query| format!("?{query}"));
+        let query = query.unwrap_or_default();
+        let to = format!("{base}/repositories/42{rest}{query}");
+        ResponseTemplate::new(status)
+            .insert_header("location", to)
+            .set_body_json(json!({"message": "Moved Permanently"}))
+    };
+    Mock::given(path_regex("^/repos/acme/widgets/"))
+        .respond_with(moved)
+        .mount(&server)
+        .await;
+    let answer = |verb: &str, at: &str, status: u16, body: serde_json::Value| {
+        Mock::given(method(verb))
+            .and(path(format!("/repositories/42{at}")))
+            .and(header("authorization", "Bearer ghs_narrow"))
+            .respond_with(ResponseTemplate::new(status).set_body_json(body))
+            .expect(1)
+    };
+    let labels: LabelSet = ["slurm"].into_iter().collect();
+    answer(
+        "POST",
+        "/actions/runners/generate-jitconfig",
+        201,
+        json!({"runner": {"id": 5}, "encoded_jit_config": "e30="}),
+    )
+    .mount(&server)
+    .await;
+    let runner = github.create_jit_runner(&scope, "r1", &labels).await;
+    assert_eq!(runner.unwrap().id, 5);
+    let sent = server.received_requests().await.unwrap();
+    let sent: serde_json::Value = sent.last().unwrap().body_json().unwrap();
+    assert_eq!(sent.get("name"), Some(&json!("r1")));
+    let expires_at = Utc::now() + TimeDelta::hours(1);
+    answer(
+        "POST",
+        "/actions/runners/registration-token",
+        201,
+        json!({"token": "AAAA", "expires_at": expires_at}),
+    )
+    .mount(&server)
+    .await;
+    github.registration_token(&scope).await.unwrap();
+    answer("DELETE", "/actions/runners/5", 204, json!({}))
+        .mount(&server)
+        .await;
+    let deleted = github.delete_runner(&scope, 5).await.unwrap();
+    assert_eq!(deleted, Deletion::Deleted);
+    answer("GET", "/actions/runners", 200, json!({"runners": []}))
+        .mount(&server)
+        .await;
+    assert!(github.find_runner(&scope, "r1").await.unwrap().is_none());
+    answer("GET", "/actions/runs/9/jobs", 200, json!({"jobs": []}))
+        .mount(&server)
+        .await;
+    github.workflow_jobs_of_run(&scope, 9).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_redirect_to_another_host_gets_no_credentials() {
+    let (server, github, scope) = client().await;
+    token(&server, json!({"administration": "write"}), 1).await;
+    let elsewhere = MockServer::start().await;
+    Mock::given(path_regex("^/repos/acme/widgets/"))
+        .respond_with(
+            ResponseTemplate::new(307)
+                .insert_header("location", format!("{}/repositories/42", elsewhere.uri())),
+        )
+        .mount(&server)
+        .await;
+    github.delete_runner(&scope, 5).await.unwrap_err();
+    github.find_runner(&scope, "r1").await.unwrap_err();
+    assert!(elsewhere.received_requests().await.unwrap().is_empty());
+}
+
+/// Its former name is that of another repository now, and it was transferred to where another installation reaches it.
+#[tokio::test]
+async fn a_call_reaches_a_transferred_repository_by_its_id() {
+    let (server, github, scope) = client().await;
+    Mock::given(path("/app/installations/11/access_tokens"))
+        .respond_with(ResponseTemplate::new(422).set_body_json(
+            json!({"message": "There is at least one repository that is not accessible to the parent installation."}),
+        ))
+        .mount(&server)
+        .await;
+    Mock::given(method("GET"))
+        .and(path("/repositories/42/installation"))
+        .respond_with(ResponseTemplate::new(200).set_body_json(json!({"id": 12})))
+        .mount(&server)
+        .await;
+    Mock::given(path("/app/installations/12/access_tokens"))
+        .and(body_json(
+            json!({"repository_ids": [42], "permissions": {"administration": "write"}}),
+        ))
+        .respond_with(ResponseTemplate::new(201).set_body_json(json!({"token": "ghs_new"})))
+        .mount(&server)
+        .await;
+    Mock::given(method("POST"))
+        .and(path("/repositories/42/actions/runners/generate-jitconfig"))
+        .and(header("authorization", "Bearer ghs_new"))
+        .respond_with(
+            ResponseTemplate::new(201)
+                .set_body_json(json!({"runner": {"id": 5}, "encoded_jit_config": "e30="})),
+        )
+        .expect(1)
+        .mount(&server)
+        .await;
+    let labels: LabelSet = ["slurm"].into_iter().collect();
+    let runner = github.create_jit_runner(&scope, "r1", &labels).await;
+    assert_eq!(runner.unwrap().id, 5);
+}
+
 #[tokio::test]
 async fn a_revoked_installation_token_is_replaced() {
     let (server, github, scope) = client().await;
@@ -215,6 +340,67 @@ async fn a_primary_limit_stops_all_calls_of_its_installation() {
     let labels = ["slurm"].into_iter().collect();
     let error = github.create_jit_runner(&scope, "r", &labels).await;
     assert!(matches!(error, Err(GithubError::RateLimited { .. })));
+}
+
+#[tokio::test]
+async fn an_unknown_app_is_no_missing_installation() {
+    let (server, github, scope) = client().await;
+    Mock::given(path("/repos/acme/widgets/installation"))
+        .respond_with(
+            ResponseTemplate::new(404).set_body_json(json!({"message": "Integration not found"})),
+        )
+        .up_to_n_times(1)
+        .mount(&server)
+        .await;
+    Mock::given(path("/repos/acme/widgets/installation"))
+        .respond_with(ResponseTemplate::new(404).set_body_json(json!({"message": "Not Found"})))
+        .mount(&server)
+        .await;
+    let error = github.installation_of(&scope.name).await.unwrap_err();
+    assert!(matches!(error, GithubError::Unauthorized { .. }), "{error}");
+    assert!(github.app_trouble().unwrap().contains("app_id"));
+    assert!(github.installation_of(&scope.name).await.unwrap().is_none());
+    assert!(github.app_trouble().is_none());
+}
+
+/// That nothing changed costs nothing of the rate limit.
+#[tokio::test]
+async fn what_was_read_is_asked_for_conditionally() {
+    let (server, github, scope) = client().await;
+    token(&server, json!({"actions": "read"}), 1).await;
+    let jobs = "/repos/acme/widgets/actions/runs/9/jobs";
+    let limits = |answer: ResponseTemplate, remaining: &str| {
+        answer
+            .insert_header("x-ratelimit-limit", "5000")
+            .insert_header("x-ratelimit-remaining", remaining)
+            .insert_header("x-ratelimit-reset", "4000000000")
+    };
+    Mock::given(path(jobs))
+        .and(header("if-none-match", "\"one\""))
+        .respond_with(limits(ResponseTemplate::new(304), "2500"))
+        .expect(2)
+        .mount(&server)
+        .await;
+    let job = json!({"id": 1, "run_id": 9, "name": "test", "status": "queued", "labels": []});
+    Mock::given(path(jobs))
+        .respond_with(limits(
+            ResponseTemplate::new(200)
+                .insert_header("etag", "\"one\"")
+                .set_body_json(json!({"jobs": [job]})),
+            "4000",
+        ))
+        .expect(1)
+        .mount(&server)
+        .await;
+    let first = github.workflow_jobs_of_run(&scope, 9).await.unwrap();
+    assert_eq!(first.len(), 1);
+    assert_eq!(github.percent_left(Some(scope.installation)).await, 80);
+    for _ in 0..2 {
+        let again = github.workflow_jobs_of_run(&scope, 9).await.unwrap();
+        assert_eq!(again, first);
+    }
+    assert_eq!(github.percent_left(Some(scope.installation)).await, 50);
+    assert_eq!(github.percent_left(None).await, 100, "nothing is known");
 }
 
 #[tokio::test]

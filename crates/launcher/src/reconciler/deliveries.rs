@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use gha_slurm_github::{Delivery, GithubError};
+use gha_slurm_github::Delivery;
 use tokio::time::Instant;
 
 use super::shared::Reconciler;
@@ -15,11 +15,13 @@ use crate::inquiry::InquiryError;
 const KEPT: TimeDelta = TimeDelta::days(3);
 /// An attempt is listed some time after it began.
 const OVERLAP: TimeDelta = TimeDelta::minutes(5);
-/// Attempts asked for at one look: an App makes 5,000 calls an hour.
-const MOST_AT_ONCE: usize = 50;
+/// While less than this percentage of the App's rate limit is left, a tenth as many attempts are asked for.
+const NEAR_THE_LIMIT: u32 = 50;
 /// Between two attempts of one delivery: doubled each time, up to the second.
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
 const LAST_PAUSE: Duration = Duration::from_secs(600);
+/// GitHub does not have a delivery any more, or will not repeat it.
+const FORGOTTEN: [u16; 3] = [404, 410, 422];
 /// What webhook-ingest makes events of.
 const EVENTS: [&str; 4] = [
     "workflow_job",
@@ -50,14 +52,31 @@ impl Deliveries {
         }
     }
 
-    /// Lists what is new, and asks for another attempt of what failed. Returns how many were asked for.
-    pub(super) async fn look(&mut self, reconciler: &Reconciler) -> Result<usize, InquiryError> {
+    /// Lists what is new. Returns how many deliveries are known to have failed.
+    pub(super) async fn list(&mut self, reconciler: &Reconciler) -> Result<usize, InquiryError> {
         let begin = reconciler.inquiry.clock.now();
-        let github = &reconciler.inquiry.github;
-        self.take_in(github.deliveries(self.since).await?, Instant::now());
+        let listed = reconciler.inquiry.github.deliveries(self.since).await?;
+        self.take_in(listed, Instant::now());
         self.since = begin - OVERLAP;
+        Ok(self.failed.len())
+    }
+
+    /// Asks for another attempt of what failed: as many as are allowed between two looks, so that other work is not kept waiting. Returns
+    /// how many were asked for.
+    pub(super) async fn redeliver(
+        &mut self,
+        reconciler: &Reconciler,
+    ) -> Result<usize, InquiryError> {
+        if self.failed.is_empty() {
+            return Ok(0);
+        }
+        let github = &reconciler.inquiry.github;
+        let settings = &reconciler.settings;
+        let per_minute = settings.redeliveries_per_minute.get();
+        let is_near_the_limit = github.percent_left(None).await < NEAR_THE_LIMIT;
+        let most = per_look(per_minute, settings.interval_s.get(), is_near_the_limit);
         let mut asked = 0;
-        for (guid, attempt) in self.due(Instant::now()) {
+        for (guid, attempt) in self.due(Instant::now(), most) {
             match github.redeliver(attempt).await {
                 Ok(()) => {
                     tracing::info!(
@@ -67,10 +86,15 @@ impl Deliveries {
                     asked += 1;
                     self.asked(&guid, Instant::now());
                 }
-                Err(error @ GithubError::Refused { .. }) => {
+                Err(error)
+                    if FORGOTTEN
+                        .iter()
+                        .any(|status| error.status() == Some(*status)) =>
+                {
                     tracing::warn!(%error, delivery.guid = guid, "a failed webhook delivery is given up");
                     self.failed.remove(&guid);
                 }
+                // It stays due, before those that failed later.
                 Err(error) => return Err(error.into()),
             }
         }
@@ -96,7 +120,7 @@ impl Deliveries {
     }
 
     /// The oldest first: they are the most overdue.
-    fn due(&self, now: Instant) -> Vec<(String, i64)> {
+    fn due(&self, now: Instant, most: usize) -> Vec<(String, i64)> {
         let mut due: Vec<(String, i64)> = self
             .failed
             .iter()
@@ -104,7 +128,7 @@ impl Deliveries {
             .map(|(guid, failed)| (guid.clone(), failed.attempt))
             .collect();
         due.sort_by_key(|(_, attempt)| *attempt);
-        due.truncate(MOST_AT_ONCE);
+        due.truncate(most);
         due
     }
 
@@ -114,6 +138,13 @@ impl Deliveries {
             failed.asked += 1;
         }
     }
+}
+
+/// Attempts that are asked for in one look.
+fn per_look(per_minute: u32, interval_s: u32, is_near_the_limit: bool) -> usize {
+    let most = per_minute.saturating_mul(interval_s.min(60)) / 60;
+    let most = if is_near_the_limit { most / 10 } else { most };
+    most.max(1) as usize
 }
 
 #[cfg(test)]
@@ -131,6 +162,14 @@ mod tests {
     }
 
     #[test]
+    fn as_many_are_asked_for_as_github_allows() {
+        assert_eq!(per_look(180, 5, false), 15);
+        assert_eq!(per_look(180, 5, true), 1);
+        assert_eq!(per_look(750, 5, false), 62);
+        assert_eq!(per_look(1, 1, false), 1);
+    }
+
+    #[test]
     fn what_no_attempt_delivered_is_due_with_growing_pauses() {
         let now = Instant::now();
         let mut deliveries = Deliveries::new(Utc::now());
@@ -142,16 +181,16 @@ mod tests {
             attempt(1, "a", "failed to connect to host", "workflow_job"),
         ];
         deliveries.take_in(listed.clone(), now);
-        assert_eq!(deliveries.due(now), [("a".to_owned(), 3)]);
+        assert_eq!(deliveries.due(now, 9), [("a".to_owned(), 3)]);
         deliveries.asked("a", now);
         // The same is listed again, because the lists overlap.
         deliveries.take_in(listed, now);
-        assert_eq!(deliveries.due(now), []);
-        assert_eq!(deliveries.due(now + FIRST_PAUSE).len(), 1);
+        assert_eq!(deliveries.due(now, 9), []);
+        assert_eq!(deliveries.due(now + FIRST_PAUSE, 9).len(), 1);
         deliveries.asked("a", now + FIRST_PAUSE);
-        assert_eq!(deliveries.due(now + FIRST_PAUSE * 2), []);
-        assert_eq!(deliveries.due(now + FIRST_PAUSE * 3).len(), 1);
+        assert_eq!(deliveries.due(now + FIRST_PAUSE * 2, 9), []);
+        assert_eq!(deliveries.due(now + FIRST_PAUSE * 3, 9).len(), 1);
         deliveries.take_in(vec![attempt(6, "a", "OK", "workflow_job")], now);
-        assert_eq!(deliveries.due(now + LAST_PAUSE), []);
+        assert_eq!(deliveries.due(now + LAST_PAUSE, 9), []);
     }
 }

@@ -1,10 +1,13 @@
 //! Compares what is known with GitHub, on a timer: what was missed is found again.
 
 mod deliveries;
+mod doubts;
+mod registrations;
 mod repositories;
 mod runners;
 mod shared;
-mod visibilities;
+
+use std::sync::atomic::Ordering;
 
 use std::time::Duration;
 
@@ -17,13 +20,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::inquiry::InquiryError;
-use crate::settings::{delta, span};
+use crate::settings::{ReconcilerSettings, delta, span};
 
 use deliveries::Deliveries;
-use repositories::Repositories;
+use repositories::{Repositories, Which};
 use runners::Runners;
 use shared::is_for_all;
-use visibilities::Visibilities;
 
 pub use shared::Reconciler;
 
@@ -33,6 +35,8 @@ const LEASE: &str = "reconciler";
 const ROUND: Duration = Duration::from_secs(3600);
 /// A launcher that was killed is followed by another after this.
 const LEASE_LIFETIME: TimeDelta = TimeDelta::seconds(30);
+/// So many failed deliveries take minutes to be repeated: repositories are compared meanwhile.
+const BACKLOG: usize = 100;
 /// Workflow jobs that GitHub is asked about at one look.
 const QUESTIONS: i64 = 50;
 /// A question that failed is put again after this.
@@ -43,9 +47,37 @@ struct Looks {
     deliveries: Deliveries,
     repositories: Repositories,
     runners: Runners,
-    visibilities: Visibilities,
     next_deliveries: Instant,
     next_repositories: Instant,
+    next_active: Instant,
+    /// The last call that every look depends on failed.
+    is_github_away: bool,
+    /// Many deliveries failed.
+    is_backlog: bool,
+}
+
+impl Looks {
+    /// Everything is due.
+    fn begin_all(&mut self) {
+        let now = Instant::now();
+        self.next_deliveries = now;
+        self.next_repositories = now;
+    }
+
+    /// Which repositories a round begins with now.
+    fn due_repositories(&mut self, settings: &ReconcilerSettings) -> Option<Which> {
+        let now = Instant::now();
+        let which = if self.next_repositories <= now {
+            self.next_repositories = now + span(settings.repositories_s);
+            Which::All
+        } else if self.next_active <= now {
+            Which::Active
+        } else {
+            return None;
+        };
+        self.next_active = now + span(settings.active_repositories_s);
+        Some(which)
+    }
 }
 
 impl Reconciler {
@@ -56,9 +88,11 @@ impl Reconciler {
             deliveries: Deliveries::new(self.inquiry.clock.now()),
             repositories: Repositories::default(),
             runners: Runners::default(),
-            visibilities: Visibilities::default(),
             next_deliveries: Instant::now(),
             next_repositories: Instant::now(),
+            next_active: Instant::now(),
+            is_github_away: false,
+            is_backlog: false,
         });
         let round = || async {
             let mut looks = looks.lock().await;
@@ -82,18 +116,41 @@ impl Reconciler {
             return Ok(());
         }
         self.noted("questions", self.put_questions().await);
-        self.noted("visibilities", looks.visibilities.look(self).await);
+        self.noted("doubts", Box::pin(doubts::look(self)).await);
         self.noted("runners", Box::pin(looks.runners.look(self)).await);
-        if looks.next_deliveries <= Instant::now() {
-            looks.next_deliveries = Instant::now() + span(self.settings.deliveries_s);
-            self.noted("deliveries", looks.deliveries.look(self).await);
+        if self.resumed.swap(false, Ordering::Relaxed) {
+            looks.begin_all();
         }
-        if looks.next_repositories <= Instant::now() && looks.repositories.is_done() {
-            looks.next_repositories = Instant::now() + span(self.settings.repositories_s);
-            self.noted("repositories", looks.repositories.begin(self).await);
+        if looks.next_deliveries <= Instant::now() {
+            self.list_deliveries(looks).await;
+        }
+        self.noted("deliveries", looks.deliveries.redeliver(self).await);
+        if looks.repositories.is_done() {
+            let which = looks.due_repositories(&self.settings);
+            if let Some(which) = which {
+                self.noted("repositories", looks.repositories.begin(self, which).await);
+            }
         }
         self.noted("repositories", looks.repositories.next(self).await);
         Ok(())
+    }
+
+    /// While GitHub cannot be asked, it is asked again in every round. Once it answers, everything is compared: whatever kept us from
+    /// asking may have kept webhooks from arriving.
+    async fn list_deliveries(&self, looks: &mut Looks) {
+        let result = looks.deliveries.list(self).await;
+        let is_away = result.as_ref().is_err_and(is_for_all);
+        if !is_away {
+            looks.next_deliveries = Instant::now() + span(self.settings.deliveries_s);
+        }
+        let is_back = looks.is_github_away && result.is_ok();
+        looks.is_github_away = is_away;
+        let is_backlog = result.as_ref().is_ok_and(|failed| *failed >= BACKLOG);
+        if is_back || (is_backlog && !looks.is_backlog) {
+            looks.next_repositories = Instant::now();
+        }
+        looks.is_backlog = is_backlog;
+        self.noted("deliveries", result.map(|_| 0));
     }
 
     async fn holds_lease(&self, holder: Uuid) -> Result<bool, StorageError> {

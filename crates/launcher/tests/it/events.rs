@@ -205,34 +205,6 @@ async fn a_public_repository_is_refused() {
     assert!(reason.unwrap().contains("public"));
 }
 
-#[tokio::test]
-async fn a_suspended_installation_withdraws_and_an_unsuspended_one_plans_again() {
-    let database = TestDatabase::create().await;
-    let pool = database.pool();
-    map(&pool).await;
-    apply(&pool, queued(1)).await;
-    let installation = |action: &str| gha_slurm_contract::Event {
-        payload: EventPayload::Installation(InstallationEvent {
-            action: action.into(),
-            installation_id: 1,
-            account: Some("acme".into()),
-            repositories: vec![],
-        }),
-        ..queued(1)
-    };
-    apply(&pool, installation("suspend")).await;
-    replan_now(&pool).await;
-    assert_eq!(supply(&states(database.url()).await), 0);
-    assert_eq!(verdict(database.url(), 1).await.0, "refused");
-    let words = "SELECT detail FROM timeline WHERE kind = 'withdrawn'";
-    let client = connect(database.url()).await;
-    let words: String = client.query_one(words, &[]).await.unwrap().get(0);
-    assert!(words.contains("suspended"), "{words}");
-    apply(&pool, installation("unsuspend")).await;
-    replan_now(&pool).await;
-    assert_eq!(supply(&states(database.url()).await), 1);
-}
-
 /// More than one transaction's worth.
 #[tokio::test]
 async fn the_repositories_of_a_large_installation_are_recorded() {

@@ -1,18 +1,24 @@
 //! What no webhook told is found again at GitHub, which is the simulator here.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use gha_slurm_contract::event::{InstallationEvent, InstallationRepositoriesEvent};
 use gha_slurm_domain::launch::{Happening, Outcome, Phase, Run, SlurmReport};
+use gha_slurm_domain::naming::runner_name;
 use gha_slurm_domain::{
     Clock, InstallationId, LaunchId, RepositoryFullName, SlurmState, WorkflowJobId,
 };
 use gha_slurm_github::{Github, Scope};
 use gha_slurm_launcher::inquiry::Inquiry;
 use gha_slurm_launcher::reconciler::Reconciler;
-use gha_slurm_launcher::settings::ReconcilerSettings;
-use gha_slurm_simulator::request::{NewRepository, NewWorkflowJob, RepositoryChange};
+use gha_slurm_launcher::settings::{DeploymentSettings, ReconcilerSettings};
+use gha_slurm_simulator::request::{
+    NewInstallation, NewRepository, NewWorkflowJob, RepositoryChange, RestEffect, RestFault,
+};
 use gha_slurm_simulator::{AppKey, Handle, Settings, Simulator};
 use gha_slurm_storage::{mappings, workflow_jobs};
 use gha_slurm_telemetry::prometheus::IntCounterVec;
@@ -139,23 +145,29 @@ impl Site {
         .await;
     }
 
+    /// The one launch.
+    async fn launch(&self) -> LaunchId {
+        let client = connect(self.database.url()).await;
+        let row = client.query_one("SELECT id::text FROM launches", &[]).await;
+        row.unwrap().get::<_, String>(0).parse().unwrap()
+    }
+
+    /// GitHub's id of a runner that is registered with this name.
+    async fn registered(&self, name: &str) -> i64 {
+        let scope = Scope {
+            installation: self.installation,
+            repository: self.repository,
+            name: RepositoryFullName::new("acme", "widgets").unwrap(),
+        };
+        let labels = LABELS.into_iter().collect();
+        let made = self.github.create_jit_runner(&scope, name, &labels).await;
+        made.unwrap().id
+    }
+
     /// A runner of the one launch, made long ago.
     async fn redeemed(&self) -> LaunchId {
-        let launch: LaunchId = {
-            let client = connect(self.database.url()).await;
-            let row = client.query_one("SELECT id::text FROM launches", &[]).await;
-            row.unwrap().get::<_, String>(0).parse().unwrap()
-        };
-        let id = {
-            let scope = Scope {
-                installation: self.installation,
-                repository: self.repository,
-                name: RepositoryFullName::new("acme", "widgets").unwrap(),
-            };
-            let labels = LABELS.into_iter().collect();
-            let made = self.github.create_jit_runner(&scope, RUNNER, &labels).await;
-            made.unwrap().id
-        };
+        let launch = self.launch().await;
+        let id = self.registered(RUNNER).await;
         let registration = (Some(id), b"hash".as_slice());
         self.seed()
             .registered(launch, "17", RUNNER, registration, now())
@@ -212,10 +224,64 @@ impl Site {
     fn reconcile(&self) -> Reconciling {
         reconcile(&self.pool, &self.github)
     }
+
+    /// GitHub is asked about what is in doubt, and the scope is planned again.
+    async fn doubts_settled(&self) {
+        let reconciling = self.reconcile();
+        reconciling.until_found("doubts").await;
+        drop(reconciling);
+        self.replan().await;
+    }
+
+    /// An event about the installation.
+    async fn hear_of_installation(&self, action: &str) {
+        let event = Event {
+            payload: EventPayload::Installation(InstallationEvent {
+                action: action.into(),
+                installation_id: self.installation.0,
+                account: Some("acme".into()),
+                repositories: vec![],
+            }),
+            ..queued(1)
+        };
+        apply(&self.pool, event).await;
+    }
+
+    /// An event `installation_repositories` about the repository.
+    async fn hear_of_access(&self, action: &str) {
+        let facts = RepositoryFacts {
+            id: self.repository.0,
+            owner: "acme".into(),
+            name: "widgets".into(),
+            private: Some(true),
+        };
+        let (added, removed) = match action {
+            "added" => (vec![facts], vec![]),
+            _ => (vec![], vec![facts]),
+        };
+        let event = Event {
+            payload: EventPayload::InstallationRepositories(InstallationRepositoriesEvent {
+                action: action.into(),
+                installation_id: self.installation.0,
+                added,
+                removed,
+            }),
+            ..queued(1)
+        };
+        apply(&self.pool, event).await;
+    }
+
+    /// The repository as it is known.
+    async fn known(&self) -> repositories::Repository {
+        let mut conn = self.pool.connection().await.unwrap();
+        let found = repositories::find(&mut conn, self.repository).await;
+        found.unwrap().unwrap()
+    }
 }
 
 struct Reconciling {
     found: IntCounterVec,
+    resumed: Arc<AtomicBool>,
     _stop: DropGuard,
 }
 
@@ -230,6 +296,32 @@ impl Reconciling {
 
 fn reconcile(database: &Database, github: &Github) -> Reconciling {
     let second = NonZeroU32::MIN;
+    let settings = ReconcilerSettings {
+        interval_s: second,
+        deliveries_s: second,
+        repositories_s: second,
+        active_repositories_s: second,
+        unattributed_s: second,
+        ..ReconcilerSettings::default()
+    };
+    reconcile_as(settings, database, github)
+}
+
+/// Compares once; again only where there is a reason to.
+fn reconcile_once(site: &Site) -> Reconciling {
+    let hour = NonZeroU32::new(3600).unwrap();
+    let settings = ReconcilerSettings {
+        interval_s: NonZeroU32::MIN,
+        deliveries_s: hour,
+        repositories_s: hour,
+        active_repositories_s: hour,
+        ..ReconcilerSettings::default()
+    };
+    reconcile_as(settings, &site.pool, &site.github)
+}
+
+fn reconcile_as(settings: ReconcilerSettings, database: &Database, github: &Github) -> Reconciling {
+    let resumed: Arc<AtomicBool> = Arc::default();
     let found = Metrics::default()
         .counter("found", "found", &["what"])
         .unwrap();
@@ -240,20 +332,20 @@ fn reconcile(database: &Database, github: &Github) -> Reconciling {
             policy: Arc::new(policy()),
             clock: Clock::system(),
         },
-        settings: ReconcilerSettings {
-            interval_s: second,
-            deliveries_s: second,
-            repositories_s: second,
-            unattributed_s: second,
-            ..ReconcilerSettings::default()
+        settings,
+        deployment: DeploymentSettings {
+            name: "test".into(),
+            prefix: "gha-slurm".into(),
         },
         found: found.clone(),
         wake: Arc::new(Notify::new()),
+        resumed: Arc::clone(&resumed),
     };
     let stop = CancellationToken::new();
     tokio::spawn(reconciler.run(periodic(), stop.clone()));
     Reconciling {
         found,
+        resumed,
         _stop: stop.drop_guard(),
     }
 }
@@ -270,11 +362,7 @@ async fn that_a_public_repository_is_private_now_is_asked_of_github() {
     site.simulator
         .change_repository(widgets, &change(false))
         .unwrap();
-    let visibility = async || {
-        let mut conn = site.pool.connection().await.unwrap();
-        let found = repositories::find(&mut conn, site.repository).await;
-        found.unwrap().unwrap().private
-    };
+    let visibility = async || site.known().await.private;
     let says = async |private| {
         let job = NewWorkflowJob::of("acme/widgets", &LABELS);
         let id = site.simulator.queue(job).unwrap().id;
@@ -287,6 +375,8 @@ async fn that_a_public_repository_is_private_now_is_asked_of_github() {
         apply(&site.pool, event).await;
     };
     says(false).await;
+    assert_eq!(visibility().await, None, "it counts as public");
+    site.doubts_settled().await;
     assert_eq!(visibility().await, Some(false));
     says(true).await;
     assert_eq!(visibility().await, None);
@@ -294,19 +384,184 @@ async fn that_a_public_repository_is_private_now_is_asked_of_github() {
     assert_eq!(visibility().await, None, "nor by saying it twice");
     site.until_supply(0).await;
 
-    let reconciling = site.reconcile();
-    reconciling.until_found("visibilities").await;
+    site.doubts_settled().await;
     assert_eq!(visibility().await, Some(false));
-    drop(reconciling);
     site.simulator
         .change_repository(widgets, &change(true))
         .unwrap();
     says(true).await;
-    let reconciling = site.reconcile();
-    reconciling.until_found("visibilities").await;
+    site.doubts_settled().await;
     assert_eq!(visibility().await, Some(true));
-    site.replan().await;
     site.until_supply(4).await;
+    // One from before that time comes late.
+    says(false).await;
+    site.doubts_settled().await;
+    assert_eq!(visibility().await, Some(true));
+    site.until_supply(5).await;
+}
+
+/// The reconciler itself had an old `suspend` redelivered after the `unsuspend`: the installation was refused forever.
+#[tokio::test]
+async fn a_late_suspend_refuses_nothing() {
+    let site = Site::new().await;
+    let id = site.queued().await;
+    site.until_supply(1).await;
+    let suspend = |suspended| {
+        let installation = site.installation.0;
+        let changed = site.simulator.suspend_installation(installation, suspended);
+        changed.unwrap();
+    };
+    suspend(true);
+    site.hear_of_installation("suspend").await;
+    site.doubts_settled().await;
+    site.until_supply(0).await;
+    let (_, reason) = verdict(site.database.url(), id).await;
+    assert!(reason.unwrap().contains("suspended"));
+    suspend(false);
+    site.hear_of_installation("unsuspend").await;
+    site.doubts_settled().await;
+    site.until_supply(1).await;
+    let launches = states(site.database.url()).await;
+
+    site.hear_of_installation("suspend").await;
+    site.hear_of_installation("deleted").await;
+    site.replan().await;
+    site.doubts_settled().await;
+    assert_eq!(states(site.database.url()).await, launches);
+}
+
+/// No event about it arrives in three days, when GitHub forgets it.
+#[tokio::test]
+async fn a_suspension_that_no_event_reports_is_noticed_and_its_end_too() {
+    let site = Site::new().await;
+    site.queued().await;
+    for suspended in [true, false] {
+        let installation = site.installation.0;
+        let changed = site.simulator.suspend_installation(installation, suspended);
+        changed.unwrap();
+        let _reconciling = site.reconcile();
+        let client = connect(site.database.url()).await;
+        wait_until(
+            "GitHub is asked about the installation",
+            DEADLINE,
+            || async {
+                let row = client.query_one("SELECT suspended FROM installations", &[]);
+                row.await.unwrap().get::<_, bool>(0) == suspended
+            },
+        )
+        .await;
+    }
+    site.replan().await;
+    site.until_supply(1).await;
+}
+
+#[tokio::test]
+async fn a_late_or_forged_name_of_a_mapped_repository_is_not_believed() {
+    let site = Site::new().await;
+    let says = async |owner: &str, name: &str, installation: i64| {
+        let job = NewWorkflowJob::of("acme/widgets", &LABELS);
+        let id = site.simulator.queue(job).unwrap().id;
+        let mut event = workflow_job("queued", facts(id, &LABELS));
+        if let EventPayload::WorkflowJob(said) = &mut event.payload {
+            said.installation_id = Some(installation);
+            said.repository.id = site.repository.0;
+            said.repository.owner = owner.into();
+            said.repository.name = name.into();
+        }
+        apply(&site.pool, event).await;
+    };
+    let before = site.known().await;
+    says("mallory", "trap", 99).await;
+    assert_eq!(site.known().await, before, "until GitHub is asked");
+    site.doubts_settled().await;
+    assert_eq!(site.known().await, before, "nor then");
+    site.until_supply(1).await;
+
+    says("acme", "widgets", site.installation.0).await;
+    let rename = RepositoryChange {
+        name: Some("gadgets".into()),
+        ..RepositoryChange::default()
+    };
+    let id = site.repository.0;
+    site.simulator.change_repository(id, &rename).unwrap();
+    site.hear_of_access("removed").await;
+    assert_eq!(site.known().await, before);
+    site.doubts_settled().await;
+    assert_eq!(site.known().await.name, "gadgets");
+    // The old name comes late.
+    site.hear_of_access("added").await;
+    site.doubts_settled().await;
+    assert_eq!(site.known().await.name, "gadgets");
+    site.until_supply(2).await;
+}
+
+/// With another App id, GitHub knows neither installation nor repository: that they are gone is not what it says.
+#[tokio::test]
+async fn the_apps_own_refusal_removes_nothing() {
+    let site = Site::new().await;
+    site.queued().await;
+    site.until_supply(1).await;
+    let pem = app_key();
+    let url = site.simulator.api_url();
+    let stranger = Github::new(&url, 7, &pem.into(), None, Clock::system()).unwrap();
+    site.hear_of_installation("suspend").await;
+    site.hear_of_access("removed").await;
+    let _reconciling = reconcile(&site.pool, &stranger);
+    wait_until("GitHub refuses the App", DEADLINE, || async {
+        stranger.app_trouble().is_some()
+    })
+    .await;
+    assert!(site.known().await.reachable);
+    site.until_supply(1).await;
+}
+
+#[tokio::test]
+async fn a_transferred_repository_is_found_at_its_new_installation() {
+    let site = Site::new().await;
+    let umbrella = NewInstallation::on("umbrella");
+    let umbrella = site.simulator.create_installation(umbrella).unwrap();
+    let transfer = RepositoryChange {
+        owner: Some("umbrella".into()),
+        ..RepositoryChange::default()
+    };
+    let id = site.repository.0;
+    site.simulator.change_repository(id, &transfer).unwrap();
+    site.hear_of_access("removed").await;
+    site.doubts_settled().await;
+    let known = site.known().await;
+    assert_eq!(
+        (known.owner.as_str(), known.installation_id, known.reachable),
+        ("umbrella", Some(umbrella.id), true)
+    );
+}
+
+#[tokio::test]
+async fn whether_the_app_reaches_a_mapped_repository_is_asked_of_github() {
+    let site = Site::new().await;
+    site.queued().await;
+    site.until_supply(1).await;
+    site.hear_of_access("removed").await;
+    site.doubts_settled().await;
+    site.until_supply(1).await;
+    let id = site.repository.0;
+    site.simulator.set_installed(id, false).unwrap();
+    site.hear_of_access("removed").await;
+    site.doubts_settled().await;
+    assert!(!site.known().await.reachable);
+    site.until_supply(0).await;
+    // A workflow job's event from before comes late.
+    site.queued().await;
+    assert!(!site.known().await.reachable);
+    site.simulator.set_installed(id, true).unwrap();
+    // No event: it is asked about in every round.
+    site.doubts_settled().await;
+    wait_until("it is reached again", DEADLINE, || async {
+        let _reconciling = site.reconcile();
+        site.known().await.reachable
+    })
+    .await;
+    site.replan().await;
+    site.until_supply(2).await;
 }
 
 #[tokio::test]
@@ -342,6 +597,112 @@ async fn a_workflow_job_that_no_webhook_told_of_is_found() {
     reconciling.until_found("repositories").await;
     site.until_state(id, "queued").await;
     site.until_supply(1).await;
+}
+
+/// GitHub lists its run neither as queued nor as in progress.
+#[tokio::test]
+async fn a_workflow_job_that_waits_for_an_approval_is_found() {
+    let site = Site::new().await;
+    let job = NewWorkflowJob {
+        waiting: true,
+        ..NewWorkflowJob::of("acme/widgets", &LABELS)
+    };
+    let id = site.simulator.queue(job).unwrap().id;
+    let _reconciling = site.reconcile();
+    site.until_state(id, "waiting").await;
+    site.until_supply(0).await;
+    site.simulator.approve(id).unwrap();
+    site.until_state(id, "queued").await;
+    site.until_supply(1).await;
+}
+
+const LIST_RUNS: &str = "GET /repos/{owner}/{repo}/actions/runs";
+const LIST_DELIVERIES: &str = "GET /app/hook/deliveries";
+
+impl Site {
+    /// The first comparison is over: nothing is found in it.
+    async fn compared(&self) {
+        wait_until("the repository is compared", DEADLINE, || async {
+            self.simulator
+                .calls("GET /repos/{owner}/{repo}/actions/runners")
+                > 0
+        })
+        .await;
+    }
+
+    /// A workflow job of which no webhook tells.
+    fn queued_silently(&self) -> i64 {
+        let job = NewWorkflowJob::of("acme/widgets", &LABELS);
+        self.simulator.queue(job).unwrap().id
+    }
+}
+
+fn failing(route: &str, times: u32, status: u16) -> RestFault {
+    let effect = RestEffect::Answer {
+        status,
+        headers: BTreeMap::new(),
+        message: None,
+    };
+    RestFault::on(route, times, effect)
+}
+
+#[tokio::test]
+async fn everything_is_compared_when_rabbitmq_is_back() {
+    let site = Site::new().await;
+    let reconciling = reconcile_once(&site);
+    site.compared().await;
+    let id = site.queued_silently();
+    reconciling.resumed.store(true, Ordering::Relaxed);
+    site.until_state(id, "queued").await;
+}
+
+#[tokio::test]
+async fn everything_is_compared_when_github_is_back() {
+    let site = Site::new().await;
+    site.simulator
+        .add_rest_fault(failing(LIST_DELIVERIES, 1000, 502));
+    let _reconciling = reconcile_once(&site);
+    site.compared().await;
+    let id = site.queued_silently();
+    site.simulator.clear_rest_faults();
+    site.until_state(id, "queued").await;
+}
+
+/// It waited for the next round.
+#[tokio::test]
+async fn a_comparison_that_fails_is_made_again_in_the_same_round() {
+    let site = Site::new().await;
+    let id = site.queued_silently();
+    // By name and by number.
+    site.simulator.add_rest_fault(failing(LIST_RUNS, 2, 403));
+    let _reconciling = reconcile_once(&site);
+    site.until_state(id, "queued").await;
+    // GitHub itself is away.
+    let site = Site::new().await;
+    let id = site.queued_silently();
+    site.simulator.add_rest_fault(failing(LIST_RUNS, 3, 502));
+    let _reconciling = reconcile_once(&site);
+    site.until_state(id, "queued").await;
+}
+
+/// 304 answers are free: with nothing wrong, comparing costs nothing of GitHub's hourly limit.
+#[tokio::test]
+async fn comparing_what_did_not_change_costs_nothing_of_the_limit() {
+    let site = Site::new().await;
+    let _reconciling = site.reconcile();
+    let rounds = async |more: u64| {
+        let until = site.simulator.calls(LIST_RUNS) + more;
+        wait_until("rounds pass", DEADLINE, || async {
+            site.simulator.calls(LIST_RUNS) >= until
+        })
+        .await;
+    };
+    // The first comparison is over once a second one begins.
+    rounds(4).await;
+    let used = || site.simulator.used(site.installation.0);
+    let before = used();
+    rounds(9).await;
+    assert_eq!(used(), before);
 }
 
 #[tokio::test]
@@ -442,6 +803,86 @@ async fn a_runner_whose_node_is_silent_is_deleted_and_replaced() {
     let seen = states(site.database.url()).await;
     let expected = [("silent".to_owned(), false), ("planned".to_owned(), true)];
     assert_eq!(seen, expected);
+}
+
+/// Two attempts to register a runner failed in a row; and a database was restored that does not know the launch.
+#[tokio::test]
+async fn leaked_registrations_are_deleted_and_nobody_elses() {
+    let site = Site::new().await;
+    site.queued().await;
+    let launch = site.launch().await;
+    let live = |attempt| runner_name("gha-slurm", "test", launch, attempt);
+    let leaked = [
+        "gha-slurm-test-8123456789abcdef",
+        "gha-slurm-test-8123456789abcdef-2",
+        "gha-slurm-test-9123456789abcdef-8",
+    ];
+    let others = [
+        "gha-slurm-test-8123456789abcdef-old",
+        "gha-slurm-test-7123456789ABCDEF",
+        "gha-slurm-test-prod-8123456789abcdef",
+        "gha-slurm-test2-8123456789abcdef",
+        "my-gha-slurm-test-8123456789abcdef",
+        "build-server",
+    ];
+    let names = leaked.iter().chain(&others).map(|n| (*n).to_owned());
+    let mut of_live = 0;
+    for name in names.chain([live(1), live(2)]) {
+        of_live = site.registered(&name).await;
+    }
+    site.seed()
+        .registered(launch, "17", &live(2), (Some(of_live), b"hash"), Utc::now())
+        .await;
+    let reconciling = site.reconcile();
+    reconciling.until_found("registrations").await;
+    let kept = site.simulator.state();
+    for name in leaked {
+        assert!(kept.runner(name).is_none(), "{name}");
+    }
+    for name in others
+        .iter()
+        .map(|n| (*n).to_owned())
+        .chain([live(1), live(2)])
+    {
+        assert!(kept.runner(&name).is_some(), "{name}");
+    }
+}
+
+/// The deletion of an earlier registration failed, too.
+#[tokio::test]
+async fn the_registrations_of_all_attempts_are_deleted_at_the_end() {
+    let site = Site::new().await;
+    site.queued().await;
+    let launch = site.launch().await;
+    let name = |attempt| runner_name("gha-slurm", "test", launch, attempt);
+    site.registered(&name(1)).await;
+    let id = site.registered(&name(2)).await;
+    let registration = (Some(id), b"hash".as_slice());
+    let at = Utc::now() - chrono::TimeDelta::minutes(2);
+    for name in [name(1), name(2)] {
+        site.seed()
+            .registered(launch, "17", &name, registration, at)
+            .await;
+    }
+    let finished = Phase::Finished {
+        outcome: Outcome::NodeReported {
+            reason: "set-up failed".into(),
+            exit_code: Some(1),
+        },
+        log_tail: None,
+    };
+    let happening = Happening::Progressed {
+        phase: finished,
+        at: None,
+    };
+    site.seed().happen(launch, happening, at).await;
+    let (_agent, running) = site.submit().await;
+    wait_until("both are deleted", DEADLINE, || async {
+        let state = site.simulator.state();
+        (state.runner(&name(1)).is_none() && state.runner(&name(2)).is_none()).then_some(())
+    })
+    .await;
+    running.stop().await;
 }
 
 #[tokio::test]

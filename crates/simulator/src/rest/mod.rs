@@ -9,11 +9,13 @@ mod page;
 mod repository;
 mod runners;
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
-use actix_web::body::{BoxBody, MessageBody};
+use actix_web::body::{BoxBody, MessageBody, to_bytes};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{ETAG, HeaderName, HeaderValue, IF_NONE_MATCH};
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpRequest, HttpResponse, ResponseError as _, web};
 use chrono::{DurationRound as _, TimeDelta};
@@ -133,9 +135,9 @@ pub(crate) async fn middleware(
     };
     let route = route_of(&request);
     let spender = caller::spender(request.request(), &shared);
-    let (effect, limit) = shared.note(|world, now| {
+    let (effect, mut limit) = shared.note(|world, now| {
         *world.calls.entry(route.clone()).or_default() += 1;
-        let used = world.used.entry(spender).or_default();
+        let used = world.used.entry(spender.clone()).or_default();
         *used += 1;
         let reset = now.duration_trunc(TimeDelta::hours(1)).unwrap_or(now) + TimeDelta::hours(1);
         let limit = Limit {
@@ -150,7 +152,26 @@ pub(crate) async fn middleware(
             let refusal = GitHubError::new(403, "API rate limit exceeded for installation.");
             request.into_response(refusal.error_response())
         }
-        None => next.call(request).await?.map_into_boxed_body(),
+        None => {
+            let known = request.headers().get(IF_NONE_MATCH).cloned();
+            let is_read = request.method() == Method::GET;
+            let answer = next.call(request).await?.map_into_boxed_body();
+            if is_read && answer.status() == StatusCode::OK {
+                let (answer, is_unchanged) = conditional(answer, known.as_ref()).await?;
+                if is_unchanged {
+                    // It does not count (GitHub docs, best practices for using the REST API).
+                    let used = shared.note(|world, _| {
+                        let used = world.used.entry(spender).or_default();
+                        *used = used.saturating_sub(1);
+                        *used
+                    });
+                    limit.used = used;
+                }
+                answer
+            } else {
+                answer
+            }
+        }
         Some(RestEffect::DelayMs(milliseconds)) => {
             let done = next.call(request).await?.map_into_boxed_body();
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
@@ -164,6 +185,30 @@ pub(crate) async fn middleware(
     };
     limit.write(answer.headers_mut());
     Ok(answer)
+}
+
+/// Gives an answer its `ETag`, or 304 without a body where the caller has it already.
+async fn conditional(
+    answer: ServiceResponse<BoxBody>,
+    known: Option<&HeaderValue>,
+) -> Result<(ServiceResponse<BoxBody>, bool), Error> {
+    let (request, answer) = answer.into_parts();
+    let (head, body) = answer.into_parts();
+    let body = to_bytes(body)
+        .await
+        .map_err(|_| GitHubError::new(500, "no body"))?;
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
+    let etag = format!("W/\"{:016x}\"", hasher.finish());
+    let etag = HeaderValue::from_str(&etag).map_err(|_| GitHubError::new(500, "no ETag"))?;
+    let is_unchanged = known == Some(&etag);
+    let mut answer = if is_unchanged {
+        HttpResponse::NotModified().finish()
+    } else {
+        head.set_body(BoxBody::new(body))
+    };
+    answer.headers_mut().insert(ETAG, etag);
+    Ok((ServiceResponse::new(request, answer), is_unchanged))
 }
 
 /// `GET /repos/{owner}/{repo}/…`, whichever of its addresses was used.

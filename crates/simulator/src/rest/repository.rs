@@ -30,7 +30,13 @@ pub(crate) fn addressed(request: &HttpRequest, world: &World) -> Result<Reposito
                 .path()
                 .split_once(prefix.as_str())
                 .map_or("", |(_, rest)| rest);
-            let location = format!("{}/repositories/{id}{rest}", world.addresses.api);
+            let query = request.query_string();
+            let query = if query.is_empty() {
+                ""
+            } else {
+                &format!("?{query}")
+            };
+            let location = format!("{}/repositories/{id}{rest}{query}", world.addresses.api);
             // Other methods than GET must keep theirs.
             let status = if request.method() == "GET" { 301 } else { 307 };
             Err(GitHubError::moved(status, &location))

@@ -142,10 +142,18 @@ impl World {
         &mut self,
         id: i64,
         change: &RepositoryChange,
+        now: Now,
     ) -> Result<Repository, ControlError> {
         let present = self.repository(id)?.clone();
-        if let Some(name) = &change.name
-            && let Lookup::Found(other) = self.find_repository(&present.owner.login, name)
+        let mut changed = present.clone();
+        changed.private = change.private.unwrap_or(present.private);
+        if let Some(name) = &change.name {
+            changed.name.clone_from(name);
+        }
+        if let Some(owner) = &change.owner {
+            changed.owner = self.account(owner, true);
+        }
+        if let Lookup::Found(other) = self.find_repository(&changed.owner.login, &changed.name)
             && other.id != id
         {
             return Err(ControlError::Conflict(format!(
@@ -153,16 +161,20 @@ impl World {
                 other.full_name()
             )));
         }
-        let mut changed = present.clone();
-        changed.private = change.private.unwrap_or(present.private);
-        if let Some(name) = &change.name {
-            changed.name.clone_from(name);
+        let is_transferred = changed.owner.id != present.owner.id;
+        if is_transferred && self.installation_for(id).is_some() {
+            self.remove_from_installation(id, now)?;
+        }
+        if changed.full_name() != present.full_name() {
             self.former_names
                 .insert(present.full_name().to_ascii_lowercase(), id);
             self.former_names
                 .remove(&changed.full_name().to_ascii_lowercase());
         }
         self.repositories.insert(id, changed.clone());
+        if is_transferred && self.installation_of(changed.owner.id).is_some() {
+            self.add_to_installation(id, now)?;
+        }
         Ok(changed)
     }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use gha_slurm_simulator::request::{NewInstallation, NewRepository, RepositoryChange, TokenKind};
+use gha_slurm_simulator::request::{
+    NewInstallation, NewRepository, NewWorkflowJob, RepositoryChange, TokenKind,
+};
 use reqwest::Method;
 use serde_json::json;
 
@@ -234,6 +236,13 @@ async fn a_renamed_repository_redirects_and_a_new_one_takes_the_name_over() {
         )
         .await;
     assert_eq!(post.status, 307);
+    let location = format!(
+        "{}/repositories/{}/actions/runners/registration-token",
+        sim.base, sim.widgets.id
+    );
+    assert_eq!(post.header("location"), location);
+    let rest = location.strip_prefix(&sim.base).unwrap();
+    assert_eq!(sim.post(rest, &token, json!({})).await.status, 201);
     let by_id = sim
         .get(&format!("/repositories/{}", sim.widgets.id), &token)
         .await;
@@ -251,6 +260,31 @@ async fn a_renamed_repository_redirects_and_a_new_one_takes_the_name_over() {
     );
     sim.handle.delete_repository(again.id).unwrap();
     assert_eq!(sim.get("/repos/acme/widgets", &token).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_transferred_repository_redirects_and_has_the_other_installation() {
+    let sim = Sim::start();
+    let umbrella = NewInstallation::on("umbrella");
+    let umbrella = sim.handle.create_installation(umbrella).unwrap();
+    let old = sim.token().await;
+    let change = RepositoryChange {
+        owner: Some("umbrella".into()),
+        ..RepositoryChange::default()
+    };
+    let id = sim.widgets.id;
+    sim.handle.change_repository(id, &change).unwrap();
+    let moved = sim
+        .get("/repos/acme/widgets/installation?x=1", &app_jwt())
+        .await;
+    assert_eq!(moved.status, 301);
+    let location = format!("{}/repositories/{id}/installation?x=1", sim.base);
+    assert_eq!(moved.header("location"), location);
+    let found = format!("/repositories/{id}/installation");
+    let found = sim.get(&found, &app_jwt()).await;
+    assert_eq!(found.body["id"], umbrella.id);
+    let runners = format!("/repositories/{id}/actions/runners");
+    assert_eq!(sim.get(&runners, &old).await.status, 404);
 }
 
 #[tokio::test]
@@ -274,6 +308,32 @@ async fn a_public_repository_is_seen_by_everybody_and_used_by_nobody() {
     let runners = sim.get("/repos/globex/open/actions/runners", &token).await;
     assert_eq!(runners.status, 403);
     assert_eq!(runners.message(), "Resource not accessible by integration");
+}
+
+#[tokio::test]
+async fn what_did_not_change_is_304_and_does_not_count() {
+    let sim = Sim::start();
+    let token = sim.token().await;
+    let runs = format!("{}/repos/acme/widgets/actions/runs", sim.base);
+    let read = async |etag: &str| {
+        let call = sim.http.get(&runs).bearer_auth(&token);
+        let answer = call.header("if-none-match", etag).send().await.unwrap();
+        let header = |name: &str| {
+            let value = answer.headers().get(name).unwrap();
+            value.to_str().unwrap().to_owned()
+        };
+        let (etag, used) = (header("etag"), header("x-ratelimit-used"));
+        (answer.status().as_u16(), etag, used)
+    };
+    let (status, etag, used) = read("W/\"none\"").await;
+    assert_eq!(status, 200);
+    assert_eq!(read(&etag).await, (304, etag.clone(), used.clone()));
+    assert_eq!(read(&etag).await, (304, etag.clone(), used));
+    let job = NewWorkflowJob::of("acme/widgets", &["slurm"]);
+    sim.handle.queue(job).unwrap();
+    let (status, changed, _) = read(&etag).await;
+    assert_eq!(status, 200);
+    assert_ne!(changed, etag);
 }
 
 #[tokio::test]

@@ -84,9 +84,11 @@ const STATEMENTS: &[(&str, &[Role])] = {
         ("SELECT version FROM mapping_lists", &[RepoMapping]),
         ("UPDATE repositories SET name = 'x'", &[Launcher, TokenBroker, RepoMapping]),
         ("UPDATE repositories SET public_allowed_reason = 'x'", &[RepoMapping]),
+        ("UPDATE repositories SET ask_at = NULL", &[Launcher]),
         ("UPDATE repositories SET id = 1", &[]),
         ("DELETE FROM repositories", &[]),
         ("UPDATE installations SET suspended = false", &[Launcher]),
+        ("UPDATE installations SET ask_at = NULL", &[Launcher]),
         ("INSERT INTO installations (id, account) VALUES (NULL, NULL)", &[Launcher, TokenBroker, RepoMapping]),
         ("INSERT INTO installations (id, suspended) VALUES (NULL, true)", &[Launcher]),
         // What the launcher keeps for itself.

@@ -167,6 +167,63 @@ async fn trouble_at_github_is_503_and_the_next_call_cleans_up() {
     assert_eq!(second.body["name"], format!("{name}-2"));
 }
 
+/// Three of 214 registrations stayed at GitHub: the third attempt cleared only the name before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_attempts_that_fail_in_a_row_leave_no_registration() {
+    let broker = Broker::start().await;
+    // GitHub had made the runners all the same.
+    Mock::given(method("POST"))
+        .and(path(JIT))
+        .respond_with(ResponseTemplate::new(502))
+        .up_to_n_times(2)
+        .mount(&broker.github)
+        .await;
+    broker.github_registers().await;
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
+    let name =
+        |attempt| gha_slurm_domain::naming::runner_name("gha-slurm", "test", launch, attempt);
+    for (attempt, id) in [(1, 55), (2, 56)] {
+        let found = json!({"id": id, "name": name(attempt), "busy": false, "status": "offline"});
+        let found = ResponseTemplate::new(200).set_body_json(json!({"runners": [found]}));
+        // The first look at either fails.
+        Mock::given(method("GET"))
+            .and(path("/repos/acme/widgets/actions/runners"))
+            .and(query_param("name", name(attempt)))
+            .respond_with(ResponseTemplate::new(502))
+            .up_to_n_times(1)
+            .mount(&broker.github)
+            .await;
+        Mock::given(method("GET"))
+            .and(path("/repos/acme/widgets/actions/runners"))
+            .and(query_param("name", name(attempt)))
+            .respond_with(found)
+            .mount(&broker.github)
+            .await;
+        Mock::given(method("DELETE"))
+            .and(path(format!("/repos/acme/widgets/actions/runners/{id}")))
+            .respond_with(ResponseTemplate::new(204))
+            .expect(1..)
+            .mount(&broker.github)
+            .await;
+    }
+    Mock::given(method("GET"))
+        .and(path("/repos/acme/widgets/actions/runners"))
+        .respond_with(ResponseTemplate::new(200).set_body_json(json!({"runners": []})))
+        .mount(&broker.github)
+        .await;
+    loop {
+        let answer = broker.redeem(launch, 77).await;
+        match answer.status {
+            200 => break,
+            429 => {
+                let passes = "UPDATE runners SET created_at = created_at - interval '1 hour'";
+                broker.execute(passes).await;
+            }
+            status => assert_eq!(status, 503, "{}", answer.body),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_taken_name_is_left_for_another() {
     let broker = Broker::start().await;
@@ -214,6 +271,101 @@ async fn withdrawn_while_registering_is_deleted_again() {
     };
     let (answer, ()) = tokio::join!(broker.redeem(launch, 77), withdraw);
     assert_eq!(answer.status, 410, "{}", answer.body);
+}
+
+/// Its node called back after its repository was renamed: GitHub answered 307, five times.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renamed_repository_gets_its_runner() {
+    let broker = Broker::start().await;
+    let moved = format!(
+        "{}/repositories/4711/actions/runners/generate-jitconfig",
+        broker.github.uri()
+    );
+    Mock::given(method("POST"))
+        .and(path(JIT))
+        .respond_with(ResponseTemplate::new(307).insert_header("location", moved))
+        .mount(&broker.github)
+        .await;
+    let made = json!({"runner": {"id": 900}, "encoded_jit_config": "jit-900"});
+    Mock::given(method("POST"))
+        .and(path(
+            "/repositories/4711/actions/runners/generate-jitconfig",
+        ))
+        .respond_with(ResponseTemplate::new(201).set_body_json(made))
+        .mount(&broker.github)
+        .await;
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
+    let answer = broker.redeem(launch, 77).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.body["encodedJitConfig"], "jit-900");
+}
+
+/// The App's key was changed, or the clock of this machine is wrong: launches ended, as if GitHub had refused their runners.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_apps_own_refusal_ends_no_launch() {
+    let broker = Broker::start().await;
+    broker.github_registers().await;
+    Mock::given(path_regex("^/app/installations/11/access_tokens$"))
+        .respond_with(
+            ResponseTemplate::new(401)
+                .set_body_json(json!({"message": "A JSON web token could not be decoded"})),
+        )
+        .with_priority(1)
+        .up_to_n_times(1)
+        .mount(&broker.github)
+        .await;
+    // What an earlier attempt may have registered is looked up.
+    Mock::given(method("GET"))
+        .and(path("/repos/acme/widgets/actions/runners"))
+        .respond_with(ResponseTemplate::new(200).set_body_json(json!({"runners": []})))
+        .mount(&broker.github)
+        .await;
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
+    let first = broker.redeem(launch, 77).await;
+    assert_eq!(
+        (first.status, &first.body["code"]),
+        (503, &json!("github_unavailable"))
+    );
+    assert!(first.retry_after.is_some());
+    let states = "SELECT state || ' ' || in_supply FROM launches";
+    assert_eq!(broker.query(states).await, ["redeeming true"]);
+    let read = async |path: &str| {
+        let url = format!("{}{path}", broker.operations);
+        broker.http.get(url).send().await.unwrap().text().await
+    };
+    let is_shown = async |expected: bool| {
+        let ready = read("/health/ready").await.unwrap();
+        let metrics = read("/metrics").await.unwrap();
+        let metric = format!("gha_slurm_github_app_refused {}", u8::from(expected));
+        let is_shown = ready.contains("private_key") == expected && metrics.contains(&metric);
+        is_shown.then_some(()).ok_or(ready)
+    };
+    wait_until("people are told", DEADLINE, || is_shown(true)).await;
+
+    let second = broker.redeem(launch, 77).await;
+    assert_eq!(second.status, 200, "{}", second.body);
+    wait_until("it is over", DEADLINE, || is_shown(false)).await;
+}
+
+/// A proxy's page is no verdict on a runner.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_githubs_ends_no_launch() {
+    let broker = Broker::start().await;
+    Mock::given(method("POST"))
+        .and(path(JIT))
+        .respond_with(ResponseTemplate::new(200).set_body_string("<html>Log in first</html>"))
+        .up_to_n_times(1)
+        .mount(&broker.github)
+        .await;
+    broker.github_registers().await;
+    Mock::given(method("GET"))
+        .and(path("/repos/acme/widgets/actions/runners"))
+        .respond_with(ResponseTemplate::new(200).set_body_json(json!({"runners": []})))
+        .mount(&broker.github)
+        .await;
+    let [launch] = broker.submitted(1).await.try_into().unwrap();
+    assert_eq!(broker.redeem(launch, 77).await.status, 503);
+    assert_eq!(broker.redeem(launch, 77).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -38,6 +38,8 @@ pub(crate) struct Broker {
     pub(crate) database: Database,
     pub(crate) github: MockServer,
     pub(crate) url: String,
+    /// Base URL of its operations port.
+    pub(crate) operations: String,
     pub(crate) keys: TempDir,
     pub(crate) http: reqwest::Client,
     test_database: TestDatabase,
@@ -94,12 +96,14 @@ impl Broker {
         let database = test_database.pool();
         let application = Application::build(settings).await.unwrap();
         let url = format!("http://127.0.0.1:{}", application.port());
+        let operations = format!("http://127.0.0.1:{}", application.ops_port());
         let stop = CancellationToken::new();
         tokio::spawn(application.run_until_stopped(stop.clone()));
         Self {
             database,
             github,
             url,
+            operations,
             keys,
             http: reqwest::Client::builder().build().unwrap(),
             test_database,

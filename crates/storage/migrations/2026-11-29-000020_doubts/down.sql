@@ -1,0 +1,2 @@
+ALTER TABLE repositories DROP COLUMN ask_at;
+ALTER TABLE installations DROP COLUMN ask_at;
