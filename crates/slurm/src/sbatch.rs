@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use gha_slurm_domain::{LaunchId, SlurmJobId, SlurmUser};
+use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmJobId, SlurmUser};
 use tokio::process::Command;
 
 use crate::api_version::ApiVersion;
@@ -18,6 +18,7 @@ use crate::backend::{
 };
 use crate::options::options;
 use crate::settings::{RunAs, SbatchSettings};
+use crate::spelling::{Names, Spelling};
 use crate::submission::Submission;
 use crate::{program, rest, sacct, squeue};
 
@@ -31,6 +32,7 @@ pub struct SbatchSlurm {
     settings: SbatchSettings,
     /// Of sacct. `None`: not known yet, or not any more.
     printing: Mutex<Option<Printing>>,
+    spelling: Spelling,
 }
 
 /// How a program of Slurm's is asked to print.
@@ -53,6 +55,7 @@ impl SbatchSlurm {
         Ok(Self {
             settings,
             printing: Mutex::new(None),
+            spelling: Spelling::default(),
         })
     }
 
@@ -108,6 +111,33 @@ impl SbatchSlurm {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// What is asked for, in Slurm's spelling.
+    async fn spelt(&self, submission: &Submission) -> Result<ResourceRequest, SlurmUnavailable> {
+        let ask = self.names();
+        self.spelling.of(&submission.resources, ask).await
+    }
+
+    /// Names that Slurm knows; none where there is no sinfo.
+    async fn names(&self) -> Result<Names, SlurmUnavailable> {
+        let mut names = Names::default();
+        if !self.settings.bin.join("sinfo").is_file() {
+            return Ok(names);
+        }
+        let words = ["--all", "--noheader", "--format=%R|%G|%f"];
+        let mut command = self.program("sinfo", None);
+        command.args(words);
+        let output = self.run_for(command, "", LISTING).await?;
+        succeeded("sinfo", &output)?;
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            let mut columns = line.splitn(3, '|').map(str::trim);
+            let mut column = || columns.next().unwrap_or_default();
+            names.add_partition(column());
+            names.add_gres(column());
+            column().split(',').for_each(|name| names.add_feature(name));
+        }
+        Ok(names)
+    }
+
     async fn run(&self, command: Command, input: &str) -> Result<Output, SlurmUnavailable> {
         self.run_for(command, input, program::SHORT).await
     }
@@ -134,8 +164,9 @@ impl SbatchSlurm {
 impl Slurm for SbatchSlurm {
     async fn submit(&self, submission: &Submission) -> Result<SlurmJobId, SubmitError> {
         let user = submission.slurm_user.as_str();
+        let resources = self.spelt(submission).await?;
         let mut command = self.program("sbatch", Some(user));
-        command.args(arguments(submission, &self.settings));
+        command.args(arguments(submission, &resources, &self.settings));
         if self.settings.run_as == RunAs::Root {
             // Its group would be root's.
             let group = group_of(user).await?;
@@ -289,8 +320,9 @@ impl Slurm for SbatchSlurm {
     }
 
     async fn preview(&self, submission: &Submission) -> Result<String, SlurmUnavailable> {
+        let resources = self.spelt(submission).await?;
         let mut command = self.program("sbatch", Some(submission.slurm_user.as_str()));
-        command.args(arguments(submission, &self.settings));
+        command.args(arguments(submission, &resources, &self.settings));
         let command = command.as_std();
         let words: Vec<String> = std::iter::once(command.get_program())
             .chain(command.get_args())
@@ -329,8 +361,12 @@ async fn group_of(user: &str) -> Result<u32, SlurmUnavailable> {
     }
 }
 
-/// sbatch's arguments.
-fn arguments(submission: &Submission, settings: &SbatchSettings) -> Vec<String> {
+/// sbatch's arguments. `resources`: those of the submission, in Slurm's spelling.
+fn arguments(
+    submission: &Submission,
+    resources: &ResourceRequest,
+    settings: &SbatchSettings,
+) -> Vec<String> {
     let comment = comment(submission, settings.repository_in_comment);
     let mut arguments = vec![
         "--parsable".to_owned(),
@@ -353,7 +389,7 @@ fn arguments(submission: &Submission, settings: &SbatchSettings) -> Vec<String> 
         }
         .to_owned(),
     );
-    arguments.extend(options(&submission.resources).map(|option| option.argument));
+    arguments.extend(options(resources).map(|option| option.argument));
     arguments
 }
 

@@ -41,6 +41,7 @@ pub(crate) use by_both;
 
 by_both!(
     what_is_asked_for_reaches_slurm_and_its_limits_are_waited_for,
+    labels_in_lower_case_name_what_slurm_writes_with_capitals,
     nobody_else_decides_where_output_goes,
     another_users_slurm_job_with_the_comment_is_not_adopted,
     what_its_user_changes_hides_no_slurm_job,
@@ -666,6 +667,41 @@ pub(crate) async fn hostile_names(site: impl Fn(&PrivateSlurm) -> Site) {
         !name.to_str().unwrap().starts_with("s.")
     });
     assert!(odd.is_none(), "{odd:?}");
+    agent.stop();
+}
+
+/// GitHub's labels have no capitals, and Slurm compares names as they are written.
+async fn labels_in_lower_case_name_what_slurm_writes_with_capitals(by: By) {
+    let large = "NodeName=n9 NodeAddr=127.0.0.1 Port=9 CPUs=8 RealMemory=20000 Gres=gpu:A100:2 Feature=Haswell,IB State=UNKNOWN\n\
+                 PartitionName=Large Nodes=n9 MaxTime=60 State=UP\n";
+    let Some(slurm) = PrivateSlurm::for_test_with(1, large).await else {
+        return;
+    };
+    let site = by.site(&slurm);
+    let agent = site.agent().await;
+    let mut asked = of(SLURM_USERS[0], "r1");
+    asked.resources = ResourceRequest {
+        time_minutes: Some(5),
+        partition: Some("large,main".into()),
+        gres: Some("gpu:a100:1".into()),
+        constraint: Some("haswell".into()),
+        ..ResourceRequest::default()
+    };
+    let id = agent.start(&site.request(&asked)).await;
+    let shown = slurm.run("scontrol", &["show", "job", &id]).await.unwrap();
+    let shown = shown.replace("=gres/", "=gres:");
+    for wanted in [
+        "Partition=Large,main",
+        "TresPerNode=gres:gpu:A100:1",
+        "Features=Haswell",
+    ] {
+        assert!(shown.contains(wanted), "{wanted}: {shown}");
+    }
+    // What Slurm does not know, it refuses in its own words.
+    let mut unknown = of(SLURM_USERS[0], "r2");
+    unknown.resources.constraint = Some("broadwell".into());
+    let problem = refusal(&agent, &site, &unknown).await;
+    assert_eq!(problem.code, "slurm_rejected", "{problem:?}");
     agent.stop();
 }
 

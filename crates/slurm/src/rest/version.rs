@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::SlurmState;
+use gha_slurm_domain::{ResourceRequest, SlurmState};
 use nix::unistd::{Uid, User};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -19,13 +19,15 @@ use crate::backend::{
 };
 use crate::options::{Field, options};
 use crate::settings::SlurmrestdSettings;
+use crate::spelling::Names;
 use crate::submission::Submission;
 
 impl ApiVersion {
-    /// The body of a submission.
+    /// The body of a submission. `resources`: those of the submission, in Slurm's spelling.
     pub(super) fn submission(
         self,
         submission: &Submission,
+        resources: &ResourceRequest,
         settings: &SlurmrestdSettings,
     ) -> Value {
         // Before v0.0.40 slurmrestd reads what sbatch's options say; from then on, the fields of Slurm's own message.
@@ -61,7 +63,7 @@ impl ApiVersion {
             let delay = self.number(settings.signal_before_end_s.into());
             set("kill_warning_delay", delay);
         }
-        for option in options(&submission.resources) {
+        for option in options(resources) {
             let (key, value) = match option.field {
                 Field::Same(key, value) => (key, value),
                 Field::Number(key, number) => (key, self.number(number)),
@@ -118,6 +120,9 @@ pub(super) struct Answer {
     /// Of a list of partitions.
     #[serde(default)]
     pub(super) partitions: Vec<Named>,
+    /// Of a list of nodes.
+    #[serde(default)]
+    nodes: Vec<Node>,
     /// Of a list of accounts, from slurmdbd.
     #[serde(default)]
     pub(super) accounts: Vec<Named>,
@@ -130,6 +135,18 @@ pub(super) struct Answer {
 #[derive(Debug, Deserialize)]
 pub(super) struct Named {
     pub(super) name: String,
+}
+
+/// What a node has, for its names.
+#[derive(Debug, Deserialize)]
+struct Node {
+    #[serde(default)]
+    gres: Option<String>,
+    /// With commas; from v0.0.40 on a list.
+    #[serde(default)]
+    features: Option<Words>,
+    #[serde(default)]
+    partitions: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -340,6 +357,25 @@ impl Answer {
         of(self.job_id.as_ref()).or_else(|| of(self.result.as_ref()?.job_id.as_ref()))
     }
 
+    /// The names in a list of nodes.
+    pub(super) fn names(&self) -> Names {
+        let mut names = Names::default();
+        for node in &self.nodes {
+            node.partitions
+                .iter()
+                .for_each(|name| names.add_partition(name));
+            names.add_gres(node.gres.as_deref().unwrap_or_default());
+            let features = match &node.features {
+                Some(Words::One(list)) => std::slice::from_ref(list),
+                Some(Words::Several(lists)) => lists.as_slice(),
+                Some(Words::Other(_)) | None => &[],
+            };
+            let features = features.iter().flat_map(|list| list.split(','));
+            features.for_each(|name| names.add_feature(name));
+        }
+        names
+    }
+
     /// Whether the token may be what is wrong. Slurm 22.05 does not say so: it is one of several reasons of a 500.
     pub(super) fn may_be_the_token(&self, status: u16) -> bool {
         let faults = self.errors.as_deref().unwrap_or_default();
@@ -430,7 +466,10 @@ mod tests {
 
     #[test]
     fn each_version_is_spoken_to_in_its_own_way() {
-        let body = |version: ApiVersion| version.submission(&submission(), &settings());
+        let submission = submission();
+        let body = |version: ApiVersion| {
+            version.submission(&submission, &submission.resources, &settings())
+        };
         let common = json!({
             "name": "r1",
             "comment": "gha-slurm:00000000-0000-0000-0000-000000000001",
