@@ -68,6 +68,9 @@ if [[ -n ${GHA_SLURM_LAUNCH_TOKEN:-} ]]; then
     GHA_SLURM_SIGNAL=${GHA_SLURM_SIGNAL:-} exec bash "$0"
 fi
 
+# Functions that the site exports: the runner gets them back where one of this script has the same name (see listener).
+functions=$(declare -fx)
+
 # What an exported variable is called stays exported, with what is ours in it, for each program that is called. The runner
 # gets the site's (see listener).
 unset launch_token progress_token registration_token jit_config token text secret secrets inputs
@@ -550,6 +553,8 @@ listener() {
             ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1; do
             case $pair in
                 GHA_SLURM_LAUNCH=*) ;;
+                # As of this script; srun and sbatch of a step would take it for theirs.
+                SLURM_UMASK=*) pair=SLURM_UMASK=0022 ;;
                 # Ours, and what belongs to a shell itself; exported functions go along without help.
                 GHA_SLURM_* | PWD=* | OLDPWD=* | SHLVL=* | _=* | BASHOPTS=* | SHELLOPTS=* | UID=* | EUID=* | PPID=*) continue ;;
             esac
@@ -559,6 +564,9 @@ listener() {
         exec </dev/null >>"$work/runner.log" 2>&1 {output}<&-
         set -- "${pairs[@]}" -- "${program[@]}" "$@"
         for pair in "${!GHA_SLURM_@}"; do unset "$pair"; done
+        # Steps share files as usual; the folder around their own is closed to others.
+        umask 022
+        eval "$functions"
         # From here on there are no variables but the runner's.
         until [[ $1 == -- ]]; do
             unset -v "${1%%=*}"

@@ -92,10 +92,12 @@ impl SbatchSlurm {
         command
             .env_clear()
             .env("PATH", PATH)
-            // Times are read back from what is printed.
-            .env("SLURM_TIME_FORMAT", squeue::TIME_FORMAT)
             .current_dir("/")
             .kill_on_drop(true);
+        // Times are read back from what these print; sbatch hands its environment on to Slurm jobs.
+        if matches!(name, "squeue" | "sacct") {
+            command.env("SLURM_TIME_FORMAT", squeue::TIME_FORMAT);
+        }
         if let Some(conf) = &self.settings.conf {
             command.env("SLURM_CONF", conf);
         }
@@ -376,6 +378,8 @@ fn arguments(
         "--chdir=/".to_owned(),
         // Ours, and nothing of a login shell's: that may hang where the home is not there.
         "--export=ALL".to_owned(),
+        // The agent's limits are not the Slurm job's (slurm.conf(5), `PropagateResourceLimits`).
+        "--propagate=NONE".to_owned(),
         format!("--signal=B:TERM@{}", settings.signal_before_end_s),
     ];
     if settings.run_as == RunAs::Root {

@@ -42,6 +42,7 @@ pub(crate) use by_both;
 by_both!(
     what_is_asked_for_reaches_slurm_and_its_limits_are_waited_for,
     labels_in_lower_case_name_what_slurm_writes_with_capitals,
+    nothing_of_the_agents_world_gets_into_slurm_jobs,
     nobody_else_decides_where_output_goes,
     another_users_slurm_job_with_the_comment_is_not_adopted,
     what_its_user_changes_hides_no_slurm_job,
@@ -667,6 +668,56 @@ pub(crate) async fn hostile_names(site: impl Fn(&PrivateSlurm) -> Site) {
         !name.to_str().unwrap().starts_with("s.")
     });
     assert!(odd.is_none(), "{odd:?}");
+    agent.stop();
+}
+
+/// Its variables, its limits and its time zone are not the Slurm job's; and a time of Slurm's is the same wherever the agent is.
+async fn nothing_of_the_agents_world_gets_into_slurm_jobs(by: By) {
+    let Some(slurm) = PrivateSlurm::for_test(1).await else {
+        return;
+    };
+    let mut site = by.site(&slurm).with("SLURM__INTERVAL_S", "1");
+    let foreign = [
+        ("TZ", "Pacific/Kiritimati"),
+        ("LANG", "tlh_KL.UTF-8"),
+        ("LC_ALL", "tlh_KL.UTF-8"),
+        ("SLURM_TIME_FORMAT", "%H"),
+        ("SBATCH_TIMELIMIT", "7"),
+        ("AGENT_ONLY", "1"),
+    ];
+    for (name, value) in foreign {
+        site = site.env(name, value);
+    }
+    let script = "#!/bin/bash\numask 077\nfile=$(mktemp --suffix=.log \"$GHA_SLURM_OUTPUT.XXXXXXXXXX\") && exec >>\"$file\" 2>&1\n\
+                  env\necho \"files=$(ulimit -Sn)\"\necho over\nexec sleep 600\n";
+    std::fs::write(site.path("script"), script).unwrap();
+    let limited = ["bash", "-c", "ulimit -Sn 777; exec \"$@\"", "bash"].map(str::to_owned);
+    let mut agent = site.spawn_through(&limited);
+    agent.ready().await;
+    let asked = of(SLURM_USERS[0], "r1");
+    let before = chrono::Utc::now();
+    let id = agent.start(&site.request(&asked)).await;
+    let folder = site.path("output");
+    let said = wait_until("the job script speaks", DEADLINE, || async {
+        let text = output_of(&folder, "r1");
+        text.ends_with("over\n").then_some(text)
+    })
+    .await;
+    for (name, _) in foreign {
+        let line = said.lines().find(|l| l.starts_with(&format!("{name}=")));
+        assert_eq!(line, None, "{said}");
+    }
+    assert!(!said.contains("files=777\n"), "{said}");
+    let shown = slurm.run("scontrol", &["show", "job", &id]).await.unwrap();
+    assert!(!shown.contains("TimeLimit=00:07:00"), "{shown}");
+    let seen = wait_until("it runs", DEADLINE, || async {
+        let seen = states(&agent, &site, &[asked.sub]).await;
+        seen.into_iter().find(|s| s.state == SlurmState::Running)
+    })
+    .await;
+    let starts_at = seen.starts_at.unwrap();
+    let off = (starts_at - before).num_minutes();
+    assert!((-1..10).contains(&off), "{starts_at} {before}");
     agent.stop();
 }
 

@@ -114,6 +114,7 @@ impl Tokens {
                 Source::File(path) => from_file(&path.replace("%u", user)).await.map(Ok),
                 Source::Scontrol { program, conf } => {
                     let mut command = Command::new(program);
+                    command.env_clear();
                     if let Some(conf) = conf {
                         command.env("SLURM_CONF", conf);
                     }
