@@ -9,6 +9,7 @@ mod keys;
 mod migrate;
 mod panic;
 mod repos;
+mod retry;
 mod runner_update;
 mod runners;
 
@@ -47,6 +48,8 @@ enum Command {
     Panic(panic::Arguments),
     /// Let launches go on after `gha-slurm panic`.
     Resume(panic::ResumeArguments),
+    /// Try again what was refused or failed too often, of all repositories or of one. Reads DATABASE_URL as `migrate`.
+    Retry(retry::Arguments),
     /// Install a release of actions/runner for the nodes, or check the age of the installed one.
     RunnerUpdate(runner_update::Arguments),
 }
@@ -62,6 +65,7 @@ async fn main() -> ExitCode {
         Command::Migrate(arguments) => migrate::run(arguments).await,
         Command::Panic(arguments) => panic::run(arguments).await,
         Command::Resume(arguments) => panic::resume(arguments).await,
+        Command::Retry(arguments) => retry::run(arguments).await,
         Command::RunnerUpdate(arguments) => runner_update::run(arguments).await,
     };
     match result {

@@ -14,7 +14,7 @@ use tokio::process::Command;
 use crate::api_version::ApiVersion;
 use crate::backend::{
     Cancellation, CannotAct, JobUsage, Numbers, OUTPUT, PATH, Queue, Slurm, SlurmUnavailable,
-    SubmitError, Survey, comment, output_variable,
+    SubmitError, Survey, comment, output_variable, said,
 };
 use crate::options::options;
 use crate::settings::{RunAs, SbatchSettings};
@@ -182,7 +182,8 @@ impl Slurm for SbatchSlurm {
         command.env(name, value);
         let output = self.run(command, &submission.script).await?;
         if !output.status.success() {
-            return Err(why(&String::from_utf8_lossy(&output.stderr)));
+            let errors = String::from_utf8_lossy(&output.stderr);
+            return Err(SubmitError::from_slurm(&errors, words(&errors)));
         }
         let said = String::from_utf8_lossy(&output.stdout);
         // `--parsable`: the number, and the cluster after a semicolon where there are several.
@@ -214,7 +215,7 @@ impl Slurm for SbatchSlurm {
             let errors = String::from_utf8_lossy(&output.stderr);
             let over = errors.contains("Invalid job id") || errors.contains("already completing");
             if !output.status.success() && !over {
-                return Err(SlurmUnavailable(last_line(&errors)));
+                return Err(SlurmUnavailable(words(&errors)));
             }
         }
         Ok(ours.into_iter().map(|job| job.launch).collect())
@@ -281,6 +282,34 @@ impl Slurm for SbatchSlurm {
         })
     }
 
+    async fn configuration(&self) -> Result<String, SlurmUnavailable> {
+        let mut parts = Vec::new();
+        // Partition, whether it is up, time limit, size of Slurm jobs, groups; CPUs, memory, GRES and features of its nodes.
+        let nodes = ["--all", "--noheader", "--format=%R|%a|%l|%s|%g|%c|%m|%G|%f"];
+        let associations = [
+            "--noheader",
+            "--parsable2",
+            "list",
+            "associations",
+            "format=account,user,partition,qos",
+        ];
+        for (name, words) in [("sinfo", &nodes[..]), ("sacctmgr", &associations)] {
+            if !self.settings.bin.join(name).is_file() {
+                continue;
+            }
+            let mut command = self.program(name, None);
+            command.args(words);
+            let output = self.run_for(command, "", LISTING).await?;
+            // "Only 'accounting_storage/slurmdbd' is supported."
+            let errors = String::from_utf8_lossy(&output.stderr);
+            if name != "sacctmgr" || !errors.contains("accounting_storage") {
+                succeeded(name, &output)?;
+            }
+            parts.extend(lines(&String::from_utf8_lossy(&output.stdout)));
+        }
+        Ok(parts.join("\n"))
+    }
+
     async fn may_act_as(&self, user: &SlurmUser) -> Result<String, CannotAct> {
         if self.settings.run_as == RunAs::Root {
             return if rustix::process::geteuid().is_root() {
@@ -304,7 +333,7 @@ impl Slurm for SbatchSlurm {
                 return Err(CannotAct::Sudo {
                     program: name,
                     user: user.clone(),
-                    reason: last_line(&errors),
+                    reason: words(&errors),
                 });
             }
         }
@@ -397,26 +426,23 @@ fn arguments(
     arguments
 }
 
-/// It ended well; or what it said last.
+/// It ended well; or what it says.
 fn succeeded(name: &str, output: &Output) -> Result<(), SlurmUnavailable> {
     if output.status.success() {
         return Ok(());
     }
     let errors = String::from_utf8_lossy(&output.stderr);
-    Err(SlurmUnavailable(format!("{name}: {}", last_line(&errors))))
+    Err(SlurmUnavailable(format!("{name}: {}", words(&errors))))
 }
 
-/// Sorts what sbatch says on standard error.
-fn why(errors: &str) -> SubmitError {
-    SubmitError::from_slurm(errors, last_line(errors))
-}
-
-/// The last line, without the program's own name, at most 300 characters.
-fn last_line(errors: &str) -> String {
-    let line = errors.lines().rev().find(|line| !line.trim().is_empty());
-    let line = line.unwrap_or("it failed without a word").trim();
-    let line = line.rsplit("error: ").next().unwrap_or(line);
-    line.chars().filter(|c| !c.is_control()).take(300).collect()
+/// What a program that failed says on standard error.
+fn words(errors: &str) -> String {
+    let words = said([errors]);
+    if words.is_empty() {
+        "it failed without a word".to_owned()
+    } else {
+        words
+    }
 }
 
 /// The variables for Slurm's programs that sudo keeps, as of what `sudo -l` prints of Defaults; or `setenv`, which keeps what the caller
@@ -486,27 +512,5 @@ mod tests {
         ] {
             assert_eq!(of(defaults).as_deref(), Some(found), "{defaults}");
         }
-    }
-
-    #[test]
-    fn what_sbatch_says_is_sorted() {
-        let of = |text: &str| why(&format!("sbatch: error: {text}\n"));
-        assert_eq!(
-            of("Batch job submission failed: Invalid partition name specified"),
-            SubmitError::Rejected(
-                "Batch job submission failed: Invalid partition name specified".into()
-            )
-        );
-        assert!(matches!(
-            of("Batch job submission failed: Unable to contact slurm controller (connect failure)"),
-            SubmitError::Unavailable(_)
-        ));
-        assert!(matches!(
-            of(
-                "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
-            ),
-            SubmitError::Limit(_)
-        ));
-        assert!(matches!(why(""), SubmitError::Unavailable(_)));
     }
 }

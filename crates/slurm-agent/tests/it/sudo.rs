@@ -257,7 +257,8 @@ async fn the_rule_lets_the_agent_submit_and_cancel_for_members_and_nothing_else(
     let line = line.unwrap_or_else(|| panic!("{seen:?}"));
     assert!(line.contains(member), "{line}");
     let problem = refusal(&agent, &site, &of(other, "r2")).await;
-    assert_eq!(problem.status, 422, "{problem:?}");
+    // Groups change, and directories of users may be away.
+    assert_eq!(problem.code, "slurm_failed", "{problem:?}");
     assert!(problem.detail.unwrap().contains("sudo"), "in sudo's words");
     let assertion = site.assertion(CallPurpose::Cancel, &[asked.sub]);
     let (status, answer) = agent

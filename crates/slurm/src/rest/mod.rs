@@ -284,7 +284,7 @@ impl RestSlurm {
                 .map_err(|_| SlurmUnavailable(format!("slurmrestd answered {id}")))?),
             _ if reply.token_doubtful => Err(reply.unavailable(user).into()),
             _ => Err(SubmitError::from_slurm(
-                &reply.answer.words(),
+                &reply.answer.own_words(),
                 reply.words(),
             )),
         }
@@ -361,6 +361,29 @@ impl RestSlurm {
             }
             Some(reply) => Err(reply.unavailable(user)),
         }
+    }
+
+    async fn ask_for_configuration(&self) -> Result<String, SlurmUnavailable> {
+        let user = self.settings.service_user.as_str();
+        let reply = self.ask(user, &Call::Read("slurm", "nodes")).await?;
+        if !reply.status.is_success() {
+            return Err(reply.unavailable(user));
+        }
+        let mut lines = reply.answer.kinds_of_nodes();
+        let version = self.version().await?;
+        let partitions = Call::Read("slurm", "partitions");
+        let names = |answer: Answer| answer.partitions;
+        let partitions = self.names(version, partitions, names).await?;
+        lines.extend(partitions.unwrap_or_default());
+        // None where there is no accounting.
+        let associations = Call::Read("slurmdb", "associations");
+        if let Some(reply) = self.ask_in(version, user, &associations).await?
+            && reply.status.is_success()
+        {
+            lines.extend(reply.answer.lines_of_associations());
+        }
+        let lines: Vec<String> = lines.into_iter().collect();
+        Ok(lines.join("\n"))
     }
 
     async fn look_around(&self) -> Result<Survey, SlurmUnavailable> {
@@ -468,6 +491,10 @@ impl Slurm for RestSlurm {
 
     async fn survey(&self) -> Result<Survey, SlurmUnavailable> {
         in_time(self.look_around()).await
+    }
+
+    async fn configuration(&self) -> Result<String, SlurmUnavailable> {
+        in_time(self.ask_for_configuration()).await
     }
 
     async fn may_act_as(&self, user: &SlurmUser) -> Result<String, CannotAct> {
