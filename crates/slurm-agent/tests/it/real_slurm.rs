@@ -44,6 +44,7 @@ by_both!(
     labels_in_lower_case_name_what_slurm_writes_with_capitals,
     nothing_of_the_agents_world_gets_into_slurm_jobs,
     what_may_pass_is_not_final_and_a_change_of_slurm_is_a_new_version,
+    users_are_named_as_their_directory_has_them,
     nobody_else_decides_where_output_goes,
     another_users_slurm_job_with_the_comment_is_not_adopted,
     what_its_user_changes_hides_no_slurm_job,
@@ -777,6 +778,71 @@ async fn what_may_pass_is_not_final_and_a_change_of_slurm_is_a_new_version(by: B
     let agent = site.agent().await;
     assert_eq!(version(&agent).await, after);
     agent.start(&site.request(&wanted)).await;
+    agent.stop();
+}
+
+/// Names of Active Directory: with `@`, dots, capitals, or a digit first. Only a mount namespace knows them.
+async fn users_are_named_as_their_directory_has_them(by: By) {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("passwd");
+    let mount = format!(
+        "mount --bind {} /etc/passwd; exec \"$@\"",
+        directory.display()
+    );
+    let within = [
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        "bash",
+        "-ec",
+        &mount,
+        "bash",
+    ];
+    let within = within.map(str::to_owned);
+    let names = ["Jane.Doe@corp.example.org", "DOE", "1doe"];
+    let mut text = std::fs::read_to_string("/etc/passwd").unwrap();
+    for (name, uid) in names.into_iter().zip(61_301..) {
+        text += &format!("{name}:*:{uid}:65534::/nonexistent:/bin/bash\n");
+    }
+    std::fs::write(&directory, text).unwrap();
+    let Some(slurm) = PrivateSlurm::for_test_within(1, "", &within).await else {
+        return;
+    };
+    let site = by.site(&slurm).with("SLURM__INTERVAL_S", "1");
+    let mut agent = site.spawn_through(&within);
+    agent.ready().await;
+    let mut launches = Vec::new();
+    for (number, name) in names.into_iter().enumerate() {
+        let asked = of(name, &format!("r{number}"));
+        agent.start(&site.request(&asked)).await;
+        launches.push(asked.sub);
+    }
+    wait_until("all of them run, and are recognised", DEADLINE, || async {
+        let seen = states(&agent, &site, &launches).await;
+        let running = seen.iter().filter(|s| s.state == SlurmState::Running);
+        if running.count() == names.len() {
+            Ok(())
+        } else {
+            Err(seen)
+        }
+    })
+    .await;
+    let said = wait_until("the first one speaks", DEADLINE, || async {
+        let text = output_of(&site.path("output"), "r0");
+        text.ends_with('\n').then_some(text)
+    })
+    .await;
+    let user = std::fs::metadata(output_file(&site.path("output"), "r0").unwrap()).unwrap();
+    assert_eq!(user.uid(), 61_301, "{said}");
+    let unknown = refusal(&agent, &site, &of("doe@corp.example.org", "r9")).await;
+    assert_eq!(unknown.code, "user_unknown", "{unknown:?}");
+    let assertion = site.assertion(CallPurpose::Cancel, &launches);
+    let (status, answer) = agent
+        .call("/runner/cancel", &assertion, serde_json::json!({}))
+        .await;
+    let cancelled = answer["cancelled"].as_array().map(Vec::len);
+    assert_eq!((status, cancelled), (200, Some(3)), "{answer}");
     agent.stop();
 }
 
