@@ -97,6 +97,11 @@ async fn a_doctor_finds_what_is_there_and_what_is_missing() {
 }
 
 #[tokio::test]
+async fn a_doctor_finds_a_node_that_is_too_old() {
+    doctor::an_old_node(site).await;
+}
+
+#[tokio::test]
 async fn a_dry_run_shows_sbatchs_arguments() {
     if let Some(said) = doctor::a_dry_run(site).await {
         for word in [
