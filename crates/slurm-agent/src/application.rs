@@ -1,6 +1,7 @@
 //! The service: one route over a ledger and Slurm.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use actix_web::{guard, web};
@@ -227,6 +228,7 @@ impl Application {
             ledger: Arc::clone(&self.starter.ledger),
             readiness: self.readiness.clone(),
             clock: self.starter.clock.clone(),
+            hidden: AtomicUsize::new(0),
         };
         let polling = polling.run(&self.periodic, self.interval, stop.clone());
         let configuration = Arc::clone(&self.starter.configuration).watch(

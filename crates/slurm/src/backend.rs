@@ -160,6 +160,9 @@ pub struct Queue {
     pub ours: Vec<SlurmJob>,
     /// How many are pending or running that are not gha-slurm's, by user. Of a job array, what waits together counts as one.
     pub others: HashMap<String, u32>,
+    /// Slurm is known to show everybody's Slurm jobs. Otherwise `PrivateData=jobs` may hide some (slurm.conf(5)), gha-slurm's among them:
+    /// one that no list ever had need not be gone.
+    pub shows_everybody: bool,
 }
 
 impl Queue {

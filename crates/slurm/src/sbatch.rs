@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Output;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmJobId, SlurmUser};
@@ -26,6 +26,8 @@ use crate::{program, rest, sacct, squeue};
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Bytes that squeue or sacct may print: a Slurm job takes about 3 kB.
 const LISTING: usize = 512 * 1024 * 1024;
+/// Administrators seldom change what Slurm shows.
+const PRIVACY_GOOD_FOR: Duration = Duration::from_secs(300);
 
 /// Slurm by its own programs.
 pub struct SbatchSlurm {
@@ -33,6 +35,8 @@ pub struct SbatchSlurm {
     /// Of sacct. `None`: not known yet, or not any more.
     printing: Mutex<Option<Printing>>,
     spelling: Spelling,
+    /// Whether Slurm shows everybody's Slurm jobs, and when it was asked.
+    shows_everybody: Mutex<Option<(bool, Instant)>>,
 }
 
 /// How a program of Slurm's is asked to print.
@@ -56,6 +60,7 @@ impl SbatchSlurm {
             settings,
             printing: Mutex::new(None),
             spelling: Spelling::default(),
+            shows_everybody: Mutex::new(None),
         })
     }
 
@@ -111,6 +116,26 @@ impl SbatchSlurm {
         let output = self.run(command, "").await?;
         succeeded(name, &output)?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Whether Slurm says that it shows everybody's Slurm jobs (slurm.conf(5), `PrivateData`). An operator sees them even if it does not.
+    async fn shows_everybody(&self) -> bool {
+        let known = *self
+            .shows_everybody
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some((shows, at)) = known
+            && at.elapsed() < PRIVACY_GOOD_FOR
+        {
+            return shows;
+        }
+        let said = self.ask("scontrol", &["show", "config"]).await;
+        let shows = said.is_ok_and(|said| !hides_jobs(&said));
+        *self
+            .shows_everybody
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some((shows, Instant::now()));
+        shows
     }
 
     /// What is asked for, in Slurm's spelling.
@@ -199,7 +224,10 @@ impl Slurm for SbatchSlurm {
         command.args(["--all", "--noheader", "--states=all"]);
         let output = self.run_for(command, "", LISTING).await?;
         succeeded("squeue", &output)?;
-        Ok(separator.read(&String::from_utf8_lossy(&output.stdout), known))
+        Ok(Queue {
+            shows_everybody: self.shows_everybody().await,
+            ..separator.read(&String::from_utf8_lossy(&output.stdout), known)
+        })
     }
 
     async fn cancel(
@@ -470,6 +498,17 @@ fn kept(listing: &str) -> Option<String> {
     (!kept.is_empty()).then(|| kept.join(", "))
 }
 
+/// Whether `scontrol show config` says that Slurm jobs are hidden from other users, or does not say.
+fn hides_jobs(config: &str) -> bool {
+    let lines = config.lines().filter_map(|line| line.split_once('='));
+    let mut values = lines.filter(|(key, _)| key.trim() == "PrivateData");
+    let value = values.next().map(|(_, value)| value);
+    value.is_none_or(|list| {
+        list.split(',')
+            .any(|what| matches!(what.trim(), "jobs" | "all"))
+    })
+}
+
 /// Whether the programs are there.
 fn missing(bin: &Path) -> Vec<String> {
     ["sbatch", "squeue", "scancel"]
@@ -483,6 +522,18 @@ fn missing(bin: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whether_slurm_hides_slurm_jobs_is_read() {
+        for (config, hides) in [
+            ("PrivateData             = none\nPriorityType = x\n", false),
+            ("PrivateData             = accounts,usage\n", false),
+            ("PrivateData             = accounts,jobs\n", true),
+            ("", true),
+        ] {
+            assert_eq!(hides_jobs(config), hides, "{config}");
+        }
+    }
 
     #[test]
     fn what_sudo_keeps_for_slurms_programs_is_found() {

@@ -45,6 +45,7 @@ by_both!(
     nothing_of_the_agents_world_gets_into_slurm_jobs,
     what_may_pass_is_not_final_and_a_change_of_slurm_is_a_new_version,
     users_are_named_as_their_directory_has_them,
+    slurm_jobs_that_slurm_hides_are_not_gone,
     nobody_else_decides_where_output_goes,
     another_users_slurm_job_with_the_comment_is_not_adopted,
     what_its_user_changes_hides_no_slurm_job,
@@ -844,6 +845,46 @@ async fn users_are_named_as_their_directory_has_them(by: By) {
     let cancelled = answer["cancelled"].as_array().map(Vec::len);
     assert_eq!((status, cancelled), (200, Some(3)), "{answer}");
     agent.stop();
+}
+
+/// With `PrivateData=jobs`, who is no operator sees no Slurm jobs of others. One that no list ever had is not gone, so that it is not
+/// replaced, and both the log and the doctor say what to do.
+async fn slurm_jobs_that_slurm_hides_are_not_gone(by: By) {
+    let Some(slurm) = PrivateSlurm::for_test_with(1, "PrivateData=jobs\n").await else {
+        return;
+    };
+    let mut site = by.site(&slurm).with("SLURM__INTERVAL_S", "1");
+    if matches!(by, By::Programs) {
+        // The agent is root here, who would see everything.
+        let squeue = "#!/bin/sh\nexec setpriv --reuid=bin --clear-groups --regid=bin /usr/bin/squeue \"$@\"\n";
+        site = crate::sbatch::with_program(site, "squeue", squeue);
+    }
+    let agent = site.agent().await;
+    let asked = of(SLURM_USERS[0], "r1");
+    let id = agent.start(&site.request(&asked)).await;
+    wait_until("the agent notices", DEADLINE, || async {
+        let log = agent.log();
+        if log.contains("PrivateData=jobs") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    })
+    .await;
+    assert_eq!(states(&agent, &site, &[asked.sub]).await, []);
+    assert_eq!(agent.start(&site.request(&asked)).await, id);
+    let seen = queue(&slurm).await;
+    assert_eq!(of_launch(&seen, asked.sub).len(), 1, "{seen:?}");
+    agent.stop();
+    let doctor = site.task(&["--doctor", "--node", SLURM_USERS[0]], "");
+    let said = String::from_utf8_lossy(&doctor.stdout);
+    let line = said
+        .lines()
+        .find(|l| l.starts_with("problem  node: Slurm accepted Slurm job"));
+    assert!(
+        line.is_some_and(|l| l.contains("adminlevel=operator")),
+        "{said}"
+    );
 }
 
 /// GitHub's labels have no capitals, and Slurm compares names as they are written.

@@ -21,7 +21,7 @@ pub(crate) fn site(slurm: &PrivateSlurm) -> Site {
 }
 
 /// The script stands where the program is; the others are Slurm's.
-fn with_program(site: Site, program: &str, script: &str) -> Site {
+pub(crate) fn with_program(site: Site, program: &str, script: &str) -> Site {
     let bin = site.path("bin");
     std::fs::create_dir(&bin).unwrap();
     for real in ["sbatch", "squeue", "scancel", "sacct"] {
