@@ -59,10 +59,10 @@ fn an_original_agent_needs_its_secret_and_registration_tokens() {
             ("LAUNCHER__RUNNERS__MODE", mode),
         ];
         let more = more.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        load::<Settings>(Some(sample.path()), more)
+        gha_slurm_service_kit::settings::load_checked::<Settings>(Some(sample.path()), more)
     };
     let secret = "7f3a9c5e1d8b2064-e1d8b20647f3a9c5";
-    let settings = of(secret, "registration").unwrap();
+    let settings = of(secret, "registration").unwrap().settings;
     assert!(settings.cluster.original_secret.is_some());
     assert!(!format!("{settings:?}").contains(secret));
     for (secret, mode, wrong) in [
@@ -70,7 +70,7 @@ fn an_original_agent_needs_its_secret_and_registration_tokens() {
         ("short", "registration", "cluster.original_secret"),
         (&format!("{secret}ü"), "registration", "printable ASCII"),
     ] {
-        let error = of(secret, mode).unwrap_err().to_string();
+        let error = of(secret, mode).err().unwrap().to_string();
         assert!(error.contains(wrong), "{error}");
     }
 }
