@@ -379,7 +379,9 @@ impl Slurm for SbatchSlurm {
     }
 
     async fn preview(&self, submission: &Submission) -> Result<String, SlurmUnavailable> {
-        let resources = self.spelt(submission).await?;
+        // Where Slurm does not answer, as it is asked for.
+        let spelt = self.spelt(submission).await;
+        let resources = spelt.unwrap_or_else(|_| submission.resources.clone());
         let mut command = self.program("sbatch", Some(submission.slurm_user.as_str()));
         command.args(arguments(submission, &resources, &self.settings));
         let command = command.as_std();

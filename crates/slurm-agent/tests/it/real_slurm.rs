@@ -768,16 +768,23 @@ async fn what_may_pass_is_not_final_and_a_change_of_slurm_is_a_new_version(by: B
     assert_eq!(problem.code, "slurm_rejected", "{problem:?}");
     crate::agent_fixture::until_written(&site.path("state/slurm-configuration")).await;
     let before = version(&agent).await;
-    scontrol(&["create", "PartitionName=new", "Nodes=n1"]).await;
-    let after = wait_until("the version changes", DEADLINE, || async {
-        let now = version(&agent).await;
-        (now != before).then_some(now)
-    })
-    .await;
+    let mut seen = before;
+    for change in [
+        ["create", "PartitionName=new", "Nodes=n1"],
+        ["update", "PartitionName=new", "MaxTime=50"],
+        ["update", "NodeName=n1", "AvailableFeatures=fast"],
+    ] {
+        scontrol(&change).await;
+        seen = wait_until("the version changes", DEADLINE, || async {
+            let now = version(&agent).await;
+            (now != seen).then_some(now)
+        })
+        .await;
+    }
     agent.stop();
     // A start of the agent is no change.
     let agent = site.agent().await;
-    assert_eq!(version(&agent).await, after);
+    assert_eq!(version(&agent).await, seen);
     agent.start(&site.request(&wanted)).await;
     agent.stop();
 }

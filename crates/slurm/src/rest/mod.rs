@@ -303,7 +303,8 @@ impl RestSlurm {
 
     /// What is asked for, in Slurm's spelling.
     async fn spelt(&self, submission: &Submission) -> Result<ResourceRequest, SlurmUnavailable> {
-        let ask = self.nodes();
+        // A large future, of a call that is seldom made.
+        let ask = Box::pin(self.nodes());
         self.spelling.of(&submission.resources, ask).await
     }
 
@@ -370,17 +371,22 @@ impl RestSlurm {
             return Err(reply.unavailable(user));
         }
         let mut lines = reply.answer.kinds_of_nodes();
-        let version = self.version().await?;
-        let partitions = Call::Read("slurm", "partitions");
-        let names = |answer: Answer| answer.partitions;
-        let partitions = self.names(version, partitions, names).await?;
-        lines.extend(partitions.unwrap_or_default());
-        // None where there is no accounting.
+        let reply = self.ask(user, &Call::Read("slurm", "partitions")).await?;
+        if !reply.status.is_success() {
+            return Err(reply.unavailable(user));
+        }
+        lines.extend(reply.answer.lines_of_partitions());
+        let known = *self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = known.ok_or_else(|| SlurmUnavailable("slurmrestd: no version".into()))?;
         let associations = Call::Read("slurmdb", "associations");
-        if let Some(reply) = self.ask_in(version, user, &associations).await?
-            && reply.status.is_success()
-        {
-            lines.extend(reply.answer.lines_of_associations());
+        match self.ask_in(version, user, &associations).await? {
+            // slurmrestd runs without accounting.
+            None => {}
+            Some(reply) if reply.status.is_success() => {
+                lines.extend(reply.answer.lines_of_associations());
+            }
+            // Not a text without them: that would be another configuration.
+            Some(reply) => return Err(reply.unavailable(user)),
         }
         let lines: Vec<String> = lines.into_iter().collect();
         Ok(lines.join("\n"))
@@ -389,7 +395,7 @@ impl RestSlurm {
     async fn look_around(&self) -> Result<Survey, SlurmUnavailable> {
         let version = self.version().await?;
         let partitions = Call::Read("slurm", "partitions");
-        let partitions = self.names(version, partitions, |answer| answer.partitions);
+        let partitions = self.names(version, partitions, Answer::into_partitions);
         let accounts = Call::Read("slurmdb", "accounts");
         let qos = Call::Read("slurmdb", "qos");
         Ok(Survey {
@@ -514,7 +520,9 @@ impl Slurm for RestSlurm {
         };
         let mut shown = submission.clone_to_show();
         shown.script = format!("(the job script, {} bytes)", submission.script.len());
-        let resources = in_time(self.spelt(submission)).await?;
+        // Where Slurm does not answer, as it is asked for.
+        let spelt = in_time(self.spelt(submission)).await;
+        let resources = spelt.unwrap_or_else(|_| submission.resources.clone());
         let body = version.submission(&shown, &resources, &self.settings);
         let body = serde_json::to_string_pretty(&body).unwrap_or_default();
         let version = version.as_str();

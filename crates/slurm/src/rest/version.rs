@@ -3,7 +3,7 @@
 //! v0.0.36 to v0.0.38 were held against slurmrestd 22.05, whose parsers take other values than its OpenAPI document says;
 //! v0.0.40 to v0.0.42 against 24.11, v0.0.42 to v0.0.45 against 26.05. Slurm's programs print the same JSON from then on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Context;
@@ -123,7 +123,7 @@ pub(super) struct Answer {
     pub(super) jobs: Vec<Job>,
     /// Of a list of partitions.
     #[serde(default)]
-    pub(super) partitions: Vec<Named>,
+    partitions: Vec<Partition>,
     /// Of a list of nodes.
     #[serde(default)]
     nodes: Vec<Node>,
@@ -142,6 +142,14 @@ pub(super) struct Answer {
 #[derive(Debug, Deserialize)]
 pub(super) struct Named {
     pub(super) name: String,
+}
+
+/// A partition, with all that limits who may ask for what.
+#[derive(Debug, Deserialize)]
+struct Partition {
+    name: String,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
 }
 
 /// What a node has, for its names.
@@ -403,6 +411,21 @@ impl Answer {
         names
     }
 
+    /// The names in a list of partitions.
+    pub(super) fn into_partitions(self) -> Vec<Named> {
+        let partitions = self.partitions.into_iter();
+        partitions
+            .map(|Partition { name, .. }| Named { name })
+            .collect()
+    }
+
+    /// A list of partitions, a line for each.
+    pub(super) fn lines_of_partitions(&self) -> BTreeSet<String> {
+        let partitions = self.partitions.iter();
+        let lines = partitions.map(|Partition { name, rest }| format!("{name}|{}", json!(rest)));
+        lines.collect()
+    }
+
     /// What a list of nodes says about what can be asked for, a line for each kind of node.
     pub(super) fn kinds_of_nodes(&self) -> BTreeSet<String> {
         let nodes = self.nodes.iter();
@@ -488,8 +511,6 @@ pub(super) fn recorded<A: serde::de::DeserializeOwned>(version: ApiVersion, name
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use gha_slurm_domain::{LaunchId, ResourceRequest};
 
     use super::*;
