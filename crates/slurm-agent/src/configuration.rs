@@ -84,7 +84,8 @@ impl Configuration {
 /// The same in every version of Rust.
 fn hash(text: &str) -> String {
     let digest = Sha256::digest(text);
-    digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
+    let first: Vec<String> = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
+    first.concat()
 }
 
 #[cfg(test)]

@@ -810,8 +810,14 @@ async fn users_are_named_as_their_directory_has_them(by: By) {
     let within = within.map(str::to_owned);
     let names = ["Jane.Doe@corp.example.org", "DOE", "1doe"];
     let mut text = std::fs::read_to_string("/etc/passwd").unwrap();
-    for (name, uid) in names.into_iter().zip(61_301..) {
-        text += &format!("{name}:*:{uid}:65534::/nonexistent:/bin/bash\n");
+    for (name, uid) in names.into_iter().zip(61_301_u32..) {
+        let line = [
+            name,
+            ":*:",
+            &uid.to_string(),
+            ":65534::/nonexistent:/bin/bash\n",
+        ];
+        text.push_str(&line.concat());
     }
     std::fs::write(&directory, text).unwrap();
     let Some(slurm) = PrivateSlurm::for_test_within(1, "", &within).await else {
