@@ -2,7 +2,8 @@
 # gha-slurm job script: what runs in a launch. It asks token-broker for a runner, runs it for one workflow job, and
 # gives the node back. A site may replace it (setting `runner.job_script` of gha-slurm-munge).
 #
-# Needs bash 4.4, curl, jq, tar and coreutils on the node.
+# Needs bash 4.4, curl 7.55, jq 1.6, tar and coreutils on the node, and a work directory whose programs may be run. Where one is missing, it
+# ends at once and tells token-broker which.
 #
 # Environment, from the agent:
 #   GHA_SLURM_LAUNCH_TOKEN       the launch token. Secret; taken out of the environment at once
@@ -67,6 +68,9 @@ if [[ -n ${GHA_SLURM_LAUNCH_TOKEN:-} ]]; then
     unset GHA_SLURM_LAUNCH_TOKEN SUDO_COMMAND SUDO_USER SUDO_UID SUDO_GID
     GHA_SLURM_SIGNAL=${GHA_SLURM_SIGNAL:-} exec bash "$0"
 fi
+
+# Functions that the site exports: the runner gets them back where one of this script has the same name (see listener).
+functions=$(declare -fx)
 
 # What an exported variable is called stays exported, with what is ours in it, for each program that is called. The runner
 # gets the site's (see listener).
@@ -550,6 +554,8 @@ listener() {
             ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1; do
             case $pair in
                 GHA_SLURM_LAUNCH=*) ;;
+                # As of this script; srun and sbatch of a step would take it for theirs.
+                SLURM_UMASK=*) pair=SLURM_UMASK=0022 ;;
                 # Ours, and what belongs to a shell itself; exported functions go along without help.
                 GHA_SLURM_* | PWD=* | OLDPWD=* | SHLVL=* | _=* | BASHOPTS=* | SHELLOPTS=* | UID=* | EUID=* | PPID=*) continue ;;
             esac
@@ -559,6 +565,9 @@ listener() {
         exec </dev/null >>"$work/runner.log" 2>&1 {output}<&-
         set -- "${pairs[@]}" -- "${program[@]}" "$@"
         for pair in "${!GHA_SLURM_@}"; do unset "$pair"; done
+        # Steps share files as usual; the folder around their own is closed to others.
+        umask 022
+        eval "$functions"
         # From here on there are no variables but the runner's.
         until [[ $1 == -- ]]; do
             unset -v "${1%%=*}"
@@ -727,23 +736,66 @@ register() {
     fi
 }
 
+# --- what the node must have --------------------------------------------------------------------------------------
+
+# at_least MAJOR MINOR TEXT: whether the first version in the text is that one or newer.
+at_least() {
+    [[ $3 =~ ([0-9]+)\.([0-9]+) ]] || return 1
+    ((BASH_REMATCH[1] > $1 || (BASH_REMATCH[1] == $1 && BASH_REMATCH[2] >= $2)))
+}
+
+# unfit REASON: the node cannot run a runner. Tells token-broker with the launch token, in a process of its own, and ends. By what old nodes
+# have: curl's -H reads no file before 7.55, and jq may be what is missing.
+unfit() {
+    (
+        IFS= read -r launch_token <&3 || exit
+        text=${1//[^[:print:]]/ }
+        text=${text//\\/\\\\}
+        text=${text//\"/\\\"}
+        # The site's certificates come on top of the node's own, which curl cannot be told yet: first the one, then the other.
+        for trusted in "${GHA_SLURM_CA_FILE:-}" '' ''; do
+            printf 'header = "Authorization: Bearer %s"\n' "$launch_token" |
+                curl --config - --silent --show-error --fail --max-time "$CALL_TIMEOUT_S" --output /dev/null \
+                    ${trusted:+--cacert "$trusted"} -H 'Content-Type: application/json' \
+                    --data-binary "{\"phase\":\"finished\",\"node\":\"$NODE\",\"reason\":\"node_unfit: $text\"}" \
+                    "$TOKEN_URL/gha/runner/progress" && break
+            sleep 1
+        done
+    )
+    finish 1 "node_unfit: $1"
+}
+
+look_at_node() {
+    local found tool tools=(curl jq tar mktemp)
+    at_least 4 4 "$BASH_VERSION" || unfit "bash 4.4 or newer is needed, and this is $BASH_VERSION"
+    [[ -z $CONTAINER ]] || tools+=("$APPTAINER")
+    for tool in "${tools[@]}"; do
+        command -v "$tool" >/dev/null || unfit "$tool is needed, and not installed"
+    done
+    found=$(jq --version 2>&1)
+    at_least 1 6 "$found" || unfit "jq 1.6 or newer is needed, and this is $found"
+    found=$(curl --version 2>&1 | head -n 1 | cut -d' ' -f1-2)
+    at_least 7 55 "$found" || unfit "curl 7.55 or newer is needed, and this is $found"
+}
+
 # --- the way ------------------------------------------------------------------------------------------------------
 
-tools=(curl jq)
-[[ -z $CONTAINER ]] || tools+=("$APPTAINER")
-for tool in "${tools[@]}"; do
-    command -v "$tool" >/dev/null || finish 1 "no $tool on this node"
-done
-work=$(mktemp -d "${GHA_SLURM_WORK_ROOT:-${TMPDIR:-/tmp}}/gha-slurm-${SLURM_JOB_ID:-0}.XXXXXX") ||
-    finish 1 'no work directory'
+{ : <&3; } 2>/dev/null || finish 1 'no launch token'
+look_at_node
+root=${GHA_SLURM_WORK_ROOT:-${TMPDIR:-/tmp}}
+work=$(mktemp -d "$root/gha-slurm-${SLURM_JOB_ID:-0}.XXXXXX") || unfit "no folder can be made in $root (runner.work_root)"
 log=$work/log
-mkdir "$work/home" "$work/tmp" || finish 1 'no work directory'
+if ! mkdir "$work/home" "$work/tmp" || ! printf '#!/bin/sh\n' >"$work/tmp/run"; then
+    unfit "nothing can be written in $root (runner.work_root)"
+fi
+chmod 0700 "$work/tmp/run"
+"$work/tmp/run" || unfit "no program in $root can be run; it may be mounted noexec (runner.work_root)"
+rm "$work/tmp/run"
 give "HOME=$work/home"
 give "TMPDIR=$work/tmp"
-trust_ca || finish 1 "no certificates in ${GHA_SLURM_CA_FILE:-}"
+trust_ca || unfit "${GHA_SLURM_CA_FILE:-} (runner.network.ca_file) cannot be read"
 say "launch ${GHA_SLURM_LAUNCH:-}: Slurm job ${SLURM_JOB_ID:-} on $NODE"
 
-{ : <&3; } 2>/dev/null || finish 1 'no launch token'
 redeem &
 child=$!
 # One that came before there was anybody to hand it on to.

@@ -39,15 +39,29 @@ mask() {
 
 say ok node "$(uname -n), user $(id -un)"
 
-missing=()
-((BASH_VERSINFO[0] > 4 || (BASH_VERSINFO[0] == 4 && BASH_VERSINFO[1] >= 4))) || missing+=('bash 4.4')
-for tool in curl jq; do
-    command -v "$tool" >/dev/null || missing+=("$tool")
-done
-if ((${#missing[@]} > 0)); then
-    problem 8 programs "the job script needs ${missing[*]}: install it on every node"
+# at_least MAJOR MINOR TEXT: whether the first version in the text is that one or newer.
+at_least() {
+    [[ $3 =~ ([0-9]+)\.([0-9]+) ]] || return 1
+    ((BASH_REMATCH[1] > $1 || (BASH_REMATCH[1] == $1 && BASH_REMATCH[2] >= $2)))
+}
+# version PROGRAM: what it says of itself, or that it is not there.
+version() {
+    if command -v "$1" >/dev/null; then
+        "$1" --version 2>&1 | head -n 1 | cut -d' ' -f1-2
+    else
+        echo "no $1"
+    fi
+}
+bash_version="bash ${BASH_VERSION%%(*}" curl_version=$(version curl) jq_version=$(version jq)
+needed=''
+at_least 4 4 "$bash_version" || needed+=" bash 4.4,"
+at_least 7 55 "$curl_version" || needed+=" curl 7.55,"
+at_least 1 6 "$jq_version" || needed+=" jq 1.6,"
+command -v tar >/dev/null || needed+=" tar,"
+if [[ -n $needed ]]; then
+    problem 8 programs "the job script needs${needed%,} or newer, and this node has $bash_version, $curl_version, $jq_version: install them on every node"
 else
-    say ok programs "bash ${BASH_VERSION%%(*}, $(curl --version | head -n 1 | cut -d' ' -f1-2), $(jq --version)"
+    say ok programs "$bash_version, $curl_version, $jq_version"
 fi
 
 work=''
@@ -56,7 +70,10 @@ if made=$(mktemp -d "$root/gha-slurm-node-check.XXXXXX" 2>&1); then
     work=$made
     trap 'rm -rf "$work"' EXIT
     free=$(df -Pm "$work" | awk 'NR == 2 { print $4 }')
-    if ((free < 4096)); then
+    printf '#!/bin/sh\n' >"$work/run" && chmod 0700 "$work/run"
+    if ! "$work/run" 2>/dev/null; then
+        problem 4 'scratch space' "no program in $root can be run; it may be mounted noexec: set runner.work_root to another folder"
+    elif ((free < 4096)); then
         say warning 'scratch space' "$root has only $free MiB free; a runner, its actions and a checkout take some GiB"
     else
         say ok 'scratch space' "$root, $free MiB free"

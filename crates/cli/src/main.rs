@@ -10,6 +10,7 @@ mod keys;
 mod migrate;
 mod panic;
 mod repos;
+mod retry;
 mod runner_update;
 mod runners;
 
@@ -48,6 +49,8 @@ enum Command {
     Panic(panic::Arguments),
     /// Let launches go on after `gha-slurm panic`.
     Resume(panic::ResumeArguments),
+    /// Try again what was refused or failed too often, of all repositories or of one. Reads DATABASE_URL as `migrate`.
+    Retry(retry::Arguments),
     /// Look at events that the launcher could not handle, and put them back. Reads RabbitMQ's URL from AMQP_URL or a file.
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
@@ -66,6 +69,7 @@ async fn main() -> ExitCode {
         Command::Migrate(arguments) => migrate::run(arguments).await,
         Command::Panic(arguments) => panic::run(arguments).await,
         Command::Resume(arguments) => panic::resume(arguments).await,
+        Command::Retry(arguments) => retry::run(arguments).await,
         Command::DeadLetters(command) => dead_letters::run(command).await,
         Command::RunnerUpdate(arguments) => runner_update::run(arguments).await,
     };

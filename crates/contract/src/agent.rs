@@ -95,7 +95,7 @@ pub struct StatesAnswer {
     /// Those of the asked launches of which something is known.
     #[serde(alias = "allocations")]
     pub launches: Vec<LaunchStatus>,
-    /// Changes when the agent's policy does: what it refused may be allowed now.
+    /// Changes when the agent's policy or Slurm's configuration does: what was refused may be allowed now.
     pub policy: String,
     /// Changes when something has ended: what waits because of a limit may be accepted now.
     #[serde(default)]

@@ -130,12 +130,13 @@ macro_rules! text_id {
 }
 
 text_id! {
-    /// A Slurm user, that is a Unix account name (useradd(8): a lower-case letter or `_` first, then lower-case
-    /// letters, digits, `_`, `-`; upper case and dots are accepted because sites use them), at most 32 characters.
-    SlurmUser, "a Unix user name (letters, digits, `_`, `-`, `.`, at most 32, not starting with `-`, `.` or a digit)",
-    |t| t.len() <= 32
-        && t.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && t.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
+    /// A Slurm user: an account as the cluster's systems know it, at most 64 characters. Directories such as Active Directory have names with
+    /// capitals, dots, `@` and a leading digit. Not digits alone: programs take those for a uid.
+    SlurmUser, "a Unix user name (1 to 64 letters, digits, `_`, `-`, `.` and `@`, starting with a letter, a digit or `_`, and not only digits)",
+    |t| t.len() <= 64
+        && t.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        && t.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '@'))
+        && !t.bytes().all(|b| b.is_ascii_digit())
 }
 text_id! {
     /// A Slurm job id as Slurm prints it: digits, for one cluster.
@@ -313,12 +314,25 @@ mod tests {
             "a;b",
             "../x",
             "a\n",
-            "0abc",
-            &"x".repeat(33),
+            "0",
+            "4711",
+            "@corp",
+            ".x",
+            "a@b:c",
+            "CORP\\jane",
+            &"x".repeat(65),
         ] {
             assert!(text.parse::<SlurmUser>().is_err(), "{text:?}");
         }
-        assert!("jane.doe-2".parse::<SlurmUser>().is_ok());
+        for text in [
+            "jane.doe-2",
+            "Jane.Doe@corp.example.org",
+            "0abc",
+            "DOE",
+            "_x",
+        ] {
+            assert!(text.parse::<SlurmUser>().is_ok(), "{text:?}");
+        }
     }
 
     proptest! {

@@ -9,9 +9,11 @@ use gha_slurm_contract::launch_token::{StartAnswer, StartRequest};
 use gha_slurm_contract::outbound::Call;
 use gha_slurm_domain::SlurmJobId;
 use gha_slurm_service_kit::tls::ClientTlsSettings;
+use reqwest::header::{HeaderValue, InvalidHeaderValue};
+use reqwest::redirect;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::mailbox::Mailbox;
@@ -19,6 +21,8 @@ use crate::mailbox::Mailbox;
 /// The agent may wait for Slurm: slurmrestd itself takes 9 s to notice that slurmctld is down.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(30);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// The header of an original agent's shared secret.
+const ORIGINAL_HEADER: &str = "auth-token";
 const NOT_FOUND: u16 = 404;
 const REFUSED: u16 = 422;
 const LIMITED: u16 = 429;
@@ -74,7 +78,12 @@ pub struct Agent(Way);
 /// How calls get to the agent.
 #[derive(Clone)]
 enum Way {
-    Direct { http: reqwest::Client, url: String },
+    Direct {
+        http: reqwest::Client,
+        url: String,
+        /// The shared secret of an original agent.
+        original_secret: Option<HeaderValue>,
+    },
     Mailbox(Arc<Mailbox>),
 }
 
@@ -90,11 +99,30 @@ impl Agent {
     pub fn new(url: &str, tls: &ClientTlsSettings) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
             .timeout(CALL_DEADLINE)
-            .connect_timeout(CONNECT_DEADLINE);
+            .connect_timeout(CONNECT_DEADLINE)
+            // Launch tokens and the secret are for this address alone.
+            .redirect(redirect::Policy::none());
         Ok(Self(Way::Direct {
             http: tls.apply(http, "cluster.tls")?.build()?,
             url: url.trim_end_matches('/').to_owned(),
+            original_secret: None,
         }))
+    }
+
+    /// The same agent, as an original one: it accepts submissions only with this secret.
+    pub fn with_original_secret(
+        mut self,
+        secret: &SecretString,
+    ) -> Result<Self, InvalidHeaderValue> {
+        if let Way::Direct {
+            original_secret, ..
+        } = &mut self.0
+        {
+            let mut value = HeaderValue::from_str(secret.expose_secret())?;
+            value.set_sensitive(true);
+            *original_secret = Some(value);
+        }
+        Ok(self)
     }
 
     /// An agent that asks for its calls.
@@ -164,8 +192,15 @@ impl Agent {
         body: &impl Serialize,
     ) -> Result<Reply, AgentError> {
         match &self.0 {
-            Way::Direct { http, url } => {
+            Way::Direct {
+                http,
+                url,
+                original_secret,
+            } => {
                 let mut call = http.post(format!("{url}{path}")).json(body);
+                if let Some(secret) = original_secret {
+                    call = call.header(ORIGINAL_HEADER, secret);
+                }
                 if let Some(assertion) = assertion {
                     call = call.bearer_auth(assertion.expose_secret());
                 }
@@ -222,10 +257,114 @@ impl Reply {
 
     /// What the agent says is wrong.
     fn problem(&self) -> String {
-        let problem = serde_json::from_slice::<Problem>(&self.body).ok();
-        problem.map_or_else(
-            || format!("the Slurm agent answered {}", self.status),
-            |problem| problem.detail.unwrap_or(problem.title),
-        )
+        /// The errors of an original agent.
+        #[derive(Deserialize)]
+        struct Message {
+            message: String,
+        }
+        if let Ok(problem) = serde_json::from_slice::<Problem>(&self.body) {
+            return problem.detail.unwrap_or(problem.title);
+        }
+        let status = self.status;
+        match serde_json::from_slice::<Message>(&self.body) {
+            Ok(Message { message }) => format!("the Slurm agent answered {status}: {message}"),
+            Err(_) => format!("the Slurm agent answered {status}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use wiremock::matchers::{body_partial_json, header, method, path};
+    use wiremock::{Mock, MockServer, ResponseTemplate};
+
+    use super::*;
+
+    const SECRET: &str = "7f3a9c5e1d8b2064-e1d8b20647f3a9c5";
+
+    /// The original agent, as seen: an Express program that has one call for launchers.
+    async fn original() -> MockServer {
+        let server = MockServer::start().await;
+        let missing = json!({ "message": "auth-token missing" });
+        Mock::given(method("POST"))
+            .and(path("/runner/start"))
+            .respond_with(ResponseTemplate::new(401).set_body_json(missing))
+            .with_priority(9)
+            .mount(&server)
+            .await;
+        Mock::given(method("POST"))
+            .and(path("/runner/start"))
+            .and(header("auth-token", SECRET))
+            .and(header("content-type", "application/json"))
+            .and(body_partial_json(json!({
+                "gitHubURL": "https://github.com/acme/widgets",
+                "launcherToken": "a.b.c",
+                "runnerLabels": "self-hosted,slurm",
+                "tokenURL": "https://gha-slurm.example.org",
+            })))
+            .respond_with(ResponseTemplate::new(200).set_body_json(json!({ "status": "OK!" })))
+            .with_priority(1)
+            .mount(&server)
+            .await;
+        server
+    }
+
+    #[tokio::test]
+    async fn an_original_agent_accepts_launches_with_its_secret_and_only_so() {
+        let server = original().await;
+        let request = StartRequest {
+            github_url: "https://github.com/acme/widgets".into(),
+            launcher_token: "a.b.c".into(),
+            runner_labels: "self-hosted,slurm".into(),
+            token_url: "https://gha-slurm.example.org".into(),
+            runner_name: Some("gha-slurm-test-1".into()),
+        };
+        let agent = Agent::new(&server.uri(), &ClientTlsSettings::default()).unwrap();
+        let delayed = |reason: &str| Submission::Delayed {
+            reason: reason.to_owned(),
+            retry_after: None,
+            is_limit: false,
+        };
+        let refused = "the Slurm agent answered 401: auth-token missing";
+        assert_eq!(agent.start(&request, None).await, delayed(refused));
+        let with = |secret: &str| {
+            let secret = SecretString::from(secret);
+            agent.clone().with_original_secret(&secret)
+        };
+        let wrong = with("another secret").unwrap();
+        assert_eq!(wrong.start(&request, None).await, delayed(refused));
+        let original = with(SECRET).unwrap();
+        let accepted = original.start(&request, None).await;
+        assert_eq!(accepted, Submission::Accepted(None));
+        // It has no other call.
+        let assertion = SecretString::from("x");
+        let told = original
+            .call::<serde_json::Value>("/runner/states", &assertion, &json!({}))
+            .await;
+        assert_eq!(told, Ok(None));
+        assert!(with("two\nlines").is_err());
+    }
+
+    #[tokio::test]
+    async fn the_secret_goes_to_no_other_address() {
+        let elsewhere = MockServer::start().await;
+        let server = MockServer::start().await;
+        let redirect = ResponseTemplate::new(307)
+            .insert_header("Location", format!("{}/runner/start", elsewhere.uri()));
+        Mock::given(path("/runner/start"))
+            .respond_with(redirect)
+            .mount(&server)
+            .await;
+        let agent = Agent::new(&server.uri(), &ClientTlsSettings::default()).unwrap();
+        let agent = agent.with_original_secret(&SECRET.into()).unwrap();
+        let told = agent
+            .call::<serde_json::Value>("/runner/start", &"x".into(), &json!({}))
+            .await;
+        assert_eq!(
+            told,
+            Err(AgentError::Answered("the Slurm agent answered 307".into()))
+        );
+        assert_eq!(elsewhere.received_requests().await.unwrap().len(), 0);
     }
 }

@@ -479,7 +479,12 @@ fn way_to_the_agent(
 ) -> anyhow::Result<(Agent, Option<Arc<Mailbox>>)> {
     match settings.way_to_the_agent() {
         Ok(WayToAgent::Called(url)) => {
-            let agent = Agent::new(url, &settings.cluster.tls).context("cluster.agent_url")?;
+            let mut agent = Agent::new(url, &settings.cluster.tls).context("cluster.agent_url")?;
+            if let Some(secret) = &settings.cluster.original_secret {
+                agent = agent
+                    .with_original_secret(secret)
+                    .context("cluster.original_secret")?;
+            }
             Ok((agent, None))
         }
         Ok(WayToAgent::Calls(keys)) => {

@@ -12,11 +12,12 @@ use gha_slurm_domain::planner::PlannerLimits;
 use gha_slurm_domain::{LabelSettings, RepositoryFullName, SlurmUser};
 use gha_slurm_service_kit::settings::{
     Address, AmqpSettings, DatabaseSettings, GithubSettings, HttpSettings, OperationsSettings, Pem,
-    Problems, check_client_tls, check_keys, check_listens,
+    Problems, check_client_tls, check_keys, check_listens, check_secret,
 };
 use gha_slurm_service_kit::tls::ClientTlsSettings;
 use gha_slurm_storage::launches::Weights;
 use gha_slurm_telemetry::LogSettings;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 pub use gha_slurm_service_kit::settings::DeploymentSettings;
@@ -71,7 +72,12 @@ pub struct Settings {
 
 impl gha_slurm_service_kit::Settings for Settings {
     const PREFIX: &'static str = "LAUNCHER";
-    const SECRETS: &'static [&'static str] = &["database.url", "amqp.url", "github.private_key"];
+    const SECRETS: &'static [&'static str] = &[
+        "database.url",
+        "amqp.url",
+        "github.private_key",
+        "cluster.original_secret",
+    ];
 
     fn check(&self, problems: &mut Problems) {
         self.github.check(problems);
@@ -104,6 +110,7 @@ impl gha_slurm_service_kit::Settings for Settings {
             }
             Err(wrong) => problems.add(wrong.key(), wrong),
         }
+        self.check_original(problems);
         self.planner.check(problems);
         self.fairness.check(problems);
         let reconciler = &self.reconciler;
@@ -150,6 +157,30 @@ impl NoWay {
 }
 
 impl Settings {
+    /// An original agent is called, and its nodes know nothing but registration tokens.
+    fn check_original(&self, problems: &mut Problems) {
+        const KEY: &str = "cluster.original_secret";
+        let Some(secret) = &self.cluster.original_secret else {
+            return;
+        };
+        let secret = secret.expose_secret();
+        if let Err(weak) = check_secret(secret) {
+            problems.add(KEY, weak);
+        }
+        if !secret.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
+            problems.add(KEY, "must consist of printable ASCII characters");
+        }
+        if self.cluster.agent_url.is_none() {
+            problems.add(KEY, "needs cluster.agent_url: an original agent is called");
+        }
+        if self.runners.mode != RunnerMode::Registration {
+            problems.add(
+                "runners.mode",
+                "must be \"registration\" with cluster.original_secret: an original agent's nodes know no other runner token",
+            );
+        }
+    }
+
     /// Who calls whom.
     pub(crate) fn way_to_the_agent(&self) -> Result<WayToAgent<'_>, NoWay> {
         let cluster = &self.cluster;
@@ -196,6 +227,10 @@ pub struct ClusterSettings {
     /// TLS on the way to `agent_url`.
     #[serde(default)]
     pub tls: ClientTlsSettings,
+    /// Shared secret of an original agent at `agent_url`, which accepts no launch without it. Not for gha-slurm's own agent, which verifies
+    /// launch tokens.
+    #[serde(default)]
+    pub original_secret: Option<SecretString>,
     /// Public keys of its Slurm agent, which calls the launcher (outbound mode): a `<kid>.pub.pem` file, or a folder of them.
     #[serde(default)]
     pub agent_public_keys: Option<PathBuf>,

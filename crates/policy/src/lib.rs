@@ -182,9 +182,13 @@ pub enum PolicyRefusal {
     /// Never, as long as the policy stays.
     #[error("{0}")]
     Never(String),
-    /// Not now.
+    /// A limit is reached: not before something ends.
     #[error("{0}")]
     Wait(String),
+    /// The system does not know a user, or not as a member of the group. Its directory may be away, and administrators add users without a
+    /// change of the policy.
+    #[error("{0}")]
+    Unknown(String),
     /// Not before an administrator says so.
     #[error("{0}")]
     Stopped(String),
@@ -221,11 +225,13 @@ impl PolicySettings {
     /// Whether the Slurm user may be run as, as the system knows them. Blocks: asks NSS.
     pub fn check_user(&self, name: &str) -> Result<(), PolicyRefusal> {
         let failed = |e: &dyn std::fmt::Display| {
-            PolicyRefusal::Wait(format!("the user {name} cannot be looked up: {e}"))
+            PolicyRefusal::Unknown(format!("the user {name} cannot be looked up: {e}"))
         };
         let user = User::from_name(name)
             .map_err(|e| failed(&e))?
-            .ok_or_else(|| never(format!("there is no user {name} on this cluster")))?;
+            .ok_or_else(|| {
+                PolicyRefusal::Unknown(format!("there is no user {name} on this cluster"))
+            })?;
         if self.deny_users.iter().any(|denied| denied == name) {
             return Err(never(format!("{name} is not to be run as here")));
         }
@@ -248,13 +254,13 @@ impl PolicySettings {
         };
         let wanted = Group::from_name(group)
             .map_err(|e| failed(&e))?
-            .ok_or_else(|| PolicyRefusal::Wait(format!("there is no group {group}")))?;
+            .ok_or_else(|| PolicyRefusal::Unknown(format!("there is no group {group}")))?;
         let name = CString::new(name).map_err(|e| failed(&e))?;
         let groups = getgrouplist(&name, user.gid).map_err(|e| failed(&e))?;
         if groups.contains(&wanted.gid) {
             Ok(())
         } else {
-            Err(never(format!(
+            Err(PolicyRefusal::Unknown(format!(
                 "{} has not opted in: members of the group {group} have",
                 user.name
             )))
@@ -388,7 +394,7 @@ impl PolicySettings {
             return Ok(());
         };
         let text = std::fs::read_to_string(file).map_err(|e| {
-            PolicyRefusal::Wait(format!("policy.consents: {}: {e}", file.display()))
+            PolicyRefusal::Unknown(format!("policy.consents: {}: {e}", file.display()))
         })?;
         if consents(&text).contains(&(user.as_str(), repository_id)) {
             Ok(())
@@ -883,11 +889,11 @@ mod tests {
         assert_eq!(grouped("games").check_user("games"), Ok(()));
         assert!(matches!(
             grouped("tty").check_user("games"),
-            Err(PolicyRefusal::Never(text)) if text.contains("opted in")
+            Err(PolicyRefusal::Unknown(text)) if text.contains("opted in")
         ));
         assert!(matches!(
             grouped("no-such-group").check_user("games"),
-            Err(PolicyRefusal::Wait(_))
+            Err(PolicyRefusal::Unknown(_))
         ));
     }
 

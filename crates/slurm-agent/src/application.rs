@@ -1,6 +1,7 @@
 //! The service: one route over a ledger and Slurm.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use actix_web::{guard, web};
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend;
 use crate::calls;
+use crate::configuration::Configuration;
 use crate::keys::{REFRESH_EVERY, RETRY_PAUSE, Verifier};
 use crate::launches::Launches;
 use crate::ledger::Ledger;
@@ -41,6 +43,7 @@ pub struct Application {
     periodic: Periodic,
     starter: Arc<Starter>,
     interval: Duration,
+    configuration_interval: Duration,
     stops: stop::Watch,
     settings: Settings,
 }
@@ -74,16 +77,25 @@ impl Application {
         let verifier = Verifier::new(settings.keys.clone(), &settings.deployment.name)?;
         readiness.not_ready("keys", "not read yet");
         readiness.not_ready("slurm", "not asked yet");
+        let token_broker_urls = settings.token_broker_urls().context("token_broker.urls")?;
+        // What `Starter::accept` and `permit` look at, besides the policy.
+        let has_containers = settings.runner.apptainer.is_some();
+        let (cluster, relay) = (&settings.cluster.name, settings.relay.is_some());
+        let urls: Vec<String> = token_broker_urls.iter().map(ToString::to_string).collect();
+        let urls = urls.join(" ");
+        let matters = format!("{cluster} {urls} relay={relay} containers={has_containers}");
+        let configuration = Configuration::open(state, matters).context("state.folder")?;
         let starter = Arc::new(Starter {
             verifier,
             ledger,
             launches,
             slurm,
             policy: settings.policy.clone(),
+            configuration: Arc::new(configuration),
             stop_file: settings.stop_file(),
             users_are_real: !matches!(settings.slurm.backend, Backend::Local),
             runner: settings.runner.clone(),
-            token_broker_urls: settings.token_broker_urls().context("token_broker.urls")?,
+            token_broker_urls,
             relay_url: settings.relay.as_ref().map(|r| r.public_url.to_string()),
             cluster: settings.cluster.name.clone(),
             original: original.is_some(),
@@ -177,6 +189,9 @@ impl Application {
             periodic,
             starter,
             interval: Duration::from_secs(settings.slurm.interval_s.get().into()),
+            configuration_interval: Duration::from_secs(
+                settings.slurm.configuration_interval_s.get().into(),
+            ),
             stops,
             settings,
         })
@@ -213,8 +228,15 @@ impl Application {
             ledger: Arc::clone(&self.starter.ledger),
             readiness: self.readiness.clone(),
             clock: self.starter.clock.clone(),
+            hidden: AtomicUsize::new(0),
         };
         let polling = polling.run(&self.periodic, self.interval, stop.clone());
+        let configuration = Arc::clone(&self.starter.configuration).watch(
+            Arc::clone(&self.starter.slurm),
+            &self.periodic,
+            self.configuration_interval,
+            stop.clone(),
+        );
         let release = watch_release(
             self.starter.runner.folder.clone(),
             self.starter.clock.clone(),
@@ -245,11 +267,12 @@ impl Application {
                 outbound,
                 not_ready,
                 polling,
+                configuration,
                 release,
                 stops
             )
         });
-        let (served, relayed, (), (), (), (), ()) =
+        let (served, relayed, (), (), (), (), (), ()) =
             self.periodic.unless_stuck(&self.readiness, work).await?;
         self.starter.slurm.stop().await;
         keys.await?;

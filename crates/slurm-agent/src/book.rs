@@ -40,6 +40,10 @@ pub struct Book {
     asked: HashMap<LaunchId, Asked>,
     /// How many Slurm jobs are not gha-slurm's, by user, as of the last list, with those that only have the comment of a launch.
     others: HashMap<String, u32>,
+    /// Users who had Slurm jobs in a list. Where Slurm may hide some of others, their Slurm jobs are not hidden.
+    seen: HashSet<String>,
+    /// Slurm is known to show everybody's Slurm jobs, as of the last list.
+    shows_everybody: bool,
     /// How many lists were begun.
     begun: u64,
     /// Whether there was a list.
@@ -62,6 +66,8 @@ struct Known {
     change: u64,
     /// slurmctld forgets Slurm jobs that are over, and may restart without its state.
     absence: Absence<u64>,
+    /// A list had it.
+    was_listed: bool,
     /// Since when no list has it that had it before, or could have.
     unlisted_since: Option<DateTime<Utc>>,
     since: DateTime<Utc>,
@@ -93,6 +99,8 @@ impl Book {
             strays: HashMap::new(),
             asked: HashMap::new(),
             others: HashMap::new(),
+            seen: HashSet::new(),
+            shows_everybody: false,
             begun: 0,
             listed: false,
             freed: 0,
@@ -112,6 +120,7 @@ impl Book {
             status: None,
             change: 0,
             absence: self.there_now(),
+            was_listed: false,
             unlisted_since: None,
             since: self.clock.now(),
             usage_asked_at: None,
@@ -254,6 +263,8 @@ impl Book {
     pub fn states(&mut self, launches: &[LaunchId], launcher: Option<Uuid>) -> Vec<LaunchStatus> {
         let now = self.clock.now();
         let there_now = self.there_now();
+        // Whose they are is not known here.
+        let can_see = self.shows_everybody || !self.seen.is_empty();
         let mut states = Vec::new();
         for id in launches {
             let known = self.known.get(id);
@@ -274,7 +285,8 @@ impl Book {
                     last: 0,
                 });
                 asked.last = self.begun;
-                states.extend(asked.absence.is_certain().then(|| gone(*id, None)));
+                let is_gone = asked.absence.is_certain() && can_see;
+                states.extend(is_gone.then(|| gone(*id, None)));
             }
         }
         states
@@ -304,6 +316,13 @@ impl Book {
         self.listed = true;
         let now = self.clock.now();
         let mut others = queue.others;
+        self.shows_everybody = queue.shows_everybody;
+        let users = queue.ours.iter().map(|job| &job.user);
+        for user in users.chain(others.keys()) {
+            if !self.seen.contains(user) {
+                self.seen.insert(user.clone());
+            }
+        }
         let mut listed: HashMap<LaunchId, Vec<SlurmJob>> = HashMap::new();
         for job in queue.ours {
             listed.entry(job.launch).or_default().push(job);
@@ -330,6 +349,7 @@ impl Book {
                         jobs.find(|job| job.id == number && job.is_of(&known.entry.slurm_user));
                     if let Some(job) = its {
                         known.absence.seen();
+                        known.was_listed = true;
                         known.unlisted_since = None;
                         ended.extend(known.stands(status(job)));
                     } else {
@@ -389,6 +409,7 @@ impl Book {
         let now = self.clock.now();
         let mut ended = Vec::new();
         for (launch, number) in missing {
+            let is_shown = self.is_shown(launch);
             self.change(launch, |known| {
                 known.absence.missed(begun);
                 if let Some(job) = jobs.iter().find(|job| is_end_of(job, &known.entry)) {
@@ -399,12 +420,28 @@ impl Book {
                     }));
                 } else if jobs.iter().any(|job| known.is_counted_by(job, now)) {
                     known.absence.seen();
-                } else if known.absence.is_certain() {
+                } else if known.absence.is_certain() && (is_shown || known.entry.has_expired(now)) {
                     ended.extend(known.stands(gone(launch, Some(&number))));
                 }
             });
         }
         ended
+    }
+
+    /// Whether lists would have a launch's Slurm job if Slurm had it: one had it, or a Slurm job of its user, or Slurm shows everybody's.
+    fn is_shown(&self, launch: LaunchId) -> bool {
+        self.shows_everybody
+            || self.known.get(&launch).is_some_and(|known| {
+                known.was_listed || self.seen.contains(known.entry.slurm_user.as_str())
+            })
+    }
+
+    /// How many Slurm jobs were submitted that no list has, although none of their end is known: `PrivateData` may hide them.
+    pub(crate) fn hidden(&self) -> usize {
+        let live = self.live.iter().filter(|id| !self.is_shown(**id));
+        live.filter_map(|id| self.known.get(id))
+            .filter(|known| known.entry.slurm_job_id.is_some() && known.absence.is_certain())
+            .count()
     }
 
     /// Ended Slurm jobs whose usage is to be asked for now: the longer ago they ended, the more rarely. No more than one

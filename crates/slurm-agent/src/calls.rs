@@ -212,10 +212,10 @@ pub(crate) async fn list(
     Ok(HttpResponse::Ok().json(ListAnswer { launches }))
 }
 
-/// The version of the policy; a file is read.
+/// The version of what final refusals depend on; a file is read.
 pub(crate) async fn policy_version(starter: &Arc<Starter>) -> Result<String, ApiError> {
     let starter = Arc::clone(starter);
-    tokio::task::spawn_blocking(move || starter.policy.version())
+    tokio::task::spawn_blocking(move || starter.configuration.version(&starter.policy.version()))
         .await
         .map_err(|e| ApiError::internal(&e))
 }

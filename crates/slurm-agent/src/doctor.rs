@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use chrono::DateTime;
 use gha_slurm_domain::{Clock, LaunchId, ResourceRequest, SlurmJobId, SlurmState, SlurmUser};
 use nix::unistd::User;
 use rustix::fs::OFlags;
@@ -15,11 +16,12 @@ use tokio::time::Instant;
 
 use crate::answer::say;
 use crate::backend;
+use crate::polling::HIDDEN;
 use crate::self_check::{Finding, Level, check_keys, self_check};
 use crate::settings::Settings;
 use crate::submission::{claims_without_token, prepare};
 use gha_slurm_slurm::settings::Backend;
-use gha_slurm_slurm::{Cancellation, Numbers, Slurm, SlurmJob, is_output_file};
+use gha_slurm_slurm::{Cancellation, Numbers, Slurm, SlurmJob, Submitted, is_output_file};
 
 /// What runs on the node; its head documents its exit code.
 const NODE_CHECK: &str = include_str!(concat!(
@@ -37,6 +39,8 @@ const BITS: [(i32, &str); 7] = [
     (64, "output folder"),
 ];
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A Slurm job that so many lists in a row do not have, and none before, is hidden.
+const LISTS_WITHOUT: u32 = 3;
 /// A shared file system may show the node's file late.
 const LINES_DEADLINE: Duration = Duration::from_secs(5);
 /// Most that is read of what the node check prints.
@@ -148,10 +152,19 @@ async fn look(settings: &Settings, slurm: &dyn Slurm, node: &Node) -> anyhow::Re
         user: Some(node.user.clone()),
         only_pending: false,
     };
+    // By its number: a site's plugin may write a comment of its own.
+    let known = Submitted {
+        launch: submission.launch,
+        id: id.clone(),
+        user: node.user.clone(),
+        earliest: DateTime::UNIX_EPOCH,
+        latest: None,
+    };
     let ended = until_ended(
         slurm,
         &id,
         &job,
+        &Numbers::from_iter([known]),
         Duration::from_secs(node.wait_s.get().into()),
     )
     .await?;
@@ -168,26 +181,33 @@ async fn until_ended(
     slurm: &dyn Slurm,
     id: &SlurmJobId,
     job: &Cancellation,
+    known: &Numbers,
     wait: Duration,
 ) -> anyhow::Result<SlurmJob> {
     let give_up_at = Instant::now() + wait;
     let mut last = None;
+    let mut lists_without = 0;
     loop {
         // An answer that does not come is no end.
-        if let Ok(queue) = slurm.list(&Numbers::default()).await {
+        if let Ok(queue) = slurm.list(known).await {
             let seen = queue.ours.into_iter().find(|job| job.id == *id);
             match seen {
                 Some(job) if job.state.is_over() => return Ok(job),
                 None if last.is_some() => {
                     anyhow::bail!("Slurm forgot Slurm job {id} before it was seen to end")
                 }
+                None => {
+                    lists_without += 1;
+                    anyhow::ensure!(
+                        lists_without < LISTS_WITHOUT,
+                        "Slurm accepted Slurm job {id}, and no list has it. {HIDDEN}"
+                    );
+                }
                 seen => last = seen,
             }
         }
         if Instant::now() >= give_up_at {
-            slurm
-                .cancel(std::slice::from_ref(job), &Numbers::default())
-                .await?;
+            slurm.cancel(std::slice::from_ref(job), known).await?;
             let state = last.as_ref().map_or("not listed", |job| job.state.as_str());
             let reason = last.and_then(|job| job.reason);
             let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));

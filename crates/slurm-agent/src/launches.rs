@@ -227,6 +227,53 @@ mod tests {
     }
 
     #[test]
+    fn what_no_list_ever_had_may_be_hidden_and_is_not_gone() {
+        use SlurmState::{Gone, Running};
+        let seconds = Arc::new(AtomicI64::new(0));
+        let time = Arc::clone(&seconds);
+        let clock =
+            Clock::new(move || DateTime::from_timestamp(time.load(Ordering::SeqCst), 0).unwrap());
+        let of = |id: u128, user: &str| Entry {
+            slurm_user: user.parse().unwrap(),
+            expires_at: DateTime::from_timestamp(86_400, 0),
+            ..entry(id)
+        };
+        let launches = Launches::new(vec![of(1, "alice"), of(2, "bob")], clock);
+        let list = |jobs: Vec<SlurmJob>| {
+            let queue = Queue {
+                shows_everybody: false,
+                ..queue(jobs)
+            };
+            launches.book(|book| {
+                let begun = book.begin();
+                let (_, missing) = book.take_in(queue, begun);
+                book.take_in_missing(&missing, &[], begun);
+            });
+        };
+        for _ in 0..5 {
+            list(vec![]);
+        }
+        // Nor is one that is in no ledger, either.
+        assert_eq!(states(&launches, &[1, 2, 3]), []);
+        for _ in 0..5 {
+            list(vec![]);
+        }
+        assert_eq!(states(&launches, &[1, 2, 3]), []);
+        assert_eq!(launches.book(|book| book.hidden()), 2);
+        assert_eq!(seen(&launches, 1).total, 1, "the other one has its place");
+        // A Slurm job of alice's: hers are not hidden.
+        list(vec![job(9, "9", Running)]);
+        list(vec![]);
+        assert_eq!(states(&launches, &[1, 2]), [Gone]);
+        assert_eq!(launches.book(|book| book.hidden()), 1);
+        // A launch token that has expired is worth nothing on a node.
+        seconds.store(86_401, Ordering::SeqCst);
+        list(vec![]);
+        assert_eq!(states(&launches, &[1, 2]), [Gone, Gone]);
+        assert_eq!(launches.book(|book| book.hidden()), 0);
+    }
+
+    #[test]
     fn accounting_says_how_it_ended_and_without_its_answer_nothing_is_gone() {
         let launches = launches_of(vec![entry(1), entry(2)]);
         let begun = launches.book(Book::begin);
@@ -442,6 +489,7 @@ mod tests {
         Queue {
             ours,
             others: HashMap::new(),
+            shows_everybody: true,
         }
     }
 

@@ -85,6 +85,11 @@ impl Entry {
         self.launcher.is_none() || launcher.is_none() || self.launcher == launcher
     }
 
+    /// Whether its launch token has expired: a node can do nothing with it any more. Entries without an expiry are from older versions.
+    pub(crate) fn has_expired(&self, now: DateTime<Utc>) -> bool {
+        self.expires_at.is_none_or(|expiry| expiry < now)
+    }
+
     /// Whether it can be forgotten: it has no Slurm job that may still run, and its launch token expired before `before`, so
     /// that no launcher can ask for it again.
     pub(crate) fn is_past(&self, before: DateTime<Utc>) -> bool {

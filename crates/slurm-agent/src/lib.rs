@@ -5,6 +5,7 @@ mod application;
 mod backend;
 pub mod book;
 mod calls;
+mod configuration;
 mod doctor;
 mod dry_run;
 #[cfg(feature = "fuzzing")]

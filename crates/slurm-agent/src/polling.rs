@@ -2,6 +2,7 @@
 //! can be forgotten.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -19,6 +20,9 @@ use crate::ledger::{Entry, Ledger};
 pub(crate) const REMEMBER: TimeDelta = TimeDelta::days(7);
 /// Between two lists of Slurm's queue, however many nodes wait for one.
 const REST: Duration = Duration::from_secs(1);
+/// What an administrator has to do where lists never have what was submitted.
+pub(crate) const HIDDEN: &str = "Slurm lists no Slurm job of this user, although gha-slurm submitted some: if slurm.conf has PrivateData=jobs, make \
+    who lists the queue (the agent's user, or slurmrestd.service_user) an operator: sacctmgr modify user NAME set adminlevel=operator";
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// What the loops share.
@@ -28,6 +32,8 @@ pub(crate) struct Polling {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) readiness: Readiness,
     pub(crate) clock: Clock,
+    /// How many Slurm jobs were hidden at the last look.
+    pub(crate) hidden: AtomicUsize,
 }
 
 impl Polling {
@@ -76,7 +82,20 @@ impl Polling {
         let (ended, missing) = self.launches.book(|book| book.take_in(queue, begun));
         self.launches.looked();
         self.write(ended).await;
-        self.look_for(missing, begun).await
+        self.look_for(missing, begun).await?;
+        self.tell_hidden();
+        Ok(())
+    }
+
+    /// Logs when Slurm begins to hide Slurm jobs.
+    fn tell_hidden(&self) {
+        let hidden = self.launches.book(|book| book.hidden());
+        if self.hidden.swap(hidden, Ordering::Relaxed) == 0 && hidden > 0 {
+            tracing::error!(
+                slurm_jobs = hidden,
+                "{HIDDEN}; they count as pending until their launch tokens expire"
+            );
+        }
     }
 
     /// Asks accounting for the Slurm jobs that a list was without. Only where both have answered, it was complete.
@@ -170,7 +189,7 @@ impl Polling {
 mod tests {
     use std::collections::HashMap;
     use std::path::Path;
-    use std::sync::atomic::{AtomicI64, Ordering};
+    use std::sync::atomic::AtomicI64;
     use std::sync::{Mutex, PoisonError};
 
     use async_trait::async_trait;
@@ -208,6 +227,7 @@ mod tests {
             Ok(Queue {
                 ours: self.0.lock().unwrap().clone(),
                 others: HashMap::new(),
+                shows_everybody: true,
             })
         }
 
@@ -302,6 +322,7 @@ mod tests {
             ledger: Arc::new(Ledger::open(state.path()).unwrap()),
             readiness: Readiness::default(),
             clock: clock.clone(),
+            hidden: AtomicUsize::new(0),
         };
         let launches = &polling.launches;
         let (mut told, mut last) = (0, 0);

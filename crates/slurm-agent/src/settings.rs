@@ -450,6 +450,13 @@ pub struct SlurmSettings {
     /// Seconds between two lists of Slurm's queue.
     #[serde(default = "default_interval")]
     pub interval_s: NonZeroU32,
+    /// Seconds between two looks at Slurm's configuration: when it changes, what was refused is tried again.
+    #[serde(default = "default_configuration_interval")]
+    pub configuration_interval_s: NonZeroU32,
+}
+
+fn default_configuration_interval() -> NonZeroU32 {
+    NonZeroU32::new(300).unwrap_or(NonZeroU32::MIN)
 }
 
 fn default_interval() -> NonZeroU32 {

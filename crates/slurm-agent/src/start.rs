@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 use tracing::Instrument;
 use uuid::Uuid;
 
+use crate::configuration::Configuration;
 use crate::keys::{Verifier, VerifyError};
 use crate::launches::Launches;
 use crate::ledger::{Entry, Ledger};
@@ -44,6 +45,8 @@ pub struct Starter {
     pub slurm: Arc<dyn Slurm>,
     /// What is allowed.
     pub policy: PolicySettings,
+    /// What else a refusal depends on.
+    pub(crate) configuration: Arc<Configuration>,
     /// What an administrator has stopped.
     pub stop_file: StopFile,
     /// Whether Slurm users are users of this system, which the local backend's need not be.
@@ -189,7 +192,9 @@ impl Starter {
         let id = match self.slurm.submit(&submission).await {
             Ok(id) => id,
             Err(error) => {
-                if matches!(error, SubmitError::Unavailable(_)) {
+                let may_be_there =
+                    matches!(error, SubmitError::Unavailable(_) | SubmitError::Failed(_));
+                if may_be_there {
                     place.keep();
                 }
                 return Err(refused_by_slurm(&error));
@@ -369,13 +374,20 @@ fn refused_by_slurm(error: &SubmitError) -> ApiError {
     let refusal =
         |status, code, title| ApiError::new(status, code, title).detail(error.to_string());
     match error {
-        SubmitError::Unavailable(e) => ApiError::unavailable("Slurm", e, RETRY_AFTER_S),
+        SubmitError::Unavailable(e) => ApiError::unavailable("Slurm", e, RETRY_AFTER_S)
+            .detail(format!("Slurm is not available: {e}")),
         SubmitError::Limit(_) => refusal(
             StatusCode::TOO_MANY_REQUESTS,
             "limit_reached",
             "A limit of Slurm's is reached",
         )
         .retry_after(quota::RETRY_AFTER_S),
+        // Without Retry-After: the launcher's pauses grow.
+        SubmitError::Failed(_) => refusal(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "slurm_failed",
+            "Slurm could not accept it this time",
+        ),
         SubmitError::Rejected(_) => refusal(
             StatusCode::UNPROCESSABLE_ENTITY,
             "slurm_rejected",
@@ -398,6 +410,12 @@ pub(crate) fn refused_by_policy(refusal: PolicyRefusal) -> ApiError {
             "A limit of the cluster's policy is reached",
         )
         .retry_after(quota::RETRY_AFTER_S),
+        // Without Retry-After: the launcher's pauses grow.
+        PolicyRefusal::Unknown(_) => ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "user_unknown",
+            "The cluster does not know the user, or not as one who has opted in",
+        ),
         // Not a limit, which passes by itself when something ends.
         PolicyRefusal::Stopped(_) => ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,

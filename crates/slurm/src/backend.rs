@@ -53,6 +53,12 @@ pub trait Slurm: Send + Sync {
     /// What Slurm says of itself, for the self-check.
     async fn survey(&self) -> Result<Survey, SlurmUnavailable>;
 
+    /// A text that changes when that changes on which Slurm's final refusals depend: partitions, nodes' resources and features, accounts
+    /// and QOS. Not with what comes and goes, such as the state of a node. Empty: it cannot be seen.
+    async fn configuration(&self) -> Result<String, SlurmUnavailable> {
+        Ok(String::new())
+    }
+
     /// Whether it can be submitted as `user`: how, or why not. Submits nothing.
     async fn may_act_as(&self, user: &SlurmUser) -> Result<String, CannotAct>;
 
@@ -154,6 +160,9 @@ pub struct Queue {
     pub ours: Vec<SlurmJob>,
     /// How many are pending or running that are not gha-slurm's, by user. Of a job array, what waits together counts as one.
     pub others: HashMap<String, u32>,
+    /// Slurm is known to show everybody's Slurm jobs. Otherwise `PrivateData=jobs` may hide some (slurm.conf(5)), gha-slurm's among them:
+    /// one that no list ever had need not be gone.
+    pub shows_everybody: bool,
 }
 
 impl Queue {
@@ -302,15 +311,19 @@ pub enum SubmitError {
     /// A limit of Slurm's is reached (MaxSubmitJobs, QOS): wait, with Slurm's reason.
     #[error("{0}")]
     Limit(String),
-    /// Slurm says no, in its own words (a partition that does not exist): it will say so again.
+    /// It failed in a way that may pass, or that is not known: try again, with growing pauses. Slurm may still have accepted it.
+    #[error("{0}")]
+    Failed(String),
+    /// Slurm says no, in its own words (a partition that does not exist): it will say so again, until its
+    /// [configuration](Slurm::configuration) changes.
     #[error("{0}")]
     Rejected(String),
 }
 
 impl SubmitError {
-    /// Sorts what Slurm says (strings of slurm_errno.c). What is not known here is Slurm's no: it says so in its own words.
+    /// Sorts what Slurm says, by strings of slurm_errno.c. `words`: without what a site's plugins say.
     pub(crate) fn from_slurm(words: &str, shown: String) -> Self {
-        const AWAY: [&str; 9] = [
+        const AWAY: [&str; 10] = [
             "Unable to contact slurm controller",
             "Socket timed out",
             "Zero Bytes were transmitted",
@@ -320,6 +333,7 @@ impl SubmitError {
             "Invalid authentication credential",
             "Protocol authentication error",
             "temporarily unable to accept job",
+            "in standby mode",
         ];
         const LIMITS: [&str; 5] = [
             "Job violates accounting/QOS policy",
@@ -328,15 +342,71 @@ impl SubmitError {
             "job submit limit",
             "Maximum number of jobs",
         ];
-        let says = |known: &[&str]| known.iter().any(|text| words.contains(text));
-        if says(&AWAY) || words.trim().is_empty() {
+        // What depends on the request and on Slurm's configuration alone. Whatever else Slurm, sudo or the host says may pass.
+        const FINAL: [&str; 17] = [
+            "Invalid partition name specified",
+            "No partition specified or system default partition",
+            "User's group not permitted to use this partition",
+            "Invalid account or account/partition combination specified",
+            "Invalid qos specification",
+            "Invalid feature specification",
+            "Invalid generic resource (gres) specification",
+            "Invalid GRES specification",
+            "Invalid Trackable RESource (TRES) specification",
+            "Requested node configuration is not available",
+            "Requested nodes not in this partition",
+            "Requested time limit is invalid",
+            "More processors requested than permitted",
+            "Node count specification invalid",
+            "CPU count specification invalid",
+            "Memory required by task is not available",
+            "Pathname of a file, directory or other parameter too long",
+        ];
+        // What sbatch prints before it is not the error: a plugin's text, or a remark.
+        let error = words.rsplit("submission failed: ").next().unwrap_or(words);
+        let says = |text: &str, known: &[&str]| known.iter().any(|known| text.contains(known));
+        if says(error, &AWAY) || words.trim().is_empty() {
             SlurmUnavailable(shown).into()
-        } else if says(&LIMITS) {
+        } else if says(words, &LIMITS) {
             Self::Limit(shown)
-        } else {
+        } else if says(error, &FINAL) {
             Self::Rejected(shown)
+        } else {
+            Self::Failed(shown)
         }
     }
+}
+
+/// Characters of Slurm's words that are kept.
+const MOST_WORDS: usize = 1000;
+
+/// Everything that Slurm says, for people: each line once, without the name of the program, on one line of at most 1000 characters. A
+/// refusal's reason may be in its first line, such as the name of a limit or the text of a site's job_submit plugin, and the last line is
+/// the error's name.
+pub(crate) fn said<'a>(lines: impl IntoIterator<Item = &'a str>) -> String {
+    let mut words: Vec<&str> = Vec::new();
+    for line in lines.into_iter().flat_map(str::lines) {
+        let mut line = line.trim();
+        for prefix in [
+            "sbatch: ",
+            "squeue: ",
+            "scancel: ",
+            "sacct: ",
+            "sinfo: ",
+            "sacctmgr: ",
+        ] {
+            line = line.strip_prefix(prefix).unwrap_or(line);
+        }
+        for prefix in ["error: ", "fatal: "] {
+            line = line.strip_prefix(prefix).unwrap_or(line);
+        }
+        if !line.is_empty() && !words.iter().any(|word| word.contains(line)) {
+            words.push(line);
+        }
+    }
+    let words = words.join("; ");
+    let harmless = words.chars().filter(|c| !c.is_control());
+    harmless.take(MOST_WORDS).collect()
 }
 
 /// The comment of gha-slurm's Slurm jobs; with the repository, for people, if that is wanted.
@@ -403,6 +473,85 @@ pub(crate) fn exit_code(wait_status: u32) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_is_known_to_be_final_is_final() {
+        let sort = |words: &str| match SubmitError::from_slurm(words, String::new()) {
+            SubmitError::Unavailable(_) => "away",
+            SubmitError::Limit(_) => "limit",
+            SubmitError::Failed(_) => "failed",
+            SubmitError::Rejected(_) => "rejected",
+        };
+        let of_sbatch = |words: &str| {
+            sort(&format!(
+                "sbatch: error: Batch job submission failed: {words}\n"
+            ))
+        };
+        for (words, sorted) in [
+            ("Invalid partition name specified", "rejected"),
+            ("Requested node configuration is not available", "rejected"),
+            (
+                "Unable to contact slurm controller (connect failure)",
+                "away",
+            ),
+            (
+                "Controller is in standby mode, try a different controller",
+                "away",
+            ),
+            ("Slurm backup controller in standby mode", "away"),
+            (
+                "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+                "limit",
+            ),
+            ("I/O error writing script/environment to file", "failed"),
+            (
+                "Required partition not available (inactive or drain)",
+                "failed",
+            ),
+            (
+                "Requested partition configuration not available now",
+                "failed",
+            ),
+            (
+                "Required node not available (down, drained or reserved)",
+                "failed",
+            ),
+            ("Access/permission denied", "failed"),
+            ("Invalid user id", "failed"),
+            ("Unspecified error", "failed"),
+            ("Something that only a newer Slurm says", "failed"),
+        ] {
+            assert_eq!(of_sbatch(words), sorted, "{words}");
+            // slurmrestd has the bare words.
+            assert_eq!(sort(words), sorted, "{words}");
+        }
+        for words in [
+            "sbatch: fatal: Unable to process configuration file",
+            "sudo: PAM account management error: Authentication service cannot retrieve authentication info",
+            "sudo: unknown user alice",
+            "sudo: a password is required",
+            "sbatch: error: Invalid feature specification is our poet's word\n\
+             sbatch: error: Batch job submission failed: Unspecified error",
+        ] {
+            assert_eq!(sort(words), "failed", "{words}");
+        }
+        assert_eq!(sort(" \n"), "away");
+    }
+
+    #[test]
+    fn all_that_slurm_says_is_kept_on_one_line() {
+        let errors = "sbatch: error: Ask for at most 8 CPUs\u{1b}[2J,\nor write to hpc@example.org\n\
+                      sbatch: error: QOSMaxSubmitJobPerUserLimit\n\n\
+                      sbatch: error: Batch job submission failed: Job violates accounting/QOS policy\n\
+                      sbatch: error: QOSMaxSubmitJobPerUserLimit\n";
+        assert_eq!(
+            said([errors]),
+            "Ask for at most 8 CPUs[2J,; or write to hpc@example.org; QOSMaxSubmitJobPerUserLimit; \
+             Batch job submission failed: Job violates accounting/QOS policy"
+        );
+        assert_eq!(said(["x".repeat(5000).as_str()]).len(), MOST_WORDS);
+        assert_eq!(said(["", " \n"]), "");
+    }
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(seconds, 0).unwrap()

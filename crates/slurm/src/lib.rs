@@ -14,6 +14,7 @@ mod rest;
 mod sacct;
 mod sbatch;
 pub mod settings;
+mod spelling;
 mod squeue;
 mod submission;
 pub mod token_signer;

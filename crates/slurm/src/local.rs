@@ -191,6 +191,7 @@ impl Slurm for LocalSlurm {
             .collect::<Result<_, SlurmUnavailable>>()?;
         Ok(Queue {
             ours,
+            shows_everybody: true,
             ..Queue::default()
         })
     }

@@ -5,19 +5,20 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Output;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use gha_slurm_domain::{LaunchId, SlurmJobId, SlurmUser};
+use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmJobId, SlurmUser};
 use tokio::process::Command;
 
 use crate::api_version::ApiVersion;
 use crate::backend::{
     Cancellation, CannotAct, JobUsage, Numbers, OUTPUT, PATH, Queue, Slurm, SlurmUnavailable,
-    SubmitError, Survey, comment, output_variable,
+    SubmitError, Survey, comment, output_variable, said,
 };
 use crate::options::options;
 use crate::settings::{RunAs, SbatchSettings};
+use crate::spelling::{Names, Spelling};
 use crate::submission::Submission;
 use crate::{program, rest, sacct, squeue};
 
@@ -25,12 +26,17 @@ use crate::{program, rest, sacct, squeue};
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Bytes that squeue or sacct may print: a Slurm job takes about 3 kB.
 const LISTING: usize = 512 * 1024 * 1024;
+/// Administrators seldom change what Slurm shows.
+const PRIVACY_GOOD_FOR: Duration = Duration::from_secs(300);
 
 /// Slurm by its own programs.
 pub struct SbatchSlurm {
     settings: SbatchSettings,
     /// Of sacct. `None`: not known yet, or not any more.
     printing: Mutex<Option<Printing>>,
+    spelling: Spelling,
+    /// Whether Slurm shows everybody's Slurm jobs, and when it was asked.
+    shows_everybody: Mutex<Option<(bool, Instant)>>,
 }
 
 /// How a program of Slurm's is asked to print.
@@ -53,6 +59,8 @@ impl SbatchSlurm {
         Ok(Self {
             settings,
             printing: Mutex::new(None),
+            spelling: Spelling::default(),
+            shows_everybody: Mutex::new(None),
         })
     }
 
@@ -89,10 +97,12 @@ impl SbatchSlurm {
         command
             .env_clear()
             .env("PATH", PATH)
-            // Times are read back from what is printed.
-            .env("SLURM_TIME_FORMAT", squeue::TIME_FORMAT)
             .current_dir("/")
             .kill_on_drop(true);
+        // Times are read back from what these print; sbatch hands its environment on to Slurm jobs.
+        if matches!(name, "squeue" | "sacct") {
+            command.env("SLURM_TIME_FORMAT", squeue::TIME_FORMAT);
+        }
         if let Some(conf) = &self.settings.conf {
             command.env("SLURM_CONF", conf);
         }
@@ -106,6 +116,53 @@ impl SbatchSlurm {
         let output = self.run(command, "").await?;
         succeeded(name, &output)?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Whether Slurm says that it shows everybody's Slurm jobs (slurm.conf(5), `PrivateData`). An operator sees them even if it does not.
+    async fn shows_everybody(&self) -> bool {
+        let known = *self
+            .shows_everybody
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some((shows, at)) = known
+            && at.elapsed() < PRIVACY_GOOD_FOR
+        {
+            return shows;
+        }
+        let said = self.ask("scontrol", &["show", "config"]).await;
+        let shows = said.is_ok_and(|said| !hides_jobs(&said));
+        *self
+            .shows_everybody
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some((shows, Instant::now()));
+        shows
+    }
+
+    /// What is asked for, in Slurm's spelling.
+    async fn spelt(&self, submission: &Submission) -> Result<ResourceRequest, SlurmUnavailable> {
+        let ask = self.names();
+        self.spelling.of(&submission.resources, ask).await
+    }
+
+    /// Names that Slurm knows; none where there is no sinfo.
+    async fn names(&self) -> Result<Names, SlurmUnavailable> {
+        let mut names = Names::default();
+        if !self.settings.bin.join("sinfo").is_file() {
+            return Ok(names);
+        }
+        let words = ["--all", "--noheader", "--format=%R|%G|%f"];
+        let mut command = self.program("sinfo", None);
+        command.args(words);
+        let output = self.run_for(command, "", LISTING).await?;
+        succeeded("sinfo", &output)?;
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            let mut columns = line.splitn(3, '|').map(str::trim);
+            let mut column = || columns.next().unwrap_or_default();
+            names.add_partition(column());
+            names.add_gres(column());
+            column().split(',').for_each(|name| names.add_feature(name));
+        }
+        Ok(names)
     }
 
     async fn run(&self, command: Command, input: &str) -> Result<Output, SlurmUnavailable> {
@@ -134,8 +191,9 @@ impl SbatchSlurm {
 impl Slurm for SbatchSlurm {
     async fn submit(&self, submission: &Submission) -> Result<SlurmJobId, SubmitError> {
         let user = submission.slurm_user.as_str();
+        let resources = self.spelt(submission).await?;
         let mut command = self.program("sbatch", Some(user));
-        command.args(arguments(submission, &self.settings));
+        command.args(arguments(submission, &resources, &self.settings));
         if self.settings.run_as == RunAs::Root {
             // Its group would be root's.
             let group = group_of(user).await?;
@@ -149,7 +207,8 @@ impl Slurm for SbatchSlurm {
         command.env(name, value);
         let output = self.run(command, &submission.script).await?;
         if !output.status.success() {
-            return Err(why(&String::from_utf8_lossy(&output.stderr)));
+            let errors = String::from_utf8_lossy(&output.stderr);
+            return Err(SubmitError::from_slurm(&errors, words(&errors)));
         }
         let said = String::from_utf8_lossy(&output.stdout);
         // `--parsable`: the number, and the cluster after a semicolon where there are several.
@@ -165,7 +224,10 @@ impl Slurm for SbatchSlurm {
         command.args(["--all", "--noheader", "--states=all"]);
         let output = self.run_for(command, "", LISTING).await?;
         succeeded("squeue", &output)?;
-        Ok(separator.read(&String::from_utf8_lossy(&output.stdout), known))
+        Ok(Queue {
+            shows_everybody: self.shows_everybody().await,
+            ..separator.read(&String::from_utf8_lossy(&output.stdout), known)
+        })
     }
 
     async fn cancel(
@@ -181,7 +243,7 @@ impl Slurm for SbatchSlurm {
             let errors = String::from_utf8_lossy(&output.stderr);
             let over = errors.contains("Invalid job id") || errors.contains("already completing");
             if !output.status.success() && !over {
-                return Err(SlurmUnavailable(last_line(&errors)));
+                return Err(SlurmUnavailable(words(&errors)));
             }
         }
         Ok(ours.into_iter().map(|job| job.launch).collect())
@@ -248,6 +310,34 @@ impl Slurm for SbatchSlurm {
         })
     }
 
+    async fn configuration(&self) -> Result<String, SlurmUnavailable> {
+        let mut parts = Vec::new();
+        // Partition, whether it is up, time limit, size of Slurm jobs, groups; CPUs, memory, GRES and features of its nodes.
+        let nodes = ["--all", "--noheader", "--format=%R|%a|%l|%s|%g|%c|%m|%G|%f"];
+        let associations = [
+            "--noheader",
+            "--parsable2",
+            "list",
+            "associations",
+            "format=account,user,partition,qos",
+        ];
+        for (name, words) in [("sinfo", &nodes[..]), ("sacctmgr", &associations)] {
+            if !self.settings.bin.join(name).is_file() {
+                continue;
+            }
+            let mut command = self.program(name, None);
+            command.args(words);
+            let output = self.run_for(command, "", LISTING).await?;
+            // "Only 'accounting_storage/slurmdbd' is supported."
+            let errors = String::from_utf8_lossy(&output.stderr);
+            if name != "sacctmgr" || !errors.contains("accounting_storage") {
+                succeeded(name, &output)?;
+            }
+            parts.extend(lines(&String::from_utf8_lossy(&output.stdout)));
+        }
+        Ok(parts.join("\n"))
+    }
+
     async fn may_act_as(&self, user: &SlurmUser) -> Result<String, CannotAct> {
         if self.settings.run_as == RunAs::Root {
             return if rustix::process::geteuid().is_root() {
@@ -271,7 +361,7 @@ impl Slurm for SbatchSlurm {
                 return Err(CannotAct::Sudo {
                     program: name,
                     user: user.clone(),
-                    reason: last_line(&errors),
+                    reason: words(&errors),
                 });
             }
         }
@@ -289,8 +379,11 @@ impl Slurm for SbatchSlurm {
     }
 
     async fn preview(&self, submission: &Submission) -> Result<String, SlurmUnavailable> {
+        // Where Slurm does not answer, as it is asked for.
+        let spelt = self.spelt(submission).await;
+        let resources = spelt.unwrap_or_else(|_| submission.resources.clone());
         let mut command = self.program("sbatch", Some(submission.slurm_user.as_str()));
-        command.args(arguments(submission, &self.settings));
+        command.args(arguments(submission, &resources, &self.settings));
         let command = command.as_std();
         let words: Vec<String> = std::iter::once(command.get_program())
             .chain(command.get_args())
@@ -329,8 +422,12 @@ async fn group_of(user: &str) -> Result<u32, SlurmUnavailable> {
     }
 }
 
-/// sbatch's arguments.
-fn arguments(submission: &Submission, settings: &SbatchSettings) -> Vec<String> {
+/// sbatch's arguments. `resources`: those of the submission, in Slurm's spelling.
+fn arguments(
+    submission: &Submission,
+    resources: &ResourceRequest,
+    settings: &SbatchSettings,
+) -> Vec<String> {
     let comment = comment(submission, settings.repository_in_comment);
     let mut arguments = vec![
         "--parsable".to_owned(),
@@ -340,6 +437,8 @@ fn arguments(submission: &Submission, settings: &SbatchSettings) -> Vec<String> 
         "--chdir=/".to_owned(),
         // Ours, and nothing of a login shell's: that may hang where the home is not there.
         "--export=ALL".to_owned(),
+        // The agent's limits are not the Slurm job's (slurm.conf(5), `PropagateResourceLimits`).
+        "--propagate=NONE".to_owned(),
         format!("--signal=B:TERM@{}", settings.signal_before_end_s),
     ];
     if settings.run_as == RunAs::Root {
@@ -353,30 +452,27 @@ fn arguments(submission: &Submission, settings: &SbatchSettings) -> Vec<String> 
         }
         .to_owned(),
     );
-    arguments.extend(options(&submission.resources).map(|option| option.argument));
+    arguments.extend(options(resources).map(|option| option.argument));
     arguments
 }
 
-/// It ended well; or what it said last.
+/// It ended well; or what it says.
 fn succeeded(name: &str, output: &Output) -> Result<(), SlurmUnavailable> {
     if output.status.success() {
         return Ok(());
     }
     let errors = String::from_utf8_lossy(&output.stderr);
-    Err(SlurmUnavailable(format!("{name}: {}", last_line(&errors))))
+    Err(SlurmUnavailable(format!("{name}: {}", words(&errors))))
 }
 
-/// Sorts what sbatch says on standard error.
-fn why(errors: &str) -> SubmitError {
-    SubmitError::from_slurm(errors, last_line(errors))
-}
-
-/// The last line, without the program's own name, at most 300 characters.
-fn last_line(errors: &str) -> String {
-    let line = errors.lines().rev().find(|line| !line.trim().is_empty());
-    let line = line.unwrap_or("it failed without a word").trim();
-    let line = line.rsplit("error: ").next().unwrap_or(line);
-    line.chars().filter(|c| !c.is_control()).take(300).collect()
+/// What a program that failed says on standard error.
+fn words(errors: &str) -> String {
+    let words = said([errors]);
+    if words.is_empty() {
+        "it failed without a word".to_owned()
+    } else {
+        words
+    }
 }
 
 /// The variables for Slurm's programs that sudo keeps, as of what `sudo -l` prints of Defaults; or `setenv`, which keeps what the caller
@@ -404,6 +500,17 @@ fn kept(listing: &str) -> Option<String> {
     (!kept.is_empty()).then(|| kept.join(", "))
 }
 
+/// Whether `scontrol show config` says that Slurm jobs are hidden from other users, or does not say.
+fn hides_jobs(config: &str) -> bool {
+    let lines = config.lines().filter_map(|line| line.split_once('='));
+    let mut values = lines.filter(|(key, _)| key.trim() == "PrivateData");
+    let value = values.next().map(|(_, value)| value);
+    value.is_none_or(|list| {
+        list.split(',')
+            .any(|what| matches!(what.trim(), "jobs" | "all"))
+    })
+}
+
 /// Whether the programs are there.
 fn missing(bin: &Path) -> Vec<String> {
     ["sbatch", "squeue", "scancel"]
@@ -417,6 +524,18 @@ fn missing(bin: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whether_slurm_hides_slurm_jobs_is_read() {
+        for (config, hides) in [
+            ("PrivateData             = none\nPriorityType = x\n", false),
+            ("PrivateData             = accounts,usage\n", false),
+            ("PrivateData             = accounts,jobs\n", true),
+            ("", true),
+        ] {
+            assert_eq!(hides_jobs(config), hides, "{config}");
+        }
+    }
 
     #[test]
     fn what_sudo_keeps_for_slurms_programs_is_found() {
@@ -446,27 +565,5 @@ mod tests {
         ] {
             assert_eq!(of(defaults).as_deref(), Some(found), "{defaults}");
         }
-    }
-
-    #[test]
-    fn what_sbatch_says_is_sorted() {
-        let of = |text: &str| why(&format!("sbatch: error: {text}\n"));
-        assert_eq!(
-            of("Batch job submission failed: Invalid partition name specified"),
-            SubmitError::Rejected(
-                "Batch job submission failed: Invalid partition name specified".into()
-            )
-        );
-        assert!(matches!(
-            of("Batch job submission failed: Unable to contact slurm controller (connect failure)"),
-            SubmitError::Unavailable(_)
-        ));
-        assert!(matches!(
-            of(
-                "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
-            ),
-            SubmitError::Limit(_)
-        ));
-        assert!(matches!(why(""), SubmitError::Unavailable(_)));
     }
 }

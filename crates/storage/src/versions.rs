@@ -3,11 +3,11 @@
 
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use gha_slurm_domain::RepositoryId;
+use gha_slurm_domain::{RepositoryFullName, RepositoryId};
 
 use crate::pool::StorageError;
 use crate::replan;
-use crate::schema::{known_versions, runner_classes};
+use crate::schema::{known_versions, repositories, runner_classes};
 use crate::workflow_jobs;
 
 /// What has versions.
@@ -69,6 +69,30 @@ pub async fn seen(
         replan::request(conn, *repository, true, reason).await?;
     }
     Ok(repositories.len())
+}
+
+/// A person asks: repositories with a class that has demand and failed are planned again, with a fresh chance. `only`: this one. Run it
+/// in a transaction. Returns their names.
+pub async fn retry(
+    conn: &mut AsyncPgConnection,
+    only: Option<&RepositoryFullName>,
+) -> Result<Vec<RepositoryFullName>, StorageError> {
+    let mut tried = Vec::new();
+    for id in with_failures(conn).await? {
+        let (owner, name) = repositories::table
+            .find(id.0)
+            .select((repositories::owner, repositories::name))
+            .first::<(String, String)>(conn)
+            .await?;
+        let Ok(name) = RepositoryFullName::new(&owner, &name) else {
+            continue;
+        };
+        if only.is_none_or(|only| *only == name) {
+            replan::request(conn, id, true, "an administrator asked").await?;
+            tried.push(name);
+        }
+    }
+    Ok(tried)
 }
 
 /// Repositories with a class that has demand and failed.

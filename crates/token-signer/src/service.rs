@@ -116,7 +116,7 @@ impl Signing {
                 tracing::info!(slurm.user = user, expires_at, "gave a token");
                 SlurmTokenAnswer::Token(token)
             }
-            Err(PolicyRefusal::Never(why)) => {
+            Err(PolicyRefusal::Never(why) | PolicyRefusal::Unknown(why)) => {
                 tracing::warn!(slurm.user = user, peer.uid = peer, why, "refused a token");
                 SlurmTokenAnswer::Refused(why)
             }

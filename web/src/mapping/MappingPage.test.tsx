@@ -29,7 +29,7 @@ it('asks for a Slurm user first, and remembers it in the address', async () => {
   const { user, router } = open('/mapping', { api: alice('octo/app') });
   expect(await screen.findByText('Choose a Slurm user')).toBeVisible();
   const name = screen.getByRole('textbox', { name: 'Slurm user' });
-  await user.type(name, '0day{Enter}');
+  await user.type(name, '4711{Enter}');
   expect(await screen.findByText(/Enter a Unix user name/)).toBeVisible();
   await user.clear(name);
   await user.type(name, 'alice{Enter}');

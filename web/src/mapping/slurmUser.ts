@@ -3,7 +3,7 @@ export function slurmUserProblem(text: string): string | undefined {
   if (text === '') {
     return 'Enter a Slurm user.';
   }
-  return /^[A-Za-z_][A-Za-z0-9_.-]{0,31}$/.test(text)
+  return /^(?!\d+$)[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}$/.test(text)
     ? undefined
-    : 'Enter a Unix user name: up to 32 letters, digits, hyphens, underscores and periods, starting with a letter or an underscore.';
+    : 'Enter a Unix user name: up to 64 letters, digits, hyphens, underscores, periods and @, starting with a letter, a digit or an underscore, and not only digits.';
 }

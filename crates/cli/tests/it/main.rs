@@ -264,3 +264,46 @@ async fn everything_is_stopped_and_goes_on() {
     );
     assert_ne!(folder.list().unwrap().pop().unwrap(), new);
 }
+
+#[tokio::test]
+async fn a_person_has_what_was_refused_tried_again() {
+    let server = PrivatePostgres::start().await;
+    let url = server.database("retry").await.unwrap();
+    let environment = [("DATABASE_URL", url.as_str())];
+    let run = |arguments: &[&str]| gha_slurm(arguments, &environment);
+    assert!(run(&["migrate"]).ok);
+    let none = run(&["retry"]);
+    assert!(none.ok && none.out.starts_with("Nothing"), "{}", none.out);
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    client
+        .batch_execute(
+            "INSERT INTO repositories (id, owner, name) VALUES (1, 'acme', 'widgets'), (2, 'acme', 'gadgets'), (3, 'acme', 'fine');
+             INSERT INTO runner_classes (repository_id, slurm_user, labels, resources, demand, failures, refused)
+                 VALUES (1, 'alice', 'slurm', '{}', 1, 1, TRUE), (2, 'alice', 'slurm', '{}', 1, 5, FALSE),
+                        (3, 'alice', 'slurm', '{}', 1, 0, FALSE)",
+        )
+        .await
+        .unwrap();
+    let requested = async || {
+        let query = "SELECT repository_id FROM replan_requests WHERE forgive ORDER BY 1";
+        let rows = client.query(query, &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect::<Vec<i64>>()
+    };
+    let other = run(&["retry", "acme/fine"]);
+    assert!(
+        !other.ok && other.err.contains("acme/fine"),
+        "{}",
+        other.err
+    );
+    assert_eq!(requested().await, Vec::<i64>::new());
+    let one = run(&["retry", "https://github.com/Acme/Widgets"]);
+    assert!(one.ok && one.out.contains("acme/widgets"), "{}", one.err);
+    assert_eq!(requested().await, [1]);
+    assert!(run(&["retry"]).ok);
+    assert_eq!(requested().await, [1, 2]);
+    drop(client);
+    connection.await.unwrap().unwrap();
+}

@@ -50,6 +50,31 @@ fn wrong_names_are_named() {
     );
 }
 
+#[test]
+fn an_original_agent_needs_its_secret_and_registration_tokens() {
+    let sample = Sample::filled("launcher.toml");
+    let of = |secret: &str, mode: &str| {
+        let more = [
+            ("LAUNCHER__CLUSTER__ORIGINAL_SECRET", secret),
+            ("LAUNCHER__RUNNERS__MODE", mode),
+        ];
+        let more = more.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        gha_slurm_service_kit::settings::load_checked::<Settings>(Some(sample.path()), more)
+    };
+    let secret = "7f3a9c5e1d8b2064-e1d8b20647f3a9c5";
+    let settings = of(secret, "registration").unwrap().settings;
+    assert!(settings.cluster.original_secret.is_some());
+    assert!(!format!("{settings:?}").contains(secret));
+    for (secret, mode, wrong) in [
+        (secret, "jit", "runners.mode"),
+        ("short", "registration", "cluster.original_secret"),
+        (&format!("{secret}ü"), "registration", "printable ASCII"),
+    ] {
+        let error = of(secret, mode).err().unwrap().to_string();
+        assert!(error.contains(wrong), "{error}");
+    }
+}
+
 /// The way from the queue to the agent, and a mapping that arrives by NOTIFY.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_in_the_queue_becomes_a_submission() {

@@ -151,6 +151,7 @@ fn start_by(way: Way, database: &Database, agent_url: &str, github: &Github) -> 
             agent_url: Some(agent_url.parse().unwrap()),
             tls: ClientTlsSettings::default(),
             agent_public_keys: None,
+            original_secret: None,
             token_url: "https://broker.example".parse().unwrap(),
             states_interval_s: std::num::NonZeroU32::MIN,
         },

@@ -36,7 +36,8 @@ fi
 IFS= read -r GHA_SLURM_LAUNCH_TOKEN <&18 || exit 1
 exec 18<&-
 USER=$(id -un) HOME=$(getent passwd "$(id -u)" | cut -d: -f6)
-export USER HOME LOGNAME=$USER
+export USER HOME LOGNAME=$USER SLURM_UMASK=0022
+umask 022
 # --- the site's jobTemplate ---
 "#;
 

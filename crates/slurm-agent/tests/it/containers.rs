@@ -212,7 +212,7 @@ async fn a_node_without_apptainer_says_so() {
     assert_eq!(outcome.code, Some(1), "{}", outcome.output);
     let over = outcome.output.trim_end();
     assert!(
-        over.ends_with("over: no /nonexistent/apptainer on this node"),
+        over.ends_with("over: node_unfit: /nonexistent/apptainer is needed, and not installed"),
         "{over}"
     );
 }

@@ -117,6 +117,39 @@ pub(crate) async fn a_site(site: impl Fn(&PrivateSlurm) -> Site, how: &str) {
     has(&said, "problem  slurm: ");
 }
 
+/// A node with jq 1.5, as RHEL 7 has it, and with scratch space from which nothing may be run.
+pub(crate) async fn an_old_node(site: impl Fn(&PrivateSlurm) -> Site) {
+    let folder = tempfile::tempdir().unwrap();
+    let [scratch, jq] = ["scratch", "jq"].map(|name| folder.path().join(name));
+    std::fs::create_dir(&scratch).unwrap();
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), open.clone()).unwrap();
+    std::fs::write(&jq, "#!/bin/sh\necho jq-1.5\n").unwrap();
+    std::fs::set_permissions(&jq, open).unwrap();
+    let mounts = format!(
+        "mount -t tmpfs -o noexec,mode=1777 tmpfs '{}'; mount --bind '{}' /usr/bin/jq",
+        scratch.display(),
+        jq.display()
+    );
+    let Some(slurm) = PrivateSlurm::for_test_with_mounts(1, "", &mounts).await else {
+        return;
+    };
+    let site = site(&slurm).with("RUNNER__WORK_ROOT", scratch.to_str().unwrap());
+    let (fine, said) = doctor(&site, &["--node", SLURM_USERS[0]]);
+    assert!(!fine, "{said}");
+    has(
+        &said,
+        "problem  node, programs: the job script needs jq 1.6 or newer, and this node has bash 5.",
+    );
+    assert!(
+        said.contains("jq-1.5: install them on every node"),
+        "{said}"
+    );
+    let scratch = scratch.display();
+    let line = format!("problem  node, scratch space: no program in {scratch} can be run");
+    has(&said, &line);
+}
+
 /// What it prints has no password of a proxy, and is its user's alone.
 #[test]
 fn the_node_check_keeps_passwords_to_itself() {

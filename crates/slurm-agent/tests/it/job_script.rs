@@ -14,7 +14,7 @@ async fn a_workflow_job_is_run_and_told_about() {
     let launch = Launch::new(&format!(
         r#"[ "$jit" = {JIT_CONFIG} ] || exit 98
         echo "$HOME $TMPDIR $PWD" > "$SEEN/folders"; stat -c %a "$HOME" "$PWD" > "$SEEN/modes"
-        touch in-the-copy
+        touch in-the-copy; mkdir in-steps; stat -c %a in-the-copy in-steps > "$SEEN/modes-of-steps"
         {ONE_WORKFLOW_JOB}"#
     ))
     .await;
@@ -83,6 +83,7 @@ async fn a_workflow_job_is_run_and_told_about() {
         );
     }
     assert_eq!(launch.seen("modes"), "700\n700\n");
+    assert_eq!(launch.seen("modes-of-steps"), "644\n755\n");
     assert_eq!(launch.seen("arguments"), "run\n");
     assert!(
         !launch.path("runner/in-the-copy").exists(),

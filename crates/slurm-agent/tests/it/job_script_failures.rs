@@ -33,6 +33,99 @@ async fn a_launch_token_that_is_not_accepted_is_a_failure() {
     assert_eq!(launch.calls("/gha/runner").await.len(), 1);
 }
 
+/// A node where a program is missing or too old says so at once, with the launch token: no build fails without a reason.
+#[tokio::test]
+async fn a_node_that_cannot_run_a_runner_says_why() {
+    for (program, script, expected) in [
+        (
+            "jq",
+            "echo jq-1.5-1-a5b5cbe",
+            "jq 1.6 or newer is needed, and this is jq-1.5-1-a5b5cbe",
+        ),
+        (
+            "curl",
+            "[ \"$1\" = --version ] || exec /usr/bin/curl \"$@\"; echo 'curl 7.29.0 (x86_64-redhat-linux-gnu)'",
+            "curl 7.55 or newer is needed, and this is curl 7.29.0",
+        ),
+        // As where the work directory is mounted noexec: the kernel says the same.
+        ("chmod", "exit 0", "can be run; it may be mounted noexec"),
+        (
+            "mktemp",
+            "echo 'no \"space\"' >&2; exit 1",
+            "no folder can be made in ",
+        ),
+    ] {
+        let launch = Launch::new(ONE_WORKFLOW_JOB).await;
+        let bin = launch.path("bin");
+        std::fs::create_dir(&bin).unwrap();
+        let stand_in = bin.join(program);
+        std::fs::write(&stand_in, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&stand_in, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!("{}:/usr/bin:/bin", bin.display());
+        let launch = launch.with("PATH", &path);
+        let outcome = launch.run().await;
+        assert_eq!(outcome.code, Some(1), "{program}: {}", outcome.output);
+        let calls = launch.calls("/gha/runner/progress").await;
+        let [call] = &calls[..] else {
+            panic!("{program}: {}", outcome.output);
+        };
+        assert_eq!(bearer(call), LAUNCH_TOKEN);
+        let last = launch.last().await;
+        let reason = last["reason"].as_str().unwrap();
+        assert!(reason.starts_with("node_unfit: "), "{reason}");
+        assert!(reason.contains(expected), "{reason}");
+        assert_eq!(last["node"], "n1");
+        assert!(outcome.output.contains(reason), "{}", outcome.output);
+        assert!(launch.calls("/gha/runner").await.is_empty());
+    }
+    // Without jq at all.
+    let launch = Launch::new(ONE_WORKFLOW_JOB).await;
+    let bin = launch.path("bin");
+    std::fs::create_dir(&bin).unwrap();
+    for program in [
+        "bash", "uname", "date", "tee", "curl", "sed", "tail", "sleep", "rm", "grep", "cat",
+    ] {
+        let real = std::path::Path::new("/usr/bin").join(program);
+        std::os::unix::fs::symlink(real, bin.join(program)).unwrap();
+    }
+    let launch = launch.with("PATH", bin.to_str().unwrap());
+    let outcome = launch.run().await;
+    assert_eq!(outcome.code, Some(1), "{}", outcome.output);
+    let last = launch.last().await;
+    assert_eq!(
+        last["reason"],
+        "node_unfit: jq is needed, and not installed"
+    );
+}
+
+/// Of bash, only the version that is there can be tried.
+#[test]
+fn versions_are_compared_by_both_scripts() {
+    let folder = std::path::Path::new(SCRIPT).parent().unwrap();
+    for script in ["gha-slurm-job.sh", "gha-slurm-node-check.sh"] {
+        let text = std::fs::read_to_string(folder.join(script)).unwrap();
+        let (_, function) = text.split_once("\nat_least() {").unwrap();
+        let (function, _) = function.split_once("\n}").unwrap();
+        for (version, expected) in [
+            ("4.2.46(2)-release", "no"),
+            ("4.4.20(1)-release", "yes"),
+            ("5.0.17(1)-release", "yes"),
+            ("3.9.9", "no"),
+            ("10.0", "yes"),
+            ("no bash", "no"),
+        ] {
+            let tried = format!(
+                "at_least() {{{function}\n}}; at_least 4 4 '{version}' && echo yes || echo no"
+            );
+            let output = std::process::Command::new("bash")
+                .args(["-c", &tried])
+                .output();
+            let said = String::from_utf8(output.unwrap().stdout).unwrap();
+            assert_eq!(said.trim(), expected, "{script}: {version}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_broker_that_stays_away_is_given_up() {
     let launch = Launch::new(ONE_WORKFLOW_JOB)

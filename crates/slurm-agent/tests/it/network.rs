@@ -102,7 +102,7 @@ async fn what_is_wrong_with_the_way_out_is_said() {
         .with("GHA_SLURM_CA_FILE", "/nonexistent/ca.pem");
     let outcome = launch.run().await;
     assert_eq!(outcome.code, Some(1), "{}", outcome.output);
-    let over = "over: no certificates in /nonexistent/ca.pem\n";
+    let over = "over: node_unfit: /nonexistent/ca.pem (runner.network.ca_file) cannot be read\n";
     assert!(outcome.output.contains(over), "{}", outcome.output);
 
     // A proxy that does not let it through, and a password that nobody may see.

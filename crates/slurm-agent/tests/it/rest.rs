@@ -317,9 +317,9 @@ async fn the_signer_gives_tokens_of_those_who_opted_in_and_of_nobody_else() {
     agent.start(&site.request(&asked)).await;
     let seen = queue(&slurm).await;
     assert_eq!(of_launch(&seen, asked.sub).len(), 1, "{seen:?}");
-    // One who did not opt in is refused for good, with the signer's reason.
+    // One who did not opt in is refused with the signer's reason, and may opt in later.
     let problem = refusal(&agent, &site, &of(SLURM_USERS[1], "r2")).await;
-    assert_eq!(problem.status, 422, "{problem:?}");
+    assert_eq!(problem.code, "slurm_failed", "{problem:?}");
     assert!(problem.detail.unwrap().contains("opted in"));
 
     signer.refused("root", "uid 0").await;
@@ -410,6 +410,11 @@ async fn tokens_are_replaced_before_they_expire_and_the_signer_may_be_away() {
 #[tokio::test]
 async fn a_doctor_finds_what_is_there_and_what_is_missing() {
     doctor::a_site(site, "by a Slurm token").await;
+}
+
+#[tokio::test]
+async fn a_doctor_finds_a_node_that_is_too_old() {
+    doctor::an_old_node(site).await;
 }
 
 #[tokio::test]

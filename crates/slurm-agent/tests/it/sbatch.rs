@@ -21,7 +21,7 @@ pub(crate) fn site(slurm: &PrivateSlurm) -> Site {
 }
 
 /// The script stands where the program is; the others are Slurm's.
-fn with_program(site: Site, program: &str, script: &str) -> Site {
+pub(crate) fn with_program(site: Site, program: &str, script: &str) -> Site {
     let bin = site.path("bin");
     std::fs::create_dir(&bin).unwrap();
     for real in ["sbatch", "squeue", "scancel", "sacct"] {
@@ -94,6 +94,11 @@ async fn what_a_slurm_job_used_comes_back_as_json_where_sacct_can() {
 #[tokio::test]
 async fn a_doctor_finds_what_is_there_and_what_is_missing() {
     doctor::a_site(site, "the agent is root").await;
+}
+
+#[tokio::test]
+async fn a_doctor_finds_a_node_that_is_too_old() {
+    doctor::an_old_node(site).await;
 }
 
 #[tokio::test]

@@ -123,6 +123,10 @@ async fn a_sites_variables_reach_the_steps_whatever_they_are_called() {
         "registration_token",
         "jit_config",
         "container_hooks",
+        "functions",
+        "root",
+        "found",
+        "trusted",
         "started",
         "released",
         "REPLY",
@@ -136,7 +140,9 @@ async fn a_sites_variables_reach_the_steps_whatever_they_are_called() {
     let mut launch = Launch::new(&runner)
         .await
         .with("BASH_FUNC_module%%", "() { echo modules; }")
+        .with("BASH_FUNC_say%%", "() { echo the site says; }")
         .with("lines", "one\ntwo")
+        .with("SLURM_UMASK", "0077")
         .with("GHA_SLURM_HTTP_PROXY", "http://proxy:3128")
         .with("GHA_SLURM_NO_PROXY", "127.0.0.1")
         .with("http_proxy", "http://another:3128");
@@ -158,7 +164,9 @@ async fn a_sites_variables_reach_the_steps_whatever_they_are_called() {
     let mut wanted: Vec<String> = names.map(|name| format!("{name}=the site's {name}")).into();
     wanted.extend([
         "BASH_FUNC_module%%=() {  echo modules\n}".into(),
+        "BASH_FUNC_say%%=() {  echo the site says\n}".into(),
         "lines=one\ntwo".into(),
+        "SLURM_UMASK=0022".into(),
         "http_proxy=http://proxy:3128".into(),
         format!("GHA_SLURM_LAUNCH={}", launch.id),
     ]);

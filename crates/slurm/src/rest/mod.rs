@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use async_trait::async_trait;
-use gha_slurm_domain::{Clock, LaunchId, SlurmJobId, SlurmUser};
+use gha_slurm_domain::{Clock, LaunchId, ResourceRequest, SlurmJobId, SlurmUser};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, StatusCode, redirect};
 use secrecy::ExposeSecret;
@@ -22,6 +22,7 @@ use crate::backend::{
 };
 use crate::http;
 use crate::settings::SlurmrestdSettings;
+use crate::spelling::{Names, Spelling};
 use crate::submission::Submission;
 use tokens::Tokens;
 use version::{Answer, Job, Named};
@@ -50,6 +51,7 @@ pub struct RestSlurm {
     url: String,
     tokens: Tokens,
     version: Mutex<Option<ApiVersion>>,
+    spelling: Spelling,
 }
 
 /// What slurmrestd is asked.
@@ -57,7 +59,8 @@ enum Call<'a> {
     List,
     /// A list of something else, of Slurm or of its accounting: `slurmdb`.
     Read(&'static str, &'static str),
-    Submit(&'a Submission),
+    /// In Slurm's spelling.
+    Submit(&'a Submission, &'a ResourceRequest),
     Cancel(&'a SlurmJobId),
 }
 
@@ -97,6 +100,7 @@ impl RestSlurm {
             url,
             tokens: Tokens::new(&settings, clock)?,
             version: Mutex::new(None),
+            spelling: Spelling::default(),
             settings,
         })
     }
@@ -141,17 +145,17 @@ impl RestSlurm {
         let (method, part, path) = match call {
             Call::List => (Method::GET, "slurm", "jobs".to_owned()),
             Call::Read(part, path) => (Method::GET, *part, (*path).to_owned()),
-            Call::Submit(_) => (Method::POST, "slurm", "job/submit".to_owned()),
+            Call::Submit(..) => (Method::POST, "slurm", "job/submit".to_owned()),
             Call::Cancel(id) => (Method::DELETE, "slurm", format!("job/{id}")),
         };
         let url = format!("{}/{part}/{}/{path}", self.url, version.as_str());
         let mut request = self.http(version).request(method, url);
-        if let Call::Submit(submission) = call {
-            request = request.json(&version.submission(submission, &self.settings));
+        if let Call::Submit(submission, resources) = call {
+            request = request.json(&version.submission(submission, resources, &self.settings));
         }
         let most = match call {
             Call::List | Call::Read(..) => LISTING,
-            Call::Submit(_) | Call::Cancel(_) => http::SHORT,
+            Call::Submit(..) | Call::Cancel(_) => http::SHORT,
         };
         let asked = Instant::now();
         let Some((status, answer)) = self.send::<Answer>(user, request, most).await? else {
@@ -261,7 +265,8 @@ impl RestSlurm {
     /// Submits; once more with a fresh token, unless Slurm already has it.
     async fn ask_to_submit(&self, submission: &Submission) -> Result<SlurmJobId, SubmitError> {
         let user = submission.slurm_user.as_str();
-        let call = Call::Submit(submission);
+        let resources = self.spelt(submission).await?;
+        let call = Call::Submit(submission, &resources);
         let mut reply = self.ask_once(user, &call).await?;
         if reply.token_doubtful {
             self.tokens.forget(user).await;
@@ -279,7 +284,7 @@ impl RestSlurm {
                 .map_err(|_| SlurmUnavailable(format!("slurmrestd answered {id}")))?),
             _ if reply.token_doubtful => Err(reply.unavailable(user).into()),
             _ => Err(SubmitError::from_slurm(
-                &reply.answer.words(),
+                &reply.answer.own_words(),
                 reply.words(),
             )),
         }
@@ -294,6 +299,24 @@ impl RestSlurm {
             return Err(reply.unavailable(user));
         }
         Ok(reply.answer.jobs)
+    }
+
+    /// What is asked for, in Slurm's spelling.
+    async fn spelt(&self, submission: &Submission) -> Result<ResourceRequest, SlurmUnavailable> {
+        // A large future, of a call that is seldom made.
+        let ask = Box::pin(self.nodes());
+        self.spelling.of(&submission.resources, ask).await
+    }
+
+    /// Names that Slurm's nodes have.
+    async fn nodes(&self) -> Result<Names, SlurmUnavailable> {
+        let user = self.settings.service_user.as_str();
+        let reply = self.ask(user, &Call::Read("slurm", "nodes")).await?;
+        if reply.status.is_success() {
+            Ok(reply.answer.names())
+        } else {
+            Err(reply.unavailable(user))
+        }
     }
 
     async fn queue(&self, known: &Numbers) -> Result<Queue, SlurmUnavailable> {
@@ -341,10 +364,38 @@ impl RestSlurm {
         }
     }
 
+    async fn ask_for_configuration(&self) -> Result<String, SlurmUnavailable> {
+        let user = self.settings.service_user.as_str();
+        let reply = self.ask(user, &Call::Read("slurm", "nodes")).await?;
+        if !reply.status.is_success() {
+            return Err(reply.unavailable(user));
+        }
+        let mut lines = reply.answer.kinds_of_nodes();
+        let reply = self.ask(user, &Call::Read("slurm", "partitions")).await?;
+        if !reply.status.is_success() {
+            return Err(reply.unavailable(user));
+        }
+        lines.extend(reply.answer.lines_of_partitions());
+        let known = *self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = known.ok_or_else(|| SlurmUnavailable("slurmrestd: no version".into()))?;
+        let associations = Call::Read("slurmdb", "associations");
+        match self.ask_in(version, user, &associations).await? {
+            // slurmrestd runs without accounting.
+            None => {}
+            Some(reply) if reply.status.is_success() => {
+                lines.extend(reply.answer.lines_of_associations());
+            }
+            // Not a text without them: that would be another configuration.
+            Some(reply) => return Err(reply.unavailable(user)),
+        }
+        let lines: Vec<String> = lines.into_iter().collect();
+        Ok(lines.join("\n"))
+    }
+
     async fn look_around(&self) -> Result<Survey, SlurmUnavailable> {
         let version = self.version().await?;
         let partitions = Call::Read("slurm", "partitions");
-        let partitions = self.names(version, partitions, |answer| answer.partitions);
+        let partitions = self.names(version, partitions, Answer::into_partitions);
         let accounts = Call::Read("slurmdb", "accounts");
         let qos = Call::Read("slurmdb", "qos");
         Ok(Survey {
@@ -448,6 +499,10 @@ impl Slurm for RestSlurm {
         in_time(self.look_around()).await
     }
 
+    async fn configuration(&self) -> Result<String, SlurmUnavailable> {
+        in_time(self.ask_for_configuration()).await
+    }
+
     async fn may_act_as(&self, user: &SlurmUser) -> Result<String, CannotAct> {
         let reply = in_time(async { self.ask(user.as_str(), &Call::List).await });
         let reply = reply.await?;
@@ -465,7 +520,10 @@ impl Slurm for RestSlurm {
         };
         let mut shown = submission.clone_to_show();
         shown.script = format!("(the job script, {} bytes)", submission.script.len());
-        let body = version.submission(&shown, &self.settings);
+        // Where Slurm does not answer, as it is asked for.
+        let spelt = in_time(self.spelt(submission)).await;
+        let resources = spelt.unwrap_or_else(|_| submission.resources.clone());
+        let body = version.submission(&shown, &resources, &self.settings);
         let body = serde_json::to_string_pretty(&body).unwrap_or_default();
         let version = version.as_str();
         Ok(format!(

@@ -87,7 +87,7 @@ impl Tokens {
         })
     }
 
-    /// A token for `user`. One caller fetches it, the others wait for it; a failure is not remembered. `Rejected`: the signer
+    /// A token for `user`. One caller fetches it, the others wait for it; a failure is not remembered. `Failed`: the signer
     /// gives none for this user.
     pub(super) async fn of(&self, user: &str) -> Result<SecretString, SubmitError> {
         if matches!(self.source, Source::File(_)) {
@@ -114,6 +114,7 @@ impl Tokens {
                 Source::File(path) => from_file(&path.replace("%u", user)).await.map(Ok),
                 Source::Scontrol { program, conf } => {
                     let mut command = Command::new(program);
+                    command.env_clear();
                     if let Some(conf) = conf {
                         command.env("SLURM_CONF", conf);
                     }
@@ -126,7 +127,7 @@ impl Tokens {
                     };
                     match token_signer::ask(socket, &request).await? {
                         SlurmTokenAnswer::Token(token) => Ok(Ok(token)),
-                        SlurmTokenAnswer::Refused(why) => Ok(Err(SubmitError::Rejected(format!(
+                        SlurmTokenAnswer::Refused(why) => Ok(Err(SubmitError::Failed(format!(
                             "the token signer refuses {user}: {why}"
                         )))),
                         SlurmTokenAnswer::Failed(why) => bail!("the token signer: {why}"),

@@ -3,11 +3,12 @@
 //! v0.0.36 to v0.0.38 were held against slurmrestd 22.05, whose parsers take other values than its OpenAPI document says;
 //! v0.0.40 to v0.0.42 against 24.11, v0.0.42 to v0.0.45 against 26.05. Slurm's programs print the same JSON from then on.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::SlurmState;
+use gha_slurm_domain::{ResourceRequest, SlurmState};
 use nix::unistd::{Uid, User};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -15,17 +16,19 @@ use serde_json::{Map, Value, json};
 
 use crate::api_version::ApiVersion;
 use crate::backend::{
-    Numbers, OUTPUT, PATH, Queue, SlurmJob, comment, exit_code, output_variable, standing,
+    Numbers, OUTPUT, PATH, Queue, SlurmJob, comment, exit_code, output_variable, said, standing,
 };
 use crate::options::{Field, options};
 use crate::settings::SlurmrestdSettings;
+use crate::spelling::Names;
 use crate::submission::Submission;
 
 impl ApiVersion {
-    /// The body of a submission.
+    /// The body of a submission. `resources`: those of the submission, in Slurm's spelling.
     pub(super) fn submission(
         self,
         submission: &Submission,
+        resources: &ResourceRequest,
         settings: &SlurmrestdSettings,
     ) -> Value {
         // Before v0.0.40 slurmrestd reads what sbatch's options say; from then on, the fields of Slurm's own message.
@@ -61,7 +64,7 @@ impl ApiVersion {
             let delay = self.number(settings.signal_before_end_s.into());
             set("kill_warning_delay", delay);
         }
-        for option in options(&submission.resources) {
+        for option in options(resources) {
             let (key, value) = match option.field {
                 Field::Same(key, value) => (key, value),
                 Field::Number(key, number) => (key, self.number(number)),
@@ -112,15 +115,24 @@ pub(super) struct Answer {
     /// Of a submission, in some versions; null in v0.0.42.
     #[serde(default)]
     result: Option<SubmissionResult>,
+    /// Of a submission: what the site's job_submit plugin says to the user.
+    #[serde(default)]
+    job_submit_user_msg: Option<String>,
     /// Of a list.
     #[serde(default)]
     pub(super) jobs: Vec<Job>,
     /// Of a list of partitions.
     #[serde(default)]
-    pub(super) partitions: Vec<Named>,
+    partitions: Vec<Partition>,
+    /// Of a list of nodes.
+    #[serde(default)]
+    nodes: Vec<Node>,
     /// Of a list of accounts, from slurmdbd.
     #[serde(default)]
     pub(super) accounts: Vec<Named>,
+    /// Of a list of associations, from slurmdbd.
+    #[serde(default)]
+    associations: Vec<Association>,
     /// Of a list of QOS, from slurmdbd.
     #[serde(default, alias = "QOS")]
     pub(super) qos: Vec<Named>,
@@ -132,10 +144,55 @@ pub(super) struct Named {
     pub(super) name: String,
 }
 
+/// A partition, with all that limits who may ask for what.
+#[derive(Debug, Deserialize)]
+struct Partition {
+    name: String,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
+}
+
+/// What a node has, for its names.
+#[derive(Debug, Deserialize)]
+struct Node {
+    #[serde(default)]
+    cpus: Option<u64>,
+    #[serde(default)]
+    real_memory: Option<u64>,
+    #[serde(default)]
+    gres: Option<String>,
+    /// With commas; from v0.0.40 on a list.
+    #[serde(default)]
+    features: Option<Words>,
+    #[serde(default)]
+    partitions: Vec<String>,
+}
+
+impl Node {
+    fn features(&self) -> &[String] {
+        match &self.features {
+            Some(Words::One(list)) => std::slice::from_ref(list),
+            Some(Words::Several(lists)) => lists,
+            Some(Words::Other(_)) | None => &[],
+        }
+    }
+}
+
+/// Who may charge what, where.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Association {
+    account: Option<String>,
+    user: Option<String>,
+    partition: Option<String>,
+}
+
 #[derive(Debug, Deserialize)]
 struct SubmissionResult {
     #[serde(default)]
     job_id: Option<Number>,
+    #[serde(default)]
+    job_submit_user_msg: Option<String>,
 }
 
 /// An error in an answer.
@@ -340,9 +397,62 @@ impl Answer {
         of(self.job_id.as_ref()).or_else(|| of(self.result.as_ref()?.job_id.as_ref()))
     }
 
+    /// The names in a list of nodes.
+    pub(super) fn names(&self) -> Names {
+        let mut names = Names::default();
+        for node in &self.nodes {
+            node.partitions
+                .iter()
+                .for_each(|name| names.add_partition(name));
+            names.add_gres(node.gres.as_deref().unwrap_or_default());
+            let features = node.features().iter().flat_map(|list| list.split(','));
+            features.for_each(|name| names.add_feature(name));
+        }
+        names
+    }
+
+    /// The names in a list of partitions.
+    pub(super) fn into_partitions(self) -> Vec<Named> {
+        let partitions = self.partitions.into_iter();
+        partitions
+            .map(|Partition { name, .. }| Named { name })
+            .collect()
+    }
+
+    /// A list of partitions, a line for each.
+    pub(super) fn lines_of_partitions(&self) -> BTreeSet<String> {
+        let partitions = self.partitions.iter();
+        let lines = partitions.map(|Partition { name, rest }| format!("{name}|{}", json!(rest)));
+        lines.collect()
+    }
+
+    /// What a list of nodes says about what can be asked for, a line for each kind of node.
+    pub(super) fn kinds_of_nodes(&self) -> BTreeSet<String> {
+        let nodes = self.nodes.iter();
+        let kinds = nodes.map(|node| {
+            let (partitions, features) = (node.partitions.join(","), node.features().join(","));
+            let gres = node.gres.as_deref().unwrap_or_default();
+            let (cpus, memory) = (node.cpus.unwrap_or(0), node.real_memory.unwrap_or(0));
+            format!("{partitions}|{cpus}|{memory}|{gres}|{features}")
+        });
+        kinds.collect()
+    }
+
+    /// A list of associations, from slurmdbd, a line for each.
+    pub(super) fn lines_of_associations(&self) -> BTreeSet<String> {
+        let each = self.associations.iter();
+        let lines = each.map(|of| {
+            let columns = [&of.account, &of.user, &of.partition];
+            columns
+                .map(|text| text.as_deref().unwrap_or_default())
+                .join("|")
+        });
+        lines.collect()
+    }
+
     /// Whether the token may be what is wrong. Slurm 22.05 does not say so: it is one of several reasons of a 500.
     pub(super) fn may_be_the_token(&self, status: u16) -> bool {
-        let faults = self.errors.as_deref().unwrap_or_default();
+        let faults = self.faults();
         match status {
             401 | 511 => true,
             500 => {
@@ -353,9 +463,24 @@ impl Answer {
         }
     }
 
-    /// What went wrong, in Slurm's words, at most 300 characters.
+    /// What went wrong, in Slurm's words; what the site's job_submit plugin says comes first.
     pub(super) fn words(&self) -> String {
-        words(self.errors.as_deref().unwrap_or_default())
+        let result = self.result.as_ref();
+        let plugins = [
+            self.job_submit_user_msg.as_deref(),
+            result.and_then(|result| result.job_submit_user_msg.as_deref()),
+        ];
+        let plugins = plugins.into_iter().flatten();
+        said(plugins.chain(texts(self.faults())))
+    }
+
+    /// The same without the plugin's.
+    pub(super) fn own_words(&self) -> String {
+        said(texts(self.faults()))
+    }
+
+    fn faults(&self) -> &[Fault] {
+        self.errors.as_deref().unwrap_or_default()
     }
 }
 
@@ -365,26 +490,15 @@ impl Fault {
     }
 
     pub(super) fn words(&self) -> String {
-        words(std::slice::from_ref(self))
+        said(texts(std::slice::from_ref(self)))
     }
 }
 
-fn words(faults: &[Fault]) -> String {
-    let mut words: Vec<&str> = Vec::new();
-    for fault in faults {
-        for text in [&fault.error, &fault.description].into_iter().flatten() {
-            // One often repeats the other.
-            if !text.is_empty() && !words.iter().any(|word| word.contains(text.as_str())) {
-                words.push(text);
-            }
-        }
-    }
-    let words = words.join("; ");
-    words
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(300)
-        .collect()
+fn texts(faults: &[Fault]) -> impl Iterator<Item = &str> {
+    let texts = faults
+        .iter()
+        .flat_map(|fault| [&fault.error, &fault.description]);
+    texts.filter_map(|text| text.as_deref())
 }
 
 /// An answer of slurmrestd 24.11.5, see slurm-agent's `rest_recorded`.
@@ -397,8 +511,6 @@ pub(super) fn recorded<A: serde::de::DeserializeOwned>(version: ApiVersion, name
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use gha_slurm_domain::{LaunchId, ResourceRequest};
 
     use super::*;
@@ -430,7 +542,10 @@ mod tests {
 
     #[test]
     fn each_version_is_spoken_to_in_its_own_way() {
-        let body = |version: ApiVersion| version.submission(&submission(), &settings());
+        let submission = submission();
+        let body = |version: ApiVersion| {
+            version.submission(&submission, &submission.resources, &settings())
+        };
         let common = json!({
             "name": "r1",
             "comment": "gha-slurm:00000000-0000-0000-0000-000000000001",
@@ -631,6 +746,19 @@ mod tests {
                 ]
             );
             assert!(queue.ours.iter().all(|job| job.user == "games"));
+        }
+    }
+
+    #[test]
+    fn what_a_job_submit_plugin_says_is_among_the_words() {
+        let words = |value: Value| serde_json::from_value::<Answer>(value).unwrap().words();
+        let faults = json!([{ "error": "Unspecified error", "description": "Batch job submission failed", "error_number": -1 }]);
+        let expected = "Name your project; Unspecified error; Batch job submission failed";
+        for answer in [
+            json!({ "job_submit_user_msg": "Name your project\n", "errors": faults }),
+            json!({ "result": { "job_submit_user_msg": "Name your project" }, "errors": faults }),
+        ] {
+            assert_eq!(words(answer), expected);
         }
     }
 
