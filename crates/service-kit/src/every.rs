@@ -37,6 +37,9 @@ use crate::operations::Readiness;
 const STUCK_PERIODS: u32 = 10;
 const LEAST_ROUND: Duration = Duration::from_secs(10 * 60);
 
+/// The condition of [`Readiness`] while a loop is stuck.
+const STUCK: &str = "loops";
+
 /// The share of a period by which a pause is longer or shorter, unless [`Every::jitter`] is called.
 const JITTER: f64 = 0.1;
 
@@ -83,9 +86,13 @@ impl Periodic {
         readiness: &Readiness,
         work: impl Future<Output = T>,
     ) -> Result<T, Stuck> {
+        let report = |stuck: Option<&Stuck>| match stuck {
+            Some(stuck) => readiness.not_ready(STUCK, stuck.to_string()),
+            None => readiness.ready(STUCK),
+        };
         tokio::select! {
             done = work => Ok(done),
-            stuck = self.loops.stuck(readiness) => Err(stuck),
+            stuck = self.loops.stuck(report) => Err(stuck),
         }
     }
 

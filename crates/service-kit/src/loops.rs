@@ -7,12 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::operations::Readiness;
-
 /// The loops are looked at this often.
 const LOOK: Duration = Duration::from_secs(5);
-/// The condition of [`Readiness`].
-const CONDITION: &str = "loops";
 
 /// All loops of a process. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -60,14 +56,13 @@ impl Loops {
         }
     }
 
-    pub(crate) async fn stuck(&self, readiness: &Readiness) -> Stuck {
+    /// Reports which loop is stuck, again and again, and once that none is any more. Returns one that has been stuck for as long again.
+    pub(crate) async fn stuck(&self, report: impl Fn(Option<&Stuck>)) -> Stuck {
         let mut was_stuck = false;
         loop {
             let late = self.latest();
-            match &late {
-                Some((_, stuck)) => readiness.not_ready(CONDITION, stuck.to_string()),
-                None if was_stuck => readiness.ready(CONDITION),
-                None => {}
+            if late.is_some() || was_stuck {
+                report(late.as_ref().map(|(_, stuck)| stuck));
             }
             if late.is_some() != was_stuck {
                 was_stuck = late.is_some();

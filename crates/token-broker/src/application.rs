@@ -151,7 +151,7 @@ impl Application {
                 let database = database.clone();
                 async move { database.ping().await }
             });
-        let work = async { tokio::join!(http.run_until_stopped(stop), watch, shown) };
+        let work = Box::pin(async { tokio::join!(http.run_until_stopped(stop), watch, shown) });
         let (answered, (), ()) = periodic.unless_stuck(&readiness, work).await?;
         drained.cancel();
         operations.await??;

@@ -5,7 +5,7 @@ use gha_slurm_auth::KeyFolder;
 use gha_slurm_domain::workflow_job::Verdict;
 use gha_slurm_launcher::{Application, Settings};
 use gha_slurm_service_kit::settings::load;
-use gha_slurm_test_support::{Sample, TestBroker, TestDatabase, wait_until};
+use gha_slurm_test_support::{Middleman, Sample, TestBroker, TestDatabase, wait_until};
 use tokio_util::sync::CancellationToken;
 use wiremock::matchers::method;
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -13,6 +13,8 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 use crate::*;
 
 const DEADLINE: Duration = Duration::from_secs(30);
+/// A silent server is given up after 20 s.
+const SILENCE: Duration = Duration::from_secs(90);
 
 #[test]
 fn the_sample_file_is_right() {
@@ -75,51 +77,115 @@ fn an_original_agent_needs_its_secret_and_registration_tokens() {
     }
 }
 
+/// A launcher whose agent accepts everything.
+struct Running {
+    url: String,
+    agent: MockServer,
+    _keys: tempfile::TempDir,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+impl Running {
+    async fn start(database_url: &str, broker: &TestBroker) -> Self {
+        let keys = tempfile::tempdir().unwrap();
+        KeyFolder::new(keys.path()).generate(1).unwrap();
+        let agent = MockServer::start().await;
+        Mock::given(method("POST"))
+            .respond_with(
+                ResponseTemplate::new(200)
+                    .set_body_json(serde_json::json!({"status": "OK!", "slurmJobId": "1"})),
+            )
+            .mount(&agent)
+            .await;
+        let environment = [
+            ("OPERATIONS__LISTEN", "127.0.0.1:0"),
+            ("DATABASE__URL", database_url),
+            ("AMQP__URL", broker.amqp_url()),
+            ("GITHUB__API_URL", "http://127.0.0.1:1"),
+            ("GITHUB__APP_ID", "7"),
+            ("GITHUB__PRIVATE_KEY", &reconciler::app_key()),
+            ("DEPLOYMENT__NAME", "test"),
+            ("KEYS__FOLDER", keys.path().to_str().unwrap()),
+            ("CLUSTER__NAME", "main"),
+            ("CLUSTER__AGENT_URL", &agent.uri()),
+            ("CLUSTER__TOKEN_URL", "http://127.0.0.1:1"),
+        ]
+        .map(|(key, value)| (format!("LAUNCHER__{key}"), value.to_owned()));
+        let application = Application::build(load::<Settings>(None, environment).unwrap())
+            .await
+            .unwrap();
+        let stop = CancellationToken::new();
+        let launcher = Self {
+            url: format!("http://127.0.0.1:{}", application.ops_port()),
+            agent,
+            _keys: keys,
+            task: tokio::spawn(application.run_until_stopped(stop.clone())),
+            stop,
+        };
+        launcher.until_ready().await;
+        launcher
+    }
+
+    async fn until_ready(&self) {
+        let ready = format!("{}/health/ready", self.url);
+        wait_until("the launcher is ready", SILENCE, || async {
+            let answer = reqwest::get(&ready).await.map_err(|e| e.to_string())?;
+            if answer.status().is_success() {
+                return Ok(());
+            }
+            Err(answer.text().await.unwrap_or_default())
+        })
+        .await;
+    }
+
+    async fn until_not_ready_for(&self, name: &str) {
+        let ready = format!("{}/health/ready", self.url);
+        wait_until(&format!("{name} is not ready"), SILENCE, || async {
+            let answer = reqwest::get(&ready).await.map_err(|e| e.to_string())?;
+            let text = answer.text().await.unwrap_or_default();
+            if text.contains(&format!("\"{name}\":")) {
+                return Ok(());
+            }
+            Err(text)
+        })
+        .await;
+    }
+
+    async fn metrics(&self) -> String {
+        let metrics = reqwest::get(format!("{}/metrics", self.url)).await;
+        metrics.unwrap().text().await.unwrap()
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        tokio::time::timeout(DEADLINE, self.task)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+    }
+}
+
+async fn until_submitted(database: &TestDatabase, count: usize) {
+    wait_until("all are submitted", SILENCE, || async {
+        let states = states(database.url()).await;
+        let submitted = |state: &&(String, bool)| state.0 == "submitted";
+        if states.iter().filter(submitted).count() == count {
+            return Ok(());
+        }
+        Err(format!("{states:?}"))
+    })
+    .await;
+}
+
 /// The way from the queue to the agent, and a mapping that arrives by NOTIFY.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_in_the_queue_becomes_a_submission() {
     let (database, broker) = (TestDatabase::create().await, TestBroker::create().await);
-    let keys = tempfile::tempdir().unwrap();
-    KeyFolder::new(keys.path()).generate(1).unwrap();
-    let agent = MockServer::start().await;
-    Mock::given(method("POST"))
-        .respond_with(
-            ResponseTemplate::new(200)
-                .set_body_json(serde_json::json!({"status": "OK!", "slurmJobId": "1"})),
-        )
-        .mount(&agent)
-        .await;
-    let environment = [
-        ("OPERATIONS__LISTEN", "127.0.0.1:0"),
-        ("DATABASE__URL", database.url()),
-        ("AMQP__URL", broker.amqp_url()),
-        ("GITHUB__API_URL", "http://127.0.0.1:1"),
-        ("GITHUB__APP_ID", "7"),
-        ("GITHUB__PRIVATE_KEY", &reconciler::app_key()),
-        ("DEPLOYMENT__NAME", "test"),
-        ("KEYS__FOLDER", keys.path().to_str().unwrap()),
-        ("CLUSTER__NAME", "main"),
-        ("CLUSTER__AGENT_URL", &agent.uri()),
-        ("CLUSTER__TOKEN_URL", "http://127.0.0.1:1"),
-    ]
-    .map(|(key, value)| (format!("LAUNCHER__{key}"), value.to_owned()));
-    let application = Application::build(load::<Settings>(None, environment).unwrap())
-        .await
-        .unwrap();
-    let ready = format!("http://127.0.0.1:{}/health/ready", application.ops_port());
-    let stop = CancellationToken::new();
-    let task = tokio::spawn(application.run_until_stopped(stop.clone()));
-    wait_until("the launcher is ready", DEADLINE, || async {
-        reqwest::get(&ready)
-            .await
-            .ok()
-            .filter(|r| r.status().is_success())
-            .map(drop)
-    })
-    .await;
-
+    let launcher = Running::start(database.url(), &broker).await;
     let at = Broker::new(broker.amqp_url().into(), None).unwrap();
-    let publisher = Publisher::start(at, "test", DEADLINE, stop.clone(), |_| {});
+    let publisher = Publisher::start(at, "test", DEADLINE, launcher.stop.clone(), |_| {});
     publisher.publish(&queued(1)).await.unwrap();
     wait_until("the workflow job waits for a mapping", DEADLINE, || async {
         let pool = database.pool();
@@ -144,22 +210,73 @@ async fn an_event_in_the_queue_becomes_a_submission() {
         (broker.depth(DEAD_QUEUE).await == Some(1)).then_some(())
     })
     .await;
-    let metrics = reqwest::get(ready.replace("health/ready", "metrics"));
-    let metrics = metrics.await.unwrap().text().await.unwrap();
+    let metrics = launcher.metrics().await;
     assert!(metrics.contains("gha_slurm_events_total{outcome=\"dead\"} 1"));
     assert!(
         !metrics.contains("outcome=\"retried\""),
         "it was tried again"
     );
     map(&database.pool()).await;
-    wait_until("it is submitted", DEADLINE, || async {
-        (states(database.url()).await == [("submitted".to_owned(), true)]).then_some(())
+    until_submitted(&database, 1).await;
+    launcher.stop().await;
+}
+
+/// A pooler that freezes, or a failover without a word: every connection stays open and nothing answers. Then a primary that is a standby
+/// for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_silent_or_read_only_stops_nothing_for_ever() {
+    let (database, broker) = (TestDatabase::create().await, TestBroker::create().await);
+    map(&database.pool()).await;
+    let way = Middleman::before(database.url()).await.unwrap();
+    let url = way.through(database.url()).unwrap();
+    let launcher = Running::start(&url, &broker).await;
+    let at = Broker::new(broker.amqp_url().into(), None).unwrap();
+    let publisher = Publisher::start(at, "test", DEADLINE, launcher.stop.clone(), |_| {});
+    publisher.publish(&queued(1)).await.unwrap();
+    until_submitted(&database, 1).await;
+
+    way.silence();
+    publisher.publish(&queued(2)).await.unwrap();
+    launcher.until_not_ready_for("postgres").await;
+    way.speak();
+    until_submitted(&database, 2).await;
+    launcher.until_ready().await;
+
+    let name = database.url().rsplit('/').next().unwrap();
+    let read_only = |on: &str| {
+        // Those that are open already, too, as after a failover.
+        format!(
+            "ALTER DATABASE {name} SET default_transaction_read_only = {on}; \
+             SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+        )
+    };
+    database.execute(&read_only("on")).await.unwrap();
+    publisher.publish(&queued(3)).await.unwrap();
+    wait_until("the event was tried", DEADLINE, || async {
+        let metrics = launcher.metrics().await;
+        let failed = "outcome=\"unavailable\",transaction=\"apply";
+        if metrics.contains(failed) {
+            Ok(())
+        } else {
+            Err(metrics)
+        }
     })
     .await;
-    stop.cancel();
-    tokio::time::timeout(DEADLINE, task)
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
+    let writable = format!("BEGIN READ WRITE; {}; COMMIT", read_only("off"));
+    database.execute(&writable).await.unwrap();
+    until_submitted(&database, 3).await;
+    assert_eq!(broker.depth(DEAD_QUEUE).await, Some(0));
+    assert_eq!(
+        launcher
+            .agent
+            .received_requests()
+            .await
+            .unwrap()
+            .iter()
+            .filter(|r| r.url.path() == "/runner/start")
+            .count(),
+        3
+    );
+    launcher.stop().await;
 }
