@@ -425,7 +425,11 @@ async fn with_progress_token(stack: &Stack, walk: impl AsyncFnOnce()) {
         .sql("SELECT progress_token_hash FROM runners", &[])
         .await;
     let set = |hash: String| async move {
-        let statement = format!("UPDATE runners SET progress_token_hash = decode('{hash}', 'hex')");
+        // Under the scope's lock, as the services: whoever has read the row would write the former hash again.
+        let statement = format!(
+            "WITH locked AS MATERIALIZED (SELECT lock_scope_of(id) FROM launches) \
+             UPDATE runners SET progress_token_hash = decode('{hash}', 'hex') FROM locked"
+        );
         assert_eq!(stack.execute(&statement).await, 1);
     };
     set(hex::encode(Sha256::digest(PROGRESS_TOKEN))).await;
