@@ -7,11 +7,9 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt};
 use gha_slurm_contract::Event;
 use gha_slurm_telemetry::panic_message;
-use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
-    QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::task::JoinSet;
@@ -20,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::dead_letters::Letters;
-use crate::topology::{Broker, Interrupted, LAUNCHER_QUEUE, Pauses, open};
+use crate::topology::{Broker, Interrupted, LAUNCHER_QUEUE, Pauses, depth, open};
 
 /// Events in flight at once.
 const PREFETCH: u16 = 16;
@@ -121,7 +119,7 @@ where
     let result = loop {
         tokio::select! {
             _ = look.tick() => {
-                let waiting = waiting(&channel).await? + in_hand.len();
+                let waiting = depth(&channel, LAUNCHER_QUEUE).await? as usize + in_hand.len();
                 if waiting == 0 {
                     went_on = Instant::now();
                 }
@@ -158,18 +156,6 @@ where
         let _ = connection.close(200, "bye".into()).await;
     }
     result
-}
-
-/// Events in the queue that no consumer has.
-async fn waiting(channel: &Channel) -> lapin::Result<usize> {
-    let passive = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let queue = channel
-        .queue_declare(LAUNCHER_QUEUE.into(), passive, FieldTable::default())
-        .await?;
-    Ok(queue.message_count() as usize)
 }
 
 /// Returns whether the event is done with.

@@ -6,13 +6,12 @@ use gha_slurm_contract::Event;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions,
-    QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation};
 
 use crate::topology::{
-    Broker, DEAD_EXCHANGE, DEAD_QUEUE, DELIVERY_LIMIT, LAUNCHER_QUEUE, PERSISTENT, open,
+    Broker, DEAD_EXCHANGE, DEAD_QUEUE, DELIVERY_LIMIT, LAUNCHER_QUEUE, PERSISTENT, depth, open,
 };
 
 /// Header with the reason.
@@ -106,14 +105,7 @@ where
 {
     let (connection, channel) = open(broker, "gha-slurm dead-letters").await?;
     let letters = Letters::on(channel.clone()).await?;
-    let passive = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let queue = channel
-        .queue_declare(DEAD_QUEUE.into(), passive, FieldTable::default())
-        .await?;
-    let all = queue.message_count();
+    let all = depth(&channel, DEAD_QUEUE).await?;
     for _ in 0..all.min(most) {
         let got = channel.basic_get(DEAD_QUEUE.into(), BasicGetOptions::default());
         let got = tokio::time::timeout(GET_PATIENCE, got)

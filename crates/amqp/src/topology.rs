@@ -76,7 +76,7 @@ pub enum Interrupted {
     /// There is a connection, but no event is done with.
     #[error("none of {waiting} events has been applied for {} s", .since.as_secs())]
     Stalled {
-        /// Events in the queue and in hand.
+        /// Events that are queued or being handled.
         waiting: usize,
         /// For so long.
         since: Duration,
@@ -98,6 +98,18 @@ pub(crate) async fn open(broker: &Broker, name: &str) -> lapin::Result<(Connecti
         Ok(result) => result,
         Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
     }
+}
+
+/// How many messages of a queue no consumer has.
+pub(crate) async fn depth(channel: &Channel, queue: &str) -> lapin::Result<u32> {
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..Default::default()
+    };
+    let queue = channel
+        .queue_declare(queue.into(), passive, FieldTable::default())
+        .await?;
+    Ok(queue.message_count())
 }
 
 async fn declare(channel: &Channel) -> lapin::Result<()> {

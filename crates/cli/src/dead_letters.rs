@@ -3,15 +3,21 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, Subcommand};
 use gha_slurm_amqp::Broker;
 use gha_slurm_amqp::dead_letters::{self, DeadLetter};
 use gha_slurm_contract::Event;
 use gha_slurm_contract::event::EventPayload;
-use secrecy::SecretString;
 
-const VARIABLE: &str = "AMQP_URL";
+use crate::secret_url::SecretUrl;
+
+const URL: SecretUrl = SecretUrl {
+    what: "URL of RabbitMQ",
+    variable: "AMQP_URL",
+    option: "--amqp-url-file",
+    schemes: ["amqp://", "amqps://"],
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -48,28 +54,9 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the only variable of a command without settings"
-    )]
     fn broker(&self) -> anyhow::Result<Broker> {
-        let text = match &self.amqp_url_file {
-            Some(path) => {
-                std::fs::read_to_string(path).with_context(|| path.display().to_string())?
-            }
-            None => std::env::var(VARIABLE).with_context(|| {
-                format!("no URL of RabbitMQ; set {VARIABLE} or use --amqp-url-file FILE")
-            })?,
-        };
-        let text = text.trim();
-        if !(text.starts_with("amqp://") || text.starts_with("amqps://")) {
-            // The URL is not shown: it may contain a password.
-            bail!("the URL of RabbitMQ must start with amqp:// or amqps://");
-        }
-        Ok(Broker::new(
-            SecretString::from(text),
-            self.amqp_ca_file.as_deref(),
-        )?)
+        let url = URL.read(self.amqp_url_file.as_deref())?;
+        Ok(Broker::new(url, self.amqp_ca_file.as_deref())?)
     }
 }
 

@@ -13,6 +13,7 @@ mod repos;
 mod retry;
 mod runner_update;
 mod runners;
+mod secret_url;
 
 use std::process::ExitCode;
 

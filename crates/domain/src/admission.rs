@@ -18,8 +18,8 @@ pub struct Charge {
     pub qos: Option<String>,
 }
 
-/// What becomes of what an event reports of a repository. Events come late, twice and in any order, and from whoever has stolen the
-/// webhook secret: what rights depend on is never believed because it came last.
+/// How far to trust what an event reports of a repository. Events arrive late, twice and in any order, and anyone who has stolen the webhook
+/// secret can forge them: facts that decide about rights are never accepted merely because they arrived last.
 /// <https://docs.github.com/en/webhooks/testing-and-troubleshooting-webhooks/troubleshooting-webhooks>
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hearsay {
@@ -43,8 +43,8 @@ impl Hearsay {
         }
     }
 
-    /// Where a repository is. Calls about a mapped one are made there, so GitHub is asked; of one that nobody has mapped the names are
-    /// only for display.
+    /// The owner, name and installation of a repository. Calls about a mapped repository use them, so GitHub is asked; for an unmapped one
+    /// they are only displayed.
     pub fn place(known: Option<&Place>, is_mapped: bool, said: &Place) -> Self {
         let Some(known) = known else {
             return Self::Believed;

@@ -1,6 +1,5 @@
 //! The service: some loops over one database.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,7 +12,7 @@ use gha_slurm_auth::{KeyFolder, KeySet, Signer};
 use gha_slurm_contract::Event;
 use gha_slurm_domain::Clock;
 use gha_slurm_github::Github;
-use gha_slurm_service_kit::{HttpService, Operations, Pause, Periodic, Readiness};
+use gha_slurm_service_kit::{AppTrouble, HttpService, Operations, Pause, Periodic, Readiness};
 use gha_slurm_storage::notice::{self, Notice};
 use gha_slurm_storage::{
     AsyncPgConnection, Database, Role, StorageError, identity, replan, stops, versions,
@@ -42,8 +41,6 @@ const SWEEP: Duration = Duration::from_secs(5);
 const SWEPT_AT_ONCE: i64 = 100;
 /// Whether launches are stopped is looked at this often.
 const STOP_SEEN: Duration = Duration::from_secs(5);
-/// Whether GitHub accepts the App's credentials is shown so often.
-const GITHUB_SEEN: Duration = Duration::from_secs(5);
 /// An event is held while Postgres is away, before it goes to the end of the queue; RabbitMQ itself gives up after 30 minutes.
 const HOLD: Duration = Duration::from_secs(10 * 60);
 /// The first round may find years of rows.
@@ -73,7 +70,7 @@ pub struct Application {
     /// 1 while launches are stopped.
     stopped: IntGauge,
     /// 1 while GitHub does not accept the App's credentials.
-    app_refused: IntGauge,
+    app_trouble: AppTrouble,
     port: u16,
     /// For an agent in outbound mode.
     http: Option<HttpService>,
@@ -102,12 +99,7 @@ impl Application {
             &[],
         )?;
         let stopped = stopped.with_label_values::<&str>(&[]);
-        let app_refused = metrics.gauge(
-            "gha_slurm_github_app_refused",
-            "1 while GitHub does not accept the App's credentials, otherwise 0",
-            &[],
-        )?;
-        let app_refused = app_refused.with_label_values::<&str>(&[]);
+        let app_trouble = AppTrouble::register(&metrics)?;
         let signer = Signer::load(&KeyFolder::new(&settings.keys.folder)).context("keys.folder")?;
         let amqp = &settings.amqp;
         let broker = Broker::new(amqp.url.clone(), amqp.ca_file.as_deref())?;
@@ -219,7 +211,7 @@ impl Application {
             periodic,
             events,
             stopped,
-            app_refused,
+            app_trouble,
             port,
             http,
             quit,
@@ -253,7 +245,7 @@ impl Application {
             periodic,
             events,
             stopped,
-            app_refused,
+            app_trouble,
             http,
             quit,
             stopping,
@@ -332,28 +324,20 @@ impl Application {
             periodic.clone(),
             stop.clone(),
         );
-        let github = show_app_trouble(
-            submitter.inquiry.github.clone(),
-            readiness.clone(),
-            app_refused,
-            periodic.clone(),
-            stop.clone(),
-        );
+        let github = submitter.inquiry.github.clone();
+        let github = app_trouble.show(&readiness, &periodic, stop.clone(), move || {
+            github.app_trouble()
+        });
         let submissions = submission::run(
             submitter,
             Arc::clone(&wake),
             periodic.pulse("submission", SUBMISSION_ROUND),
             stop.clone(),
         );
+        let pinged = database.clone();
         let reachable = readiness
             .clone()
-            .watch(&periodic, "postgres", stop.clone(), {
-                let database = database.clone();
-                move || {
-                    let database = database.clone();
-                    async move { database.ping().await }
-                }
-            });
+            .watch(&periodic, "postgres", stop.clone(), || pinged.ping());
         let replans = replan_loop(
             periodic.clone(),
             database,
@@ -442,23 +426,6 @@ async fn watch_stops(
         Ok::<_, StorageError>(())
     };
     periodic.every("stops", STOP_SEEN).run(stop, round).await;
-}
-
-/// Shows people and monitoring that GitHub does not accept the App's credentials.
-async fn show_app_trouble(
-    github: Github,
-    readiness: Readiness,
-    metric: IntGauge,
-    periodic: Periodic,
-    stop: CancellationToken,
-) {
-    let round = || async {
-        let trouble = github.app_trouble();
-        metric.set(trouble.is_some().into());
-        readiness.note("github", trouble);
-        Ok::<_, Infallible>(())
-    };
-    periodic.every("github", GITHUB_SEEN).run(stop, round).await;
 }
 
 /// Where the labels that are served changed since the last start, open workflow jobs are decided again.

@@ -16,7 +16,7 @@ pub(crate) fn folder_of(file: &Path) -> &Path {
 }
 
 /// Gives a file this text and mode. Blocks until both are on disk; whether the folder knows the new file then is up to the caller.
-pub(crate) fn replace(file: &Path, text: &str, mode: u32) -> std::io::Result<()> {
+pub fn replace(file: &Path, text: &str, mode: u32) -> std::io::Result<()> {
     let mut new = NamedTempFile::new_in(folder_of(file))?;
     new.write_all(text.as_bytes())?;
     new.as_file()

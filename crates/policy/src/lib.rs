@@ -1,6 +1,6 @@
 #![doc = include_str!("../README.md")]
 
-mod file;
+pub mod file;
 mod stop;
 
 use file::replace;

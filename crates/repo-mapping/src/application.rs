@@ -79,10 +79,7 @@ impl Application {
         let operations = tokio::spawn(operations.run_until(drained.clone()));
         let watch = readiness
             .clone()
-            .watch(&periodic, "postgres", stop.clone(), move || {
-                let database = database.clone();
-                async move { database.ping().await }
-            });
+            .watch(&periodic, "postgres", stop.clone(), || database.ping());
         let work = async { tokio::join!(http.run_until_stopped(stop), watch) };
         let (answered, ()) = periodic.unless_stuck(&readiness, work).await?;
         drained.cancel();

@@ -2,8 +2,9 @@
 //!
 //! actix-web reads ahead as much as comes, answers pipelined requests even if nobody reads the answers, and waits for the head of a second
 //! request, or for a client that does not read, for as long as it takes. Here a request's head is bounded in size and time, the next one
-//! is read when the last answer has been sent, and a client that does not read is cut off. One that is still sending when it has been
-//! refused is heard out for a moment: if we hung up on it, its system would throw the answer away unread.
+//! is read when the last answer has been sent, and a client that does not read is cut off. If a client is still
+//! sending when its last response has been sent, its input is discarded for a moment: if the connection were closed at once, the client's
+//! kernel would discard the response.
 
 use std::cell::{Cell, RefCell};
 use std::io::{Error, ErrorKind};

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod app_trouble;
 pub mod authentication;
 pub mod body;
 pub mod client_address;
@@ -15,6 +16,7 @@ mod server;
 pub mod settings;
 pub mod strangers;
 
+pub use app_trouble::AppTrouble;
 pub use body::{Body, BodyLimits};
 pub use client_address::client_address;
 pub use every::{Every, Pause, Periodic};

@@ -1,5 +1,5 @@
-//! The loops of a process, and whether they go on. A loop whose round never ends is noticed by nobody else: the process lives, its
-//! connections are fine, and work stays undone.
+//! Detects loops that are stuck. Nothing else notices a round that never ends: the process is alive, its connections are fine, and the
+//! work is not done.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -10,7 +10,7 @@ use url::form_urlencoded;
 
 /// Each address of the server is tried for so long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The kernel closes a connection whose data nobody acknowledges for so long (tcp(7), `TCP_USER_TIMEOUT`).
+/// The kernel closes a connection whose data is not acknowledged for this long (tcp(7), `TCP_USER_TIMEOUT`).
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 /// An idle connection is looked at after this (tcp(7), `TCP_KEEPIDLE`), which also keeps firewalls from forgetting it,
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);

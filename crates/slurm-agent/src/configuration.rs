@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use gha_slurm_policy::file;
 use gha_slurm_service_kit::Periodic;
 use gha_slurm_slurm::Slurm;
 use sha2::{Digest, Sha256};
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Of the state folder: without it, each start of the agent would look like a change.
 const FILE: &str = "slurm-configuration";
+const MODE: u32 = 0o600;
 
 /// What final refusals depend on besides the policy.
 pub(crate) struct Configuration {
@@ -71,7 +73,7 @@ impl Configuration {
         let hash = hash(text);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if *seen != hash {
-            std::fs::write(&self.file, &hash)?;
+            file::replace(&self.file, &hash, MODE)?;
             if !seen.is_empty() {
                 tracing::info!("Slurm's configuration changed: what was refused is tried again");
             }
@@ -83,9 +85,9 @@ impl Configuration {
 
 /// The same in every version of Rust.
 fn hash(text: &str) -> String {
-    let digest = Sha256::digest(text);
-    let first: Vec<String> = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
-    first.concat()
+    let mut hash = hex::encode(Sha256::digest(text));
+    hash.truncate(16);
+    hash
 }
 
 #[cfg(test)]

@@ -780,7 +780,7 @@ const DUE: &str = "
 
 /// Planned launches that are due and that no launcher is submitting: of each repository in turn those that are due for the longest, as
 /// many at a turn as it has weight; of those of a class that wait behind a limit, only the oldest. A lease that ran out (the process was
-/// killed) is taken again: the agent gives the first answer for the same launch.
+/// killed) is taken again: the agent returns its first response for the same launch.
 pub async fn due(
     conn: &mut AsyncPgConnection,
     now: DateTime<Utc>,

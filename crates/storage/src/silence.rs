@@ -1,8 +1,8 @@
-//! A server that says nothing any more: a failover without a word, a firewall that forgot the connection, a pooler or a server that is
-//! frozen while its kernel goes on acknowledging. Keepalives do not notice the last; a limit of the server is not heard in any of them.
+//! Detects a server that has gone silent: after an unannounced failover, behind a firewall that dropped the connection, or a pooler or
+//! server that is frozen while its kernel still acknowledges data. Keepalives do not detect the last, and the server's own limits none.
 //!
-//! Every request is answered before long, since `statement_timeout` and `lock_timeout` end it. So a connection on which an answer is due
-//! and no byte comes is dead: what waits for it fails, and the next caller gets a new one.
+//! `statement_timeout` and `lock_timeout` end every request in time. So a connection on which a response is overdue and no byte arrives is
+//! dead: what waits for it fails, and the next caller gets a new connection.
 
 use std::io;
 use std::pin::Pin;

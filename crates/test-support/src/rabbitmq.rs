@@ -6,11 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
 use crate::certificates::TestCertificate;
+use crate::process::{end_processes_marked, processes_marked};
 use crate::server::{Folder, Supervised, free_port, give, kill9};
 use crate::wait::try_wait_until;
 
@@ -28,6 +29,9 @@ static SPARE_VHOSTS: tokio::sync::Mutex<Vec<String>> = tokio::sync::Mutex::const
 
 /// Each call of `rabbitmqctl` starts an Erlang of its own, which takes a processor for a second.
 const VHOSTS_AT_ONCE: usize = 8;
+
+/// How long the last process of a broker may take to end after it.
+const HELPERS_END_WITHIN: Duration = Duration::from_secs(5);
 
 /// A RabbitMQ of its own. Ends when dropped, and when this process ends.
 pub struct PrivateRabbitMq {
@@ -253,6 +257,27 @@ impl PrivateRabbitMq {
                 "+S 1:1 -kernel inet_dist_use_interface {127,0,0,1}",
             );
         command
+    }
+}
+
+impl Drop for PrivateRabbitMq {
+    /// Waits for Erlang's helpers too: they are in process groups of their own, and end a moment after the broker.
+    fn drop(&mut self) {
+        let Some(server) = self.server.lock().ok().and_then(|mut server| server.take()) else {
+            return;
+        };
+        drop(server);
+        // Tests that share it know its folder too, but not by this name.
+        let mark = format!("RABBITMQ_PID_FILE={}", self.folder.path().display());
+        let start = Instant::now();
+        while !processes_marked(&mark).is_empty() && start.elapsed() < HELPERS_END_WITHIN {
+            end_processes_marked(&mark);
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "polls processes, not in async code"
+            )]
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 

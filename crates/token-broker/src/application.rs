@@ -3,11 +3,11 @@
 use anyhow::Context;
 use gha_slurm_domain::Clock;
 use gha_slurm_github::Github;
-use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness, Strangers, Window};
+use gha_slurm_service_kit::{
+    AppTrouble, HttpService, Operations, Periodic, Readiness, Strangers, Window,
+};
 use gha_slurm_storage::{Database, Role};
 use gha_slurm_telemetry::Metrics;
-use gha_slurm_telemetry::prometheus::IntGauge;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -20,8 +20,6 @@ use crate::settings::Settings;
 
 /// Most reads of the key set by one address in ten seconds: an agent makes one at most, and many may come from one address.
 const KEY_READS: u32 = 200;
-/// Whether GitHub accepts the App's credentials is shown so often.
-const GITHUB_SEEN: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// token-broker, built and bound.
@@ -33,7 +31,7 @@ pub struct Application {
     database: Database,
     github: Github,
     /// 1 while GitHub does not accept the App's credentials.
-    app_refused: IntGauge,
+    app_trouble: AppTrouble,
 }
 
 impl Application {
@@ -48,12 +46,7 @@ impl Application {
             "Launch tokens that came back, by what became of them",
             &["outcome"],
         )?;
-        let app_refused = metrics.gauge(
-            "gha_slurm_github_app_refused",
-            "1 while GitHub does not accept the App's credentials, otherwise 0",
-            &[],
-        )?;
-        let app_refused = app_refused.with_label_values::<&str>(&[]);
+        let app_trouble = AppTrouble::register(&metrics)?;
         let keys = Keys::load(
             settings.keys.folder.clone(),
             settings.deployment.name.clone(),
@@ -104,7 +97,7 @@ impl Application {
             periodic,
             database,
             github,
-            app_refused,
+            app_trouble,
         })
     }
 
@@ -127,30 +120,14 @@ impl Application {
             periodic,
             database,
             github,
-            app_refused,
+            app_trouble,
         } = self;
         let drained = CancellationToken::new();
         let operations = tokio::spawn(operations.run_until(drained.clone()));
-        let shown = {
-            let readiness = readiness.clone();
-            let github = &github;
-            let app_refused = &app_refused;
-            let round = move || {
-                let trouble = github.app_trouble();
-                app_refused.set(trouble.is_some().into());
-                readiness.note("github", trouble);
-                async { Ok::<_, Infallible>(()) }
-            };
-            periodic
-                .every("github", GITHUB_SEEN)
-                .run(stop.clone(), round)
-        };
+        let shown = app_trouble.show(&readiness, &periodic, stop.clone(), || github.app_trouble());
         let watch = readiness
             .clone()
-            .watch(&periodic, "postgres", stop.clone(), move || {
-                let database = database.clone();
-                async move { database.ping().await }
-            });
+            .watch(&periodic, "postgres", stop.clone(), || database.ping());
         let work = Box::pin(async { tokio::join!(http.run_until_stopped(stop), watch, shown) });
         let (answered, (), ()) = periodic.unless_stuck(&readiness, work).await?;
         drained.cancel();

@@ -67,6 +67,19 @@ fn consumer(
     (seen, task)
 }
 
+/// Waits until so many deliveries were seen, and none is left.
+async fn handled(broker: &TestBroker, seen: &Seen, deliveries: usize) {
+    wait_until("all is handled", DEADLINE, || async {
+        let count = seen.lock().unwrap().len();
+        let left = broker.depth(LAUNCHER_QUEUE).await;
+        if count == deliveries && left == Some(0) {
+            return Ok(());
+        }
+        Err(format!("{count} deliveries, {left:?} left"))
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_confirmed_arrives_and_is_acknowledged() {
     let broker = TestBroker::create().await;
@@ -152,11 +165,7 @@ async fn what_cannot_help_it_is_put_back_as_often_as_needed() {
             Outcome::Ack
         }
     });
-    wait_until("it is acknowledged", DEADLINE, || async {
-        let all = seen.lock().unwrap().len() == 50;
-        (all && broker.depth(LAUNCHER_QUEUE).await == Some(0)).then_some(())
-    })
-    .await;
+    handled(&broker, &seen, 50).await;
     stop.cancel();
     task.await.unwrap();
     assert_eq!(broker.depth(DEAD_QUEUE).await, Some(0));
@@ -222,11 +231,7 @@ async fn dead_letters_are_looked_at_and_put_back() {
             Outcome::Ack
         }
     });
-    wait_until("both are handled", DEADLINE, || async {
-        let all = seen.lock().unwrap().len() == 30;
-        (all && broker.depth(LAUNCHER_QUEUE).await == Some(0)).then_some(())
-    })
-    .await;
+    handled(&broker, &seen, 30).await;
     stop.cancel();
     task.await.unwrap();
     assert_eq!(dead_letters::replay(&at, |_| true).await.unwrap(), 2);
@@ -250,11 +255,7 @@ async fn events_whose_handler_panics_come_back_and_the_others_are_handled() {
         );
         Outcome::Ack
     });
-    wait_until("all are acknowledged", DEADLINE, || async {
-        let all = seen.lock().unwrap().len() == 2 * poison.len() + 1;
-        (all && broker.depth(LAUNCHER_QUEUE).await == Some(0)).then_some(())
-    })
-    .await;
+    handled(&broker, &seen, 2 * poison.len() + 1).await;
     stop.cancel();
     task.await.unwrap();
     assert_eq!(broker.depth(DEAD_QUEUE).await, Some(0));

@@ -1,4 +1,4 @@
-//! What events reported of installations and mapped repositories may be old or forged, and much depends on it: GitHub is asked.
+//! Asks GitHub about installations and mapped repositories of which an event reported something new: the event may be old or forged.
 
 use gha_slurm_domain::{InstallationId, RepositoryId};
 use gha_slurm_storage::repositories::{self, Question, Repository};

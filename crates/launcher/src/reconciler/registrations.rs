@@ -1,5 +1,5 @@
-//! Registrations of ours that nobody deleted: two attempts to register a runner failed in a row, or the launcher was away for as long as
-//! rows are kept. GitHub removes such a runner after a day by itself; until then it can be taken for one that serves.
+//! Leaked registrations of runners: two attempts to register a runner failed in a row, or the launcher was down for longer than rows are
+//! kept. GitHub removes such a runner by itself after a day; until then, it looks like a usable runner.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

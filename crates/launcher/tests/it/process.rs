@@ -127,29 +127,23 @@ impl Running {
         launcher
     }
 
-    async fn until_ready(&self) {
+    /// Waits until the answer about its readiness contains `text`.
+    async fn until_it_says(&self, text: &str) {
         let ready = format!("{}/health/ready", self.url);
-        wait_until("the launcher is ready", SILENCE, || async {
+        wait_until(&format!("it says {text}"), SILENCE, || async {
             let answer = reqwest::get(&ready).await.map_err(|e| e.to_string())?;
-            if answer.status().is_success() {
-                return Ok(());
+            let said = answer.text().await.map_err(|e| e.to_string())?;
+            if said.contains(text) {
+                Ok(())
+            } else {
+                Err(said)
             }
-            Err(answer.text().await.unwrap_or_default())
         })
         .await;
     }
 
-    async fn until_not_ready_for(&self, name: &str) {
-        let ready = format!("{}/health/ready", self.url);
-        wait_until(&format!("{name} is not ready"), SILENCE, || async {
-            let answer = reqwest::get(&ready).await.map_err(|e| e.to_string())?;
-            let text = answer.text().await.unwrap_or_default();
-            if text.contains(&format!("\"{name}\":")) {
-                return Ok(());
-            }
-            Err(text)
-        })
-        .await;
+    async fn until_ready(&self) {
+        self.until_it_says("\"status\":\"ready\"").await;
     }
 
     async fn metrics(&self) -> String {
@@ -237,7 +231,7 @@ async fn a_database_that_is_silent_or_read_only_stops_nothing_for_ever() {
 
     way.silence();
     publisher.publish(&queued(2)).await.unwrap();
-    launcher.until_not_ready_for("postgres").await;
+    launcher.until_it_says("\"postgres\":").await;
     way.speak();
     until_submitted(&database, 2).await;
     launcher.until_ready().await;

@@ -101,8 +101,8 @@ async fn an_address_has_so_many_connections() {
     stop.cancel();
 }
 
-/// 30 MB are more than the buffers of two sockets have room for: the client is still sending when it has been answered. If we hung up then,
-/// its system would throw the answer away.
+/// 30 MB exceed the buffers of both sockets, so the client is still sending when the response is sent. If the connection were closed then,
+/// the client's kernel would discard the response.
 #[tokio::test]
 async fn a_client_that_sends_before_it_reads_hears_why_it_is_refused() {
     let service = start();

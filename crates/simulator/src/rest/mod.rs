@@ -187,7 +187,7 @@ pub(crate) async fn middleware(
     Ok(answer)
 }
 
-/// Gives an answer its `ETag`, or 304 without a body where the caller has it already.
+/// Adds an `ETag` to a response, or replaces it by 304 without a body if the caller has it already.
 async fn conditional(
     answer: ServiceResponse<BoxBody>,
     known: Option<&HeaderValue>,

@@ -183,8 +183,6 @@ async fn two_attempts_that_fail_in_a_row_leave_no_registration() {
     let name =
         |attempt| gha_slurm_domain::naming::runner_name("gha-slurm", "test", launch, attempt);
     for (attempt, id) in [(1, 55), (2, 56)] {
-        let found = json!({"id": id, "name": name(attempt), "busy": false, "status": "offline"});
-        let found = ResponseTemplate::new(200).set_body_json(json!({"runners": [found]}));
         // The first look at either fails.
         Mock::given(method("GET"))
             .and(path("/repos/acme/widgets/actions/runners"))
@@ -193,12 +191,8 @@ async fn two_attempts_that_fail_in_a_row_leave_no_registration() {
             .up_to_n_times(1)
             .mount(&broker.github)
             .await;
-        Mock::given(method("GET"))
-            .and(path("/repos/acme/widgets/actions/runners"))
-            .and(query_param("name", name(attempt)))
-            .respond_with(found)
-            .mount(&broker.github)
-            .await;
+        let found = json!([{"id": id, "name": name(attempt), "busy": false, "status": "offline"}]);
+        broker.github_finds(Some(&name(attempt)), found).await;
         Mock::given(method("DELETE"))
             .and(path(format!("/repos/acme/widgets/actions/runners/{id}")))
             .respond_with(ResponseTemplate::new(204))
@@ -206,11 +200,7 @@ async fn two_attempts_that_fail_in_a_row_leave_no_registration() {
             .mount(&broker.github)
             .await;
     }
-    Mock::given(method("GET"))
-        .and(path("/repos/acme/widgets/actions/runners"))
-        .respond_with(ResponseTemplate::new(200).set_body_json(json!({"runners": []})))
-        .mount(&broker.github)
-        .await;
+    broker.github_finds(None, json!([])).await;
     loop {
         let answer = broker.redeem(launch, 77).await;
         match answer.status {
@@ -239,13 +229,7 @@ async fn a_taken_name_is_left_for_another() {
         .mount(&broker.github)
         .await;
     broker.github_registers().await;
-    Mock::given(method("GET"))
-        .and(path("/repos/acme/widgets/actions/runners"))
-        .respond_with(
-            ResponseTemplate::new(200).set_body_json(json!({"total_count": 0, "runners": []})),
-        )
-        .mount(&broker.github)
-        .await;
+    broker.github_finds(None, json!([])).await;
     let answer = broker.redeem(launch, 77).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert_eq!(answer.body["name"], format!("{name}-2"));
@@ -315,11 +299,7 @@ async fn the_apps_own_refusal_ends_no_launch() {
         .mount(&broker.github)
         .await;
     // What an earlier attempt may have registered is looked up.
-    Mock::given(method("GET"))
-        .and(path("/repos/acme/widgets/actions/runners"))
-        .respond_with(ResponseTemplate::new(200).set_body_json(json!({"runners": []})))
-        .mount(&broker.github)
-        .await;
+    broker.github_finds(None, json!([])).await;
     let [launch] = broker.submitted(1).await.try_into().unwrap();
     let first = broker.redeem(launch, 77).await;
     assert_eq!(
@@ -358,11 +338,7 @@ async fn an_answer_that_is_not_githubs_ends_no_launch() {
         .mount(&broker.github)
         .await;
     broker.github_registers().await;
-    Mock::given(method("GET"))
-        .and(path("/repos/acme/widgets/actions/runners"))
-        .respond_with(ResponseTemplate::new(200).set_body_json(json!({"runners": []})))
-        .mount(&broker.github)
-        .await;
+    broker.github_finds(None, json!([])).await;
     let [launch] = broker.submitted(1).await.try_into().unwrap();
     assert_eq!(broker.redeem(launch, 77).await.status, 503);
     assert_eq!(broker.redeem(launch, 77).await.status, 200);

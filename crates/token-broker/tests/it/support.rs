@@ -20,7 +20,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
-use wiremock::matchers::{method, path, path_regex};
+use wiremock::matchers::{method, path, path_regex, query_param};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 pub(crate) const REPOSITORY: RepositoryId = RepositoryId(4711);
@@ -309,6 +309,20 @@ impl Broker {
             .and(path("/repos/acme/widgets/actions/runners/900"))
             .respond_with(ResponseTemplate::new(204))
             .expect(1)
+            .mount(&self.github)
+            .await;
+    }
+
+    /// What GitHub finds when it is asked for the runner of this name; `None`: of any.
+    pub(crate) async fn github_finds(&self, name: Option<&str>, runners: serde_json::Value) {
+        let asked = Mock::given(method("GET")).and(path("/repos/acme/widgets/actions/runners"));
+        let asked = match name {
+            Some(name) => asked.and(query_param("name", name)),
+            None => asked,
+        };
+        let found = json!({"total_count": runners.as_array().unwrap().len(), "runners": runners});
+        asked
+            .respond_with(ResponseTemplate::new(200).set_body_json(found))
             .mount(&self.github)
             .await;
     }

@@ -2,10 +2,10 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use gha_slurm_test_support::{Process, free_port, processes_marked, wait_until};
+use gha_slurm_test_support::{Process, free_port, wait_until};
 use tempfile::TempDir;
 
-use crate::DEADLINE;
+use crate::{DEADLINE, nothing_is_left};
 
 /// A demo with everything in `folder`; its processes have the path of that in their environment.
 fn demo(folder: &Path, ports_from: u16) -> Command {
@@ -31,14 +31,6 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
 }
 
-async fn nothing_is_left(folder: &Path) {
-    wait_until("no process is left", DEADLINE, || async {
-        let left = processes_marked(folder.to_str().unwrap());
-        if left.is_empty() { Ok(()) } else { Err(left) }
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn once_shows_a_whole_build_and_a_second_time_reuses_the_data() {
     let folder = folder();
@@ -61,7 +53,7 @@ async fn once_shows_a_whole_build_and_a_second_time_reuses_the_data() {
                 .count();
             assert_eq!(shown, 1, "{kind}: {text}");
         }
-        nothing_is_left(folder.path()).await;
+        nothing_is_left(folder.path().to_str().unwrap()).await;
     }
 }
 
@@ -77,7 +69,7 @@ async fn a_demo_killed_in_the_middle_leaves_no_process() {
     .await;
     let log = demo.log();
     demo.kill9();
-    nothing_is_left(folder.path()).await;
+    nothing_is_left(folder.path().to_str().unwrap()).await;
     // Where a private Slurm could be started, it has a folder of its own.
     if let Some((_, rest)) = log.split_once("SLURM_CONF=") {
         let conf = Path::new(rest.split_whitespace().next().unwrap());
@@ -119,7 +111,7 @@ async fn told_to_stop_it_ends_everything() {
     })
     .await;
     assert!(status.success(), "{}", demo.log());
-    nothing_is_left(folder.path()).await;
+    nothing_is_left(folder.path().to_str().unwrap()).await;
 }
 
 #[test]

@@ -2,7 +2,7 @@ use std::process::{Command, Output};
 
 use gha_slurm_test_support::{Process, processes_marked, wait_until};
 
-use crate::DEADLINE;
+use crate::{DEADLINE, nothing_is_left};
 
 /// `cargo xtask with-services -- sh -c <script>`, with a mark that all its processes inherit.
 fn with_services(script: &str, mark: &str) -> Command {
@@ -32,15 +32,15 @@ fn a_run_has_servers_and_keeps_its_exit_code() {
     assert_eq!(processes_marked(mark), []);
 }
 
-#[test]
-fn a_process_left_behind_fails_the_run_and_is_ended() {
+#[tokio::test]
+async fn a_process_left_behind_fails_the_run_and_is_ended() {
     let mark = "xtask-test-leftover";
     let output = with_services("setsid sleep 3210 & exit 0", mark)
         .output()
         .unwrap();
     assert!(!output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("sleep 3210"), "{}", text(&output));
-    assert_eq!(processes_marked(mark), []);
+    nothing_is_left(mark).await;
 }
 
 #[tokio::test]

@@ -425,7 +425,7 @@ async fn with_progress_token(stack: &Stack, walk: impl AsyncFnOnce()) {
         .sql("SELECT progress_token_hash FROM runners", &[])
         .await;
     let set = |hash: String| async move {
-        // Under the scope's lock, as the services: whoever has read the row would write the former hash again.
+        // Under the scope's lock, as services do: one that had read the row before would write the old hash back.
         let statement = format!(
             "WITH locked AS MATERIALIZED (SELECT lock_scope_of(id) FROM launches) \
              UPDATE runners SET progress_token_hash = decode('{hash}', 'hex') FROM locked"
