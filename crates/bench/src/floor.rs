@@ -158,7 +158,8 @@ pub(crate) async fn callbacks(
     let url = SecretString::from(database_url);
     let database = web::Data::new(Database::new(&url, None, "floor", DATABASE_CONNECTIONS)?);
     let key = SecretString::from(std::fs::read_to_string(&github.github_key)?);
-    let client = Github::new(&github.github_url, APP_ID, &key, None, Clock::system())?;
+    let client = Github::new(&github.github_url, APP_ID, &key, None, Clock::system())?
+        .with_points_per_minute(u32::MAX);
     let client = web::Data::new(client);
     let installation = web::Data::new(InstallationId(github.installation));
     HttpServer::new(move || {

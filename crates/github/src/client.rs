@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::budget::{Budget, Left, Urgency, points_of};
 use crate::error::GithubError;
 use crate::runners::RegistrationToken;
 
@@ -26,6 +27,8 @@ const MOST_REDIRECTS: usize = 3;
 /// GitHub allows 100 concurrent requests over all programs of an App; this process keeps well below.
 const CONCURRENT_CALLS: usize = 40;
 
+/// Points a minute that GitHub's secondary limit allows (docs.github.com, "Rate limits for the REST API").
+const POINTS_PER_MINUTE: u32 = 900;
 /// Entries per page, GitHub's maximum.
 pub(crate) const PER_PAGE: usize = 100;
 /// Bytes of answers that are kept to ask for them conditionally.
@@ -38,26 +41,6 @@ struct Kept {
     etag: HeaderValue,
     body: Arc<str>,
     link: Option<String>,
-}
-
-/// What is left of a primary rate limit.
-#[derive(Debug, Clone, Copy)]
-struct Left {
-    limit: u32,
-    remaining: u32,
-    /// Seconds since the epoch.
-    reset: i64,
-}
-
-impl Left {
-    fn read(headers: &HeaderMap) -> Option<Self> {
-        let text = |name: &str| headers.get(name)?.to_str().ok();
-        Some(Self {
-            limit: text("x-ratelimit-limit")?.parse().ok()?,
-            remaining: text("x-ratelimit-remaining")?.parse().ok()?,
-            reset: text("x-ratelimit-reset")?.parse().ok()?,
-        })
-    }
 }
 
 /// A repository as the scope of runners.
@@ -89,10 +72,12 @@ struct TokenKey {
     purpose: Purpose,
 }
 
-/// A client of GitHub's REST API as our App. Clones share their caches.
+/// A client of GitHub's REST API as our App. Clones share their caches, and what GitHub allows.
 #[derive(Clone)]
 pub struct Github {
     shared: Arc<Shared>,
+    urgency: Urgency,
+    points_per_minute: u32,
 }
 
 struct Shared {
@@ -103,7 +88,7 @@ struct Shared {
     pub(crate) registration_tokens: Cache<RepositoryId, RegistrationToken>,
     /// By whose call it was, and its path.
     kept: Cache<(Option<InstallationId>, String), Kept>,
-    left: Cache<Option<InstallationId>, Left>,
+    budgets: Cache<Option<InstallationId>, Arc<Mutex<Budget>>>,
     calls: Semaphore,
     clock: Clock,
     /// Why GitHub does not accept the App's own credentials, since the last call as the App.
@@ -218,7 +203,7 @@ impl Github {
                         u32::try_from(path.len() + kept.body.len()).unwrap_or(u32::MAX)
                     })
                     .build(),
-                left: Cache::builder().max_capacity(10_000).build(),
+                budgets: Cache::builder().max_capacity(10_000).build(),
                 calls: Semaphore::new(CONCURRENT_CALLS),
                 clock,
                 app_trouble: Mutex::default(),
@@ -227,7 +212,27 @@ impl Github {
                     .time_to_live(Duration::from_secs(2 * 3600))
                     .build(),
             }),
+            urgency: Urgency::Launch,
+            points_per_minute: POINTS_PER_MINUTE,
         })
+    }
+
+    /// The same client, for calls of another urgency than [`Urgency::Launch`].
+    #[must_use]
+    pub fn for_calls(&self, urgency: Urgency) -> Self {
+        Self {
+            urgency,
+            ..self.clone()
+        }
+    }
+
+    /// With another secondary limit than GitHub's, in points a minute: a call that reads costs 1, one that changes something 5.
+    #[must_use]
+    pub fn with_points_per_minute(self, points_per_minute: u32) -> Self {
+        Self {
+            points_per_minute,
+            ..self
+        }
     }
 
     pub(crate) fn registration_tokens(&self) -> &Cache<RepositoryId, RegistrationToken> {
@@ -237,12 +242,39 @@ impl Github {
     /// The percentage of the primary rate limit of an installation (`None`: of the App itself) that is left, as far as is known.
     pub async fn percent_left(&self, installation: Option<InstallationId>) -> u32 {
         let now = self.shared.clock.now().timestamp();
-        match self.shared.left.get(&installation).await {
-            Some(left) if left.reset > now => {
-                left.remaining.saturating_mul(100) / left.limit.max(1)
-            }
-            _ => 100,
-        }
+        self.with_budget(installation, |budget| budget.percent_left(now))
+            .await
+    }
+
+    /// How long a call that reads has to wait, so that what is left of the limits of an installation (`None`: of the App itself)
+    /// serves more urgent ones. `None`: it need not.
+    pub async fn wait(&self, installation: Option<InstallationId>) -> Option<Duration> {
+        let now_s = self.shared.clock.now().timestamp();
+        let points = points_of(&Method::GET);
+        self.with_budget(installation, |budget| {
+            budget.wait(
+                self.urgency,
+                points,
+                self.points_per_minute,
+                Instant::now(),
+                now_s,
+            )
+        })
+        .await
+    }
+
+    async fn with_budget<T>(
+        &self,
+        installation: Option<InstallationId>,
+        work: impl FnOnce(&mut Budget) -> T,
+    ) -> T {
+        let budget = self
+            .shared
+            .budgets
+            .get_with(installation, async { Arc::default() });
+        let budget = budget.await;
+        let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
+        work(&mut budget)
     }
 
     /// Calls as the App.
@@ -454,6 +486,22 @@ impl Github {
         }
         let trouble = |detail: String| GithubError::Unavailable { call: name, detail };
         let _permit = self.shared.calls.acquire().await;
+        let now_s = self.shared.clock.now().timestamp();
+        let points = points_of(&call.method);
+        self.with_budget(installation, |budget| {
+            budget.take(
+                self.urgency,
+                points,
+                self.points_per_minute,
+                Instant::now(),
+                now_s,
+            )
+        })
+        .await
+        .map_err(|retry_after| GithubError::RateLimited {
+            call: name,
+            retry_after,
+        })?;
         let key = (installation, call.path.clone());
         let kept = match call.method {
             Method::GET => self.shared.kept.get(&key).await,
@@ -468,7 +516,11 @@ impl Github {
             .map_err(|error| trouble(innermost(&error)))?;
         tracing::debug!(call = name, status = status.as_u16(), "asked GitHub");
         if let Some(left) = Left::read(&headers) {
-            self.shared.left.insert(installation, left).await;
+            let was_free = status == StatusCode::NOT_MODIFIED;
+            self.with_budget(installation, |budget| {
+                budget.heard(left, was_free, Instant::now());
+            })
+            .await;
         }
         if let (StatusCode::NOT_MODIFIED, Some(kept)) = (status, kept) {
             return Ok(Answer {

@@ -20,8 +20,10 @@ const PAUSE_AFTER_UNAUTHORIZED: Duration = Duration::from_secs(30);
 /// A call to GitHub failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum GithubError {
-    /// A rate limit is used up: no call before this has passed.
-    #[error("{call}: GitHub's rate limit is used up for another {} s", .retry_after.as_secs())]
+    /// A rate limit is used up, or what is left of it is for more urgent calls: no call before this has passed.
+    #[error(
+        "{call}: what GitHub's rate limits leave for it is used up for another {} s", .retry_after.as_secs()
+    )]
     RateLimited {
         /// Which call.
         call: &'static str,

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod budget;
 mod client;
 mod deliveries;
 mod error;
@@ -8,6 +9,7 @@ mod repositories;
 mod runners;
 mod workflow_jobs;
 
+pub use budget::Urgency;
 pub use client::{Github, Scope};
 pub use deliveries::Delivery;
 pub use error::GithubError;

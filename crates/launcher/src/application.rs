@@ -133,7 +133,8 @@ impl Application {
                 &settings.github.private_key,
                 settings.github.ca_file.as_deref(),
                 clock.clone(),
-            )?,
+            )?
+            .with_points_per_minute(settings.github.points_per_minute.get()),
             policy: Arc::clone(&policy),
             clock,
         };

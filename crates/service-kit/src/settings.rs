@@ -1,7 +1,7 @@
 //! Settings: how they are loaded, and the sections that several services have.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 
 use gha_slurm_domain::naming::{MAX_PREFIX_AND_DEPLOYMENT_LENGTH, is_valid_prefix};
@@ -283,6 +283,10 @@ pub struct GithubSettings {
     /// PEM file of CAs that are trusted beside the system's: that of a GitHub Enterprise Server, or of a proxy.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// GitHub's secondary limit of an installation, in points a minute: a call that reads costs 1, one that changes something 5. It
+    /// concerns all services together: each learns from the primary limit what the others use.
+    #[serde(default = "default_points_per_minute")]
+    pub points_per_minute: NonZeroU32,
 }
 
 impl GithubSettings {
@@ -316,6 +320,11 @@ fn check_private_key(text: &str) -> Result<(), AppKeyError> {
     } else {
         Err(AppKeyError::NotRsa)
     }
+}
+
+/// <https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api#about-secondary-rate-limits>
+fn default_points_per_minute() -> NonZeroU32 {
+    NonZeroU32::new(900).unwrap_or(NonZeroU32::MIN)
 }
 
 fn default_api_url() -> Address {

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use gha_slurm_domain::Clock;
-use gha_slurm_github::Github;
+use gha_slurm_github::{Github, Urgency};
 use gha_slurm_service_kit::{
     AppTrouble, HttpService, Operations, Periodic, Readiness, Strangers, Window,
 };
@@ -58,7 +58,8 @@ impl Application {
             &settings.github.private_key,
             settings.github.ca_file.as_deref(),
             clock.clone(),
-        )?;
+        )?
+        .with_points_per_minute(settings.github.points_per_minute.get());
         let database = Database::new(
             &settings.database.url,
             settings.database.ca_file.as_deref(),
@@ -71,7 +72,7 @@ impl Application {
             lookup: Lookup::new(github.clone()),
             broker: Broker {
                 database: database.clone(),
-                github: github.clone(),
+                github: github.for_calls(Urgency::Callback),
                 deployment: Arc::new(settings.deployment.clone()),
                 web_url: settings.github.web_url.as_str().into(),
                 clock,

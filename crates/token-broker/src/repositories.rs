@@ -87,7 +87,7 @@ impl Lookup {
             }))
         };
         let key = name.to_string().to_lowercase();
-        let known = self.repositories.try_get_with(key, ask).await;
+        let known = Box::pin(self.repositories.try_get_with(key, ask)).await;
         known.map_err(|error| (*error).clone())
     }
 

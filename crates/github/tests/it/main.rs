@@ -377,7 +377,7 @@ async fn what_was_read_is_asked_for_conditionally() {
     };
     Mock::given(path(jobs))
         .and(header("if-none-match", "\"one\""))
-        .respond_with(limits(ResponseTemplate::new(304), "2500"))
+        .respond_with(limits(ResponseTemplate::new(304), "3950"))
         .expect(2)
         .mount(&server)
         .await;
@@ -399,7 +399,7 @@ async fn what_was_read_is_asked_for_conditionally() {
         let again = github.workflow_jobs_of_run(&scope, 9).await.unwrap();
         assert_eq!(again, first);
     }
-    assert_eq!(github.percent_left(Some(scope.installation)).await, 50);
+    assert_eq!(github.percent_left(Some(scope.installation)).await, 79);
     assert_eq!(github.percent_left(None).await, 100, "nothing is known");
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use gha_slurm_github::Delivery;
+use gha_slurm_github::{Delivery, GithubError, Urgency};
 use tokio::time::Instant;
 
 use super::shared::Reconciler;
@@ -15,8 +15,6 @@ use crate::inquiry::InquiryError;
 const KEPT: TimeDelta = TimeDelta::days(3);
 /// An attempt is listed some time after it began.
 const OVERLAP: TimeDelta = TimeDelta::minutes(5);
-/// While less than this percentage of the App's rate limit is left, a tenth as many attempts are asked for.
-const NEAR_THE_LIMIT: u32 = 50;
 /// Between two attempts of one delivery: doubled each time, up to the second.
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
 const LAST_PAUSE: Duration = Duration::from_secs(600);
@@ -55,7 +53,8 @@ impl Deliveries {
     /// Lists what is new. Returns how many deliveries are known to have failed.
     pub(super) async fn list(&mut self, reconciler: &Reconciler) -> Result<usize, InquiryError> {
         let begin = reconciler.inquiry.clock.now();
-        let listed = reconciler.inquiry.github.deliveries(self.since).await?;
+        let github = reconciler.inquiry.github.for_calls(Urgency::Comparison);
+        let listed = github.deliveries(self.since).await?;
         self.take_in(listed, Instant::now());
         self.since = begin - OVERLAP;
         Ok(self.failed.len())
@@ -73,8 +72,7 @@ impl Deliveries {
         let github = &reconciler.inquiry.github;
         let settings = &reconciler.settings;
         let per_minute = settings.redeliveries_per_minute.get();
-        let is_near_the_limit = github.percent_left(None).await < NEAR_THE_LIMIT;
-        let most = per_look(per_minute, settings.interval_s.get(), is_near_the_limit);
+        let most = per_look(per_minute, settings.interval_s.get());
         let mut asked = 0;
         for (guid, attempt) in self.due(Instant::now(), most) {
             match github.redeliver(attempt).await {
@@ -95,6 +93,7 @@ impl Deliveries {
                     self.failed.remove(&guid);
                 }
                 // It stays due, before those that failed later.
+                Err(GithubError::RateLimited { .. }) => break,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -141,9 +140,8 @@ impl Deliveries {
 }
 
 /// Attempts that are asked for in one look.
-fn per_look(per_minute: u32, interval_s: u32, is_near_the_limit: bool) -> usize {
+fn per_look(per_minute: u32, interval_s: u32) -> usize {
     let most = per_minute.saturating_mul(interval_s.min(60)) / 60;
-    let most = if is_near_the_limit { most / 10 } else { most };
     most.max(1) as usize
 }
 
@@ -163,10 +161,9 @@ mod tests {
 
     #[test]
     fn as_many_are_asked_for_as_github_allows() {
-        assert_eq!(per_look(180, 5, false), 15);
-        assert_eq!(per_look(180, 5, true), 1);
-        assert_eq!(per_look(750, 5, false), 62);
-        assert_eq!(per_look(1, 1, false), 1);
+        assert_eq!(per_look(180, 5), 15);
+        assert_eq!(per_look(750, 5), 62);
+        assert_eq!(per_look(1, 1), 1);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use gha_slurm_github::GithubError;
 use gha_slurm_service_kit::Periodic;
 use gha_slurm_storage::{StorageError, leases, workflow_jobs};
 use tokio::sync::Mutex;
@@ -125,7 +126,7 @@ impl Reconciler {
             self.list_deliveries(looks).await;
         }
         self.noted("deliveries", looks.deliveries.redeliver(self).await);
-        if looks.repositories.is_done() {
+        if looks.repositories.is_done(self).await {
             let which = looks.due_repositories(&self.settings);
             if let Some(which) = which {
                 self.noted("repositories", looks.repositories.begin(self, which).await);
@@ -187,6 +188,9 @@ impl Reconciler {
                         .await?;
                     if is_for_all(&error) {
                         return Err(error);
+                    }
+                    if matches!(error, InquiryError::Github(GithubError::RateLimited { .. })) {
+                        continue;
                     }
                     tracing::warn!(%error, workflow_job.id = %id, "GitHub does not answer about a workflow job");
                 }

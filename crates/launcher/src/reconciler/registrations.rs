@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use gha_slurm_domain::naming::first_name_of_own;
-use gha_slurm_github::{Deletion, Scope};
+use gha_slurm_github::{Deletion, Github, Scope};
 use gha_slurm_storage::launches;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -28,6 +28,7 @@ impl Registrations {
     pub(super) async fn look(
         &self,
         reconciler: &Reconciler,
+        github: &Github,
         scope: &Scope,
     ) -> Result<usize, InquiryError> {
         let now = Instant::now();
@@ -38,19 +39,23 @@ impl Registrations {
                 return Ok(0);
             }
         }
-        let deleted = delete_leaked(reconciler, scope).await?;
+        let deleted = delete_leaked(reconciler, github, scope).await?;
         let mut next = self.next.lock().await;
         next.insert(scope.repository.0, now + EVERY);
         Ok(deleted)
     }
 }
 
-async fn delete_leaked(reconciler: &Reconciler, scope: &Scope) -> Result<usize, InquiryError> {
+async fn delete_leaked(
+    reconciler: &Reconciler,
+    github: &Github,
+    scope: &Scope,
+) -> Result<usize, InquiryError> {
     let inquiry = &reconciler.inquiry;
     let deployment = &reconciler.deployment;
     let of_ours = |name| first_name_of_own(&deployment.prefix, &deployment.name, name);
     // The list comes first: what is registered after a launch became live is in the rows that are read next.
-    let listed = inquiry.github.runners(scope).await?;
+    let listed = github.runners(scope).await?;
     let live = {
         let mut conn = inquiry.database.connection().await?;
         launches::live_runners(&mut conn, scope.repository).await?
@@ -61,7 +66,7 @@ async fn delete_leaked(reconciler: &Reconciler, scope: &Scope) -> Result<usize, 
         let is_leaked = runner.status == "offline"
             && runner.busy == Some(false)
             && of_ours(&runner.name).is_some_and(|first| !live.contains(first));
-        if is_leaked && inquiry.github.delete_runner(scope, runner.id).await? == Deletion::Deleted {
+        if is_leaked && github.delete_runner(scope, runner.id).await? == Deletion::Deleted {
             tracing::warn!(
                 runner = runner.name,
                 "a registration that belongs to no live launch was deleted"

@@ -1,14 +1,14 @@
 //! Workflow jobs that no webhook reported, or whose later webhooks were lost: GitHub lists them.
 
 use std::cmp::Reverse;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use gha_slurm_domain::{
     InstallationId, RepositoryId, WorkflowJobFacts, WorkflowJobId, WorkflowJobState,
 };
-use gha_slurm_github::Scope;
+use gha_slurm_github::{Github, GithubError, Scope, Urgency};
 use gha_slurm_storage::repositories::{self, Repository};
 use gha_slurm_storage::{ScopeLock, StorageError, workflow_jobs};
 
@@ -18,12 +18,8 @@ use crate::inquiry::{Inquiry, InquiryError};
 
 /// Workflow jobs recorded in one transaction.
 const LEARNED_AT_ONCE: usize = 100;
-/// Repositories compared at one look, so that other work is not kept waiting, and GitHub's secondary limit (900 reads a minute) stays far.
+/// Repositories compared at one look, so that other work is not kept waiting.
 const AT_ONCE: usize = 12;
-/// The same while less than [`NEAR_THE_LIMIT`] percent of the rate limit is left.
-const AT_ONCE_NEAR_THE_LIMIT: usize = 4;
-/// Percent.
-const NEAR_THE_LIMIT: u32 = 50;
 /// Active repositories are compared more often while more than this percentage of the rate limit is left.
 const FAR_FROM_THE_LIMIT: u32 = 90;
 /// Repositories compared at a time.
@@ -48,6 +44,17 @@ pub(super) enum Which {
 struct Open {
     repository: Repository,
     tries: u8,
+    listing: Option<Listing>,
+}
+
+/// What was listed of a repository's workflow jobs so far: a comparison that has to wait for GitHub's rate limits goes on where it
+/// was.
+struct Listing {
+    /// What was known before the list was made: what becomes known meanwhile is not missing in it.
+    unfinished: Vec<WorkflowJobId>,
+    /// Live runs that are still to be listed, the newest last.
+    runs: Vec<i64>,
+    listed: Vec<WorkflowJobFacts>,
 }
 
 /// Mapped repositories that are still to be compared in this round.
@@ -58,8 +65,16 @@ pub(super) struct Repositories {
 }
 
 impl Repositories {
-    pub(super) fn is_done(&self) -> bool {
-        self.open.is_empty()
+    /// Whether nothing can be compared now: the next round may begin.
+    pub(super) async fn is_done(&self, reconciler: &Reconciler) -> bool {
+        let github = comparing(reconciler);
+        let mut waits = HashMap::new();
+        for open in &self.open {
+            if !must_wait(&github, &mut waits, &open.repository).await {
+                return false;
+            }
+        }
+        true
     }
 
     /// Begins a round. Those that were active last come first.
@@ -88,14 +103,20 @@ impl Repositories {
         };
         let last = |repository: &Repository| active.get(&RepositoryId(repository.id)).copied();
         mapped.sort_by_key(|repository| Reverse(last(repository)));
+        // Those of the last round that wait for GitHub's rate limits keep their place.
+        let waiting: HashSet<i64> = self.open.iter().map(|open| open.repository.id).collect();
+        mapped.retain(|repository| !waiting.contains(&repository.id));
         for repository in mapped {
             let installation = repository.installation_id.map(InstallationId);
             let is_due = which == Which::All
                 || (last(&repository).is_some()
                     && github.percent_left(installation).await > FAR_FROM_THE_LIMIT);
             if is_due {
-                let tries = 0;
-                self.open.push_back(Open { repository, tries });
+                self.open.push_back(Open {
+                    repository,
+                    tries: 0,
+                    listing: None,
+                });
             }
         }
         Ok(0)
@@ -103,29 +124,23 @@ impl Repositories {
 
     /// Compares the next repositories. Returns how many workflow jobs were found that no webhook had reported.
     pub(super) async fn next(&mut self, reconciler: &Reconciler) -> Result<usize, InquiryError> {
-        let Some(first) = self.open.front() else {
-            return Ok(0);
-        };
-        let installation = first.repository.installation_id.map(InstallationId);
-        let left = reconciler.inquiry.github.percent_left(installation).await;
-        let most = if left < NEAR_THE_LIMIT {
-            AT_ONCE_NEAR_THE_LIMIT
-        } else {
-            AT_ONCE
-        };
+        let github = comparing(reconciler);
         let mut found = 0;
-        for _ in 0..most / TOGETHER {
-            let some: Vec<Open> = self.open.drain(..TOGETHER.min(self.open.len())).collect();
-            let mut compared = Vec::new();
-            for open in &some {
-                compared.push(Box::pin(self.compare(reconciler, &open.repository)));
-            }
-            let compared = join_all(compared).await;
+        for _ in 0..AT_ONCE / TOGETHER {
+            let mut some = self.take(&github).await;
+            let compared = {
+                let registrations = &self.registrations;
+                let compare = |open| Box::pin(compare(reconciler, &github, registrations, open));
+                join_all(some.iter_mut().map(compare)).await
+            };
             let mut fatal = None;
             // Those that failed come first again, in their order.
             for (open, result) in some.into_iter().zip(compared).rev() {
                 match result {
                     Ok(new) => found += new,
+                    Err(InquiryError::Github(GithubError::RateLimited { .. })) => {
+                        self.open.push_front(open);
+                    }
                     Err(error) if is_for_all(&error) => {
                         self.open.push_front(open);
                         fatal = Some(error);
@@ -134,7 +149,11 @@ impl Repositories {
                         tracing::warn!(%error, repository = open.repository.id, "a repository could not be compared with GitHub");
                         let tries = open.tries + 1;
                         if tries < MOST_TRIES {
-                            self.open.push_back(Open { tries, ..open });
+                            self.open.push_back(Open {
+                                tries,
+                                listing: None,
+                                ..open
+                            });
                         }
                     }
                 }
@@ -146,69 +165,135 @@ impl Repositories {
         Ok(found)
     }
 
-    async fn compare(
-        &self,
-        reconciler: &Reconciler,
-        repository: &Repository,
-    ) -> Result<usize, InquiryError> {
-        let Some(scope) = reconciler.inquiry.scope(repository).await? else {
-            return Ok(0);
-        };
-        let found = compare(reconciler, &scope).await?;
-        let deleted = self.registrations.look(reconciler, &scope).await?;
-        let what = reconciler.found.with_label_values(&["registrations"]);
-        what.inc_by(deleted as u64);
-        Ok(found)
+    /// Takes the next repositories whose installations' rate limits leave something for comparisons.
+    async fn take(&mut self, github: &Github) -> Vec<Open> {
+        let mut waits = HashMap::new();
+        let mut taken = Vec::new();
+        let mut waiting = VecDeque::new();
+        while taken.len() < TOGETHER
+            && let Some(open) = self.open.pop_front()
+        {
+            if must_wait(github, &mut waits, &open.repository).await {
+                waiting.push_back(open);
+            } else {
+                taken.push(open);
+            }
+        }
+        waiting.append(&mut self.open);
+        self.open = waiting;
+        taken
     }
 }
 
-async fn compare(reconciler: &Reconciler, scope: &Scope) -> Result<usize, InquiryError> {
-    let inquiry = &reconciler.inquiry;
-    let id = scope.repository;
-    // Before the list is made: what becomes known meanwhile is not missing in it.
-    let unfinished = {
-        let mut conn = inquiry.database.connection().await?;
-        workflow_jobs::unfinished(&mut conn, id).await?
+/// Comparisons leave what is left of GitHub's limits to launches.
+fn comparing(reconciler: &Reconciler) -> Github {
+    reconciler.inquiry.github.for_calls(Urgency::Comparison)
+}
+
+/// Whether the rate limits of a repository's installation leave nothing for comparisons now. `waits`: the answers so far.
+async fn must_wait(
+    github: &Github,
+    waits: &mut HashMap<Option<i64>, bool>,
+    repository: &Repository,
+) -> bool {
+    let installation = repository.installation_id;
+    if let Some(waits) = waits.get(&installation) {
+        return *waits;
+    }
+    let wait = github.wait(installation.map(InstallationId)).await;
+    waits.insert(installation, wait.is_some());
+    wait.is_some()
+}
+
+/// Compares a repository. Returns how many workflow jobs no webhook had reported.
+async fn compare(
+    reconciler: &Reconciler,
+    github: &Github,
+    registrations: &Registrations,
+    open: &mut Open,
+) -> Result<usize, InquiryError> {
+    let Some(scope) = reconciler.inquiry.scope(&open.repository).await? else {
+        return Ok(0);
     };
-    let mut listed: Vec<WorkflowJobFacts> = Vec::new();
-    let runs = inquiry.github.live_runs(scope).await?;
-    if runs.len() > MOST_RUNS {
-        tracing::warn!(
-            repository = id.0,
-            runs = runs.len(),
-            "too many live runs; the newest are compared"
-        );
+    if open.listing.is_none() {
+        open.listing = Some(Listing::begin(reconciler, github, &scope).await?);
     }
-    for run in runs.into_iter().rev().take(MOST_RUNS) {
-        listed.extend(inquiry.github.workflow_jobs_of_run(scope, run).await?);
-    }
-    let seen: HashSet<i64> = listed.iter().map(|job| job.id).collect();
-    let missing: Vec<WorkflowJobId> = unfinished
-        .into_iter()
-        .filter(|job| !seen.contains(&job.0))
-        .collect();
-    let now = inquiry.clock.now();
     let mut found = 0;
-    // In batches, so that the scope's lock is given back in between.
-    for some in listed.chunks(LEARNED_AT_ONCE) {
-        found += inquiry
-            .database
-            .in_scope(
-                "compare a repository",
-                id,
-                async |mut lock: ScopeLock<'_>| {
-                    learn_new(reconciler, &mut lock, scope, some, now).await
-                },
-            )
-            .await?;
+    if let Some(listing) = &mut open.listing {
+        listing.complete(github, &scope).await?;
+        found = listing.learn(reconciler, &scope).await?;
     }
-    let mut conn = inquiry.database.connection().await?;
-    workflow_jobs::ask(&mut conn, &missing, now).await?;
-    if found > 0 {
-        // Events about it are lost; one of them may have been the first that reported it public.
-        repositories::doubt(&mut conn, id, now).await?;
-    }
+    let deleted = registrations.look(reconciler, github, &scope).await?;
+    let what = reconciler.found.with_label_values(&["registrations"]);
+    what.inc_by(deleted as u64);
     Ok(found)
+}
+
+impl Listing {
+    async fn begin(
+        reconciler: &Reconciler,
+        github: &Github,
+        scope: &Scope,
+    ) -> Result<Self, InquiryError> {
+        let id = scope.repository;
+        let unfinished = {
+            let mut conn = reconciler.inquiry.database.connection().await?;
+            workflow_jobs::unfinished(&mut conn, id).await?
+        };
+        let mut runs = github.live_runs(scope).await?;
+        if runs.len() > MOST_RUNS {
+            tracing::warn!(
+                repository = id.0,
+                runs = runs.len(),
+                "too many live runs; the newest are compared"
+            );
+            runs.drain(..runs.len() - MOST_RUNS);
+        }
+        Ok(Self {
+            unfinished,
+            runs,
+            listed: Vec::new(),
+        })
+    }
+
+    async fn complete(&mut self, github: &Github, scope: &Scope) -> Result<(), InquiryError> {
+        while let Some(run) = self.runs.last() {
+            let jobs = github.workflow_jobs_of_run(scope, *run).await?;
+            self.listed.extend(jobs);
+            self.runs.pop();
+        }
+        Ok(())
+    }
+
+    async fn learn(&self, reconciler: &Reconciler, scope: &Scope) -> Result<usize, InquiryError> {
+        let inquiry = &reconciler.inquiry;
+        let id = scope.repository;
+        let seen: HashSet<i64> = self.listed.iter().map(|job| job.id).collect();
+        let unfinished = self.unfinished.iter().copied();
+        let missing: Vec<WorkflowJobId> = unfinished.filter(|job| !seen.contains(&job.0)).collect();
+        let now = inquiry.clock.now();
+        let mut found = 0;
+        // In batches, so that the scope's lock is given back in between.
+        for some in self.listed.chunks(LEARNED_AT_ONCE) {
+            found += inquiry
+                .database
+                .in_scope(
+                    "compare a repository",
+                    id,
+                    async |mut lock: ScopeLock<'_>| {
+                        learn_new(reconciler, &mut lock, scope, some, now).await
+                    },
+                )
+                .await?;
+        }
+        let mut conn = inquiry.database.connection().await?;
+        workflow_jobs::ask(&mut conn, &missing, now).await?;
+        if found > 0 {
+            // Events about it are lost; one of them may have been the first that reported it public.
+            repositories::doubt(&mut conn, id, now).await?;
+        }
+        Ok(found)
+    }
 }
 
 /// Records what GitHub lists. Returns how many workflow jobs no webhook had reported.

@@ -57,8 +57,14 @@ struct Site {
 
 impl Site {
     async fn new() -> Self {
+        Self::with_rate_limit(5000).await
+    }
+
+    /// Whose installations may make so many calls an hour.
+    async fn with_rate_limit(calls: u64) -> Self {
         let pem = app_key();
-        let app = Settings::new(7, AppKey::from_pem(pem.as_bytes()).unwrap());
+        let mut app = Settings::new(7, AppKey::from_pem(pem.as_bytes()).unwrap());
+        app.timing.rate_limit = calls;
         let simulator = Simulator::build(app).unwrap();
         let handle = simulator.handle();
         let stop = CancellationToken::new();
@@ -617,6 +623,7 @@ async fn a_workflow_job_that_waits_for_an_approval_is_found() {
 }
 
 const LIST_RUNS: &str = "GET /repos/{owner}/{repo}/actions/runs";
+const LIST_JOBS: &str = "GET /repos/{owner}/{repo}/actions/runs/{run_id}/jobs";
 const LIST_DELIVERIES: &str = "GET /app/hook/deliveries";
 
 impl Site {
@@ -683,6 +690,52 @@ async fn a_comparison_that_fails_is_made_again_in_the_same_round() {
     site.simulator.add_rest_fault(failing(LIST_RUNS, 3, 502));
     let _reconciling = reconcile_once(&site);
     site.until_state(id, "queued").await;
+}
+
+/// A comparison took a call for each live run, until no runner could be registered any more.
+#[tokio::test]
+async fn comparing_leaves_half_of_a_rate_limit_to_launches() {
+    let site = Site::with_rate_limit(200).await;
+    for _ in 0..150 {
+        site.queued_silently();
+    }
+    let _reconciling = site.reconcile();
+    let at = Some(site.installation);
+    wait_until("half is used", DEADLINE, || async {
+        site.github.percent_left(at).await <= 50
+    })
+    .await;
+    let looks = site.simulator.calls(LIST_DELIVERIES) + 2;
+    wait_until("further looks pass", DEADLINE, || async {
+        site.simulator.calls(LIST_DELIVERIES) >= looks
+    })
+    .await;
+    // Calls that were under way at the time, at most.
+    let used = site.simulator.used(site.installation.0);
+    assert!((100..110).contains(&used), "{used}");
+    for number in 0..40 {
+        site.registered(&format!("gha-slurm-test-{number}")).await;
+    }
+}
+
+/// What was listed before is not asked for again, however often a rate limit interrupts a comparison.
+#[tokio::test]
+async fn a_comparison_that_waits_for_a_rate_limit_goes_on_where_it_was() {
+    let site = Site::new().await;
+    let ids: Vec<i64> = (0..5).map(|_| site.queued_silently()).collect();
+    let limited = RestEffect::PrimaryRateLimit {
+        reset_after_seconds: 1,
+    };
+    for _ in 0..3 {
+        let fault = RestFault::on(LIST_JOBS, 1, limited.clone());
+        site.simulator.add_rest_fault(fault);
+    }
+    let _reconciling = reconcile_once(&site);
+    for id in ids {
+        site.until_state(id, "queued").await;
+    }
+    assert_eq!(site.simulator.calls(LIST_RUNS), 3, "once for each status");
+    assert_eq!(site.simulator.calls(LIST_JOBS), 5 + 3);
 }
 
 /// 304 answers are free: with nothing wrong, comparing costs nothing of GitHub's hourly limit.
