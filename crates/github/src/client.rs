@@ -575,7 +575,13 @@ impl Github {
                 _ => Pause::Kind(installation, name),
             };
             let until = Instant::now() + retry_after;
-            self.shared.pauses.insert(pause, until).await;
+            // Calls that were under way together may be told different times: the longest counts.
+            let pauses = self.shared.pauses.entry(pause);
+            pauses
+                .and_upsert_with(async |known| {
+                    known.map_or(until, |known| known.into_value().max(until))
+                })
+                .await;
         }
         Err(error)
     }

@@ -40,13 +40,42 @@ pub async fn hold(
     Ok(made == 1)
 }
 
+/// Until when the holders of the lease `name` have done what there was to do, as far as one has said.
+pub async fn reached(
+    conn: &mut AsyncPgConnection,
+    name: &str,
+) -> Result<Option<DateTime<Utc>>, StorageError> {
+    let reached = leases::table
+        .find(name)
+        .select(leases::reached)
+        .first(conn)
+        .await
+        .optional()?;
+    Ok(reached.flatten())
+}
+
+/// Notes for the next holder that everything until `at` is done. Nothing, if somebody else holds the lease.
+pub async fn reach(
+    conn: &mut AsyncPgConnection,
+    name: &str,
+    holder: Uuid,
+    at: DateTime<Utc>,
+) -> Result<(), StorageError> {
+    diesel::update(leases::table.find(name).filter(leases::holder.eq(holder)))
+        .set(leases::reached.eq(at))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Ends the lease, so that the next holder need not wait for its end.
 pub async fn release(
     conn: &mut AsyncPgConnection,
     name: &str,
     holder: Uuid,
 ) -> Result<(), StorageError> {
-    diesel::delete(leases::table.find(name).filter(leases::holder.eq(holder)))
+    diesel::update(leases::table.find(name).filter(leases::holder.eq(holder)))
+        .set(leases::until.eq(DateTime::UNIX_EPOCH))
         .execute(conn)
         .await?;
     Ok(())

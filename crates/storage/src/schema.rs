@@ -185,6 +185,7 @@ diesel::table! {
         name -> Text,
         holder -> Uuid,
         until -> Timestamptz,
+        reached -> Nullable<Timestamptz>,
     }
 }
 

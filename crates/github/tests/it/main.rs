@@ -295,6 +295,28 @@ async fn nothing_is_asked_while_a_rate_limit_is_used_up() {
     }
 }
 
+/// Two calls that were under way together are told to wait, for a long and then for a short time.
+#[tokio::test]
+async fn a_short_pause_does_not_shorten_a_long_one() {
+    let (server, github, scope) = client().await;
+    token(&server, json!({"administration": "write"}), 1).await;
+    for (id, after_ms, pause) in [(5, 0, "30"), (6, 300, "1")] {
+        let refusal = ResponseTemplate::new(403).insert_header("retry-after", pause);
+        Mock::given(path(format!("/repos/acme/widgets/actions/runners/{id}")))
+            .respond_with(refusal.set_delay(Duration::from_millis(after_ms)))
+            .expect(1)
+            .mount(&server)
+            .await;
+    }
+    let together = tokio::join!(
+        github.delete_runner(&scope, 5),
+        github.delete_runner(&scope, 6)
+    );
+    assert!(together.0.is_err() && together.1.is_err());
+    let error = github.delete_runner(&scope, 7).await.unwrap_err();
+    assert!(error.retry_after().unwrap().as_secs() > 20, "{error}");
+}
+
 /// A primary rate limit that is used up.
 fn used_up() -> ResponseTemplate {
     ResponseTemplate::new(403)

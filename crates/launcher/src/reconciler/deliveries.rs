@@ -28,7 +28,7 @@ const EVENTS: [&str; 4] = [
     "github_app_authorization",
 ];
 
-/// What is known of deliveries. Held in memory: whoever takes over lists the last days once.
+/// What is known of deliveries. Held in memory: whoever takes over lists them again from the oldest one that has not succeeded.
 pub(super) struct Deliveries {
     since: DateTime<Utc>,
     failed: HashMap<String, Failed>,
@@ -38,16 +38,25 @@ pub(super) struct Deliveries {
 struct Failed {
     /// Its newest attempt.
     attempt: i64,
+    /// When it was first attempted, as far as is known.
+    first: DateTime<Utc>,
     asked: u32,
     next: Instant,
 }
 
 impl Deliveries {
-    pub(super) fn new(now: DateTime<Utc>) -> Self {
+    /// `settled`: what a launcher before this one said.
+    pub(super) fn new(settled: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Self {
         Self {
-            since: now - KEPT,
+            since: settled.unwrap_or_default().max(now - KEPT),
             failed: HashMap::new(),
         }
+    }
+
+    /// Everything that was delivered before this has arrived, or was given up.
+    pub(super) fn settled(&self) -> DateTime<Utc> {
+        let failed = self.failed.values().map(|failed| failed.first);
+        failed.fold(self.since, DateTime::min)
     }
 
     /// Lists what is new. Returns how many deliveries are known to have failed.
@@ -111,6 +120,7 @@ impl Deliveries {
                     .and_modify(|known| known.attempt = known.attempt.max(delivery.id))
                     .or_insert(Failed {
                         attempt: delivery.id,
+                        first: delivery.delivered_at,
                         asked: 0,
                         next: now,
                     });
@@ -167,9 +177,31 @@ mod tests {
     }
 
     #[test]
+    fn whoever_takes_over_begins_with_the_oldest_that_has_not_succeeded() {
+        let now = Utc::now();
+        let mut deliveries = Deliveries::new(None, now);
+        assert_eq!(deliveries.settled(), now - KEPT);
+        deliveries.since = now;
+        let oldest = attempt(1, "a", "timed out", "workflow_job");
+        let first = now - TimeDelta::hours(2);
+        let oldest = Delivery {
+            delivered_at: first,
+            ..oldest
+        };
+        let again = attempt(2, "a", "timed out", "workflow_job");
+        deliveries.take_in(vec![again, oldest], Instant::now());
+        assert_eq!(deliveries.settled(), first);
+        assert_eq!(Deliveries::new(Some(first), now).since, first);
+        deliveries.take_in(vec![attempt(3, "a", "OK", "workflow_job")], Instant::now());
+        assert_eq!(deliveries.settled(), now);
+        let long_ago = Some(now - KEPT * 2);
+        assert_eq!(Deliveries::new(long_ago, now).since, now - KEPT);
+    }
+
+    #[test]
     fn what_no_attempt_delivered_is_due_with_growing_pauses() {
         let now = Instant::now();
-        let mut deliveries = Deliveries::new(Utc::now());
+        let mut deliveries = Deliveries::new(None, Utc::now());
         let listed = vec![
             attempt(5, "b", "OK", "workflow_job"),
             attempt(4, "c", "timed out", "star"),

@@ -45,7 +45,8 @@ const ASK_AGAIN: TimeDelta = TimeDelta::seconds(60);
 
 /// What the reconciler looks at, and when it is due.
 struct Looks {
-    deliveries: Deliveries,
+    /// `None`: this launcher has not listed any yet.
+    deliveries: Option<Deliveries>,
     repositories: Repositories,
     runners: Runners,
     next_deliveries: Instant,
@@ -86,7 +87,7 @@ impl Reconciler {
     pub async fn run(self, periodic: Periodic, stop: CancellationToken) {
         let holder = Uuid::new_v4();
         let looks = Mutex::new(Looks {
-            deliveries: Deliveries::new(self.inquiry.clock.now()),
+            deliveries: None,
             repositories: Repositories::default(),
             runners: Runners::default(),
             next_deliveries: Instant::now(),
@@ -123,9 +124,11 @@ impl Reconciler {
             looks.begin_all();
         }
         if looks.next_deliveries <= Instant::now() {
-            self.list_deliveries(looks).await;
+            self.list_deliveries(holder, looks).await;
         }
-        self.noted("deliveries", looks.deliveries.redeliver(self).await);
+        if let Some(deliveries) = &mut looks.deliveries {
+            self.noted("deliveries", deliveries.redeliver(self).await);
+        }
         if looks.repositories.is_done(self).await {
             let which = looks.due_repositories(&self.settings);
             if let Some(which) = which {
@@ -138,8 +141,8 @@ impl Reconciler {
 
     /// While GitHub cannot be asked, it is asked again in every round. Once it answers, everything is compared: whatever kept us from
     /// asking may have kept webhooks from arriving.
-    async fn list_deliveries(&self, looks: &mut Looks) {
-        let result = looks.deliveries.list(self).await;
+    async fn list_deliveries(&self, holder: Uuid, looks: &mut Looks) {
+        let result = self.list(holder, &mut looks.deliveries).await;
         let is_away = result.as_ref().is_err_and(is_for_all);
         if !is_away {
             looks.next_deliveries = Instant::now() + span(self.settings.deliveries_s);
@@ -152,6 +155,25 @@ impl Reconciler {
         }
         looks.is_backlog = is_backlog;
         self.noted("deliveries", result.map(|_| 0));
+    }
+
+    /// Begins where the launcher before this one was, and says where this one is.
+    async fn list(
+        &self,
+        holder: Uuid,
+        deliveries: &mut Option<Deliveries>,
+    ) -> Result<usize, InquiryError> {
+        let database = &self.inquiry.database;
+        let deliveries = if let Some(deliveries) = deliveries {
+            deliveries
+        } else {
+            let reached = leases::reached(&mut *database.connection().await?, LEASE).await?;
+            deliveries.insert(Deliveries::new(reached, self.inquiry.clock.now()))
+        };
+        let failed = deliveries.list(self).await?;
+        let mut conn = database.connection().await?;
+        leases::reach(&mut conn, LEASE, holder, deliveries.settled()).await?;
+        Ok(failed)
     }
 
     async fn holds_lease(&self, holder: Uuid) -> Result<bool, StorageError> {

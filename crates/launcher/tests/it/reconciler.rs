@@ -843,6 +843,28 @@ async fn a_failed_delivery_is_asked_for_again() {
     assert_eq!(guids.first(), guids.last(), "a redelivery keeps the GUID");
 }
 
+/// Every launcher that took over listed three days of deliveries.
+#[tokio::test]
+async fn what_has_been_delivered_is_not_listed_by_the_next_launcher() {
+    let site = Site::new().await;
+    let _reconciling = site.reconcile();
+    let client = connect(site.database.url()).await;
+    wait_until(
+        "the next launcher is told where to begin",
+        DEADLINE,
+        || async {
+            let row = client
+                .query_one(
+                    "SELECT count(*) FROM leases WHERE reached > now() - interval '6 minutes'",
+                    &[],
+                )
+                .await;
+            row.unwrap().get::<_, i64>(0) == 1
+        },
+    )
+    .await;
+}
+
 #[tokio::test]
 async fn a_runner_whose_node_is_silent_is_deleted_and_replaced() {
     let site = Site::new().await;

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta};
 use gha_slurm_storage::{identity, leases, run_migrations};
 use gha_slurm_test_support::TestDatabase;
 
@@ -84,7 +84,17 @@ async fn a_lease_has_one_holder_until_it_ends_or_is_given_back() {
     assert!(!hold(two, now() + minute).await);
     assert!(hold(two, now() + TimeDelta::seconds(110)).await, "ended");
     assert!(!hold(one, now() + TimeDelta::seconds(110)).await);
+    // What one has done is known to the next one.
+    for (holder, hours) in [(two, 1), (one, 2)] {
+        let reached = DateTime::UNIX_EPOCH + TimeDelta::hours(hours);
+        leases::reach(&mut conn, "test", holder, reached)
+            .await
+            .unwrap();
+    }
     leases::release(&mut conn, "test", two).await.unwrap();
+    let reached = leases::reached(&mut conn, "test").await.unwrap();
+    assert_eq!(reached, Some(DateTime::UNIX_EPOCH + TimeDelta::hours(1)));
+    assert_eq!(leases::reached(&mut conn, "other").await.unwrap(), None);
     assert!(
         leases::hold(&mut conn, "test", one, minute, now())
             .await
