@@ -1,6 +1,6 @@
 # Thin on purpose: what a person types. The work is in cargo and in scripts/.
 XTASK = $${CARGO_TARGET_DIR:-target}/debug/xtask
-.PHONY: help demo test tests test-slurm test-apptainer bench bench-slurm env fmt lint audit fuzz build page packages schemas
+.PHONY: help demo test tests test-slurm test-faults test-apptainer bench bench-slurm env fmt lint audit fuzz build page packages schemas
 
 help: ## what can be done here
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,6 +26,9 @@ test-apptainer: ## tests of runners in containers, with Apptainer itself, in a D
 # TESTS holds names of tests: TESTS=rest::, or options of theirs. DEBIAN=sid is the newest Slurm.
 test-slurm: packages ## slurm-agent's tests on the Slurm of another Debian: DEBIAN=trixie; takes root
 	@scripts/test-slurm.sh $(or $(DEBIAN),trixie) $(TESTS)
+
+test-faults: packages build ## builds beneath schedules of faults: docs/reliability.md; takes 10 minutes, some of it root
+	$(XTASK) with-services -- cargo test --locked -p gha-slurm-e2e --test it faults:: -- --include-ignored --nocapture --test-threads 2
 
 # BENCH holds options: BENCH=--json, BENCH='--seconds 10 --rounds 5'.
 bench: ## requests per second, latency and memory beside a floor: docs/performance.md

@@ -383,7 +383,7 @@ impl Default for ReconcilerSettings {
         let seconds = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
         Self {
             interval_s: seconds(5),
-            deliveries_s: seconds(60),
+            deliveries_s: seconds(30),
             redeliveries_per_minute: seconds(180),
             repositories_s: seconds(600),
             active_repositories_s: seconds(60),

@@ -5,6 +5,7 @@ mod attacks;
 mod collector;
 mod crashes;
 mod deliveries;
+mod faults;
 mod flood;
 mod ghosts;
 mod mapping;

@@ -253,6 +253,11 @@ impl Stack {
         stack
     }
 
+    /// Whether this stack was built on a real Slurm.
+    pub(crate) fn has_slurm(&self) -> bool {
+        self.slurm.is_some()
+    }
+
     /// The real Slurm that this stack was built on.
     pub(crate) fn slurm(&self) -> &PrivateSlurm {
         self.slurm.as_ref().unwrap()

@@ -1,0 +1,496 @@
+//! Schedules of faults beneath a stream of builds: nothing may be lost, doubled, leaked or stuck. `make test-faults` runs all of
+//! them and prints what docs/reliability.md keeps; `make test` the short one.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use gha_slurm_simulator::model::{Conclusion, Status};
+use gha_slurm_simulator::request::{RestEffect, RestFault, WebhookEffect, WebhookFault};
+use gha_slurm_test_support::{Folder, Middleman, PrivatePostgres, free_port, wait_until};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::crashes::kill_and_restart;
+use crate::stack::{Builder, REPOSITORY, Service, SlurmBackend, Stack};
+
+/// Between two builds.
+const PACE: Duration = Duration::from_millis(750);
+/// A build that has not ended so long after the last fault is lost or stuck.
+const RECOVERY: Duration = Duration::from_secs(240);
+/// How long what is frozen, silent, full or away stays so.
+const FAULT: Duration = Duration::from_secs(10);
+/// The same of a database that goes silent: longer than the services wait for it.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Calls of one route that a fault of GitHub's hits, at most.
+const ALL: u32 = 100_000;
+/// Megabytes that a Postgres has whose disk runs full.
+const DISK_MB: u32 = 512;
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    /// `kill -9`; started again at once.
+    Kill(Service),
+    /// All at once.
+    KillAll,
+    /// No processor for [`FAULT`].
+    Freeze(Service),
+    /// For [`FAULT`], one webhook in five fails, and one comes twice.
+    Webhooks,
+    /// For [`FAULT`], every call is answered 502.
+    GithubRefuses,
+    /// For [`FAULT`], every call takes 20 s: longer than anybody waits.
+    GithubHangs,
+    /// RabbitMQ closes every connection.
+    RabbitMqCloses,
+    /// `kill -9`, and started again after [`FAULT`].
+    PostgresDies,
+    /// For [`SILENCE`], nothing passes, and connections stay open.
+    PostgresIsSilent,
+    /// Its disk is full for [`FAULT`].
+    PostgresIsFull,
+    /// slurmctld is away for [`FAULT`].
+    SlurmIsAway,
+    /// slurmrestd is away for [`FAULT`].
+    SlurmrestdIsAway,
+}
+
+const KILLS: [Fault; 6] = [
+    Fault::Kill(Service::WebhookIngest),
+    Fault::Kill(Service::Launcher),
+    Fault::Kill(Service::TokenBroker),
+    Fault::Kill(Service::RepoMapping),
+    Fault::Kill(Service::Agent),
+    Fault::KillAll,
+];
+const FREEZES: [Fault; 4] = [
+    Fault::Freeze(Service::WebhookIngest),
+    Fault::Freeze(Service::Launcher),
+    Fault::Freeze(Service::TokenBroker),
+    Fault::Freeze(Service::Agent),
+];
+const ON_SLURM: [Fault; 3] = [
+    Fault::Kill(Service::Agent),
+    Fault::SlurmIsAway,
+    Fault::Kill(Service::Launcher),
+];
+const BY_REST: [Fault; 4] = [
+    Fault::SlurmrestdIsAway,
+    Fault::Kill(Service::Agent),
+    Fault::SlurmIsAway,
+    Fault::Kill(Service::Launcher),
+];
+const OUTBOUND: [Fault; 5] = [
+    Fault::Kill(Service::Agent),
+    Fault::Kill(Service::Launcher),
+    Fault::Freeze(Service::Launcher),
+    Fault::Freeze(Service::Agent),
+    Fault::Kill(Service::TokenBroker),
+];
+
+// Several threads, since what ends a stack blocks one, and the way to Postgres is in this process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_short_schedule() {
+    let faults = [Fault::Webhooks, Fault::KillAll, Fault::RabbitMqCloses];
+    let builder = Stack::builder().setting(Service::Launcher, "RECONCILER__DELIVERIES_S", "2");
+    run("short", builder, &faults).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-faults"]
+async fn every_service_is_killed() {
+    run(
+        "every service killed, then all at once",
+        Stack::builder(),
+        &KILLS,
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-faults"]
+async fn every_service_is_frozen() {
+    run("services frozen for 10 s", Stack::builder(), &FREEZES).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-faults"]
+async fn webhooks_are_lost_and_doubled() {
+    let faults = [Fault::Webhooks, Fault::RabbitMqCloses];
+    run(
+        "20 % of webhooks lost, 20 % doubled; RabbitMQ closes connections",
+        Stack::builder(),
+        &faults,
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-faults"]
+async fn github_refuses_and_hangs() {
+    let faults = [Fault::GithubRefuses, Fault::GithubHangs];
+    run(
+        "GitHub refuses for 10 s, and hangs for 10 s",
+        Stack::builder(),
+        &faults,
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-faults"]
+async fn postgres_dies_and_goes_silent() {
+    let faults = [Fault::PostgresDies, Fault::PostgresIsSilent];
+    run(
+        "Postgres killed for 10 s, and silent for 30 s",
+        Stack::builder(),
+        &faults,
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-faults"]
+async fn the_disk_of_postgres_runs_full() {
+    run(
+        "Postgres' disk full for 10 s",
+        Stack::builder(),
+        &[Fault::PostgresIsFull],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-faults"]
+async fn slurm_goes_away_by_programs() {
+    let Some(builder) = Stack::builder().on_slurm(SlurmBackend::Sbatch).await else {
+        return;
+    };
+    run(
+        "sbatch: agent killed, slurmctld away for 10 s, launcher killed",
+        builder,
+        &ON_SLURM,
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-faults"]
+async fn slurm_goes_away_by_rest() {
+    let Some(builder) = Stack::builder().on_slurm(SlurmBackend::Slurmrestd).await else {
+        return;
+    };
+    run(
+        "slurmrestd: slurmrestd away, agent killed, slurmctld away, launcher killed",
+        builder,
+        &BY_REST,
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-faults"]
+async fn outbound_mode() {
+    run(
+        "outbound: agent, launcher and token-broker killed, agent and launcher frozen",
+        Stack::builder().outbound(),
+        &OUTBOUND,
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-faults"]
+async fn outbound_mode_on_slurm() {
+    let Some(builder) = Stack::builder().on_slurm(SlurmBackend::Sbatch).await else {
+        return;
+    };
+    let faults = [OUTBOUND.as_slice(), &[Fault::SlurmIsAway]].concat();
+    run(
+        "outbound on Slurm: the same, and slurmctld away",
+        builder.outbound(),
+        &faults,
+    )
+    .await;
+}
+
+/// What a schedule needs beside the stack.
+struct Surroundings {
+    postgres: PrivatePostgres,
+    middleman: Middleman,
+    /// Where Postgres has its data, and what fills it.
+    disk: Option<Disk>,
+}
+
+/// A small file system of memory; takes root.
+struct Disk {
+    folder: TempDir,
+}
+
+impl Disk {
+    fn mount() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let size = format!("size={DISK_MB}m");
+        let target = folder.path().to_str().unwrap();
+        let words = ["-t", "tmpfs", "-o", &size, "tmpfs", target];
+        let mounted = Command::new("mount").args(words).status().unwrap();
+        assert!(mounted.success(), "mount: {mounted}");
+        Self { folder }
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.folder.path().join("filler")
+    }
+
+    fn fill(&self) {
+        let mut file = fs::File::create(self.filler()).unwrap();
+        let zeros = vec![0; 1 << 16];
+        while std::io::Write::write_all(&mut file, &zeros).is_ok() {}
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.filler()).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount")
+            .arg("-l")
+            .arg(self.folder.path())
+            .status();
+    }
+}
+
+impl Surroundings {
+    async fn start(needs_disk: bool) -> Self {
+        let disk = needs_disk.then(Disk::mount);
+        let postgres = match &disk {
+            None => PrivatePostgres::start().await,
+            Some(disk) => {
+                let folder = Folder::kept(&disk.folder.path().join("postgres")).unwrap();
+                PrivatePostgres::open(folder, free_port(), false)
+                    .await
+                    .unwrap()
+            }
+        };
+        let url = postgres.database("e2e").await.unwrap();
+        let middleman = Middleman::before(&url).await.unwrap();
+        Self {
+            postgres,
+            middleman,
+            disk,
+        }
+    }
+
+    /// The URL of the services' database.
+    fn database_url(&self) -> String {
+        self.middleman.through(&self.postgres.url("e2e")).unwrap()
+    }
+
+    async fn postgres_is_there(&self) -> bool {
+        let url: url::Url = self.postgres.url("e2e").parse().unwrap();
+        TcpStream::connect(("127.0.0.1", url.port().unwrap()))
+            .await
+            .is_ok()
+    }
+}
+
+/// A stream of builds, a fault after the other beneath it, and what came of it.
+struct Stream {
+    stack: Stack,
+    around: Surroundings,
+    builds: Vec<i64>,
+    next: Instant,
+    /// One webhook in five is lost, one doubled.
+    are_webhooks_faulty: bool,
+}
+
+/// Runs a schedule, and prints a row of the table in docs/reliability.md.
+async fn run(name: &str, builder: Builder, faults: &[Fault]) {
+    let needs_disk = faults
+        .iter()
+        .any(|fault| matches!(fault, Fault::PostgresIsFull));
+    if needs_disk && !rustix::process::geteuid().is_root() {
+        gha_slurm_test_support::skip("only root can mount a file system");
+        return;
+    }
+    let around = Surroundings::start(needs_disk).await;
+    let stack = builder.database(&around.database_url()).start().await;
+    stack.map(&[REPOSITORY]).await;
+    let mut stream = Stream {
+        stack,
+        around,
+        builds: Vec::new(),
+        next: Instant::now(),
+        are_webhooks_faulty: false,
+    };
+    for fault in faults {
+        stream.flow(PACE * 2).await;
+        stream.happen(*fault).await;
+    }
+    stream.flow(PACE * 2).await;
+    let recovery = stream.recover().await;
+    stream.report(name, faults.len(), recovery).await;
+}
+
+impl Stream {
+    /// Builds are queued for so long.
+    async fn flow(&mut self, length: Duration) {
+        let end = Instant::now() + length;
+        while self.next < end {
+            tokio::time::sleep_until(self.next).await;
+            self.queue();
+            self.next = Instant::now() + PACE;
+        }
+        tokio::time::sleep_until(end).await;
+    }
+
+    fn queue(&mut self) {
+        let effect = match self.builds.len() % 5 {
+            1 => Some(WebhookEffect::Fail),
+            3 => Some(WebhookEffect::Double),
+            _ => None,
+        };
+        if let Some(effect) = effect.filter(|_| self.are_webhooks_faulty) {
+            for action in ["queued", "in_progress", "completed"] {
+                let fault = WebhookFault::on(action, effect.clone());
+                self.stack.github.add_webhook_fault(fault);
+            }
+        }
+        self.builds.push(self.stack.queue("sleep 0.3"));
+    }
+
+    /// A fault begins, and ends.
+    async fn happen(&mut self, fault: Fault) {
+        match fault {
+            Fault::Kill(service) => kill_and_restart(&mut self.stack, service).await,
+            Fault::KillAll => {
+                for service in Service::ALL {
+                    self.stack.kill9(service);
+                }
+                for service in Service::ALL {
+                    self.stack.restart(service).await;
+                }
+            }
+            Fault::Freeze(service) => {
+                self.stack.freeze(service);
+                self.flow(FAULT).await;
+                self.stack.thaw(service);
+            }
+            Fault::Webhooks => {
+                self.are_webhooks_faulty = true;
+                self.flow(FAULT).await;
+                self.are_webhooks_faulty = false;
+                self.stack.github.clear_webhook_faults();
+            }
+            Fault::GithubRefuses => {
+                let effect = RestEffect::Answer {
+                    status: 502,
+                    headers: std::collections::BTreeMap::new(),
+                    message: None,
+                };
+                self.github_is(effect).await;
+            }
+            Fault::GithubHangs => self.github_is(RestEffect::DelayMs(20_000)).await,
+            Fault::RabbitMqCloses => self.stack.broker.close_connections().await,
+            Fault::PostgresDies => {
+                self.around.postgres.kill9().await;
+                self.flow(FAULT).await;
+                self.around.postgres.restart().await;
+            }
+            Fault::PostgresIsSilent => {
+                self.around.middleman.silence();
+                self.flow(SILENCE).await;
+                self.around.middleman.speak();
+            }
+            Fault::PostgresIsFull => {
+                if let Some(disk) = &self.around.disk {
+                    disk.fill();
+                }
+                self.flow(FAULT).await;
+                if let Some(disk) = &self.around.disk {
+                    disk.free();
+                }
+                // It ends itself where its log of changes does not fit; an administrator starts it again.
+                if !self.around.postgres_is_there().await {
+                    self.around.postgres.restart().await;
+                }
+            }
+            Fault::SlurmIsAway => {
+                self.stack.slurm().stop_controller();
+                self.flow(FAULT).await;
+                self.stack.slurm().start_controller().await.unwrap();
+            }
+            Fault::SlurmrestdIsAway => {
+                self.stack.slurm().stop_rest();
+                self.flow(FAULT).await;
+                self.stack.slurm().start_rest().unwrap();
+            }
+        }
+    }
+
+    async fn github_is(&mut self, effect: RestEffect) {
+        let fault = RestFault {
+            route: None,
+            times: ALL,
+            effect,
+        };
+        self.stack.github.add_rest_fault(fault);
+        self.flow(FAULT).await;
+        self.stack.github.clear_rest_faults();
+    }
+
+    /// Waits until every build has succeeded, and the services know; answers how long that took after the last fault.
+    async fn recover(&self) -> Duration {
+        let start = Instant::now();
+        wait_until("every build has succeeded", RECOVERY, || async {
+            let state = self.stack.github.state();
+            let has_succeeded = |id: &&i64| {
+                state.workflow_jobs.iter().any(|job| {
+                    job.id == **id
+                        && job.status == Status::Completed
+                        && job.conclusion == Some(Conclusion::Success)
+                })
+            };
+            let open: Vec<&i64> = self.builds.iter().filter(|id| !has_succeeded(id)).collect();
+            if open.is_empty() {
+                Ok(())
+            } else {
+                Err(open.len())
+            }
+        })
+        .await;
+        for id in &self.builds {
+            self.stack.until_completed(*id).await;
+        }
+        start.elapsed()
+    }
+
+    #[expect(clippy::print_stdout, reason = "a table for people")]
+    /// Waits for rest, prints the row, and looks for what was left behind.
+    async fn report(mut self, name: &str, faults: usize, recovery: Duration) {
+        let builds = self.builds.len();
+        let launches = self.stack.launches("true").await;
+        let slurm_jobs = if self.stack.has_slurm() {
+            self.stack.queue_of_slurm().await.len()
+        } else {
+            self.stack.slurm_jobs().len()
+        };
+        let submitted = self.stack.launches("slurm_job_id IS NOT NULL").await;
+        let calls: u64 = self.stack.github.state().calls.values().sum();
+        let doubled = i64::try_from(slurm_jobs).unwrap() - submitted;
+        assert_eq!(doubled, 0, "Slurm jobs that no launch knows");
+        // Whatever a service says of a fault.
+        self.stack.expect_error("");
+        self.stack.finish().await;
+        println!(
+            "| {name} | {builds} | {faults} | 0 | {doubled} | 0 | {launches} | {:.1} s | {:.2} |",
+            recovery.as_secs_f64(),
+            calls as f64 / builds as f64
+        );
+    }
+}
