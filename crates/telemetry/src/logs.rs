@@ -106,16 +106,18 @@ pub fn init(service: &'static str, settings: &LogSettings) -> Result<Guard, Tele
     Ok(Guard { provider })
 }
 
-/// Lines that actix writes as errors and that are none: for each malformed request of a stranger, and for a connection that arrives while
-/// a service stops. They are left out unless `log.filter` asks for debug lines, or names actix.
+/// Lines that libraries write as errors and that are none. actix: for each malformed request of a stranger, and for a connection that
+/// arrives while a service stops. octocrab: for a call without an answer, which the caller is told and repeats. They are left out unless
+/// `log.filter` asks for debug lines, or names the library.
 struct NoAlarm {
     all: bool,
 }
 
 /// Where it is written, and how it begins.
-const NO_ALARM: [(&str, &str); 2] = [
+const NO_ALARM: [(&str, &str); 3] = [
     ("actix_http", "stream error"),
     ("actix_server", "No workers"),
+    ("octocrab", "failed with error"),
 ];
 
 impl NoAlarm {
@@ -123,7 +125,9 @@ impl NoAlarm {
     fn beside(filter: &str) -> Self {
         let mut directives = filter.split(',').map(str::trim);
         Self {
-            all: directives.any(|d| d == "debug" || d == "trace" || d.starts_with("actix")),
+            all: directives.any(|d| {
+                d == "debug" || d == "trace" || d.starts_with("actix") || d.starts_with("octocrab")
+            }),
         }
     }
 }
@@ -214,6 +218,7 @@ mod tests {
             tracing::error!(target: "actix_http::h1::dispatcher", "stream error: {}", "x");
             tracing::error!(target: "actix_server::accept", "No workers");
             tracing::error!(target: "actix_server::accept", "Error accepting connection");
+            tracing::error!(target: "octocrab", "failed with error {}", "x");
             tracing::error!(target: "gha_slurm", "stream error");
         });
         let lines = lines.lock().unwrap();
@@ -226,8 +231,8 @@ mod tests {
             let lines = seen(filter);
             assert_eq!(lines, ["Error accepting connection", "stream error"]);
         }
-        for filter in ["debug", "info, actix_http=error"] {
-            assert_eq!(seen(filter).len(), 4, "{filter}");
+        for filter in ["debug", "info, actix_http=error", "info,octocrab=warn"] {
+            assert_eq!(seen(filter).len(), 5, "{filter}");
         }
     }
 }
