@@ -10,6 +10,8 @@ use tokio::time::Instant;
 /// How urgent calls are. Where little of a limit is left, the more urgent ones still get it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
+    /// Installation tokens, which every other call needs: GitHub alone says when there are none.
+    Token,
     /// A node waits for its runner: may use everything.
     Callback,
     /// Launches: what their submission and their end depend on.
@@ -22,7 +24,7 @@ impl Urgency {
     /// The percentage of a limit that is left to what is more urgent.
     const fn reserve(self) -> u32 {
         match self {
-            Self::Callback => 0,
+            Self::Token | Self::Callback => 0,
             Self::Launch => 20,
             Self::Comparison => 50,
         }
@@ -42,13 +44,37 @@ const SECOND: Duration = Duration::from_secs(1);
 /// GitHub may move the end of a window by a second from response to response.
 const SAME_RESET_S: i64 = 5;
 
-/// Points of a call.
-pub(crate) fn points_of(method: &Method) -> u32 {
-    if *method == Method::GET { 1 } else { CHANGE }
+/// Points of a call that changes something; one that reads costs 1.
+const CHANGE: u32 = 5;
+
+/// A call that somebody wants to make.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    urgency: Urgency,
+    points: u32,
+    points_per_minute: u32,
+    now: Instant,
+    /// Seconds since the epoch.
+    now_s: i64,
 }
 
-/// Points of a call that changes something.
-const CHANGE: u32 = 5;
+impl Wanted {
+    /// `now_s`: seconds since the epoch.
+    pub(crate) fn new(
+        urgency: Urgency,
+        method: &Method,
+        points_per_minute: u32,
+        now_s: i64,
+    ) -> Self {
+        Self {
+            urgency,
+            points: if *method == Method::GET { 1 } else { CHANGE },
+            points_per_minute,
+            now: Instant::now(),
+            now_s,
+        }
+    }
+}
 
 /// What is left of a primary limit, as GitHub's last response said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,33 +114,28 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// Counts a call of `points` points, unless a more urgent one needs what is left: then the time until it may be made. `now_s` in
-    /// seconds since the epoch.
-    pub(crate) fn take(
-        &mut self,
-        urgency: Urgency,
-        points: u32,
-        per_minute: u32,
-        now: Instant,
-        now_s: i64,
-    ) -> Result<(), Duration> {
-        if let Some(wait) = self.wait(urgency, points, per_minute, now, now_s) {
+    /// Counts a call, unless a more urgent one needs what is left: then the time until it may be made.
+    pub(crate) fn take(&mut self, wanted: &Wanted) -> Result<(), Duration> {
+        if let Some(wait) = self.wait(wanted) {
             return Err(wait);
         }
-        self.count(now, points);
+        self.count(wanted.now, wanted.points);
         self.own = self.own.saturating_add(1);
         Ok(())
     }
 
     /// How long a call has to wait. `None`: it may be made.
-    pub(crate) fn wait(
-        &mut self,
-        urgency: Urgency,
-        points: u32,
-        per_minute: u32,
-        now: Instant,
-        now_s: i64,
-    ) -> Option<Duration> {
+    pub(crate) fn wait(&mut self, wanted: &Wanted) -> Option<Duration> {
+        let Wanted {
+            urgency,
+            points,
+            points_per_minute,
+            now,
+            now_s,
+        } = *wanted;
+        if urgency == Urgency::Token {
+            return None;
+        }
         // An Enterprise Server has no limits unless its administrator sets some.
         let left = self.left?;
         if left.reset > now_s
@@ -123,7 +144,7 @@ impl Budget {
             return Some(Duration::from_secs(left.reset.abs_diff(now_s)));
         }
         self.forget_old(now);
-        let share = urgency.share(per_minute).max(points);
+        let share = urgency.share(points_per_minute).max(points);
         let points_of_all = self.points.iter().map(|(_, points)| *points);
         let mut used = points_of_all.fold(0, u32::saturating_add);
         let mut frees = self.points.iter();
@@ -198,7 +219,16 @@ mod tests {
     use super::*;
 
     const NOW_S: i64 = 1_000;
-    const PER_MINUTE: u32 = 900;
+
+    fn wanted(urgency: Urgency, points: u32, now: Instant) -> Wanted {
+        Wanted {
+            urgency,
+            points,
+            points_per_minute: 900,
+            now,
+            now_s: NOW_S,
+        }
+    }
 
     fn left(remaining: u32) -> Left {
         Left {
@@ -216,7 +246,7 @@ mod tests {
 
     /// How many calls of `points` points are made before one has to wait.
     fn calls(budget: &mut Budget, urgency: Urgency, points: u32, now: Instant) -> usize {
-        let take = |_: &usize| budget.take(urgency, points, PER_MINUTE, now, NOW_S).is_ok();
+        let take = |_: &usize| budget.take(&wanted(urgency, points, now)).is_ok();
         (0..10_000).take_while(take).count()
     }
 
@@ -224,7 +254,7 @@ mod tests {
     fn the_last_of_a_primary_limit_is_for_callbacks() {
         let wait = |remaining, urgency| {
             let (mut budget, now) = known(remaining);
-            budget.wait(urgency, 1, PER_MINUTE, now, NOW_S)
+            budget.wait(&wanted(urgency, 1, now))
         };
         let until_reset = Some(Duration::from_secs(600));
         assert_eq!(wait(2_501, Urgency::Comparison), None);
@@ -233,8 +263,12 @@ mod tests {
         assert_eq!(wait(1_000, Urgency::Launch), until_reset);
         assert_eq!(wait(1, Urgency::Callback), None);
         assert_eq!(wait(0, Urgency::Callback), until_reset);
+        assert_eq!(wait(0, Urgency::Token), None);
         let (mut budget, now) = known(0);
-        let after_reset = budget.wait(Urgency::Comparison, 1, PER_MINUTE, now, NOW_S + 600);
+        let after_reset = budget.wait(&Wanted {
+            now_s: NOW_S + 600,
+            ..wanted(Urgency::Comparison, 1, now)
+        });
         assert_eq!(after_reset, None);
     }
 
@@ -244,7 +278,7 @@ mod tests {
         assert_eq!(calls(&mut budget, Urgency::Comparison, 1, now), 450);
         assert_eq!(calls(&mut budget, Urgency::Launch, 5, now), 54);
         assert_eq!(calls(&mut budget, Urgency::Callback, 5, now), 36);
-        let wait = budget.wait(Urgency::Callback, 5, PER_MINUTE, now, NOW_S);
+        let wait = budget.wait(&wanted(Urgency::Callback, 5, now));
         assert_eq!(wait, Some(WINDOW + SECOND));
         let later = now + WINDOW + SECOND;
         assert_eq!(calls(&mut budget, Urgency::Comparison, 1, later), 450);
@@ -253,11 +287,7 @@ mod tests {
     #[test]
     fn the_calls_of_others_count() {
         let (mut budget, now) = known(5_000);
-        assert!(
-            budget
-                .take(Urgency::Comparison, 1, PER_MINUTE, now, NOW_S)
-                .is_ok()
-        );
+        assert!(budget.take(&wanted(Urgency::Comparison, 1, now)).is_ok());
         // One is ours, and ninety registered runners.
         budget.heard(left(4_909), false, now);
         assert_eq!(calls(&mut budget, Urgency::Comparison, 1, now), 0);
@@ -278,11 +308,7 @@ mod tests {
     fn unchanged_answers_are_nobodys_calls() {
         let (mut budget, now) = known(5_000);
         for _ in 0..100 {
-            assert!(
-                budget
-                    .take(Urgency::Callback, 1, PER_MINUTE, now, NOW_S)
-                    .is_ok()
-            );
+            assert!(budget.take(&wanted(Urgency::Callback, 1, now)).is_ok());
             budget.heard(left(5_000), true, now);
         }
         budget.heard(left(4_990), false, now);
@@ -309,7 +335,8 @@ mod tests {
             for (pause_ms, points, urgency) in asks {
                 now += Duration::from_millis(pause_ms / 20);
                 let urgency = [Urgency::Callback, Urgency::Launch, Urgency::Comparison][usize::from(urgency)];
-                match budget.take(urgency, points, 100, now, NOW_S) {
+                let call = Wanted { points_per_minute: 100, ..wanted(urgency, points, now) };
+                match budget.take(&call) {
                     Ok(()) => made.push((now, points)),
                     Err(wait) => proptest::prop_assert!(wait <= WINDOW + SECOND),
                 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::budget::{Budget, Left, Urgency, points_of};
+use crate::budget::{Budget, Left, Urgency, Wanted};
 use crate::error::GithubError;
 use crate::runners::RegistrationToken;
 
@@ -249,18 +249,14 @@ impl Github {
     /// How long a call that reads has to wait, so that what is left of the limits of an installation (`None`: of the App itself)
     /// serves more urgent ones. `None`: it need not.
     pub async fn wait(&self, installation: Option<InstallationId>) -> Option<Duration> {
+        let wanted = self.wanted(&Method::GET);
+        self.with_budget(installation, |budget| budget.wait(&wanted))
+            .await
+    }
+
+    fn wanted(&self, method: &Method) -> Wanted {
         let now_s = self.shared.clock.now().timestamp();
-        let points = points_of(&Method::GET);
-        self.with_budget(installation, |budget| {
-            budget.wait(
-                self.urgency,
-                points,
-                self.points_per_minute,
-                Instant::now(),
-                now_s,
-            )
-        })
-        .await
+        Wanted::new(self.urgency, method, self.points_per_minute, now_s)
     }
 
     async fn with_budget<T>(
@@ -408,7 +404,8 @@ impl Github {
             body: Some(&body),
             also: &[],
         };
-        let minted: Minted = self.as_app(&call).await?.json()?;
+        let github = self.for_calls(Urgency::Token);
+        let minted: Minted = github.as_app(&call).await?.json()?;
         self.shared
             .app
             .user_access_token(minted.token)
@@ -486,22 +483,13 @@ impl Github {
         }
         let trouble = |detail: String| GithubError::Unavailable { call: name, detail };
         let _permit = self.shared.calls.acquire().await;
-        let now_s = self.shared.clock.now().timestamp();
-        let points = points_of(&call.method);
-        self.with_budget(installation, |budget| {
-            budget.take(
-                self.urgency,
-                points,
-                self.points_per_minute,
-                Instant::now(),
-                now_s,
-            )
-        })
-        .await
-        .map_err(|retry_after| GithubError::RateLimited {
-            call: name,
-            retry_after,
-        })?;
+        let wanted = self.wanted(&call.method);
+        self.with_budget(installation, |budget| budget.take(&wanted))
+            .await
+            .map_err(|retry_after| GithubError::RateLimited {
+                call: name,
+                retry_after,
+            })?;
         let key = (installation, call.path.clone());
         let kept = match call.method {
             Method::GET => self.shared.kept.get(&key).await,

@@ -107,8 +107,8 @@ pub fn init(service: &'static str, settings: &LogSettings) -> Result<Guard, Tele
 }
 
 /// Lines that libraries write as errors and that are none. actix: for each malformed request of a stranger, and for a connection that
-/// arrives while a service stops. octocrab: for a call without an answer, which the caller is told and repeats. They are left out unless
-/// `log.filter` asks for debug lines, or names the library.
+/// arrives while a service stops. octocrab: for a call that got no response, which is an error that its caller handles. They are left out
+/// unless `log.filter` asks for debug lines, or names the library.
 struct NoAlarm {
     all: bool,
 }

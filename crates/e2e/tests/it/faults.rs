@@ -1,6 +1,7 @@
 //! Schedules of faults beneath a stream of builds: nothing may be lost, doubled, leaked or stuck. `make test-faults` runs all of
 //! them and prints what docs/reliability.md keeps; `make test` the short one.
 
+use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use gha_slurm_simulator::model::{Conclusion, Status};
 use gha_slurm_simulator::request::{RestEffect, RestFault, WebhookEffect, WebhookFault};
-use gha_slurm_test_support::{Folder, Middleman, PrivatePostgres, free_port, wait_until};
+use gha_slurm_test_support::{Folder, Middleman, PrivatePostgres, free_port, try_wait_until};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -30,7 +31,7 @@ const ALL: u32 = 100_000;
 const DISK_MB: u32 = 512;
 
 /// What goes wrong.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     /// `kill -9`; started again at once.
     Kill(Service),
@@ -311,9 +312,7 @@ struct Stream {
 
 /// Runs a schedule, and prints a row of the table in docs/reliability.md.
 async fn run(name: &str, builder: Builder, faults: &[Fault]) {
-    let needs_disk = faults
-        .iter()
-        .any(|fault| matches!(fault, Fault::PostgresIsFull));
+    let needs_disk = faults.contains(&Fault::PostgresIsFull);
     if needs_disk && !rustix::process::geteuid().is_root() {
         gha_slurm_test_support::skip("only root can mount a file system");
         return;
@@ -334,7 +333,8 @@ async fn run(name: &str, builder: Builder, faults: &[Fault]) {
     }
     stream.flow(PACE * 2).await;
     let recovery = stream.recover().await;
-    stream.report(name, faults.len(), recovery).await;
+    let row = stream.row(name, faults.len(), recovery).await;
+    stream.finish(&row).await;
 }
 
 impl Stream {
@@ -444,53 +444,117 @@ impl Stream {
         self.stack.github.clear_rest_faults();
     }
 
+    /// Builds that GitHub does not call successful.
+    fn unfinished(&self) -> usize {
+        let jobs = self.stack.github.state().workflow_jobs;
+        let has_succeeded = |id: i64| {
+            jobs.iter().any(|job| {
+                job.id == id
+                    && job.status == Status::Completed
+                    && job.conclusion == Some(Conclusion::Success)
+            })
+        };
+        self.builds.iter().filter(|id| !has_succeeded(**id)).count()
+    }
+
+    /// Launches that are supply, and registrations at GitHub.
+    async fn left_behind(&self) -> usize {
+        let supply = self.stack.launches("in_supply").await;
+        usize::try_from(supply).unwrap() + self.stack.github.state().runners.len()
+    }
+
     /// Waits until every build has succeeded, and the services know; answers how long that took after the last fault.
     async fn recover(&self) -> Duration {
         let start = Instant::now();
-        wait_until("every build has succeeded", RECOVERY, || async {
-            let state = self.stack.github.state();
-            let has_succeeded = |id: &&i64| {
-                state.workflow_jobs.iter().any(|job| {
-                    job.id == **id
-                        && job.status == Status::Completed
-                        && job.conclusion == Some(Conclusion::Success)
-                })
-            };
-            let open: Vec<&i64> = self.builds.iter().filter(|id| !has_succeeded(id)).collect();
-            if open.is_empty() {
-                Ok(())
-            } else {
-                Err(open.len())
+        let all = try_wait_until("every build has succeeded", RECOVERY, || async {
+            match self.unfinished() {
+                0 => Ok(()),
+                open => Err(open),
             }
-        })
-        .await;
-        for id in &self.builds {
-            self.stack.until_completed(*id).await;
+        });
+        if all.await.is_ok() {
+            for id in &self.builds {
+                self.stack.until_completed(*id).await;
+            }
         }
         start.elapsed()
     }
 
-    #[expect(clippy::print_stdout, reason = "a table for people")]
-    /// Waits for rest, prints the row, and looks for what was left behind.
-    async fn report(mut self, name: &str, faults: usize, recovery: Duration) {
-        let builds = self.builds.len();
-        let launches = self.stack.launches("true").await;
+    /// Waits for rest, and answers what came of it all.
+    async fn row(&self, name: &str, faults: usize, recovery: Duration) -> Row {
+        let rest = try_wait_until("nothing is left", RECOVERY, || async {
+            match self.left_behind().await {
+                0 => Ok(()),
+                left => Err(left),
+            }
+        });
+        let leaked = if rest.await.is_ok() {
+            0
+        } else {
+            self.left_behind().await
+        };
         let slurm_jobs = if self.stack.has_slurm() {
             self.stack.queue_of_slurm().await.len()
         } else {
             self.stack.slurm_jobs().len()
         };
-        let submitted = self.stack.launches("slurm_job_id IS NOT NULL").await;
+        let known = self.stack.launches("slurm_job_id IS NOT NULL").await;
         let calls: u64 = self.stack.github.state().calls.values().sum();
-        let doubled = i64::try_from(slurm_jobs).unwrap() - submitted;
-        assert_eq!(doubled, 0, "Slurm jobs that no launch knows");
+        Row {
+            name: name.to_owned(),
+            builds: self.builds.len(),
+            faults,
+            lost: self.unfinished(),
+            doubled: i64::try_from(slurm_jobs).unwrap() - known,
+            leaked,
+            launches: self.stack.launches("true").await,
+            recovery,
+            calls,
+        }
+    }
+
+    /// Prints the row, judges it, and looks for what else was left behind.
+    #[expect(clippy::print_stdout, reason = "a table for people")]
+    async fn finish(mut self, row: &Row) {
+        println!("{row}");
+        assert_eq!((row.lost, row.doubled, row.leaked), (0, 0, 0), "{row}");
         // Whatever a service says of a fault.
         self.stack.expect_error("");
         self.stack.finish().await;
-        println!(
-            "| {name} | {builds} | {faults} | 0 | {doubled} | 0 | {launches} | {:.1} s | {:.2} |",
-            recovery.as_secs_f64(),
-            calls as f64 / builds as f64
-        );
+    }
+}
+
+/// A row of the table in docs/reliability.md.
+struct Row {
+    name: String,
+    builds: usize,
+    faults: usize,
+    lost: usize,
+    doubled: i64,
+    leaked: usize,
+    launches: i64,
+    recovery: Duration,
+    calls: u64,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            builds,
+            faults,
+            lost,
+            doubled,
+            leaked,
+            launches,
+            recovery,
+            calls,
+        } = self;
+        let recovery = recovery.as_secs_f64();
+        let calls = *calls as f64 / *builds as f64;
+        write!(
+            f,
+            "| {name} | {builds} | {faults} | {lost} | {doubled} | {leaked} | {launches} | {recovery:.1} s | {calls:.2} |"
+        )
     }
 }

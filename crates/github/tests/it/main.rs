@@ -295,7 +295,7 @@ async fn nothing_is_asked_while_a_rate_limit_is_used_up() {
     }
 }
 
-/// Two calls that were under way together are told to wait, for a long and then for a short time.
+/// Two concurrent calls are told to wait: the first for long, the second only briefly.
 #[tokio::test]
 async fn a_short_pause_does_not_shorten_a_long_one() {
     let (server, github, scope) = client().await;
@@ -320,7 +320,9 @@ async fn a_short_pause_does_not_shorten_a_long_one() {
 /// A primary rate limit that is used up.
 fn used_up() -> ResponseTemplate {
     ResponseTemplate::new(403)
+        .insert_header("x-ratelimit-limit", "5000")
         .insert_header("x-ratelimit-remaining", "0")
+        .insert_header("x-ratelimit-reset", "4000000000")
         .insert_header("retry-after", "30")
 }
 

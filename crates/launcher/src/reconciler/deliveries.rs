@@ -28,7 +28,7 @@ const EVENTS: [&str; 4] = [
     "github_app_authorization",
 ];
 
-/// What is known of deliveries. Held in memory: whoever takes over lists them again from the oldest one that has not succeeded.
+/// The deliveries that this launcher knows of, in memory: its successor lists them again, from the oldest that has not succeeded.
 pub(super) struct Deliveries {
     since: DateTime<Utc>,
     failed: HashMap<String, Failed>,

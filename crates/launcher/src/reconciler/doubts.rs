@@ -4,7 +4,7 @@ use gha_slurm_domain::{InstallationId, RepositoryId};
 use gha_slurm_storage::repositories::{self, Question, Repository};
 use gha_slurm_storage::{AsyncPgConnection, ScopeLock, StorageError, replan};
 
-use super::shared::{Reconciler, is_for_all};
+use super::shared::{Reconciler, has_to_wait, is_for_all};
 use super::{ASK_AGAIN, QUESTIONS};
 use crate::inquiry::InquiryError;
 
@@ -53,7 +53,9 @@ fn passes(error: InquiryError, what: &'static str, id: i64) -> Result<(), Inquir
     if is_for_all(&error) {
         return Err(error);
     }
-    tracing::warn!(%error, what, id, "GitHub does not answer about something that is in doubt");
+    if !has_to_wait(&error) {
+        tracing::warn!(%error, what, id, "GitHub does not answer about something that is in doubt");
+    }
     Ok(())
 }
 

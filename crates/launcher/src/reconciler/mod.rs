@@ -12,7 +12,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use gha_slurm_github::GithubError;
 use gha_slurm_service_kit::Periodic;
 use gha_slurm_storage::{StorageError, leases, workflow_jobs};
 use tokio::sync::Mutex;
@@ -26,7 +25,7 @@ use crate::settings::{ReconcilerSettings, delta, span};
 use deliveries::Deliveries;
 use repositories::{Repositories, Which};
 use runners::Runners;
-use shared::is_for_all;
+use shared::{has_to_wait, is_for_all};
 
 pub use shared::Reconciler;
 
@@ -211,10 +210,9 @@ impl Reconciler {
                     if is_for_all(&error) {
                         return Err(error);
                     }
-                    if matches!(error, InquiryError::Github(GithubError::RateLimited { .. })) {
-                        continue;
+                    if !has_to_wait(&error) {
+                        tracing::warn!(%error, workflow_job.id = %id, "GitHub does not answer about a workflow job");
                     }
-                    tracing::warn!(%error, workflow_job.id = %id, "GitHub does not answer about a workflow job");
                 }
             }
         }

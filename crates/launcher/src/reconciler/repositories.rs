@@ -8,12 +8,12 @@ use futures_util::future::join_all;
 use gha_slurm_domain::{
     InstallationId, RepositoryId, WorkflowJobFacts, WorkflowJobId, WorkflowJobState,
 };
-use gha_slurm_github::{Github, GithubError, Scope, Urgency};
+use gha_slurm_github::{Github, Scope, Urgency};
 use gha_slurm_storage::repositories::{self, Repository};
 use gha_slurm_storage::{ScopeLock, StorageError, workflow_jobs};
 
 use super::registrations::Registrations;
-use super::shared::{Reconciler, is_for_all};
+use super::shared::{Reconciler, has_to_wait, is_for_all};
 use crate::inquiry::{Inquiry, InquiryError};
 
 /// Workflow jobs recorded in one transaction.
@@ -138,9 +138,8 @@ impl Repositories {
             for (open, result) in some.into_iter().zip(compared).rev() {
                 match result {
                     Ok(new) => found += new,
-                    Err(InquiryError::Github(GithubError::RateLimited { .. })) => {
-                        self.open.push_front(open);
-                    }
+                    // Behind those of other installations.
+                    Err(error) if has_to_wait(&error) => self.open.push_back(open),
                     Err(error) if is_for_all(&error) => {
                         self.open.push_front(open);
                         fatal = Some(error);

@@ -10,7 +10,7 @@ use gha_slurm_storage::launches::{self, Loaded};
 use gha_slurm_storage::{ScopeLock, StorageError, workflow_jobs};
 use tokio::time::Instant;
 
-use super::shared::{Reconciler, is_for_all};
+use super::shared::{Reconciler, has_to_wait, is_for_all};
 use crate::inquiry::InquiryError;
 use crate::settings::{delta, span};
 
@@ -70,6 +70,7 @@ fn noted(result: Result<bool, InquiryError>, runner: &Runner) -> Result<usize, I
     match result {
         Ok(cleared) => Ok(cleared.into()),
         Err(error) if is_for_all(&error) => Err(error),
+        Err(error) if has_to_wait(&error) => Ok(0),
         Err(error) => {
             tracing::warn!(%error, runner = runner.name, "a runner could not be looked up");
             Ok(0)

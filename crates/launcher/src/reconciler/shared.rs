@@ -37,3 +37,8 @@ pub(super) fn is_for_all(error: &InquiryError) -> bool {
             )
     )
 }
+
+/// Whether the call is made later, when GitHub's rate limits leave something for it: nothing is wrong.
+pub(super) fn has_to_wait(error: &InquiryError) -> bool {
+    matches!(error, InquiryError::Github(GithubError::RateLimited { .. }))
+}

@@ -850,7 +850,7 @@ async fn what_has_been_delivered_is_not_listed_by_the_next_launcher() {
     let _reconciling = site.reconcile();
     let client = connect(site.database.url()).await;
     wait_until(
-        "the next launcher is told where to begin",
+        "the starting point for the next launcher is stored",
         DEADLINE,
         || async {
             let row = client
