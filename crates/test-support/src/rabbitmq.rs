@@ -218,6 +218,8 @@ impl PrivateRabbitMq {
         )
         .await
         .with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
+        // It listens a moment before it is ready; until then rabbitmqctl is refused.
+        self.ctl(&["await_startup", "--timeout", "60"]).await;
         Ok(())
     }
 
