@@ -25,6 +25,7 @@ if [ "$(id -u)" -eq 0 ]; then
       /usr/sbin/ip:iproute2; do
       [ -x "${program%%:*}" ] || missing+=("${program#*:}")
     done
+    have '/usr/lib/*/faketime/libfaketime.so.1' || missing+=(faketime)
     have '/usr/lib/*/slurm-wlm/accounting_storage_mysql.so' || missing+=(slurm-wlm-mysql-plugin)
     # Debian's Podman comes with another network by default, and with runc, if slirp4netns and crun are not named.
     for program in podman:podman crun:crun slirp4netns:slirp4netns newuidmap:uidmap busybox:busybox-static; do

@@ -22,14 +22,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::agent::Submission;
+use crate::agent::{CALL_DEADLINE, Submission};
 use crate::inquiry::InquiryError;
 use crate::settings::DeploymentSettings;
 use crate::submitter::{CONCURRENCY, Submitter};
 use crate::{slurm_jobs, surplus};
 
-/// Longer than the agent's call may take; after it, another process may try.
-const LEASE: TimeDelta = TimeDelta::seconds(60);
+/// Longer than the agent's call may take; after it, another process may try. Not by much: what a killed launcher had leased waits for it.
+const LEASE: TimeDelta = TimeDelta::seconds(CALL_DEADLINE.as_secs() as i64 + 5);
 /// Planned rows of other processes, and leases that ran out, are looked for this often.
 const SWEEP: Duration = Duration::from_secs(2);
 /// While one planned launch follows the other, what is not wanted any more is looked for this often.

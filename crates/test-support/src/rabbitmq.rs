@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -22,7 +22,7 @@ const BIN: &str = "/usr/lib/rabbitmq/bin";
 pub const SHARED_RABBITMQ: &str = "GHA_SLURM_TEST_RABBITMQ";
 
 /// The broker of this test process.
-static BROKER: tokio::sync::OnceCell<PrivateRabbitMq> = tokio::sync::OnceCell::const_new();
+static BROKER: tokio::sync::OnceCell<Arc<PrivateRabbitMq>> = tokio::sync::OnceCell::const_new();
 
 /// Virtual hosts that no test of this process has taken yet.
 static SPARE_VHOSTS: tokio::sync::Mutex<Vec<String>> = tokio::sync::Mutex::const_new(Vec::new());
@@ -285,6 +285,7 @@ impl Drop for PrivateRabbitMq {
 
 /// A virtual host of one test's own.
 pub struct TestBroker {
+    server: Arc<PrivateRabbitMq>,
     url: String,
     vhost: String,
 }
@@ -292,16 +293,25 @@ pub struct TestBroker {
 impl TestBroker {
     /// Makes one, on the broker of [`SHARED_RABBITMQ`] or on a private one of this process.
     pub async fn create() -> Self {
-        let broker = broker().await;
+        let server = broker().await;
         let vhost = {
             let mut spare = SPARE_VHOSTS.lock().await;
             if spare.is_empty() {
-                *spare = broker.add_vhosts().await;
+                *spare = server.add_vhosts().await;
             }
             spare.pop().expect("a batch is not empty")
         };
-        let url = format!("amqp://guest:guest@127.0.0.1:{}/{vhost}", broker.port);
-        Self { url, vhost }
+        let url = format!("amqp://guest:guest@127.0.0.1:{}/{vhost}", server.port);
+        Self { server, url, vhost }
+    }
+
+    /// The default virtual host of a broker that the test may kill.
+    pub fn on(server: &Arc<PrivateRabbitMq>) -> Self {
+        Self {
+            server: Arc::clone(server),
+            url: server.amqp_url(),
+            vhost: "/".to_owned(),
+        }
     }
 
     /// Its AMQP URL.
@@ -312,7 +322,7 @@ impl TestBroker {
     /// Deletes a queue, as an administrator by mistake would.
     pub async fn delete_queue(&self, queue: &str) {
         let words = ["delete_queue", "-p", &self.vhost, queue];
-        broker().await.ctl(&words).await;
+        self.server.ctl(&words).await;
     }
 
     /// Closes every connection to this virtual host, as an administrator would.
@@ -323,13 +333,13 @@ impl TestBroker {
             &self.vhost,
             "closed by a test",
         ];
-        broker().await.ctl(&words).await;
+        self.server.ctl(&words).await;
     }
 
     /// How many messages are in a queue: ready and unacknowledged ones. `None`: no such queue.
     pub async fn depth(&self, queue: &str) -> Option<u64> {
         let words = ["list_queues", "-p", &self.vhost, "name", "messages"];
-        let listing = broker().await.ctl(&words).await;
+        let listing = self.server.ctl(&words).await;
         listing.lines().find_map(|line| {
             let (name, count) = line.split_once('\t')?;
             (name == queue).then(|| count.trim().parse().ok()).flatten()
@@ -337,13 +347,15 @@ impl TestBroker {
     }
 }
 
-async fn broker() -> &'static PrivateRabbitMq {
+async fn broker() -> Arc<PrivateRabbitMq> {
     let start = || async {
-        match std::env::var_os(SHARED_RABBITMQ).and_then(|text| text.into_string().ok()) {
-            Some(text) => PrivateRabbitMq::shared(&text)
-                .unwrap_or_else(|| panic!("{SHARED_RABBITMQ}: not what `share` gives")),
-            None => PrivateRabbitMq::start().await,
-        }
+        Arc::new(
+            match std::env::var_os(SHARED_RABBITMQ).and_then(|text| text.into_string().ok()) {
+                Some(text) => PrivateRabbitMq::shared(&text)
+                    .unwrap_or_else(|| panic!("{SHARED_RABBITMQ}: not what `share` gives")),
+                None => PrivateRabbitMq::start().await,
+            },
+        )
     };
-    BROKER.get_or_init(start).await
+    Arc::clone(BROKER.get_or_init(start).await)
 }

@@ -5,20 +5,24 @@ use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gha_slurm_simulator::model::{Conclusion, Status};
 use gha_slurm_simulator::request::{RestEffect, RestFault, WebhookEffect, WebhookFault};
-use gha_slurm_test_support::{Folder, Middleman, PrivatePostgres, free_port, try_wait_until};
+use gha_slurm_test_support::{
+    Folder, Middleman, PrivatePostgres, PrivateRabbitMq, free_port, try_wait_until,
+};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::crashes::kill_and_restart;
 use crate::stack::{Builder, REPOSITORY, Service, SlurmBackend, Stack};
 
-/// Between two builds.
+/// Between two builds of a short schedule.
 const PACE: Duration = Duration::from_millis(750);
+/// The same where builds are queued for long.
+const SLOW_PACE: Duration = Duration::from_secs(3);
 /// A build that has not ended so long after the last fault is lost or stuck.
 const RECOVERY: Duration = Duration::from_secs(240);
 /// How long what is frozen, silent, full or away stays so.
@@ -48,6 +52,8 @@ enum Fault {
     /// RabbitMQ closes every connection.
     RabbitMqCloses,
     /// `kill -9`, and started again after [`FAULT`].
+    RabbitMqDies,
+    /// `kill -9`, and started again after [`FAULT`].
     PostgresDies,
     /// For [`SILENCE`], nothing passes, and connections stay open.
     PostgresIsSilent,
@@ -57,6 +63,29 @@ enum Fault {
     SlurmIsAway,
     /// slurmrestd is away for [`FAULT`].
     SlurmrestdIsAway,
+}
+
+impl Fault {
+    /// How long it lasts. What is killed is started again at once.
+    fn length(self) -> Duration {
+        match self {
+            Self::Kill(_) | Self::KillAll | Self::RabbitMqCloses => Duration::ZERO,
+            Self::PostgresIsSilent => SILENCE,
+            _ => FAULT,
+        }
+    }
+
+    /// Whether GitHub, Postgres or RabbitMQ would be in two states at once.
+    fn excludes(self, other: Self) -> bool {
+        let server = |fault| match fault {
+            Self::Webhooks | Self::GithubRefuses | Self::GithubHangs => 1,
+            Self::RabbitMqCloses | Self::RabbitMqDies => 2,
+            Self::PostgresDies | Self::PostgresIsSilent | Self::PostgresIsFull => 3,
+            Self::SlurmIsAway | Self::SlurmrestdIsAway => 4,
+            Self::Kill(_) | Self::KillAll | Self::Freeze(_) => 5,
+        };
+        server(self) == server(other)
+    }
 }
 
 const KILLS: [Fault; 6] = [
@@ -92,12 +121,34 @@ const OUTBOUND: [Fault; 5] = [
     Fault::Kill(Service::TokenBroker),
 ];
 
+/// What may happen at random, on Slurm.
+const ANY: [Fault; 18] = [
+    Fault::Kill(Service::WebhookIngest),
+    Fault::Kill(Service::Launcher),
+    Fault::Kill(Service::TokenBroker),
+    Fault::Kill(Service::RepoMapping),
+    Fault::Kill(Service::Agent),
+    Fault::KillAll,
+    Fault::Freeze(Service::WebhookIngest),
+    Fault::Freeze(Service::Launcher),
+    Fault::Freeze(Service::TokenBroker),
+    Fault::Freeze(Service::Agent),
+    Fault::Webhooks,
+    Fault::GithubRefuses,
+    Fault::GithubHangs,
+    Fault::RabbitMqCloses,
+    Fault::RabbitMqDies,
+    Fault::PostgresDies,
+    Fault::PostgresIsSilent,
+    Fault::SlurmIsAway,
+];
+
 // Several threads, since what ends a stack blocks one, and the way to Postgres is in this process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_short_schedule() {
     let faults = [Fault::Webhooks, Fault::KillAll, Fault::RabbitMqCloses];
     let builder = Stack::builder().setting(Service::Launcher, "RECONCILER__DELIVERIES_S", "2");
-    run("short", builder, &faults).await;
+    run("short", builder, &one_by_one(&faults)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -106,7 +157,7 @@ async fn every_service_is_killed() {
     run(
         "every service killed, then all at once",
         Stack::builder(),
-        &KILLS,
+        &one_by_one(&KILLS),
     )
     .await;
 }
@@ -114,7 +165,12 @@ async fn every_service_is_killed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make test-faults"]
 async fn every_service_is_frozen() {
-    run("services frozen for 10 s", Stack::builder(), &FREEZES).await;
+    run(
+        "services frozen for 10 s",
+        Stack::builder(),
+        &one_by_one(&FREEZES),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -124,7 +180,7 @@ async fn webhooks_are_lost_and_doubled() {
     run(
         "20 % of webhooks lost, 20 % doubled; RabbitMQ closes connections",
         Stack::builder(),
-        &faults,
+        &one_by_one(&faults),
     )
     .await;
 }
@@ -136,7 +192,7 @@ async fn github_refuses_and_hangs() {
     run(
         "GitHub refuses for 10 s, and hangs for 10 s",
         Stack::builder(),
-        &faults,
+        &one_by_one(&faults),
     )
     .await;
 }
@@ -148,7 +204,7 @@ async fn postgres_dies_and_goes_silent() {
     run(
         "Postgres killed for 10 s, and silent for 30 s",
         Stack::builder(),
-        &faults,
+        &one_by_one(&faults),
     )
     .await;
 }
@@ -159,7 +215,7 @@ async fn the_disk_of_postgres_runs_full() {
     run(
         "Postgres' disk full for 10 s",
         Stack::builder(),
-        &[Fault::PostgresIsFull],
+        &one_by_one(&[Fault::PostgresIsFull]),
     )
     .await;
 }
@@ -173,7 +229,7 @@ async fn slurm_goes_away_by_programs() {
     run(
         "sbatch: agent killed, slurmctld away for 10 s, launcher killed",
         builder,
-        &ON_SLURM,
+        &one_by_one(&ON_SLURM),
     )
     .await;
 }
@@ -187,7 +243,7 @@ async fn slurm_goes_away_by_rest() {
     run(
         "slurmrestd: slurmrestd away, agent killed, slurmctld away, launcher killed",
         builder,
-        &BY_REST,
+        &one_by_one(&BY_REST),
     )
     .await;
 }
@@ -198,7 +254,7 @@ async fn outbound_mode() {
     run(
         "outbound: agent, launcher and token-broker killed, agent and launcher frozen",
         Stack::builder().outbound(),
-        &OUTBOUND,
+        &one_by_one(&OUTBOUND),
     )
     .await;
 }
@@ -213,13 +269,110 @@ async fn outbound_mode_on_slurm() {
     run(
         "outbound on Slurm: the same, and slurmctld away",
         builder.outbound(),
-        &faults,
+        &one_by_one(&faults),
     )
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-faults"]
+async fn rabbitmq_dies() {
+    run(
+        "RabbitMQ killed for 10 s; killed with webhook-ingest and launcher",
+        Stack::builder(),
+        &[
+            &[Fault::RabbitMqDies],
+            &[
+                Fault::RabbitMqDies,
+                Fault::Kill(Service::WebhookIngest),
+                Fault::Kill(Service::Launcher),
+            ],
+        ],
+    )
+    .await;
+}
+
+/// GitHub refuses what an App signs more than a minute ahead, so that no clock may be further ahead of GitHub's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-faults"]
+async fn two_launchers_and_clocks_that_differ() {
+    let (behind, ahead) = ("-45s", "+45s");
+    let builder = Stack::builder()
+        .through(Service::Launcher, clock(behind))
+        .through(Service::TokenBroker, clock(ahead));
+    let faults: Vec<&[Fault]> = vec![
+        &[Fault::Kill(Service::Launcher)],
+        &[Fault::Freeze(Service::Launcher)],
+        &[Fault::Webhooks],
+    ];
+    let mut stream = Stream::start(builder, false, PACE).await;
+    stream.stack.start_second_launcher(&clock(ahead)).await;
+    let name =
+        "two launchers, their clocks 90 s apart: one killed, frozen; webhooks lost and doubled";
+    stream.run(name, &faults).await;
+}
+
+/// For `FAULTS_MINUTES` (default: 2), 20 builds a minute, and one to three faults at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-faults"]
+#[expect(clippy::print_stdout, reason = "so that it can be repeated")]
+async fn random_faults() {
+    let Some(builder) = Stack::builder().on_slurm(SlurmBackend::Sbatch).await else {
+        return;
+    };
+    let number = |key, default| match std::env::var(key) {
+        Ok(text) => text.parse().unwrap(),
+        Err(_) => default,
+    };
+    let minutes = number("FAULTS_MINUTES", 2);
+    let seed = number("FAULTS_SEED", fastrand::u64(..));
+    println!("FAULTS_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut stream = Stream::start(builder, false, SLOW_PACE).await;
+    let end = Instant::now() + Duration::from_secs(60 * minutes);
+    let mut count = 0;
+    while Instant::now() < end {
+        stream.flow(Duration::from_secs(random.u64(1..=20))).await;
+        let mut faults: Vec<Fault> = Vec::new();
+        let many = random.usize(1..=3);
+        for fault in random.choose_multiple(ANY, many) {
+            if !faults.iter().any(|other| other.excludes(fault)) {
+                faults.push(fault);
+            }
+        }
+        count += faults.len();
+        println!("{} builds, now {faults:?}", stream.builds.len());
+        stream.happen(&faults).await;
+    }
+    stream
+        .end(
+            &format!("{minutes} min of random faults, up to three at a time, on Slurm"),
+            count,
+        )
+        .await;
+}
+
+/// What starts a service whose clock is ahead or behind by so much.
+fn clock(offset: &str) -> Vec<String> {
+    // A folder per architecture.
+    let libraries = fs::read_dir("/usr/lib").unwrap().flatten();
+    let library = libraries
+        .map(|folder| folder.path().join("faketime/libfaketime.so.1"))
+        .find(|library| library.is_file())
+        .expect("libfaketime is missing: run scripts/packages.sh, or apt-get install faketime");
+    let library = library.display();
+    [
+        "env".to_owned(),
+        format!("LD_PRELOAD={library}"),
+        format!("FAKETIME={offset}"),
+        "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
+    ]
+    .into()
+}
+
 /// What a schedule needs beside the stack.
 struct Surroundings {
+    rabbitmq: Arc<PrivateRabbitMq>,
     postgres: PrivatePostgres,
     middleman: Middleman,
     /// Where Postgres has its data, and what fills it.
@@ -281,6 +434,7 @@ impl Surroundings {
         let url = postgres.database("e2e").await.unwrap();
         let middleman = Middleman::before(&url).await.unwrap();
         Self {
+            rabbitmq: Arc::new(PrivateRabbitMq::start().await),
             postgres,
             middleman,
             disk,
@@ -305,46 +459,72 @@ struct Stream {
     stack: Stack,
     around: Surroundings,
     builds: Vec<i64>,
+    /// Between two builds.
+    pace: Duration,
     next: Instant,
     /// One webhook in five is lost, one doubled.
     are_webhooks_faulty: bool,
 }
 
-/// Runs a schedule, and prints a row of the table in docs/reliability.md.
-async fn run(name: &str, builder: Builder, faults: &[Fault]) {
-    let needs_disk = faults.contains(&Fault::PostgresIsFull);
+fn one_by_one(faults: &[Fault]) -> Vec<&[Fault]> {
+    faults.chunks(1).collect()
+}
+
+/// Runs a schedule of what happens together, and prints a row of the table in docs/reliability.md.
+async fn run(name: &str, builder: Builder, faults: &[&[Fault]]) {
+    let needs_disk = faults
+        .iter()
+        .any(|together| together.contains(&Fault::PostgresIsFull));
     if needs_disk && !rustix::process::geteuid().is_root() {
         gha_slurm_test_support::skip("only root can mount a file system");
         return;
     }
-    let around = Surroundings::start(needs_disk).await;
-    let stack = builder.database(&around.database_url()).start().await;
-    stack.map(&[REPOSITORY]).await;
-    let mut stream = Stream {
-        stack,
-        around,
-        builds: Vec::new(),
-        next: Instant::now(),
-        are_webhooks_faulty: false,
-    };
-    for fault in faults {
-        stream.flow(PACE * 2).await;
-        stream.happen(*fault).await;
-    }
-    stream.flow(PACE * 2).await;
-    let recovery = stream.recover().await;
-    let row = stream.row(name, faults.len(), recovery).await;
-    stream.finish(&row).await;
+    let stream = Stream::start(builder, needs_disk, PACE).await;
+    stream.run(name, faults).await;
 }
 
 impl Stream {
+    async fn start(builder: Builder, needs_disk: bool, pace: Duration) -> Self {
+        let around = Surroundings::start(needs_disk).await;
+        let builder = builder
+            .database(&around.database_url())
+            .broker(&around.rabbitmq);
+        let stack = builder.start().await;
+        stack.map(&[REPOSITORY]).await;
+        Self {
+            stack,
+            around,
+            builds: Vec::new(),
+            pace,
+            next: Instant::now(),
+            are_webhooks_faulty: false,
+        }
+    }
+
+    async fn run(mut self, name: &str, faults: &[&[Fault]]) {
+        for together in faults {
+            self.flow(self.pace * 2).await;
+            self.happen(together).await;
+        }
+        self.end(name, faults.iter().map(|together| together.len()).sum())
+            .await;
+    }
+
+    /// After the last fault.
+    async fn end(mut self, name: &str, faults: usize) {
+        self.flow(self.pace * 2).await;
+        let recovery = self.recover().await;
+        let row = self.row(name, faults, recovery).await;
+        self.finish(&row).await;
+    }
+
     /// Builds are queued for so long.
     async fn flow(&mut self, length: Duration) {
         let end = Instant::now() + length;
         while self.next < end {
             tokio::time::sleep_until(self.next).await;
             self.queue();
-            self.next = Instant::now() + PACE;
+            self.next = Instant::now() + self.pace;
         }
         tokio::time::sleep_until(end).await;
     }
@@ -364,84 +544,91 @@ impl Stream {
         self.builds.push(self.stack.queue("sleep 0.3"));
     }
 
-    /// A fault begins, and ends.
-    async fn happen(&mut self, fault: Fault) {
+    /// Faults begin together, and end, each after its time.
+    async fn happen(&mut self, together: &[Fault]) {
+        for fault in together {
+            self.begin(*fault).await;
+        }
+        let mut ends = together.to_vec();
+        ends.sort_by_key(|fault| fault.length());
+        let start = Instant::now();
+        for fault in &ends {
+            self.flow(fault.length().saturating_sub(start.elapsed()))
+                .await;
+            self.end_of(*fault).await;
+        }
+        self.until_services_are_ready().await;
+    }
+
+    async fn begin(&mut self, fault: Fault) {
+        let stack = &mut self.stack;
         match fault {
-            Fault::Kill(service) => kill_and_restart(&mut self.stack, service).await,
-            Fault::KillAll => {
-                for service in Service::ALL {
-                    self.stack.kill9(service);
-                }
-                for service in Service::ALL {
-                    self.stack.restart(service).await;
-                }
-            }
-            Fault::Freeze(service) => {
-                self.stack.freeze(service);
-                self.flow(FAULT).await;
-                self.stack.thaw(service);
-            }
+            Fault::Kill(service) => stack.kill9_and_spawn(&[service]),
+            Fault::KillAll => stack.kill9_and_spawn(&Service::ALL),
+            Fault::Freeze(service) => stack.freeze(service),
+            Fault::Webhooks => self.are_webhooks_faulty = true,
+            Fault::GithubRefuses => self.github_is(RestEffect::Answer {
+                status: 502,
+                headers: std::collections::BTreeMap::new(),
+                message: None,
+            }),
+            Fault::GithubHangs => self.github_is(RestEffect::DelayMs(20_000)),
+            Fault::RabbitMqCloses => stack.broker.close_connections().await,
+            Fault::RabbitMqDies => self.around.rabbitmq.kill9().await,
+            Fault::PostgresDies => self.around.postgres.kill9().await,
+            Fault::PostgresIsSilent => self.around.middleman.silence(),
+            Fault::PostgresIsFull => self.around.disk.as_ref().unwrap().fill(),
+            Fault::SlurmIsAway => stack.slurm().stop_controller(),
+            Fault::SlurmrestdIsAway => stack.slurm().stop_rest(),
+        }
+    }
+
+    async fn end_of(&mut self, fault: Fault) {
+        let stack = &mut self.stack;
+        match fault {
+            Fault::Kill(_) | Fault::KillAll | Fault::RabbitMqCloses => {}
+            Fault::Freeze(service) => stack.thaw(service),
             Fault::Webhooks => {
-                self.are_webhooks_faulty = true;
-                self.flow(FAULT).await;
                 self.are_webhooks_faulty = false;
-                self.stack.github.clear_webhook_faults();
+                stack.github.clear_webhook_faults();
             }
-            Fault::GithubRefuses => {
-                let effect = RestEffect::Answer {
-                    status: 502,
-                    headers: std::collections::BTreeMap::new(),
-                    message: None,
-                };
-                self.github_is(effect).await;
-            }
-            Fault::GithubHangs => self.github_is(RestEffect::DelayMs(20_000)).await,
-            Fault::RabbitMqCloses => self.stack.broker.close_connections().await,
-            Fault::PostgresDies => {
-                self.around.postgres.kill9().await;
-                self.flow(FAULT).await;
-                self.around.postgres.restart().await;
-            }
-            Fault::PostgresIsSilent => {
-                self.around.middleman.silence();
-                self.flow(SILENCE).await;
-                self.around.middleman.speak();
-            }
+            Fault::GithubRefuses | Fault::GithubHangs => stack.github.clear_rest_faults(),
+            Fault::RabbitMqDies => self.around.rabbitmq.restart().await,
+            Fault::PostgresDies => self.around.postgres.restart().await,
+            Fault::PostgresIsSilent => self.around.middleman.speak(),
             Fault::PostgresIsFull => {
-                if let Some(disk) = &self.around.disk {
-                    disk.fill();
-                }
-                self.flow(FAULT).await;
-                if let Some(disk) = &self.around.disk {
-                    disk.free();
-                }
+                self.around.disk.as_ref().unwrap().free();
                 // It ends itself where its log of changes does not fit; an administrator starts it again.
                 if !self.around.postgres_is_there().await {
                     self.around.postgres.restart().await;
                 }
             }
-            Fault::SlurmIsAway => {
-                self.stack.slurm().stop_controller();
-                self.flow(FAULT).await;
-                self.stack.slurm().start_controller().await.unwrap();
-            }
-            Fault::SlurmrestdIsAway => {
-                self.stack.slurm().stop_rest();
-                self.flow(FAULT).await;
-                self.stack.slurm().start_rest().unwrap();
-            }
+            Fault::SlurmIsAway => stack.slurm().start_controller().await.unwrap(),
+            Fault::SlurmrestdIsAway => stack.slurm().start_rest().unwrap(),
         }
     }
 
-    async fn github_is(&mut self, effect: RestEffect) {
+    /// What ended because a server was away is started again, as systemd does.
+    async fn until_services_are_ready(&mut self) {
+        for service in Service::ALL {
+            let process = self.stack.service(service);
+            if !process.is_running() {
+                process.spawn().unwrap();
+            }
+            process
+                .ready()
+                .await
+                .unwrap_or_else(|error| panic!("{error:#}"));
+        }
+    }
+
+    fn github_is(&self, effect: RestEffect) {
         let fault = RestFault {
             route: None,
             times: ALL,
             effect,
         };
         self.stack.github.add_rest_fault(fault);
-        self.flow(FAULT).await;
-        self.stack.github.clear_rest_faults();
     }
 
     /// Builds that GitHub does not call successful.

@@ -14,8 +14,9 @@ use gha_slurm_simulator::model::{Conclusion, Delivery, Runner, State, Status, Wo
 use gha_slurm_simulator::request::{NewRepository, NewWorkflowJob};
 use gha_slurm_simulator::{AppKey, Handle, Simulator};
 use gha_slurm_test_support::{
-    APP_ID, BackingServices, Credentials, Deployment, DeploymentBuilder, PrivateSlurm, SLURM_USERS,
-    ServiceProcess, TestBroker, TestDatabase, end_processes_in, processes_marked, wait_until,
+    APP_ID, BackingServices, Credentials, Deployment, DeploymentBuilder, PrivateRabbitMq,
+    PrivateSlurm, SLURM_USERS, ServiceProcess, TestBroker, TestDatabase, end_processes_in,
+    processes_marked, wait_until,
 };
 pub(crate) use gha_slurm_test_support::{Service, SlurmBackend};
 use reqwest::Method;
@@ -59,6 +60,7 @@ pub(crate) struct Builder {
     deployment: DeploymentBuilder,
     folder: TempDir,
     database_url: Option<String>,
+    broker: Option<TestBroker>,
     slurm: Option<PrivateSlurm>,
     zone: Option<Zone>,
 }
@@ -117,6 +119,17 @@ impl Builder {
         self
     }
 
+    /// With this RabbitMQ, which the test may kill.
+    pub(crate) fn broker(mut self, server: &Arc<PrivateRabbitMq>) -> Self {
+        self.broker = Some(TestBroker::on(server));
+        self
+    }
+
+    /// A service is started by another program, such as `env LD_PRELOAD=…`.
+    pub(crate) fn through(self, service: Service, starter: Vec<String>) -> Self {
+        self.with(|deployment| deployment.through(service, starter))
+    }
+
     /// On a real Slurm with two nodes, in the zone if there is one. `None`: that takes root. The epilog cleans up behind job
     /// scripts that Slurm does not let finish, as it does with a node that fails.
     pub(crate) async fn on_slurm(mut self, backend: SlurmBackend) -> Option<Self> {
@@ -149,6 +162,8 @@ impl Builder {
 pub(crate) struct Stack {
     pub(crate) github: Handle,
     deployment: Deployment,
+    /// A second launcher of the same deployment.
+    second_launcher: Option<ServiceProcess>,
     credentials: Credentials,
     http: reqwest::Client,
     database_url: String,
@@ -180,6 +195,7 @@ impl Stack {
                 .tempdir()
                 .unwrap(),
             database_url: None,
+            broker: None,
             slurm: None,
             zone: None,
         }
@@ -196,7 +212,13 @@ impl Stack {
             let url = database.url().to_owned();
             (Some(database), url)
         };
-        let ((database, database_url), broker) = tokio::join!(database, TestBroker::create());
+        let broker = async {
+            match builder.broker {
+                Some(broker) => broker,
+                None => TestBroker::create().await,
+            }
+        };
+        let ((database, database_url), broker) = tokio::join!(database, broker);
         let folder = builder.folder;
         let credentials = Credentials::open(folder.path(), || Ok(APP_KEY.clone())).unwrap();
 
@@ -231,6 +253,7 @@ impl Stack {
         let mut stack = Self {
             github,
             deployment,
+            second_launcher: None,
             credentials,
             http: client(),
             database_url,
@@ -275,10 +298,29 @@ impl Stack {
         self.service(service).kill9();
     }
 
+    /// `kill -9` of all of them, which are started again without waiting until they are ready.
+    pub(crate) fn kill9_and_spawn(&mut self, services: &[Service]) {
+        services.iter().for_each(|service| self.kill9(*service));
+        for service in services {
+            self.service(*service).spawn().unwrap();
+        }
+    }
+
     /// Starts a killed service again, and waits until it is ready.
     pub(crate) async fn restart(&mut self, service: Service) {
         let started = self.service(service).start().await;
         started.unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    /// Starts a second launcher of the same deployment by another program, such as `env LD_PRELOAD=…`, unless that is empty.
+    pub(crate) async fn start_second_launcher(&mut self, starter: &[String]) {
+        let second = self.deployment.second(Service::Launcher).unwrap();
+        let mut second = second.through(starter);
+        second
+            .start()
+            .await
+            .unwrap_or_else(|error| panic!("{error:#}"));
+        self.second_launcher = Some(second);
     }
 
     /// A service no longer gets a processor: what it is asked stays in hand.
@@ -722,9 +764,17 @@ impl Stack {
         }
         let running = self.deployment.check();
         running.unwrap_or_else(|error| panic!("{error:#}"));
+        if let Some(second) = &mut self.second_launcher {
+            second.ask_to_stop();
+            let status = second.stop();
+            assert!(
+                status.is_some_and(|status| status.success()),
+                "the second launcher: {status:?}"
+            );
+        }
         let stopped = self.deployment.stop();
         stopped.unwrap_or_else(|error| panic!("{error:#}"));
-        for service in self.deployment.services() {
+        for service in self.deployment.services().chain(&self.second_launcher) {
             let log = service.log();
             let unexpected = |line: &&str| {
                 line.contains(" ERROR ") && !self.expected_errors.iter().any(|e| line.contains(e))

@@ -120,6 +120,7 @@ pub struct DeploymentBuilder {
     self_service: Option<SelfService>,
     agent_host: Option<String>,
     agent_starter: Vec<String>,
+    starters: Vec<(Service, Vec<String>)>,
     node_folder: Option<PathBuf>,
     settings: Vec<(Service, String, OsString)>,
     environment: Vec<(String, OsString)>,
@@ -198,6 +199,13 @@ impl DeploymentBuilder {
         self
     }
 
+    /// Starts a service by another program, such as `env LD_PRELOAD=…`.
+    #[must_use]
+    pub fn through(mut self, service: Service, starter: Vec<String>) -> Self {
+        self.starters.push((service, starter));
+        self
+    }
+
     /// The address on which the services listen.
     #[must_use]
     pub fn host(mut self, host: Ipv4Addr) -> Self {
@@ -267,6 +275,9 @@ impl DeploymentBuilder {
             for (_, key, value) in self.settings.iter().filter(|(s, ..)| *s == service) {
                 process = process.setting(key, value);
             }
+            for (_, starter) in self.starters.iter().filter(|(s, _)| *s == service) {
+                process = process.through(starter);
+            }
             if service == Service::Agent {
                 process = process.within(&self.agent_starter);
             }
@@ -276,6 +287,8 @@ impl DeploymentBuilder {
             services,
             host: self.host,
             ports,
+            logs,
+            files,
             node_folder,
         })
     }
@@ -286,6 +299,8 @@ pub struct Deployment {
     services: BTreeMap<Service, ServiceProcess>,
     host: Ipv4Addr,
     ports: BTreeMap<Service, u16>,
+    logs: PathBuf,
+    files: PathBuf,
     node_folder: PathBuf,
 }
 
@@ -303,6 +318,7 @@ impl Deployment {
             self_service: None,
             agent_host: None,
             agent_starter: Vec::new(),
+            starters: Vec::new(),
             node_folder: None,
             settings: Vec::new(),
             environment: Vec::new(),
@@ -353,6 +369,18 @@ impl Deployment {
     /// Kills what is running, with its process group.
     pub fn kill(&mut self) {
         self.services.values_mut().for_each(ServiceProcess::kill);
+    }
+
+    /// A second process of a service that only calls others, with the settings of the first. Not started yet.
+    pub fn second(&self, service: Service) -> Result<ServiceProcess> {
+        let program = service.program();
+        let logs = self.logs.join("second");
+        fs::create_dir_all(&logs).with_context(|| logs.display().to_string())?;
+        Ok(ServiceProcess::new(program, &logs)
+            .config(&self.files.join(format!("{program}.toml")))
+            .env("NO_PROXY", format!("127.0.0.1,{}", self.host))
+            .env("NO_COLOR", "1")
+            .env(MARK, &self.node_folder))
     }
 
     /// The process of a service.
