@@ -26,7 +26,7 @@ use crate::quota;
 use crate::settings::RunnerSettings;
 use crate::submission::{Extras, prepare};
 use gha_slurm_policy::{PolicyRefusal, PolicySettings, StopFile};
-use gha_slurm_slurm::{Cancellation, Slurm, SubmitError};
+use gha_slurm_slurm::{Cancellation, Found, Slurm, SubmitError};
 
 /// When the launcher should ask again after a 503.
 const RETRY_AFTER_S: u64 = 5;
@@ -140,6 +140,8 @@ impl Starter {
             Some(lock) => Some(lock.lock().await),
             None => None,
         };
+        // Where Slurm accepted an earlier attempt and hides it, this one may not run beside it.
+        let mut waits_for_namesakes = false;
         let known = self.launches.entry(claims.sub);
         let entry = match known {
             Some(Entry {
@@ -148,8 +150,12 @@ impl Starter {
             }) => return Ok(id),
             // An earlier attempt ended before its answer was recorded.
             Some(entry) => match self.find(claims.sub, &entry.slurm_user).await? {
-                Some(id) => return self.record(entry, id).await,
-                None => entry,
+                Found::Job(id) => return self.record(entry, id).await,
+                Found::None => entry,
+                Found::MayBeHidden => {
+                    waits_for_namesakes = true;
+                    entry
+                }
             },
             None => {
                 let entry = Entry::intent(&claims, self.clock.now());
@@ -158,7 +164,11 @@ impl Starter {
                 let user = &claims.slurm_user;
                 let stray = match self.launches.book(|book| book.stray(claims.sub, user)) {
                     Some(stray) => stray,
-                    None => self.find(claims.sub, user).await?,
+                    None => match self.find(claims.sub, user).await? {
+                        Found::Job(id) => Some(id),
+                        // Every first submission is one that Slurm may hide.
+                        Found::None | Found::MayBeHidden => None,
+                    },
                 };
                 if let Some(id) = stray {
                     return self.record(entry, id).await;
@@ -181,6 +191,7 @@ impl Starter {
         let mut submission = prepare(&claims, &token, traceparent, &self.runner, builds)
             .await
             .map_err(|e| ApiError::unavailable("The job script", &e, RETRY_AFTER_S))?;
+        submission.waits_for_namesakes = waits_for_namesakes;
         if let Some(url) = &self.relay_url {
             submission
                 .environment
@@ -295,11 +306,7 @@ impl Starter {
         Ok(granted)
     }
 
-    async fn find(
-        &self,
-        launch: LaunchId,
-        user: &SlurmUser,
-    ) -> Result<Option<SlurmJobId>, ApiError> {
+    async fn find(&self, launch: LaunchId, user: &SlurmUser) -> Result<Found, ApiError> {
         let known = self.launches.book(|book| book.numbers());
         self.slurm
             .find(launch, user, &known)

@@ -107,6 +107,7 @@ pub async fn prepare(
         slurm_user: claims.slurm_user.clone(),
         resources: claims.resources.clone(),
         script,
+        waits_for_namesakes: false,
         environment,
     })
 }

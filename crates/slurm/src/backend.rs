@@ -23,14 +23,14 @@ pub trait Slurm: Send + Sync {
     /// [`find`]: Slurm::find
     async fn submit(&self, submission: &Submission) -> Result<SlurmJobId, SubmitError>;
 
-    /// The Slurm job of a launch that was submitted for `user`, pending, running or over. Other users' Slurm jobs with the same comment
-    /// are not it, and those that are `known` to be another launch's are not, either.
+    /// Looks for the Slurm job of a launch that was submitted for `user`, pending, running or over. Other users' Slurm jobs with the same
+    /// comment are not it, and those that are `known` to be another launch's are not, either.
     async fn find(
         &self,
         launch: LaunchId,
         user: &SlurmUser,
         known: &Numbers,
-    ) -> Result<Option<SlurmJobId>, SlurmUnavailable> {
+    ) -> Result<Found, SlurmUnavailable> {
         Ok(self.list(known).await?.job_of(launch, user))
     }
 
@@ -153,6 +153,17 @@ impl Numbers {
     }
 }
 
+/// What a search for the Slurm job of a launch found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// This one.
+    Job(SlurmJobId),
+    /// There is none.
+    None,
+    /// Slurm may hide the user's Slurm jobs (slurm.conf(5), `PrivateData`): none is known.
+    MayBeHidden,
+}
+
 /// Slurm's queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Queue {
@@ -167,10 +178,16 @@ pub struct Queue {
 
 impl Queue {
     /// The Slurm job of a launch that was submitted for `user`.
-    pub(crate) fn job_of(self, launch: LaunchId, user: &SlurmUser) -> Option<SlurmJobId> {
+    pub(crate) fn job_of(self, launch: LaunchId, user: &SlurmUser) -> Found {
+        let is_seen = self.shows_everybody
+            || self.others.contains_key(user.as_str())
+            || self.ours.iter().any(|job| job.is_of(user));
         let mut ours = self.ours.into_iter();
-        ours.find(|job| job.launch == launch && job.is_of(user))
-            .map(|job| job.id)
+        match ours.find(|job| job.launch == launch && job.is_of(user)) {
+            Some(job) => Found::Job(job.id),
+            None if is_seen => Found::None,
+            None => Found::MayBeHidden,
+        }
     }
 
     /// Those that are wanted cancelled.

@@ -21,7 +21,7 @@ pub mod token_signer;
 
 pub use api_version::ApiVersion;
 pub use backend::{
-    Cancellation, CannotAct, JobUsage, Numbers, Queue, Slurm, SlurmJob, SlurmUnavailable,
+    Cancellation, CannotAct, Found, JobUsage, Numbers, Queue, Slurm, SlurmJob, SlurmUnavailable,
     SubmitError, Submitted, Survey, is_output_file,
 };
 pub use local::LocalSlurm;

@@ -452,6 +452,9 @@ fn arguments(
         }
         .to_owned(),
     );
+    if submission.waits_for_namesakes {
+        arguments.push("--dependency=singleton".to_owned());
+    }
     arguments.extend(options(resources).map(|option| option.argument));
     arguments
 }

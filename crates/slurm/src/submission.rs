@@ -6,6 +6,7 @@ use std::fmt::Write;
 use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmUser};
 
 /// One Slurm job to be. Not `Debug`: its environment holds the launch token.
+#[derive(Clone)]
 pub struct Submission {
     /// The launch it is; Slurm is searched for it.
     pub launch: LaunchId,
@@ -19,6 +20,8 @@ pub struct Submission {
     pub resources: ResourceRequest,
     /// The job script's text.
     pub script: String,
+    /// Slurm starts it only when no other of this name and user is left (sbatch(1), `--dependency=singleton`).
+    pub waits_for_namesakes: bool,
     /// Environment of the job script, the launch token among it.
     pub environment: BTreeMap<&'static str, String>,
 }
@@ -26,24 +29,16 @@ pub struct Submission {
 impl Submission {
     /// The same, without the launch token, and without the texts of hooks.
     pub(crate) fn clone_to_show(&self) -> Self {
-        let mut environment = self.environment.clone();
-        if let Some(token) = environment.get_mut("GHA_SLURM_LAUNCH_TOKEN") {
+        let mut shown = self.clone();
+        if let Some(token) = shown.environment.get_mut("GHA_SLURM_LAUNCH_TOKEN") {
             "***".clone_into(token);
         }
-        for (name, text) in &mut environment {
+        for (name, text) in &mut shown.environment {
             if name.ends_with("_HOOK") {
                 "…".clone_into(text);
             }
         }
-        Self {
-            launch: self.launch,
-            name: self.name.clone(),
-            repository: self.repository.clone(),
-            slurm_user: self.slurm_user.clone(),
-            resources: self.resources.clone(),
-            script: self.script.clone(),
-            environment,
-        }
+        shown
     }
 
     /// The environment, for people.

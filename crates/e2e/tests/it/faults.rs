@@ -315,14 +315,13 @@ async fn two_launchers_and_clocks_that_differ() {
 /// For `FAULTS_MINUTES` (default: 2), 20 builds a minute, and one to three faults at a time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make test-faults"]
-#[expect(clippy::print_stdout, reason = "so that it can be repeated")]
 async fn random_faults() {
     let Some(builder) = Stack::builder().on_slurm(SlurmBackend::Sbatch).await else {
         return;
     };
-    let number = |key, default| match std::env::var(key) {
-        Ok(text) => text.parse().unwrap(),
-        Err(_) => default,
+    let number = |key, default| match std::env::var_os(key) {
+        Some(text) => text.to_str().unwrap().parse().unwrap(),
+        None => default,
     };
     let minutes = number("FAULTS_MINUTES", 2);
     let seed = number("FAULTS_SEED", fastrand::u64(..));
@@ -359,7 +358,9 @@ fn clock(offset: &str) -> Vec<String> {
     let library = libraries
         .map(|folder| folder.path().join("faketime/libfaketime.so.1"))
         .find(|library| library.is_file())
-        .expect("libfaketime is missing: run scripts/packages.sh, or apt-get install faketime");
+        .unwrap_or_else(|| {
+            panic!("libfaketime is missing: run scripts/packages.sh, or apt-get install faketime")
+        });
     let library = library.display();
     [
         "env".to_owned(),

@@ -300,7 +300,9 @@ impl Stack {
 
     /// `kill -9` of all of them, which are started again without waiting until they are ready.
     pub(crate) fn kill9_and_spawn(&mut self, services: &[Service]) {
-        services.iter().for_each(|service| self.kill9(*service));
+        for service in services {
+            self.kill9(*service);
+        }
         for service in services {
             self.service(*service).spawn().unwrap();
         }

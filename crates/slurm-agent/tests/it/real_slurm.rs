@@ -135,10 +135,7 @@ async fn another_users_slurm_job_with_the_comment_is_not_adopted(by: By) {
     of_user().await;
     // The answer is lost, and the intent is all that the ledger has.
     agent.kill();
-    let ledger = std::fs::read_to_string(site.entry(asked.sub)).unwrap();
-    let intent = ledger.lines().find(|line| !line.is_empty()).unwrap();
-    assert!(!intent.contains("slurmJobId"), "{intent}");
-    std::fs::write(site.entry(asked.sub), format!("{intent}\n")).unwrap();
+    forget_the_answer(&site, asked.sub);
     let agent = site.agent().await;
     wait_until("its own state alone is told", DEADLINE, || async {
         let seen = states(&agent, &site, &[asked.sub]).await;
@@ -169,6 +166,14 @@ async fn another_users_slurm_job_with_the_comment_is_not_adopted(by: By) {
         "found, although it is over"
     );
     agent.stop();
+}
+
+/// As if the agent had been killed before it wrote Slurm's answer down.
+fn forget_the_answer(site: &Site, launch: LaunchId) {
+    let ledger = std::fs::read_to_string(site.entry(launch)).unwrap();
+    let intent = ledger.lines().find(|line| !line.is_empty()).unwrap();
+    assert!(!intent.contains("slurmJobId"), "{intent}");
+    std::fs::write(site.entry(launch), format!("{intent}\n")).unwrap();
 }
 
 /// A workflow changes whatever its user may change of its Slurm job, and of pending ones. They are still counted, reported and cancelled,
@@ -888,6 +893,26 @@ async fn slurm_jobs_that_slurm_hides_are_not_gone(by: By) {
     assert_eq!(agent.start(&site.request(&asked)).await, id);
     let seen = queue(&slurm).await;
     assert_eq!(of_launch(&seen, asked.sub).len(), 1, "{seen:?}");
+    agent.kill();
+    forget_the_answer(&site, asked.sub);
+    // It cannot be found: another is submitted, which never runs beside it.
+    let agent = site.agent().await;
+    let second = agent.start(&site.request(&asked)).await;
+    assert_ne!(second, id);
+    let reasons = || async {
+        let words = ["--noheader", "--sort=i", "--format=%i %T %r"];
+        let listing = slurm.run("squeue", &words).await.unwrap();
+        listing.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let expected = [
+        format!("{id} RUNNING None"),
+        format!("{second} PENDING Dependency"),
+    ];
+    wait_until("the second waits for the first", DEADLINE, || async {
+        let seen = reasons().await;
+        if seen == expected { Ok(()) } else { Err(seen) }
+    })
+    .await;
     agent.stop();
     let doctor = site.task(&["--doctor", "--node", SLURM_USERS[0]], "");
     let said = String::from_utf8_lossy(&doctor.stdout);

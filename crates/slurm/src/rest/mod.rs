@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::api_version::ApiVersion;
 use crate::backend::{
-    Cancellation, CannotAct, JobUsage, Numbers, Queue, Slurm, SlurmJob, SlurmUnavailable,
+    Cancellation, CannotAct, Found, JobUsage, Numbers, Queue, Slurm, SlurmJob, SlurmUnavailable,
     SubmitError, Survey,
 };
 use crate::http;
@@ -272,10 +272,16 @@ impl RestSlurm {
             self.tokens.forget(user).await;
             // slurmctld may have hung up after it, too.
             let queue = self.queue(&Numbers::default()).await?;
-            if let Some(id) = queue.job_of(submission.launch, &submission.slurm_user) {
-                return Ok(id);
+            match queue.job_of(submission.launch, &submission.slurm_user) {
+                Found::Job(id) => return Ok(id),
+                Found::None => reply = self.ask_once(user, &call).await?,
+                Found::MayBeHidden => {
+                    let mut second = submission.clone();
+                    second.waits_for_namesakes = true;
+                    let call = Call::Submit(&second, &resources);
+                    reply = self.ask_once(user, &call).await?;
+                }
             }
-            reply = self.ask_once(user, &call).await?;
         }
         match reply.answer.submitted() {
             Some(id) if reply.status.is_success() => Ok(id

@@ -42,6 +42,9 @@ impl ApiVersion {
         set("comment", json!(comment));
         set("current_working_directory", json!("/"));
         set("standard_output", json!(OUTPUT));
+        if submission.waits_for_namesakes {
+            set("dependency", json!("singleton"));
+        }
         let environment = environment(submission, &settings.output_folder);
         if is_old {
             set("environment", environment.into());
@@ -532,6 +535,7 @@ mod tests {
                 ..ResourceRequest::default()
             },
             script: "#!/bin/bash\n".into(),
+            waits_for_namesakes: true,
             environment: BTreeMap::from([("GHA_SLURM_LAUNCH", "a=b\nc".to_owned())]),
         }
     }
@@ -551,6 +555,7 @@ mod tests {
             "comment": "gha-slurm:00000000-0000-0000-0000-000000000001",
             "current_working_directory": "/",
             "standard_output": "/dev/null",
+            "dependency": "singleton",
             "cpus_per_task": 2,
             "constraints": "avx",
             "nodes": "1",
