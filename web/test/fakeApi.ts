@@ -81,6 +81,7 @@ export class FakeApi {
       labels: ['self-hosted', 'slurm'],
       state: 'queued',
       verdict: 'ours',
+      status: { stage: 'planned' },
       queuedAt: new Date().toISOString(),
       updatedAt: new Date().toISOString(),
       ...build,

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 pub use gha_slurm_domain::WorkflowJobState;
+pub use gha_slurm_domain::status::{BuildStage, BuildStatus};
 pub use gha_slurm_domain::timeline::Kind as TimelineKind;
 pub use gha_slurm_domain::workflow_job::Verdict;
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,9 @@ pub struct Build {
     pub workflow_job_id: i64,
     /// `https://github.com/owner/name`.
     pub repository_url: String,
-    /// Slurm user whose account is spent, once mapped.
+    /// Where it stands, why, and what can be done, for people.
+    pub status: BuildStatus,
+    /// Slurm user whose account it spends or spent; before that is decided, the one its repository is mapped to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slurm_user: Option<String>,
     /// Name of the workflow job.
@@ -40,16 +43,13 @@ pub struct Build {
     pub conclusion: Option<String>,
     /// What is decided about it.
     pub verdict: Verdict,
-    /// Why it waits or is left alone, for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
     /// Runner that has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runner_name: Option<String>,
     /// When GitHub queued it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queued_at: Option<DateTime<Utc>>,
-    /// When it started.
+    /// When it started; nothing where it ended before a runner had it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<DateTime<Utc>>,
     /// When it ended.

@@ -180,6 +180,17 @@ pub enum NotOurs {
     Contradiction(String, String),
 }
 
+impl NotOurs {
+    /// Its labels are for this cluster, and one of them is wrong: nobody else will serve it.
+    pub fn is_mistake(&self) -> bool {
+        match self {
+            Self::NoLabels | Self::UnknownLabel(_) | Self::NothingSelectsUs(_) => false,
+            Self::BadParameter { problem, .. } => !matches!(problem, InvalidValue::OtherCluster(_)),
+            Self::Contradiction(..) => true,
+        }
+    }
+}
+
 impl LabelPolicy {
     /// Builds the policy. `base` are labels every runner has and none of which selects us (self-hosted, linux, x64);
     /// `profiles` are labels that select us and say which resources; `cluster` is what `slurm-cluster-…` may name.
@@ -216,29 +227,42 @@ impl LabelPolicy {
         let mut profile: Option<&str> = None;
         let mut parameters: BTreeMap<&'static str, String> = BTreeMap::new();
         let mut asked = ResourceRequest::default();
+        let mut mistake: Option<NotOurs> = None;
         for label in wanted.iter() {
             if let Some((name, known)) = self.profiles.get_key_value(label) {
                 if let Some(other) = profile {
-                    return Err(NotOurs::Contradiction(other.to_owned(), label.to_owned()));
+                    let both = (other.to_owned(), label.to_owned());
+                    mistake.get_or_insert(NotOurs::Contradiction(both.0, both.1));
                 }
                 profile = Some(name);
                 of_profile = known.clone();
             } else if self.base.0.contains(label) {
                 // known, selects nothing
             } else if let Some((name, asks)) = parameter(label, &self.cluster) {
-                let asks = asks.map_err(|problem| NotOurs::BadParameter {
-                    label: label.chars().take(MAX_LABEL_LENGTH).collect(),
-                    problem,
-                })?;
                 if let Some(other) = parameters.insert(name, label.to_owned()) {
-                    return Err(NotOurs::Contradiction(other, label.to_owned()));
+                    mistake.get_or_insert(NotOurs::Contradiction(other, label.to_owned()));
                 }
-                asked = asked.overlaid_with(asks);
+                match asks {
+                    Ok(asks) => asked = asked.overlaid_with(asks),
+                    Err(problem) => {
+                        let label = label.chars().take(MAX_LABEL_LENGTH).collect();
+                        let is_other_cluster = matches!(problem, InvalidValue::OtherCluster(_));
+                        let bad = NotOurs::BadParameter { label, problem };
+                        if is_other_cluster {
+                            return Err(bad);
+                        }
+                        mistake.get_or_insert(bad);
+                    }
+                }
             } else {
                 return Err(NotOurs::UnknownLabel(
                     label.chars().take(MAX_LABEL_LENGTH).collect(),
                 ));
             }
+        }
+        // After the loop: where another label is not served here, the workflow job is none of this cluster's mistakes.
+        if let Some(mistake) = mistake {
+            return Err(mistake);
         }
         if profile.is_none() && parameters.is_empty() {
             let mut ways: Vec<&str> = self.profiles.keys().map(String::as_str).collect();

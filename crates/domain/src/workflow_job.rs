@@ -210,15 +210,42 @@ impl WorkflowJobFacts {
             runner_id: runner_id.or(known.runner_id),
             runner_name: runner_name.or_else(|| known.runner_name.clone()),
             created_at: created_at.or(known.created_at),
-            started_at: started(started_at, heard).or(known.started_at),
+            started_at,
             completed_at: completed_at.or(known.completed_at),
         }
+        .started(heard)
+        .or_started_at(known.started_at)
     }
-}
 
-/// While a workflow job is queued, GitHub sends the time of its creation here.
-fn started(at: Option<DateTime<Utc>>, heard: WorkflowJobState) -> Option<DateTime<Utc>> {
-    at.filter(|_| heard >= WorkflowJobState::InProgress)
+    /// Whether a runner ever had it. GitHub sends null, 0 or an empty name where none had.
+    pub fn had_runner(&self) -> bool {
+        let has_name = self
+            .runner_name
+            .as_ref()
+            .is_some_and(|name| !name.is_empty());
+        has_name || self.runner_id.is_some_and(|id| id != 0)
+    }
+
+    /// While a workflow job is queued, GitHub sends the time of its creation as that of its start; also afterwards, where it was cancelled
+    /// before a runner had it.
+    fn started(self, heard: WorkflowJobState) -> Self {
+        let has_started = match heard {
+            WorkflowJobState::Waiting | WorkflowJobState::Queued => false,
+            WorkflowJobState::InProgress => true,
+            WorkflowJobState::Completed => self.had_runner(),
+        };
+        Self {
+            started_at: self.started_at.filter(|_| has_started),
+            ..self
+        }
+    }
+
+    fn or_started_at(self, known: Option<DateTime<Utc>>) -> Self {
+        Self {
+            started_at: self.started_at.or(known),
+            ..self
+        }
+    }
 }
 
 /// A workflow job as it is known.
@@ -306,10 +333,7 @@ impl WorkflowJob {
         let is_news = known.is_none_or(|job| job.state != state);
         let facts = match known {
             Some(job) => facts.merged(&job.facts, reported),
-            None => WorkflowJobFacts {
-                started_at: started(facts.started_at, reported),
-                ..facts
-            },
+            None => facts.started(reported),
         };
         let mut job = Self {
             facts,
@@ -483,6 +507,19 @@ mod tests {
             serde_json::from_value::<WorkflowJobFacts>(event).unwrap(),
             facts
         );
+    }
+
+    #[test]
+    fn what_no_runner_had_never_started() {
+        let queued = run(&[(WorkflowJobState::Queued, false)]);
+        let ended = |runner| {
+            let report = heard(WorkflowJobState::Completed, runner);
+            WorkflowJob::learn(Some(&queued), report, now()).job.facts
+        };
+        assert!(facts("completed").started_at.is_some());
+        assert_eq!(ended(None).started_at, None);
+        assert_eq!(ended(Some("")).started_at, None);
+        assert!(ended(Some("r")).started_at.is_some());
     }
 
     #[test]

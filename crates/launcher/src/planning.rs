@@ -43,6 +43,7 @@ pub(crate) async fn decide(
     now: DateTime<Utc>,
 ) -> Result<(WorkflowJob, Option<ClassId>, Option<Entry>), StorageError> {
     let decision = match policy.labels.classify(&job.facts.labels) {
+        Err(reason) if reason.is_mistake() => Decision::Refused(reason.to_string()),
         Err(reason) => Decision::NotOurs(reason.to_string()),
         Ok(asked) => match admit(standing, Some(&policy.cluster)) {
             Ok(mapping) => match mapping.charge.complete(asked) {
@@ -73,6 +74,8 @@ pub(crate) struct News {
     pub(crate) classes: BTreeSet<ClassId>,
     /// Classes that a workflow job newly belongs to: one that was stopped gets one more attempt.
     pub(crate) fresh: BTreeSet<ClassId>,
+    /// Classes that a workflow job belongs to no longer.
+    pub(crate) left: BTreeSet<ClassId>,
     /// A workflow job that has caused no launch yet, with its trace.
     pub(crate) cause: Option<(ClassId, WorkflowJobId, Option<String>)>,
 }
@@ -122,7 +125,7 @@ async fn carry_out(
             apply(lock, &before, why, now).await?;
         }
     }
-    Box::pin(do_without(lock, class, plan.surplus, policy, now)).await?;
+    Box::pin(do_without(lock, class, plan.surplus, news, policy, now)).await?;
     if class.stopped != plan.stopped {
         classes::set_stopped(lock, class.id, plan.stopped.as_deref()).await?;
     }
@@ -142,6 +145,7 @@ async fn do_without(
     lock: &mut ScopeLock<'_>,
     class: &classes::Standing,
     surplus: usize,
+    news: &News,
     policy: &Policy,
     now: DateTime<Utc>,
 ) -> Result<(), StorageError> {
@@ -168,6 +172,7 @@ async fn do_without(
                     for_class(standing, user, Some(&policy.cluster))
                 })
                 .or_else(|| stopped.clone())
+                .or_else(|| news.left.contains(&class.id).then_some(Why::Reassigned))
                 .unwrap_or(Why::NoDemand);
             let is_idle = before.launch.state.stage() >= LaunchState::Registered;
             let happening = if is_idle {
@@ -301,6 +306,9 @@ async fn decide_again(
     let is_last_batch = (open.len() as i64) < DECIDED_AT_ONCE;
     for before in open {
         let (after, fresh, entry) = decide(lock, before.clone(), &standing, policy, now).await?;
+        if after.class != before.class {
+            news.left.extend(before.class);
+        }
         if after != before {
             workflow_jobs::save(lock, Some(&before), &after, entry.as_slice(), now).await?;
         }

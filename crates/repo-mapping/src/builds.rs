@@ -2,13 +2,14 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use gha_slurm_contract::build::{Build, BuildDetail, TimelineEntry};
+use gha_slurm_contract::build::{Build, BuildDetail, BuildStatus, TimelineEntry};
 use gha_slurm_contract::problem::Problem;
-use gha_slurm_domain::{SlurmUser, WorkflowJob, WorkflowJobFacts, WorkflowJobId};
+use gha_slurm_domain::status::Surroundings;
+use gha_slurm_domain::{SlurmUser, Stop, WorkflowJob, WorkflowJobFacts, WorkflowJobId};
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_service_kit::problem::{query, query_invalid};
 use gha_slurm_storage::builds::{self, BuildRow};
-use gha_slurm_storage::usage;
+use gha_slurm_storage::{AsyncPgConnection, stops, usage};
 use serde::Deserialize;
 
 use crate::state::{State, storage_error};
@@ -21,7 +22,7 @@ const MAX_LIMIT: i64 = 200;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BuildsQuery {
-    /// Only builds of repositories that are mapped to this Slurm user.
+    /// Only builds that spend or spent this Slurm user's account, or will by their repository's mapping.
     #[param(value_type = Option<String>)]
     user: Option<SlurmUser>,
     /// How many, newest first: 1 to 200, 50 unless given.
@@ -29,22 +30,27 @@ pub(crate) struct BuildsQuery {
 }
 
 /// A build as people see it. Each fact is taken apart by name, so that a new one demands a decision.
-fn shown(state: &State, row: BuildRow) -> Build {
+fn shown(state: &State, stop: Option<&Stop>, row: BuildRow) -> Build {
+    let surroundings = Surroundings {
+        stop,
+        ..row.surroundings()
+    };
+    let status = BuildStatus::of(&row.workflow_job, surroundings, state.clock.now());
     let BuildRow {
         workflow_job,
         owner,
         name: repository,
         slurm_user,
-        stopped,
+        ..
     } = row;
-    let is_demand = workflow_job.is_demand();
     let WorkflowJob {
         facts,
         repository: _,
         installation: _,
         state: how_far,
         verdict,
-        reason,
+        // In `status`.
+        reason: _,
         class: _,
         traceparent: _,
         updated_at,
@@ -79,13 +85,19 @@ fn shown(state: &State, row: BuildRow) -> Build {
         state: how_far,
         conclusion,
         verdict,
-        reason: stopped.filter(|_| is_demand).or(reason),
+        status,
         runner_name,
         queued_at: created_at,
         started_at,
         completed_at,
         updated_at,
     }
+}
+
+/// What an administrator stopped all launches with, while that lasts.
+async fn stop(conn: &mut AsyncPgConnection) -> Result<Option<Stop>, ApiError> {
+    let current = stops::current(conn).await.map_err(|e| storage_error(&e))?;
+    Ok(current.map(|current| current.stop()))
 }
 
 /// The newest builds.
@@ -115,7 +127,9 @@ pub(crate) async fn list(
     let rows = builds::list(&mut conn, query.user.as_ref(), limit)
         .await
         .map_err(|e| storage_error(&e))?;
-    let list: Vec<Build> = rows.into_iter().map(|row| shown(&state, row)).collect();
+    let stop = stop(&mut conn).await?;
+    let shown = |row| shown(&state, stop.as_ref(), row);
+    let list: Vec<Build> = rows.into_iter().map(shown).collect();
     Ok(HttpResponse::Ok().json(list))
 }
 
@@ -170,8 +184,9 @@ pub(crate) async fn get(
     let usage = usage::of_build(&mut conn, id)
         .await
         .map_err(|e| storage_error(&e))?;
+    let stop = stop(&mut conn).await?;
     Ok(HttpResponse::Ok().json(BuildDetail {
-        build: shown(&state, row),
+        build: shown(&state, stop.as_ref(), row),
         timeline,
         usage: usage.as_ref().map(of_build),
     }))

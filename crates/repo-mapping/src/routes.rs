@@ -1,7 +1,7 @@
 //! The service's routes and its OpenAPI document.
 
 use actix_web::web;
-use gha_slurm_contract::build::{Build, BuildDetail, TimelineEntry};
+use gha_slurm_contract::build::{Build, BuildDetail, BuildStage, BuildStatus, TimelineEntry};
 use gha_slurm_contract::mapping::{ListEntry, RepositoryEntry, RepositoryIdentity, UserRepository};
 use gha_slurm_contract::problem::{Problem, ProblemPart};
 use gha_slurm_contract::usage::{BuildUsage, MonthlyUsage, UsageSum};
@@ -123,6 +123,8 @@ impl utoipa::Modify for Security {
     components(schemas(
         Build,
         BuildDetail,
+        BuildStatus,
+        BuildStage,
         TimelineEntry,
         ListEntry,
         RepositoryEntry,

@@ -82,6 +82,9 @@ GRANT SELECT, INSERT, UPDATE ON mapping_lists TO gha_slurm_repo_mapping;
 GRANT SELECT, INSERT, UPDATE, DELETE ON repository_mappings, mapping_requests TO gha_slurm_repo_mapping;
 GRANT SELECT, INSERT, UPDATE ON replan_requests TO gha_slurm_repo_mapping;
 GRANT SELECT ON workflow_jobs, timeline, usages, usage_sums TO gha_slurm_repo_mapping;
-GRANT SELECT (id, slurm_user, stopped) ON runner_classes TO gha_slurm_repo_mapping;
-GRANT SELECT (id, class_id, repository_id, workflow_job_id, slurm_job_id) ON launches TO gha_slurm_repo_mapping;
+GRANT SELECT (id, slurm_user, stopped, refused) ON runner_classes TO gha_slurm_repo_mapping;
+GRANT SELECT (id, class_id, repository_id, workflow_job_id, slurm_job_id,
+    state, in_supply, planned_at, not_before, delay, slurm_state, slurm_reason, slurm_starts_at, slurm_nodes, outcome)
+    ON launches TO gha_slurm_repo_mapping;
+GRANT SELECT (since, stopped_by, reason, cancel_running, until) ON stops TO gha_slurm_repo_mapping;
 GRANT SELECT (launch_id, name, workflow_job_id) ON runners TO gha_slurm_repo_mapping;

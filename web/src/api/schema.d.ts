@@ -193,21 +193,21 @@ export interface components {
              * @description When GitHub queued it.
              */
             queuedAt?: string | null;
-            /** @description Why it waits or is left alone, for people. */
-            reason?: string | null;
             /** @description `https://github.com/owner/name`. */
             repositoryUrl: string;
             /** @description Runner that has it. */
             runnerName?: string | null;
-            /** @description Slurm user whose account is spent, once mapped. */
+            /** @description Slurm user whose account it spends or spent; before that is decided, the one its repository is mapped to. */
             slurmUser?: string | null;
             /**
              * Format: date-time
-             * @description When it started.
+             * @description When it started; nothing where it ended before a runner had it.
              */
             startedAt?: string | null;
             /** @description How far it is. */
             state: components["schemas"]["WorkflowJobState"];
+            /** @description Where it stands, why, and what can be done, for people. */
+            status: components["schemas"]["BuildStatus"];
             /**
              * Format: date-time
              * @description When we last learned something about it.
@@ -233,6 +233,27 @@ export interface components {
              */
             timeline: components["schemas"]["TimelineEntry"][];
             usage?: components["schemas"]["BuildUsage"] | null;
+        };
+        /**
+         * @description How far a build is, as people are told.
+         * @enum {string}
+         */
+        BuildStage: "waiting_at_github" | "not_ours" | "waiting_for_mapping" | "refused" | "given_up" | "stopped" | "planned" | "delayed" | "pending" | "never_starts" | "starting" | "running" | "succeeded" | "failed" | "refused_on_node" | "cancelled" | "skipped" | "ended";
+        /** @description What people are told of a build. */
+        BuildStatus: {
+            /**
+             * Format: date-time
+             * @description When it is expected to go on: when Slurm expects to start its Slurm job, or when the next attempt is made.
+             */
+            expectedAt?: string | null;
+            /** @description What the person can do: a sentence. */
+            remedy?: string | null;
+            /** @description Why its Slurm job is pending, in Slurm's own word. */
+            slurmReason?: string | null;
+            /** @description How far it is. */
+            stage: components["schemas"]["BuildStage"];
+            /** @description Why, in plain words: a sentence. */
+            why?: string | null;
         };
         /** @description What the Slurm job of a build used, as Slurm's accounting says. */
         BuildUsage: {
@@ -475,7 +496,7 @@ export interface operations {
     listBuilds: {
         parameters: {
             query?: {
-                /** @description Only builds of repositories that are mapped to this Slurm user. */
+                /** @description Only builds that spend or spent this Slurm user's account, or will by their repository's mapping. */
                 user?: string;
                 /** @description How many, newest first: 1 to 200, 50 unless given. */
                 limit?: number;

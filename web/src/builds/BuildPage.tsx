@@ -1,7 +1,7 @@
 import { LinkExternalIcon } from '@primer/octicons-react';
 import { Banner, Breadcrumbs, LinkButton, SkeletonBox } from '@primer/react';
 import { useParams } from '@tanstack/react-router';
-import type { BuildDetail } from '../api/api';
+import type { Build, BuildDetail } from '../api/api';
 import { ApiError } from '../api/problem';
 import { NotFound } from '../app/NotFound';
 import { fullNameOf } from '../mapping/repositoryName';
@@ -10,14 +10,14 @@ import { PageHeading } from '../ui/PageHeading';
 import { ProblemBanner } from '../ui/ProblemBanner';
 import { Status } from '../ui/Status';
 import styles from './BuildPage.module.css';
-import { sentence } from './BuildRow';
 import { BuildTimeline } from './BuildTimeline';
-import { isMoving, type Phase, standingOf } from './build';
+import { hasSteps, isMoving, type Phase, standingOf } from './build';
 import { Facts } from './Facts';
 import { LiveMark } from './LiveMark';
 import { StateIcon } from './StateIcon';
 import { Steps } from './Steps';
 import { useBuild } from './useBuilds';
+import { WhyText } from './WhyText';
 
 /** One build: its state, the reason for it, and its timeline. */
 export function BuildPage() {
@@ -93,10 +93,8 @@ function Detail({ detail, updatedAt, failing }: DetailProps) {
         )}
       </div>
       <Status hidden>{`${build.name}: ${label}`}</Status>
-      {build.reason != null && build.state !== 'completed' && (
-        <Why phase={phase} reason={build.reason} repository={fullNameOf(build.repositoryUrl)} />
-      )}
-      {build.verdict !== 'not_ours' && build.verdict !== 'refused' && <Steps detail={detail} />}
+      {build.status.why != null && <Why build={build} phase={phase} label={label} />}
+      {hasSteps(build) && <Steps detail={detail} />}
       <Facts detail={detail} />
       <section aria-labelledby="timeline" className={styles.timeline}>
         <div className={styles.timelineHead}>
@@ -113,28 +111,37 @@ const WHY: Partial<Record<Phase, string>> = {
   unmapped: 'Repository not mapped',
   refused: 'This job was refused',
   ignored: 'Not for this cluster',
-  stuck: 'This job can’t start',
 };
 
 interface WhyProps {
+  readonly build: Build;
   readonly phase: Phase;
-  readonly reason: string;
-  readonly repository: string;
+  readonly label: string;
 }
 
+const VARIANTS: Partial<Record<Phase, 'critical' | 'warning'>> = {
+  refused: 'critical',
+  failed: 'critical',
+  stuck: 'warning',
+  unmapped: 'warning',
+};
+
 /** Why the build waits or is refused, and what the reader can do about it. */
-function Why({ phase, reason, repository }: WhyProps) {
+function Why({ build, phase, label }: WhyProps) {
+  const { status } = build;
   return (
     <Banner
-      variant={phase === 'refused' ? 'critical' : phase === 'ignored' ? 'info' : 'warning'}
-      title={WHY[phase] ?? 'Waiting'}
+      variant={VARIANTS[phase] ?? 'info'}
+      title={WHY[phase] ?? label}
       description={
         <>
-          {sentence(reason)}{' '}
-          {phase === 'unmapped' && (
-            <PageLink to="/mapping" search={{ add: repository }} inline>
+          <WhyText status={status} />{' '}
+          {phase === 'unmapped' ? (
+            <PageLink to="/mapping" search={{ add: fullNameOf(build.repositoryUrl) }} inline>
               Map it to a Slurm user
             </PageLink>
+          ) : (
+            status.remedy
           )}
         </>
       }

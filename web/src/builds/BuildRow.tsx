@@ -7,6 +7,7 @@ import styles from './BuildRow.module.css';
 import { standingOf } from './build';
 import { Labels } from './Labels';
 import { StateIcon } from './StateIcon';
+import { WhyText } from './WhyText';
 
 interface Props {
   readonly build: Build;
@@ -50,9 +51,9 @@ export function BuildRow({ build, user }: Props) {
           )}
           <Labels labels={build.labels} />
         </div>
-        {build.reason != null && build.state !== 'completed' && (
+        {build.status.why != null && (
           <p className={styles.reason} data-phase={phase}>
-            {sentence(build.reason)}{' '}
+            <WhyText status={build.status} />{' '}
             {phase === 'unmapped' && (
               <PageLink to="/mapping" search={{ add: repository }} inline>
                 Map repository
@@ -86,10 +87,4 @@ function Since({ build }: { readonly build: Build }) {
       for <Elapsed since={since ?? build.updatedAt} />
     </>
   );
-}
-
-/** Turns a reason from the API into a sentence. */
-export function sentence(reason: string): string {
-  const text = reason.charAt(0).toUpperCase() + reason.slice(1);
-  return /[.!?…]$/.test(text) ? text : `${text}.`;
 }

@@ -4,7 +4,6 @@ import { FeatureFlags } from '@primer/react/experimental';
 import type { TimelineEntry } from '../api/api';
 import { duration } from '../ui/time';
 import { Ago, LocalTime } from '../ui/When';
-import { sentence } from './BuildRow';
 import styles from './BuildTimeline.module.css';
 import { type Look, lookOf, type Mark } from './kinds';
 import { plainText } from './timeline';
@@ -96,4 +95,10 @@ function LogTail({ log }: { readonly log: string }) {
       </section>
     </Details>
   );
+}
+
+/** Turns a detail from the API into a sentence. */
+function sentence(detail: string): string {
+  const text = detail.charAt(0).toUpperCase() + detail.slice(1);
+  return /[.!?…]$/.test(text) ? text : `${text}.`;
 }

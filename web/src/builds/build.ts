@@ -1,6 +1,6 @@
-import type { Build } from '../api/api';
+import type { Build, BuildStage } from '../api/api';
 
-/** A build's state, conclusion and verdict, reduced to what the page shows. */
+/** The stage of a build, reduced to what has a colour and an icon of its own. */
 export type Phase =
   | 'waiting'
   | 'queued'
@@ -20,47 +20,54 @@ export interface Standing {
   readonly label: string;
 }
 
-const CONCLUSIONS: Record<string, Standing> = {
-  success: { phase: 'succeeded', label: 'Succeeded' },
-  failure: { phase: 'failed', label: 'Failed' },
-  timed_out: { phase: 'failed', label: 'Timed out' },
-  startup_failure: { phase: 'failed', label: 'Failed to start' },
+const STANDINGS: Record<BuildStage, Standing> = {
+  waiting_at_github: { phase: 'waiting', label: 'Waiting at GitHub' },
+  not_ours: { phase: 'ignored', label: 'Not for this cluster' },
+  waiting_for_mapping: { phase: 'unmapped', label: 'Waiting for a mapping' },
+  refused: { phase: 'refused', label: 'Refused' },
+  given_up: { phase: 'stuck', label: 'Given up' },
+  stopped: { phase: 'stuck', label: 'Stopped' },
+  planned: { phase: 'queued', label: 'Queued' },
+  delayed: { phase: 'stuck', label: 'Delayed' },
+  pending: { phase: 'queued', label: 'Pending in Slurm' },
+  never_starts: { phase: 'stuck', label: 'Cannot start' },
+  starting: { phase: 'queued', label: 'Starting' },
+  running: { phase: 'running', label: 'In progress' },
+  succeeded: { phase: 'succeeded', label: 'Succeeded' },
+  failed: { phase: 'failed', label: 'Failed' },
+  refused_on_node: { phase: 'refused', label: 'Refused' },
   cancelled: { phase: 'cancelled', label: 'Cancelled' },
   skipped: { phase: 'cancelled', label: 'Skipped' },
+  ended: { phase: 'ended', label: 'Completed' },
+};
+
+/** Names of conclusions that say more than the stage. */
+const CONCLUSIONS: Record<string, string> = {
+  timed_out: 'Timed out',
+  startup_failure: 'Failed to start',
 };
 
 /**
- * A state or verdict that the API gains does not compile until it has a case here. One that only a newer server knows is
- * shown as it is.
+ * A stage that the API gains does not compile until it has a case here. One that only a newer server knows is shown as it
+ * is.
  */
-export function standingOf(build: Build): Standing {
-  if (build.state === 'completed') {
-    const conclusion = build.conclusion ?? 'completed';
-    return CONCLUSIONS[conclusion] ?? { phase: 'ended', label: inWords(conclusion) };
+export function standingOf({ status, conclusion }: Build): Standing {
+  const { stage } = status;
+  if (!Object.hasOwn(STANDINGS, stage)) {
+    return { phase: 'waiting', label: inWords(stage) };
   }
-  switch (build.verdict) {
-    case 'not_ours':
-      return { phase: 'ignored', label: 'Not for this cluster' };
-    case 'refused':
-      return { phase: 'refused', label: 'Refused' };
-    case 'waiting_for_mapping':
-      return { phase: 'unmapped', label: 'Waiting for a mapping' };
-    case 'undecided':
-    case 'ours':
-      break;
-    default:
-      return { phase: 'waiting', label: inWords(build.verdict satisfies never) };
+  const standing = STANDINGS[stage];
+  if (stage === 'failed' || stage === 'ended') {
+    const known = CONCLUSIONS[conclusion ?? ''];
+    const other = stage === 'ended' && conclusion != null ? inWords(conclusion) : undefined;
+    return { ...standing, label: known ?? other ?? standing.label };
   }
-  switch (build.state) {
-    case 'waiting':
-      return { phase: 'waiting', label: 'Waiting on GitHub' };
-    case 'queued':
-      return { phase: build.reason == null ? 'queued' : 'stuck', label: 'Queued' };
-    case 'in_progress':
-      return { phase: 'running', label: 'In progress' };
-    default:
-      return { phase: 'waiting', label: inWords(build.state satisfies never) };
-  }
+  return standing;
+}
+
+/** Whether its steps say anything: not where it is refused, or not for this cluster. */
+export function hasSteps({ status }: Build): boolean {
+  return !['not_ours', 'refused', 'refused_on_node'].includes(status.stage);
 }
 
 /** `workflow_job_started` → `Workflow job started`. */
@@ -71,7 +78,7 @@ export function inWords(code: string): string {
 
 /** Whether the build may still change without a change of labels, mapping or policy. */
 export function isMoving(build: Build): boolean {
-  return build.state !== 'completed' && build.verdict !== 'not_ours' && build.verdict !== 'refused';
+  return build.state !== 'completed' && hasSteps(build);
 }
 
 /** Polling intervals in milliseconds. */

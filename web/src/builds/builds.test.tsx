@@ -44,7 +44,10 @@ describe('the list', () => {
       ...build,
       slurmUser: null,
       verdict: 'waiting_for_mapping',
-      reason: 'no Slurm user has mapped this repository yet',
+      status: {
+        stage: 'waiting_for_mapping',
+        why: 'No Slurm user has mapped this repository yet.',
+      },
     });
     const { user } = open('/?user=alice&show=everyone', { api });
     expect(await screen.findByText(/No Slurm user has mapped this repository yet\./)).toBeVisible();
@@ -57,7 +60,7 @@ describe('the list', () => {
   it('loads more on request', async () => {
     const api = new FakeApi();
     for (let id = 1; id <= 40; id += 1) {
-      api.add({ workflowJobId: id, name: `build ${id}`, state: 'completed' });
+      api.add({ workflowJobId: id, name: `build ${id}`, status: { stage: 'succeeded' } });
     }
     const { user } = open('/', { api });
     expect((await rows()).getAllByRole('link')).toHaveLength(30);
@@ -71,7 +74,7 @@ describe('the list', () => {
     const row = api.add(build);
     open('/', { api });
     expect(await screen.findByText('Queued')).toBeVisible();
-    row.state = 'in_progress';
+    row.status = { stage: 'running' };
     expect(await screen.findByText('In progress', {}, { timeout: 5000 })).toBeVisible();
     api.trouble = () => problem(503, 'unavailable', 'Not available right now');
     expect(
@@ -80,7 +83,7 @@ describe('the list', () => {
     expect(screen.getByText('In progress')).toBeVisible();
     api.trouble = undefined;
     row.state = 'completed';
-    row.conclusion = 'success';
+    row.status = { stage: 'succeeded' };
     expect(await screen.findByText('Succeeded', {}, { timeout: 5000 })).toBeVisible();
     expect(screen.queryByText(/out of date/)).toBeNull();
   }, 20_000);
@@ -149,7 +152,9 @@ describe('a build', () => {
 
   it('shows the end of the log of what failed, when asked', async () => {
     const api = new FakeApi();
-    api.add({ ...build, reason: 'stopped after 3 failed attempts' }, [
+    const why = 'Stopped after 3 failed attempts.';
+    const remedy = 'When the cause is mended, run the workflow again.';
+    api.add({ ...build, status: { stage: 'given_up', why, remedy } }, [
       {
         ...happened(5),
         kind: 'ended_without_workflow_job',
@@ -159,7 +164,8 @@ describe('a build', () => {
       },
     ]);
     const { user } = open('/builds/17', { api });
-    expect(await screen.findByText(/Stopped after 3 failed attempts\./)).toBeVisible();
+    expect(await screen.findByText('simulate: Given up')).toBeInTheDocument();
+    expect(screen.getByText(`${why} ${remedy}`)).toBeVisible();
     const log = screen.getByText('No space left on device');
     expect(log.closest('details')).not.toHaveAttribute('open');
     await user.click(screen.getByText(/Show the end of the job script’s log/));
@@ -203,11 +209,46 @@ describe('a build', () => {
 
   it('says why it was refused', async () => {
     const api = new FakeApi();
-    api.add({ ...build, verdict: 'refused', reason: 'public repositories are refused' });
+    const status = { stage: 'refused', why: 'Public repositories are refused.' } as const;
+    api.add({ ...build, verdict: 'refused', status });
     open('/builds/17', { api });
     expect(await screen.findByText('This job was refused')).toBeVisible();
     expect(screen.getByText('Public repositories are refused.')).toBeVisible();
     expect(screen.queryByRole('list', { name: 'Progress' })).toBeNull();
+  });
+
+  it('says why it waits in Slurm, and until when', async () => {
+    const api = new FakeApi();
+    const expectedAt = new Date(Date.now() + 3 * 86_400_000).toISOString();
+    const why = 'In Slurm’s queue: others with a higher priority come first.';
+    const status = { stage: 'pending', why, slurmReason: 'Priority', expectedAt } as const;
+    api.add({ ...build, status });
+    open('/builds/17', { api });
+    const text = await screen.findByText(/others with a higher priority come first\./);
+    expect(text).toHaveTextContent('Slurm’s reason: Priority. Expected to start: ');
+    const expected = text.querySelector('time');
+    expect(expected).toHaveAttribute('datetime', expectedAt);
+    // With its date, which is not today's.
+    expect(expected?.textContent).toContain(String(new Date(expectedAt).getFullYear()));
+  });
+
+  it('has no progress where its node refused it, and no run time where it was cancelled before', async () => {
+    const api = new FakeApi();
+    const why = 'The event pull_request_target is not allowed.';
+    const over = { state: 'completed', queuedAt: at(0), completedAt: at(9) } as const;
+    api.add({
+      ...build,
+      ...over,
+      conclusion: 'failure',
+      status: { stage: 'refused_on_node', why },
+    });
+    api.add({ ...build, ...over, workflowJobId: 18, status: { stage: 'cancelled' } });
+    const { router } = open('/builds/17', { api });
+    expect(await screen.findByText(why)).toBeVisible();
+    expect(screen.queryByRole('list', { name: 'Progress' })).toBeNull();
+    await router.navigate({ to: '/builds/$workflowJobId', params: { workflowJobId: '18' } });
+    expect(await screen.findByText('simulate: Cancelled')).toBeInTheDocument();
+    expect(screen.queryByText('Run time')).toBeNull();
   });
 
   it('that nobody knows is said to be unknown', async () => {

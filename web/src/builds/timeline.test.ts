@@ -21,6 +21,7 @@ const build: Build = {
   labels: [],
   state: 'queued',
   verdict: 'ours',
+  status: { stage: 'planned' },
   queuedAt: at(0),
   updatedAt: at(0),
 };
@@ -38,6 +39,15 @@ describe('stepsOf', () => {
       ['Registered', 'ahead'],
       ['In progress', 'ahead'],
       ['Completed', 'ahead'],
+    ]);
+  });
+
+  it('has reached nothing while GitHub holds it back', () => {
+    const held: Build = { ...build, state: 'waiting', status: { stage: 'waiting_at_github' } };
+    const steps = stepsOf({ build: held, timeline: [entry(0, 'waiting')] });
+    expect(steps.slice(0, 2)).toMatchObject([
+      { name: 'Queued', progress: 'current' },
+      { name: 'Planned', progress: 'ahead' },
     ]);
   });
 

@@ -31,7 +31,9 @@ export function stepsOf({ build, timeline }: BuildDetail): Step[] {
     ({ kinds }) => relevant.find((entry) => kinds.includes(entry.kind))?.happenedAt,
   );
   // GitHub's own times are known even where the timeline has no entry for them.
-  reached[0] ??= build.queuedAt ?? undefined;
+  if (build.state !== 'waiting') {
+    reached[0] ??= build.queuedAt ?? undefined;
+  }
   reached[5] ??= build.startedAt != null && build.state !== 'queued' ? build.startedAt : undefined;
   reached[6] ??= build.completedAt ?? undefined;
 

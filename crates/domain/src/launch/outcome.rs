@@ -74,6 +74,8 @@ pub enum Why {
     },
     /// Its repository is mapped to another Slurm user now.
     MappedToAnother,
+    /// Its workflow job asks for something else now: the mapping's account or QOS changed, or the settings of labels.
+    Reassigned,
     /// All launches are stopped.
     Stopped {
         /// Since when and why.
@@ -149,6 +151,11 @@ impl Why {
             Self::NotAdmitted { reason } => reason.to_string(),
             Self::MappedToAnother => {
                 "the repository is mapped to another Slurm user now".to_owned()
+            }
+            Self::Reassigned => {
+                "what its workflow job is charged to, or what its labels ask for, was changed: another Slurm job takes its place, at the end \
+                 of Slurm's queue"
+                    .to_owned()
             }
             Self::Stopped { stop } => stop.explained(),
             Self::TokenRevoked => {

@@ -92,6 +92,31 @@ async fn a_label_does_not_override_what_is_granted() {
     assert_eq!(verdict(database.url(), 1).await, ("ours".to_owned(), None));
 }
 
+/// No other runners will take it, so that it is refused with the reason, and not left to them.
+#[tokio::test]
+async fn a_wrong_value_of_a_label_is_refused_with_the_reason() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    map(&pool).await;
+    replan_now(&pool).await;
+    let decided = async |id, labels: &[&str]| {
+        apply(&pool, workflow_job("queued", facts(id, labels))).await;
+        verdict(database.url(), id).await
+    };
+    let (wrong, reason) = decided(1, &["self-hosted", "slurm", "slurm-cpus-many"]).await;
+    assert_eq!(wrong, "refused");
+    assert!(reason.is_some_and(|reason| reason.contains("slurm-cpus-many")));
+    let (twice, reason) = decided(2, &["slurm-cpus-1", "slurm-cpus-2"]).await;
+    assert_eq!(twice, "refused");
+    assert!(reason.is_some_and(|reason| reason.contains("contradict")));
+    // Another label shows that it is meant for others.
+    let theirs = decided(3, &["slurm-cpus-many", "windows"]).await;
+    assert_eq!(theirs.0, "not_ours");
+    let elsewhere = decided(4, &["slurm-cpus-1", "slurm-cluster-other"]).await;
+    assert_eq!(elsewhere.0, "not_ours");
+    assert_eq!(states(database.url()).await, []);
+}
+
 /// alice of another cluster is not this cluster's alice.
 #[tokio::test]
 async fn a_mapping_to_a_user_of_another_cluster_is_not_served() {
@@ -139,6 +164,10 @@ async fn what_a_mapping_charges_is_in_the_runner_class() {
         ["withdrawn", "planned"],
         "what was planned for no account is of no use now"
     );
+    let client = crate::connect(database.url()).await;
+    let query = "SELECT detail FROM timeline WHERE kind = 'withdrawn'";
+    let why: String = client.query_one(query, &[]).await.unwrap().get(0);
+    assert!(why.contains("what its workflow job is charged to"), "{why}");
     let mut conn = pool.connection().await.unwrap();
     let due = launches::due(&mut conn, Utc::now(), 10, &Weights::default())
         .await

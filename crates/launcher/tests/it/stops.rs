@@ -85,7 +85,15 @@ async fn what_has_no_workflow_job_is_withdrawn_and_planned_again() {
         let mut conn = pool.connection().await.unwrap();
         gha_slurm_storage::builds::find(&mut conn, WorkflowJobId(5)).await
     };
-    let why = build.unwrap().unwrap().stopped.unwrap();
+    let why = build
+        .unwrap()
+        .unwrap()
+        .surroundings()
+        .class
+        .cloned()
+        .unwrap()
+        .stopped
+        .unwrap();
     assert!(why.ends_with("a key was stolen"), "{why}");
 
     // The idle one was not deregistered yet: it is wanted again.

@@ -319,7 +319,12 @@ async fn a_refusal_is_final_until_the_mapping_changes(way: Way) {
         gha_slurm_storage::builds::find(&mut conn, id).await
     };
     assert_eq!(
-        build.unwrap().unwrap().stopped.as_deref(),
+        build
+            .unwrap()
+            .unwrap()
+            .surroundings()
+            .class
+            .and_then(|class| class.stopped.as_deref()),
         Some("Refused: no such partition")
     );
     map(&pool).await;

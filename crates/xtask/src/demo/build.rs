@@ -153,9 +153,10 @@ fn not_completed(seen: Option<&BuildDetail>) -> String {
             build.state.as_str(),
             build.verdict.as_str(),
             build
-                .reason
+                .status
+                .why
                 .as_ref()
-                .map_or(String::new(), |reason| format!(": {reason}"))
+                .map_or(String::new(), |why| format!(": {why}"))
         ),
     };
     format!(
