@@ -316,6 +316,23 @@ pub enum Role {
     Admin,
 }
 
+impl std::str::FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "pull" => Ok(Self::Pull),
+            "triage" => Ok(Self::Triage),
+            "push" => Ok(Self::Push),
+            "maintain" => Ok(Self::Maintain),
+            "admin" => Ok(Self::Admin),
+            _ => Err(format!(
+                "{text:?} is none of pull, triage, push, maintain and admin"
+            )),
+        }
+    }
+}
+
 /// A person who can sign in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Person {

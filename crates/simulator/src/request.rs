@@ -91,6 +91,17 @@ pub struct RoleChange {
     pub role: Role,
 }
 
+/// A person opens the address of the App's "Sign in with GitHub" and presses a button.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignIn {
+    /// The address, of `/login/oauth/authorize`.
+    pub url: String,
+    /// The person who signs in; "Cancel" when absent.
+    #[serde(default)]
+    pub login: Option<String>,
+}
+
 /// A workflow job is made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

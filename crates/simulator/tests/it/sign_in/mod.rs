@@ -1,9 +1,14 @@
 //! People sign in through the App, over HTTP as a service and a browser do it.
 
+mod access;
 mod browser;
+mod revocation;
 mod tokens;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use gha_slurm_simulator::Settings;
+use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
@@ -106,6 +111,23 @@ impl Sim {
     async fn sign_in(&self, login: &str) -> Value {
         self.exchange(json!({ "code": self.code(login) })).await
     }
+
+    /// Signs in. Returns the access token.
+    async fn user_token(&self, login: &str) -> String {
+        access_token(&self.sign_in(login).await).to_owned()
+    }
+
+    /// The App calls `DELETE /applications/…` with this header.
+    async fn delete(&self, path: &str, authorization: &str, body: &str) -> StatusCode {
+        let request = self.http.delete(format!("{}{path}", self.base));
+        let request = request.header("authorization", authorization);
+        request.body(body.to_owned()).send().await.unwrap().status()
+    }
+}
+
+/// A header of HTTP Basic.
+fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
 fn access_token(tokens: &Value) -> &str {
