@@ -35,8 +35,7 @@ pub(crate) async fn installations(
             .filter(|one| is_accessible(world, one, person.id))
             .map(|one| world.installation_body(one))
             .collect();
-        let path = format!("{}/user/installations", world.addresses.api);
-        Ok::<_, GitHubError>((bodies, path))
+        Ok::<_, GitHubError>((bodies, address(&request, world)))
     })?;
     let (total, items, link) = page.cut(all, &path, request.query_string()).into_parts();
     let body = json!({ "total_count": total, "installations": items });
@@ -67,10 +66,7 @@ pub(crate) async fn repositories(
         let bodies: Vec<Value> = accessible(world, installation, person.id)
             .map(|(repository, role)| world.repository_body_for(repository, role))
             .collect();
-        let path = format!(
-            "{}/user/installations/{id}/repositories",
-            world.addresses.api
-        );
+        let path = address(&request, world);
         Ok((bodies, path, selection(installation)))
     })?;
     let (total, items, link) = page.cut(all, &path, request.query_string()).into_parts();
@@ -78,6 +74,11 @@ pub(crate) async fn repositories(
         "total_count": total, "repository_selection": selected, "repositories": items,
     });
     Ok(Page::answer(link, &body))
+}
+
+/// The address of a list for its links, below `/api/v3` where the caller is.
+fn address(request: &HttpRequest, world: &World) -> String {
+    format!("{}{}", world.addresses.api, request.path())
 }
 
 /// The repositories of an installation to which a person was given access, with their role. A public one alone is none.

@@ -217,7 +217,8 @@ pub(crate) fn decide_at(
 ) -> Result<String, ControlError> {
     let wrong = || ControlError::Conflict(format!("{authorize_url:?} is not an address of {PATH}"));
     let url = Url::parse(authorize_url).map_err(|_| wrong())?;
-    if !url.path().ends_with(PATH) {
+    let page = Url::parse(&format!("{}{PATH}", world.addresses.web));
+    if page.map_or(true, |page| page.path() != url.path()) {
         return Err(wrong());
     }
     let query = web::Query::<AuthorizeQuery>::from_query(url.query().unwrap_or_default())

@@ -212,11 +212,19 @@ async fn lists_have_pages() {
     for (first, list, total) in [
         (sim.repositories_url(), "repositories", 4),
         ("/user/installations".to_owned(), "installations", 3),
+        // As GitHub Enterprise Server has it, links and all.
+        (
+            format!("/api/v3{}", sim.repositories_url()),
+            "repositories",
+            4,
+        ),
+        ("/api/v3/user/installations".to_owned(), "installations", 3),
     ] {
         let mut url = format!("{}{first}?per_page=2", sim.base);
         let mut ids: Vec<Value> = Vec::new();
         loop {
             let path = url.strip_prefix(&sim.base).unwrap();
+            assert!(path.starts_with(&first), "{path}");
             let answer = sim.get(path, &token).await;
             assert_eq!(answer.body["total_count"], total, "{path}");
             let items = answer.body[list].as_array().unwrap();
