@@ -63,12 +63,15 @@ async function main() {
   const wanted = fs.readFileSync(path.join(here, 'routes.txt'), 'utf8').split('\n').filter(Boolean);
   const hook = await listen((request, response) => request.resume().on('end', () => response.writeHead(503).end('no')));
   fs.writeFileSync(path.join(folder, 'secret'), 'secret');
+  const callback = 'http://127.0.0.1:9/callback';
   const github = `http://127.0.0.1:${await freePort()}`;
   const simulator = start(path.join(binaries, 'gha-slurm-simulator'), [
     '--listen', new URL(github).host, '--app-id', `${APP_ID}`,
     '--app-private-key-file', path.join(folder, 'app.pem'), '--create-app-private-key',
     '--webhook-url', hook.url, '--webhook-secret-file', path.join(folder, 'secret'),
-    '--repository', 'acme/widgets', '--repository', 'acme/open:public',
+    '--repository', 'acme/widgets', '--repository', 'acme/open:public', '--repository', 'ada/notes',
+    '--client-id', 'Iv1.contract', '--client-secret-file', path.join(folder, 'secret'), '--callback-url', callback,
+    '--person', 'ada:acme/widgets=maintain',
   ]);
   await until('the simulator answers', () => fetch(`${github}/simulator/health`).catch(() => running(simulator)));
 
@@ -99,14 +102,14 @@ async function main() {
 
   const driven = new Set();
   /** Calls a route of the description through Prism and requires this status. */
-  async function call(route, parameters, expected, { token, body, query = '' } = {}) {
+  async function call(route, parameters, expected, { token, basic, body, query = '' } = {}) {
     const [method, pattern] = route.split(' ');
     const url = pattern.replace(/\{(\w+)\}/g, (_, name) => parameters[name]);
     const answer = await fetch(`http://127.0.0.1:${port}${url}${query}`, {
       method,
       headers: {
         accept: 'application/vnd.github+json',
-        authorization: `Bearer ${token}`,
+        authorization: basic ? `Basic ${Buffer.from(basic).toString('base64')}` : `Bearer ${token}`,
         ...(body === undefined ? {} : { 'content-type': 'application/json' }),
       },
       body: body === undefined ? undefined : JSON.stringify(body),
@@ -153,6 +156,34 @@ async function main() {
   await call('GET /repos/{owner}/{repo}', { ...acme, repo: 'open' }, 200, { token: all.token });
   await call('GET /repos/{owner}/{repo}', { ...acme, repo: 'none' }, 404, { token });
   await call('GET /rate_limit', {}, 200, { token });
+
+  // A person signs in. What is below /login is not in the description.
+  const client = { client_id: 'Iv1.contract' };
+  const basic = `${client.client_id}:secret`;
+  async function signIn() {
+    const { location } = await control('POST', '/sign-ins', {
+      url: `${github}/login/oauth/authorize?client_id=${client.client_id}`, login: 'ada',
+    });
+    const answer = await fetch(`${github}/login/oauth/access_token`, {
+      method: 'POST', headers: { accept: 'application/json' },
+      body: new URLSearchParams({ ...client, client_secret: 'secret', code: new URL(location).searchParams.get('code') }),
+    });
+    const { access_token } = await answer.json();
+    return { token: access_token };
+  }
+  const ada = await signIn();
+  await call('GET /user', {}, 200, ada);
+  await call('GET /user', {}, 401, { token: 'nonsense' });
+  const { installations } = await call('GET /user/installations', {}, 200, { ...ada, query: '?per_page=10' });
+  assert.equal(installations.length, 2);
+  const ofUser = 'GET /user/installations/{installation_id}/repositories';
+  const seen = await call(ofUser, one, 200, { ...ada, query: '?per_page=1' });
+  assert.equal(seen.repositories[0].permissions.maintain, true);
+  await call(ofUser, { installation_id: 1 }, 404, ada);
+  await call('GET /user/installations', {}, 403, { token });
+  await call('GET /repos/{owner}/{repo}', acme, 200, ada);
+  await call('DELETE /applications/{client_id}/token', client, 204, { basic, body: { access_token: ada.token } });
+  await call('DELETE /applications/{client_id}/grant', client, 204, { basic, body: { access_token: (await signIn()).token } });
 
   const runners = 'GET /repos/{owner}/{repo}/actions/runners';
   await call('POST /repos/{owner}/{repo}/actions/runners/registration-token', acme, 201, { token });
@@ -210,6 +241,7 @@ async function main() {
     ['GET /app', {}, app, 'owner'],
     [job, { ...acme, job_id: queued.id }, { token }, 'run_url'],
     [`${runners}`, acme, { token }, 'runners'],
+    ['GET /user', {}, await signIn(), 'public_repos'],
   ]) {
     spoil = (answer) => ({ ...answer, [property]: undefined });
     await assert.rejects(call(route, parameters, 200, options), /must have required property/, `${route} without ${property}`);

@@ -8,10 +8,10 @@ const cut = {
   openapi: whole.openapi,
   info: { title: whole.info.title, version: whole.info.version, license: whole.info.license },
   servers: [{ url: 'http://127.0.0.1' }],
-  // The description names no security; every one of these routes wants a bearer token.
+  // The description names no security; these routes want a bearer token, or the App's client id and secret.
   security: [{ bearer: [] }],
   paths: {},
-  components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer' } } },
+  components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer' }, basic: { type: 'http', scheme: 'basic' } } },
 };
 
 // Texts, examples and GitHub's extensions say nothing that can be checked. Names of properties are left alone.
@@ -52,7 +52,10 @@ for (const line of routes) {
   const { parameters, [method.toLowerCase()]: operation } = whole.paths[path] ?? {};
   if (!operation) throw new Error(`GitHub has no ${line}`);
   cut.paths[path] ??= parameters ? { parameters: strip(parameters, false) } : {};
-  cut.paths[path][method.toLowerCase()] = strip(operation, false);
+  cut.paths[path][method.toLowerCase()] = {
+    ...strip(operation, false),
+    ...(path.startsWith('/applications/') ? { security: [{ basic: [] }] } : {}),
+  };
 }
 follow(cut.paths);
 

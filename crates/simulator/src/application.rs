@@ -14,7 +14,7 @@ use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::webhooks;
 use crate::world::{Addresses, World};
-use crate::{control, rest, runner_protocol};
+use crate::{control, rest, runner_protocol, sign_in};
 
 /// How often it looks at what time alone changes.
 const TICK: Duration = Duration::from_millis(100);
@@ -31,6 +31,7 @@ pub struct Simulator {
 impl Simulator {
     /// Binds the address.
     pub fn build(settings: Settings) -> Result<Self> {
+        sign_in::check_callback_urls(&settings.app.callback_urls).map_err(anyhow::Error::msg)?;
         let listener = TcpListener::bind(settings.listen)
             .with_context(|| format!("cannot listen on {}", settings.listen))?;
         let address = listener.local_addr()?;
@@ -94,6 +95,11 @@ impl Simulator {
                     )
                     .service(web::scope("/simulator/runner").configure(runner_protocol::routes))
                     .service(web::scope("/simulator").configure(control::routes))
+                    .service(
+                        web::scope("/login/oauth")
+                            .wrap(from_fn(rest::page_middleware))
+                            .configure(sign_in::routes),
+                    )
                     .service(
                         web::scope("/api/v3")
                             .wrap(from_fn(rest::middleware))

@@ -1,5 +1,7 @@
 //! The control API, below `/simulator`: the handle over HTTP.
 
+mod people;
+
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
@@ -53,6 +55,7 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
             "/repositories/{id}/installation",
             web::delete().to(remove_from_installation),
         )
+        .configure(people::routes)
         .route("/workflow-jobs", web::post().to(queue))
         .route("/workflow-jobs/{id}", web::get().to(workflow_job))
         .route("/workflow-jobs/{id}/approve", web::post().to(approve))

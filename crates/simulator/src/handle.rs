@@ -1,5 +1,7 @@
 //! Controls a simulator from the same process.
 
+mod people;
+
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -204,7 +206,7 @@ impl Handle {
 
     /// Tokens of this kind end now.
     pub fn expire_tokens(&self, kind: TokenKind) {
-        self.shared.change(|world, _| world.tokens.expire(kind));
+        self.shared.change(|world, _| world.expire_tokens(kind));
     }
 
     /// Whether runners that connect are told that their version is too old.

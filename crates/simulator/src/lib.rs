@@ -15,6 +15,7 @@ mod rest;
 mod runner_protocol;
 mod settings;
 mod shared;
+mod sign_in;
 pub mod standin;
 mod webhooks;
 mod world;

@@ -1,10 +1,12 @@
 //! The simulator's process.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use gha_slurm_simulator::model::Role;
 use gha_slurm_simulator::request::NewRepository;
 use gha_slurm_simulator::{AppKey, Settings, Simulator};
 use secrecy::SecretString;
@@ -50,6 +52,18 @@ struct Arguments {
     /// Sends webhooks as forms (`payload=`) instead of JSON.
     #[arg(long)]
     webhook_form: bool,
+    /// The App's client id [default: made of its numeric id].
+    #[arg(long)]
+    client_id: Option<String>,
+    /// The App's client secret; a line break at its end is not part of it [default: random].
+    #[arg(long, value_name = "FILE")]
+    client_secret_file: Option<PathBuf>,
+    /// An address that people may be sent back to after signing in.
+    #[arg(long, value_name = "URL")]
+    callback_url: Vec<String>,
+    /// A person who can sign in, and their roles (pull, triage, push, maintain, admin) in repositories.
+    #[arg(long, value_name = "LOGIN[:OWNER/NAME=ROLE,…]")]
+    person: Vec<NewPersonArgument>,
     /// A repository that is there from the start, with the App installed; `:public` at its end makes it public.
     #[arg(long, value_name = "OWNER/NAME[:public]")]
     repository: Vec<String>,
@@ -68,8 +82,22 @@ async fn main() -> Result<()> {
     settings.listen = arguments.listen;
     settings.public_url.clone_from(&arguments.public_url);
     settings.web_url.clone_from(&arguments.web_url);
+    settings
+        .app
+        .callback_urls
+        .clone_from(&arguments.callback_url);
+    if let Some(client_id) = &arguments.client_id {
+        settings.app.client_id.clone_from(client_id);
+    }
+    if let Some(file) = &arguments.client_secret_file {
+        settings.app.client_secret = secret(file)?;
+    }
     let simulator = Simulator::build(settings)?;
     let handle = simulator.handle();
+    // Before the repositories: those of a person are their own.
+    for person in &arguments.person {
+        handle.create_person(&person.login)?;
+    }
     for wanted in &arguments.repository {
         let full_name = wanted.strip_suffix(":public").unwrap_or(wanted);
         handle.create_repository(&NewRepository {
@@ -77,11 +105,18 @@ async fn main() -> Result<()> {
             ..NewRepository::named(full_name)
         })?;
     }
+    let repositories = handle.state().repositories;
+    for person in &arguments.person {
+        for (full_name, role) in &person.roles {
+            let repository = repositories
+                .iter()
+                .find(|known| known.full_name().eq_ignore_ascii_case(full_name))
+                .with_context(|| format!("there is no --repository {full_name}"))?;
+            handle.set_role(repository.id, &person.login, *role)?;
+        }
+    }
     if let (Some(url), Some(file)) = (&arguments.webhook_url, &arguments.webhook_secret_file) {
-        let secret = std::fs::read_to_string(file)
-            .with_context(|| format!("cannot read {}", file.display()))?;
-        let secret = SecretString::from(secret.trim_end_matches(['\r', '\n']));
-        handle.set_webhook(url, secret, arguments.webhook_form);
+        handle.set_webhook(url, secret(file)?, arguments.webhook_form);
     }
     tracing::info!(address = %simulator.address(), "listening");
     let stop = CancellationToken::new();
@@ -93,6 +128,39 @@ async fn main() -> Result<()> {
         }
     });
     simulator.run_until_stopped(stop).await
+}
+
+/// `LOGIN[:OWNER/NAME=ROLE,…]`.
+#[derive(Debug, Clone)]
+struct NewPersonArgument {
+    login: String,
+    roles: Vec<(String, Role)>,
+}
+
+impl FromStr for NewPersonArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (login, roles) = text.split_once(':').unwrap_or((text, ""));
+        let roles = roles.split(',').filter(|role| !role.is_empty());
+        let roles = roles.map(|wanted| {
+            let (full_name, role) = wanted
+                .split_once('=')
+                .ok_or_else(|| format!("{wanted:?} is not OWNER/NAME=ROLE"))?;
+            Ok((full_name.to_owned(), role.parse()?))
+        });
+        Ok(Self {
+            login: login.to_owned(),
+            roles: roles.collect::<Result<_, String>>()?,
+        })
+    }
+}
+
+/// The secret in a file; a line break at its end is not part of it.
+fn secret(file: &Path) -> Result<SecretString> {
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(SecretString::from(text.trim_end_matches(['\r', '\n'])))
 }
 
 fn app_key(arguments: &Arguments) -> Result<AppKey> {
@@ -111,7 +179,7 @@ fn app_key(arguments: &Arguments) -> Result<AppKey> {
     AppKey::from_pem(&pem).with_context(|| format!("{} does not serve", file.display()))
 }
 
-fn write_private(file: &std::path::Path, text: &str) -> std::io::Result<()> {
+fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let mut options = std::fs::OpenOptions::new();

@@ -300,6 +300,52 @@ pub struct Delivery {
     pub response_payload: String,
 }
 
+/// What a person may do in a repository, in GitHub's words. Each role includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Reads.
+    Pull,
+    /// Manages issues and pull requests.
+    Triage,
+    /// Writes.
+    Push,
+    /// Manages the repository without access to sensitive settings.
+    Maintain,
+    /// Administers the repository, its runners included.
+    Admin,
+}
+
+impl std::str::FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "pull" => Ok(Self::Pull),
+            "triage" => Ok(Self::Triage),
+            "push" => Ok(Self::Push),
+            "maintain" => Ok(Self::Maintain),
+            "admin" => Ok(Self::Admin),
+            _ => Err(format!(
+                "{text:?} is none of pull, triage, push, maintain and admin"
+            )),
+        }
+    }
+}
+
+/// A person who can sign in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Person {
+    /// GitHub's id.
+    pub id: i64,
+    /// The name, as first written.
+    pub login: String,
+    /// Roles by repository id, without those of an owner.
+    pub roles: BTreeMap<i64, Role>,
+    /// Whether the person has authorized the App.
+    pub authorized: bool,
+}
+
 /// Everything at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
@@ -307,6 +353,8 @@ pub struct State {
     pub installations: Vec<Installation>,
     /// Repositories by id.
     pub repositories: Vec<Repository>,
+    /// People by login.
+    pub people: Vec<Person>,
     /// Registered runners by id.
     pub runners: Vec<Runner>,
     /// Workflow runs by id.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Permissions;
+use crate::model::{Permissions, Role};
 
 /// The App is installed on an account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,33 @@ pub struct RepositoryChange {
     /// Whether only members see it.
     #[serde(default)]
     pub private: Option<bool>,
+}
+
+/// A person is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPerson {
+    /// The name.
+    pub login: String,
+}
+
+/// A person gets this role in a repository, in place of any other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoleChange {
+    /// The role.
+    pub role: Role,
+}
+
+/// A person opens the address of the App's "Sign in with GitHub" and presses a button.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignIn {
+    /// The address, of `/login/oauth/authorize`.
+    pub url: String,
+    /// The person who signs in; "Cancel" when absent.
+    #[serde(default)]
+    pub login: Option<String>,
 }
 
 /// A workflow job is made.
@@ -275,6 +302,12 @@ pub enum TokenKind {
     Installation,
     /// Registration and remove tokens.
     Registration,
+    /// Codes that people brought back from signing in.
+    AuthorizationCode,
+    /// User access tokens.
+    User,
+    /// Refresh tokens.
+    Refresh,
 }
 
 /// Why the simulator could not do as asked.

@@ -4,7 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use jsonwebtoken::DecodingKey;
+use secrecy::SecretString;
 use url::Url;
+
+use crate::world::tokens::noise;
 
 /// Everything a simulator is started with.
 #[derive(Debug, Clone)]
@@ -24,7 +27,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Listens on a free loopback port, with GitHub's own times.
+    /// Listens on a free loopback port, with GitHub's own times. The client secret is random, and there are no callback
+    /// URLs, so nobody can sign in before `app.callback_urls` has one.
     pub fn new(app_id: u64, app_key: AppKey) -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -34,6 +38,8 @@ impl Settings {
                 id: app_id,
                 slug: "gha-slurm".to_owned(),
                 client_id: format!("Iv23li{app_id:014}"),
+                client_secret: SecretString::from(noise(40)),
+                callback_urls: Vec::new(),
             },
             app_key,
             timing: Timing::default(),
@@ -50,6 +56,10 @@ pub struct AppFacts {
     pub slug: String,
     /// Its client id, accepted as issuer as well.
     pub client_id: String,
+    /// Its client secret, for the sign-in of people.
+    pub client_secret: SecretString,
+    /// The addresses that people may be sent back to after signing in. The first one is the default.
+    pub callback_urls: Vec<String>,
 }
 
 /// How long things last. The defaults are GitHub's.
@@ -59,6 +69,12 @@ pub struct Timing {
     pub installation_token: Duration,
     /// Registration and remove tokens: 1 h.
     pub runner_token: Duration,
+    /// The code that a person brings back from signing in: 10 min.
+    pub authorization_code: Duration,
+    /// User access tokens: 8 h.
+    pub user_token: Duration,
+    /// Refresh tokens: 183 days.
+    pub refresh_token: Duration,
     /// A workflow job that its runner did not take is offered again: 60 s.
     pub pick_up: Duration,
     /// A workflow job fails when its runner was not heard of: 10 min.
@@ -75,6 +91,9 @@ impl Default for Timing {
         Self {
             installation_token: HOUR,
             runner_token: HOUR,
+            authorization_code: Duration::from_secs(600),
+            user_token: 8 * HOUR,
+            refresh_token: Duration::from_secs(15_811_200),
             pick_up: Duration::from_secs(60),
             lost_runner: Duration::from_secs(600),
             webhook: Duration::from_secs(10),

@@ -2,6 +2,7 @@
 
 mod actions;
 mod deliveries;
+mod people;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};

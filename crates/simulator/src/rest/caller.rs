@@ -1,11 +1,15 @@
-//! Who calls: the App by its signed JWT, or an installation by its token.
+//! Who calls: the App by its signed JWT or its client secret, an installation or a person by a token.
 
 use actix_web::HttpRequest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::{Algorithm, Validation};
+use secrecy::ExposeSecret as _;
 use serde_json::Value;
 
-use crate::model::{Access, Installation};
+use crate::model::{Access, Account, Installation};
 use crate::rest::error::GitHubError;
+use crate::settings::AppFacts;
 use crate::shared::Shared;
 use crate::world::tokens::Grant;
 use crate::world::{Now, World};
@@ -22,11 +26,60 @@ fn credential(request: &HttpRequest) -> Option<&str> {
 
 /// Whose rate limit a call uses up.
 pub(crate) fn spender(request: &HttpRequest, shared: &Shared) -> String {
-    let token = credential(request).filter(|credential| credential.starts_with("ghs_"));
-    let installation = token.and_then(|token| {
-        shared.read(|world, now| world.tokens.grant(token, now).map(|g| g.installation_id))
+    let token = credential(request).filter(|credential| credential.starts_with("gh"));
+    let spender = token.and_then(|token| {
+        shared.read(|world, now| {
+            let grant = world.tokens.grant(token, now);
+            grant
+                .map(|grant| format!("installation {}", grant.installation_id))
+                .or_else(|| Some(format!("user {}", world.sign_ins.person_of(token, now)?)))
+        })
     });
-    installation.map_or_else(|| "app".to_owned(), |id| format!("installation {id}"))
+    spender.unwrap_or_else(|| "app".to_owned())
+}
+
+/// The person whose user access token this is; nobody if it is none that is valid.
+pub(crate) fn person<'w>(request: &HttpRequest, world: &'w World, now: Now) -> Option<&'w Account> {
+    let id = world.sign_ins.person_of(credential(request)?, now)?;
+    world.person_with_id(id)
+}
+
+/// Requires a user access token.
+pub(crate) fn require_person<'w>(
+    request: &HttpRequest,
+    world: &'w World,
+    now: Now,
+) -> Result<&'w Account, GitHubError> {
+    let token =
+        credential(request).ok_or_else(|| GitHubError::new(401, "Requires authentication"))?;
+    if world.tokens.grant(token, now).is_some() {
+        return Err(GitHubError::not_accessible());
+    }
+    person(request, world, now).ok_or_else(GitHubError::bad_credentials)
+}
+
+/// Requires the App's client id and client secret (HTTP Basic), and its client id in the address.
+pub(crate) fn require_client(request: &HttpRequest, world: &World) -> Result<(), GitHubError> {
+    let AppFacts {
+        client_id,
+        client_secret,
+        ..
+    } = &world.app;
+    let expected = STANDARD.encode(format!("{client_id}:{}", client_secret.expose_secret()));
+    let header = request.headers().get("authorization");
+    let is_client = header
+        .and_then(|header| header.to_str().ok())
+        .and_then(|header| header.split_once(' '))
+        .is_some_and(|(scheme, value)| {
+            scheme.eq_ignore_ascii_case("basic") && value.trim() == expected
+        });
+    if !is_client {
+        return Err(GitHubError::bad_credentials());
+    }
+    if request.match_info().get("client_id") != Some(client_id.as_str()) {
+        return Err(GitHubError::not_found());
+    }
+    Ok(())
 }
 
 /// Requires the App's JWT: RS256, `iat` not ahead, `exp` ahead by at most ten minutes, `iss` the App's id or client id.
@@ -85,10 +138,12 @@ pub(crate) fn require_installation(
     let Some(token) = credential(request) else {
         return Err(GitHubError::new(401, "Requires authentication"));
     };
-    let grant = world
-        .tokens
-        .grant(token, now)
-        .ok_or_else(GitHubError::bad_credentials)?;
+    let grant = world.tokens.grant(token, now).ok_or_else(|| {
+        match world.sign_ins.person_of(token, now) {
+            Some(_) => GitHubError::not_accessible(),
+            None => GitHubError::bad_credentials(),
+        }
+    })?;
     let installation = installation_of(grant, world).ok_or_else(GitHubError::bad_credentials)?;
     if installation.suspended_at.is_some() {
         return Err(GitHubError::new(

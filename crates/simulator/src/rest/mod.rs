@@ -2,12 +2,14 @@
 
 mod actions;
 mod app;
+mod authorizations;
 mod caller;
 mod error;
 mod hook;
 mod page;
 mod repository;
 mod runners;
+mod user;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
@@ -50,7 +52,21 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
             "/installation/repositories",
             web::get().to(app::installation_repositories),
         )
-        .route("/rate_limit", web::get().to(app::rate_limit));
+        .route("/rate_limit", web::get().to(app::rate_limit))
+        .route("/user", web::get().to(user::get))
+        .route("/user/installations", web::get().to(user::installations))
+        .route(
+            "/user/installations/{installation_id}/repositories",
+            web::get().to(user::repositories),
+        )
+        .route(
+            "/applications/{client_id}/token",
+            web::delete().to(authorizations::delete_token),
+        )
+        .route(
+            "/applications/{client_id}/grant",
+            web::delete().to(authorizations::delete_grant),
+        );
     // A renamed repository redirects to its numeric address, so everything answers there as well.
     for repository in ["/repos/{owner}/{repo}", "/repositories/{repository_id}"] {
         let at = |rest: &str| format!("{repository}{rest}");
@@ -172,19 +188,49 @@ pub(crate) async fn middleware(
                 answer
             }
         }
-        Some(RestEffect::DelayMs(milliseconds)) => {
+        Some(effect) => disturbed(effect, request, next).await?,
+    };
+    limit.write(answer.headers_mut());
+    Ok(answer)
+}
+
+/// Counts a call of what is no part of the REST API and has no rate limit, and makes it go wrong if asked to.
+pub(crate) async fn page_middleware(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let Some(shared) = request.app_data::<web::Data<Shared>>().cloned() else {
+        return Err(GitHubError::new(500, "no state").into());
+    };
+    let route = route_of(&request);
+    let effect = shared.note(|world, _| {
+        *world.calls.entry(route.clone()).or_default() += 1;
+        world.faults.take_rest(&route)
+    });
+    match effect {
+        None => Ok(next.call(request).await?.map_into_boxed_body()),
+        Some(effect) => disturbed(effect, request, next).await,
+    }
+}
+
+/// The answer that a fault asks for.
+async fn disturbed(
+    effect: RestEffect,
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    Ok(match effect {
+        RestEffect::DelayMs(milliseconds) => {
             let done = next.call(request).await?.map_into_boxed_body();
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
             done
         }
-        Some(RestEffect::LoseAnswer) => {
+        RestEffect::LoseAnswer => {
             let done = next.call(request).await?;
             done.into_response(GitHubError::new(502, "Server Error").error_response())
         }
-        Some(effect) => request.into_response(GitHubError::instead(effect).error_response()),
-    };
-    limit.write(answer.headers_mut());
-    Ok(answer)
+        effect => request.into_response(GitHubError::instead(effect).error_response()),
+    })
 }
 
 /// Adds an `ETag` to a response, or replaces it by 304 without a body if the caller has it already.

@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::model::{Access, Repository};
-use crate::rest::caller::{require_installation, require_permission, sees};
+use crate::rest::caller::{person, require_installation, require_permission, sees};
 use crate::rest::error::GitHubError;
 use crate::shared::Shared;
 use crate::world::accounts::Lookup;
@@ -74,6 +74,12 @@ pub(crate) async fn get(
 ) -> Result<HttpResponse, GitHubError> {
     let body = shared.read(|world, now| {
         let repository = addressed(&request, world)?;
+        if let Some(person) = person(&request, world, now) {
+            return world
+                .role_of_token(person.id, &repository)
+                .map(|role| world.repository_body_for(&repository, role))
+                .ok_or_else(GitHubError::not_found);
+        }
         let seen = if request.headers().contains_key("authorization") {
             let grant = require_installation(&request, world, now)?;
             sees(&grant, world, repository.id)

@@ -184,6 +184,8 @@ impl World {
             self.remove_from_installation(id, now)?;
         }
         self.repositories.remove(&id);
+        self.roles
+            .retain(|(repository_id, _), _| *repository_id != id);
         self.former_names.retain(|_, named| *named != id);
         self.runners
             .retain(|_, runner| runner.facts.repository_id != id);

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{Now, World};
 use crate::bodies::{account, example, node_id, put, selection, time, visibility};
-use crate::model::{Delivery, Installation, Repository, WorkflowJob};
+use crate::model::{Account, Delivery, Installation, Repository, WorkflowJob};
 use crate::request::ControlError;
 
 /// The number of the App's webhook.
@@ -36,6 +36,7 @@ examples!(
     "installation.unsuspend",
     "installation_repositories.added",
     "installation_repositories.removed",
+    "github_app_authorization.revoked",
     "ping",
 );
 
@@ -199,6 +200,19 @@ impl World {
             );
         }
         body
+    }
+
+    /// What GitHub sends when a person revokes the authorization of the App
+    /// (<https://docs.github.com/webhooks/webhook-events-and-payloads#github_app_authorization>).
+    pub(crate) fn emit_authorization_revoked(&mut self, person: &Account, now: Now) {
+        let event = "github_app_authorization";
+        let text = published("github_app_authorization.revoked").unwrap_or("{}");
+        let mut body = example(text, &self.addresses, &person.login, &person.login);
+        put(
+            &mut body,
+            json!({ "sender": account(person, &self.addresses) }),
+        );
+        self.emit(event, Some("revoked"), &body, About::default(), now);
     }
 
     /// What GitHub sends when a webhook is set up.

@@ -5,7 +5,9 @@ pub(crate) mod assignment;
 pub(crate) mod deliveries;
 pub(crate) mod events;
 pub(crate) mod faults;
+pub(crate) mod people;
 pub(crate) mod runners;
+pub(crate) mod sign_ins;
 pub(crate) mod tokens;
 pub(crate) mod workflow_jobs;
 
@@ -13,7 +15,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 
-use crate::model::{Account, Installation, Repository, Runner, State, WorkflowJob, WorkflowRun};
+use crate::model::{
+    Account, Installation, Repository, Role, Runner, State, WorkflowJob, WorkflowRun,
+};
+use crate::request::TokenKind;
 use crate::settings::{AppFacts, Timing};
 
 pub(crate) type Now = DateTime<Utc>;
@@ -37,6 +42,8 @@ pub(crate) struct World {
     pub(crate) repositories: BTreeMap<i64, Repository>,
     /// Lower-case `owner/name` that a repository had once.
     former_names: BTreeMap<String, i64>,
+    /// Roles that people were given, by repository and person.
+    roles: BTreeMap<(i64, i64), Role>,
     runners: BTreeMap<i64, Registration>,
     /// Ids of runners by repository and name in lower case.
     runner_names: HashMap<(i64, String), i64>,
@@ -45,6 +52,7 @@ pub(crate) struct World {
     pub(crate) runs: BTreeMap<i64, WorkflowRun>,
     pub(crate) workflow_jobs: BTreeMap<i64, WorkflowJob>,
     pub(crate) tokens: tokens::Tokens,
+    pub(crate) sign_ins: sign_ins::SignIns,
     pub(crate) deliveries: deliveries::Deliveries,
     pub(crate) faults: faults::Faults,
     assignment: Assignment,
@@ -100,12 +108,14 @@ impl World {
             installations: BTreeMap::new(),
             repositories: BTreeMap::new(),
             former_names: BTreeMap::new(),
+            roles: BTreeMap::new(),
             runners: BTreeMap::new(),
             runner_names: HashMap::new(),
             label_ids: BTreeMap::new(),
             runs: BTreeMap::new(),
             workflow_jobs: BTreeMap::new(),
             tokens: tokens::Tokens::default(),
+            sign_ins: sign_ins::SignIns::default(),
             deliveries: deliveries::Deliveries::default(),
             faults: faults::Faults::default(),
             assignment: Assignment::default(),
@@ -120,6 +130,7 @@ impl World {
         State {
             installations: self.installations.values().cloned().collect(),
             repositories: self.repositories.values().cloned().collect(),
+            people: self.people(),
             runners: self.runners(now),
             workflow_runs: self.runs.values().cloned().collect(),
             workflow_jobs: self.workflow_jobs.values().cloned().collect(),
@@ -129,8 +140,15 @@ impl World {
         }
     }
 
+    /// Ends tokens of this kind.
+    pub(crate) fn expire_tokens(&mut self, kind: TokenKind) {
+        self.tokens.expire(kind);
+        self.sign_ins.expire(kind);
+    }
+
     /// What time alone changes. Gives whether anything did.
     pub(crate) fn expire(&mut self, now: Now) -> bool {
+        self.sign_ins.prune(now);
         let offers = self.withdraw_stale_offers(now);
         let lost = self.fail_lost(now);
         offers || lost

@@ -104,6 +104,7 @@ impl Tokens {
         match kind {
             TokenKind::Installation => self.grants.clear(),
             TokenKind::Registration => self.runner_tokens.clear(),
+            TokenKind::AuthorizationCode | TokenKind::User | TokenKind::Refresh => {}
         }
     }
 }

@@ -91,6 +91,87 @@ async fn a_build_is_driven_over_http() {
 }
 
 #[tokio::test]
+async fn people_sign_in_over_http() {
+    let sim = Sim::start();
+    let ada = sim
+        .post("/simulator/people", "", json!({ "login": "ada" }))
+        .await;
+    assert_eq!(
+        (ada.status.as_u16(), &ada.body["login"]),
+        (201, &json!("ada"))
+    );
+    assert_eq!(ada.body["authorized"], false);
+    let again = sim
+        .post("/simulator/people", "", json!({ "login": "Ada" }))
+        .await;
+    assert_eq!(again.body["id"], ada.body["id"]);
+    for (login, status) in [("acme", 409), ("", 409), ("a/b", 409)] {
+        let answer = sim
+            .post("/simulator/people", "", json!({ "login": login }))
+            .await;
+        assert_eq!(answer.status, status, "{login}");
+    }
+
+    let role = format!("/simulator/repositories/{}/people/ada", sim.widgets.id);
+    let set = async |path: &str, role: &str| {
+        let body = json!({ "role": role });
+        sim.call(Method::PUT, path, "", Some(body)).await.status
+    };
+    assert_eq!(set(&role, "maintain").await, 204);
+    assert_eq!(set(&role, "owner").await, 422);
+    assert_eq!(set(&role.replace("ada", "nobody"), "push").await, 404);
+    assert_eq!(
+        set("/simulator/repositories/1/people/ada", "push").await,
+        404
+    );
+    let state = sim.get("/simulator/state", "").await;
+    let id = sim.widgets.id.to_string();
+    assert_eq!(state.body["people"][0]["roles"], json!({ id: "maintain" }));
+    for _ in 0..2 {
+        assert_eq!(sim.call(Method::DELETE, &role, "", None).await.status, 204);
+    }
+    assert!(sim.handle.state().people[0].roles.is_empty());
+
+    let urls = json!({ "urls": ["http://127.0.0.1:8001/callback"] });
+    let path = "/simulator/callback-urls";
+    assert_eq!(
+        sim.call(Method::PUT, path, "", Some(urls)).await.status,
+        204
+    );
+    let wrong = json!({ "urls": ["callback"] });
+    assert_eq!(
+        sim.call(Method::PUT, path, "", Some(wrong)).await.status,
+        409
+    );
+    let url = format!(
+        "{}/login/oauth/authorize?client_id={}",
+        sim.base,
+        sim.handle.client_id()
+    );
+    let back = async |body| sim.post("/simulator/sign-ins", "", body).await;
+    let signed_in = back(json!({ "url": url, "login": "ada" })).await;
+    let location = signed_in.body["location"].as_str().unwrap();
+    assert!(
+        location.starts_with("http://127.0.0.1:8001/callback?code="),
+        "{location}"
+    );
+    let cancelled = back(json!({ "url": url })).await;
+    let location = cancelled.body["location"].as_str().unwrap();
+    assert!(location.contains("error=access_denied"), "{location}");
+    assert_eq!(back(json!({ "url": url, "login": "x" })).await.status, 404);
+    assert_eq!(
+        back(json!({ "url": "x", "login": "ada" })).await.status,
+        409
+    );
+
+    let path = "/simulator/people/ada/authorization";
+    for status in [204, 409] {
+        let answer = sim.call(Method::DELETE, path, "", None).await;
+        assert_eq!(answer.status, status);
+    }
+}
+
+#[tokio::test]
 async fn what_can_go_wrong_is_asked_for_over_http() {
     let sim = Sim::start();
     let fault = json!({ "route": "GET /app", "effect": { "answer": { "status": 500 } } });

@@ -9,6 +9,7 @@ mod process;
 mod rest_app;
 mod rest_runners;
 mod rest_runs;
+mod sign_in;
 mod standin;
 mod webhooks;
 

@@ -16,6 +16,8 @@ async fn it_starts_with_repositories_and_a_new_key_and_stops_when_told() {
     let key = folder.path().join("app.pem");
     let secret = folder.path().join("secret");
     std::fs::write(&secret, "s3cret\n").unwrap();
+    let client_secret = folder.path().join("client-secret");
+    std::fs::write(&client_secret, "t0p\n").unwrap();
     let base = format!("http://127.0.0.1:{}", free_port());
     let mut child = Command::new(env!("CARGO_BIN_EXE_gha-slurm-simulator"))
         .args([
@@ -39,6 +41,12 @@ async fn it_starts_with_repositories_and_a_new_key_and_stops_when_told() {
             "--repository",
             "acme/open:public",
         ])
+        .args(["--repository", "ada/notes", "--client-id", "Iv1.seven"])
+        .args(["--callback-url", "http://127.0.0.1:9/callback"])
+        .args(["--person", "grace", "--person"])
+        .arg("ada:acme/widgets=maintain,Acme/Open=triage")
+        .arg("--client-secret-file")
+        .arg(&client_secret)
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)
@@ -83,6 +91,53 @@ async fn it_starts_with_repositories_and_a_new_key_and_stops_when_told() {
         .await
         .unwrap();
     assert_eq!(open["private"], false);
+    let authorize = format!("{base}/login/oauth/authorize?client_id=Iv1.seven");
+    let signed_in: Value = http
+        .post(format!("{base}/simulator/sign-ins"))
+        .json(&json!({ "url": authorize, "login": "ada" }))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let (_, code) = signed_in["location"]
+        .as_str()
+        .unwrap()
+        .split_once("?code=")
+        .unwrap();
+    let tokens: Value = http
+        .post(format!("{base}/login/oauth/access_token"))
+        .header("accept", "application/json")
+        .json(&json!({ "client_id": "Iv1.seven", "client_secret": "t0p", "code": code }))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let mut roles = Vec::new();
+    for name in ["ada/notes", "acme/open", "acme/widgets"] {
+        let repository: Value = http
+            .get(format!("{base}/repos/{name}"))
+            .bearer_auth(tokens["access_token"].as_str().unwrap())
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
+        let permissions = &repository["permissions"];
+        roles.push(["admin", "maintain", "triage"].map(|name| permissions[name] == true));
+    }
+    assert_eq!(
+        roles,
+        [
+            [true, true, true],
+            [false, false, true],
+            [false, true, true]
+        ]
+    );
     let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
     let ended = tokio::time::timeout(DEADLINE, child.wait())
@@ -103,6 +158,10 @@ async fn what_is_missing_is_named() {
         assert!(!ended.status.success());
         String::from_utf8(ended.stderr).unwrap()
     };
+    for wrong in ["ada:acme/widgets", "ada:acme/widgets=owner"] {
+        let wrong = run(&["--app-id", "1", "--person", wrong]).await;
+        assert!(wrong.contains("--person"), "{wrong}");
+    }
     assert!(
         run(&["--app-id", "1"])
             .await

@@ -17,7 +17,7 @@ use crate::{APP_ID, DEADLINE, Sim, app_jwt, settings};
 const SECRET: &str = "s3cret";
 
 /// Takes deliveries and answers with this status.
-async fn receiver(sim: &Sim, status: u16) -> MockServer {
+pub(super) async fn receiver(sim: &Sim, status: u16) -> MockServer {
     let server = MockServer::start().await;
     Mock::given(any())
         .respond_with(ResponseTemplate::new(status).set_body_string("taken"))
@@ -31,7 +31,7 @@ async fn receiver(sim: &Sim, status: u16) -> MockServer {
     server
 }
 
-async fn received(server: &MockServer, count: usize) -> Vec<Request> {
+pub(super) async fn received(server: &MockServer, count: usize) -> Vec<Request> {
     wait_until("the deliveries arrived", DEADLINE, || async {
         let requests = server.received_requests().await.unwrap();
         (requests.len() >= count).then_some(requests)
