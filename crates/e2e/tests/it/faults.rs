@@ -1,6 +1,7 @@
 //! Schedules of faults beneath a stream of builds: nothing may be lost, doubled, leaked or stuck. `make test-faults` runs all of
 //! them and prints what docs/reliability.md keeps; `make test` the short one.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
@@ -460,6 +461,8 @@ struct Stream {
     stack: Stack,
     around: Surroundings,
     builds: Vec<i64>,
+    /// Numbers of the Slurm jobs that were ever seen: Slurm forgets those that have been over for five minutes (slurm.conf(5), `MinJobAge`).
+    slurm_jobs: BTreeSet<String>,
     /// Between two builds.
     pace: Duration,
     next: Instant,
@@ -496,6 +499,7 @@ impl Stream {
             stack,
             around,
             builds: Vec::new(),
+            slurm_jobs: BTreeSet::new(),
             pace,
             next: Instant::now(),
             are_webhooks_faulty: false,
@@ -547,6 +551,7 @@ impl Stream {
 
     /// Faults begin together, and end, each after its time.
     async fn happen(&mut self, together: &[Fault]) {
+        self.look_at_slurm().await;
         for fault in together {
             self.begin(*fault).await;
         }
@@ -668,8 +673,16 @@ impl Stream {
         start.elapsed()
     }
 
+    async fn look_at_slurm(&mut self) {
+        if self.stack.has_slurm() {
+            let queue = self.stack.queue_of_slurm().await;
+            self.slurm_jobs
+                .extend(queue.into_iter().map(|(number, ..)| number));
+        }
+    }
+
     /// Waits for rest, and answers what came of it all.
-    async fn row(&self, name: &str, faults: usize, recovery: Duration) -> Row {
+    async fn row(&mut self, name: &str, faults: usize, recovery: Duration) -> Row {
         let rest = try_wait_until("nothing is left", RECOVERY, || async {
             match self.left_behind().await {
                 0 => Ok(()),
@@ -681,8 +694,9 @@ impl Stream {
         } else {
             self.left_behind().await
         };
+        self.look_at_slurm().await;
         let slurm_jobs = if self.stack.has_slurm() {
-            self.stack.queue_of_slurm().await.len()
+            self.slurm_jobs.len()
         } else {
             self.stack.slurm_jobs().len()
         };

@@ -473,7 +473,7 @@ impl Stack {
             let detail = self.build_detail(id).await;
             match detail {
                 Some(detail) if detail.build.state == WorkflowJobState::Completed => Ok(detail),
-                other => Err(other.map(|d| (d.build.state, d.build.verdict, d.build.reason))),
+                other => Err(other.map(|d| (d.build.state, d.build.verdict, d.build.status))),
             }
         })
         .await
@@ -580,7 +580,7 @@ impl Stack {
         let detail = self.build_detail(id).await?;
         Some((
             detail.build.verdict.as_str().to_owned(),
-            detail.build.reason.unwrap_or_default(),
+            detail.build.status.why.unwrap_or_default(),
         ))
     }
 

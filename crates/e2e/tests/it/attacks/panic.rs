@@ -133,7 +133,7 @@ async fn everything_is_stopped_and_goes_on() {
         let reason = stack
             .build_detail(late)
             .await
-            .and_then(|detail| detail.build.reason);
+            .and_then(|detail| detail.build.status.why);
         match reason {
             Some(reason) if reason.contains("a key was stolen") => Ok(()),
             other => Err(other),
