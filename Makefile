@@ -27,7 +27,7 @@ test-apptainer: ## tests of runners in containers, with Apptainer itself, in a D
 test-slurm: packages ## slurm-agent's tests on the Slurm of another Debian: DEBIAN=trixie; takes root
 	@scripts/test-slurm.sh $(or $(DEBIAN),trixie) $(TESTS)
 
-test-faults: packages build ## builds beneath schedules of faults: docs/reliability.md; takes 10 minutes, some of it root
+test-faults: packages build ## builds beneath schedules of faults: docs/reliability.md; takes 10 minutes; some of it takes root
 	$(XTASK) with-services -- cargo test --locked -p gha-slurm-e2e --test it faults:: -- --include-ignored --nocapture --test-threads 2
 
 # BENCH holds options: BENCH=--json, BENCH='--seconds 10 --rounds 5'.

@@ -24,10 +24,13 @@ pub const NOT_BEFORE_S: i64 = 120;
 /// How long a token is valid: GitHub fails what is queued for more than 24 h, and an hour on top.
 pub const DEFAULT_LIFETIME_S: i64 = 25 * 60 * 60;
 
+/// Longest that `keys.lifetime_s` of the launcher may be: the agent remembers each launch for a week longer than its token is valid.
+pub const LONGEST_LIFETIME_S: i64 = 7 * 24 * 60 * 60;
+
 /// What every kind of token says of itself.
 pub trait Claims: DeserializeOwned {
-    /// Longest time in seconds between its issue and its end; `None`: as its issuer likes.
-    const LONGEST_S: Option<i64>;
+    /// Longest time in seconds between its issue and its end.
+    const LONGEST_S: i64;
 
     /// `iat`.
     fn issued_at(&self) -> i64;
@@ -39,7 +42,7 @@ pub trait Claims: DeserializeOwned {
 macro_rules! claims {
     ($($claims:ty: $longest_s:expr),+ $(,)?) => {$(
         impl Claims for $claims {
-            const LONGEST_S: Option<i64> = $longest_s;
+            const LONGEST_S: i64 = $longest_s;
 
             fn issued_at(&self) -> i64 {
                 self.iat
@@ -53,11 +56,10 @@ macro_rules! claims {
 }
 
 claims! {
-    // `keys.lifetime_s` of the launcher.
-    LaunchClaims: None,
-    CallClaims: Some(ASSERTION_LIFETIME_S),
-    AgentClaims: Some(AGENT_ASSERTION_LIFETIME_S),
-    UserClaims: Some(USER_ASSERTION_LIFETIME_S),
+    LaunchClaims: LONGEST_LIFETIME_S,
+    CallClaims: ASSERTION_LIFETIME_S,
+    AgentClaims: AGENT_ASSERTION_LIFETIME_S,
+    UserClaims: USER_ASSERTION_LIFETIME_S,
 }
 
 /// Longest token that is looked at.
@@ -219,10 +221,10 @@ fn check_lifetime<T: Claims>(claims: &T, now_s: i64) -> Result<(), TokenError> {
         return Err(TokenError::NotYetValid);
     }
     let lifetime_s = claims.expires_at().saturating_sub(claims.issued_at());
-    match T::LONGEST_S {
-        Some(longest_s) if lifetime_s > longest_s => Err(TokenError::TooLong(longest_s)),
-        _ => Ok(()),
+    if lifetime_s > T::LONGEST_S {
+        return Err(TokenError::TooLong(T::LONGEST_S));
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -367,7 +369,7 @@ mod tests {
             Err(TokenError::NotYetValid)
         );
         // The launcher's settings say how long a launch token is valid.
-        assert!(check(&token("exp", json!(now + 10 * DEFAULT_LIFETIME_S)), &folder).is_ok());
+        assert!(check(&token("exp", json!(now + 6 * DEFAULT_LIFETIME_S)), &folder).is_ok());
     }
 
     #[test]
@@ -399,6 +401,19 @@ mod tests {
             let too_long = all(Some(TokenError::TooLong(60)));
             assert_eq!(check(lifetime_s, now, now - 60), too_long);
         }
+        let launch = |lifetime_s: i64| {
+            let claims = LaunchClaims {
+                exp: now.saturating_add(lifetime_s),
+                iat: now,
+                ..claims()
+            };
+            let signed = signer.sign(&claims).unwrap();
+            verify::<LaunchClaims>(signed.expose_secret(), &keys, AUDIENCE_AGENT, ISSUER).err()
+        };
+        assert_eq!(launch(LONGEST_LIFETIME_S), None);
+        let too_long = Some(TokenError::TooLong(LONGEST_LIFETIME_S));
+        assert_eq!(launch(LONGEST_LIFETIME_S + 1), too_long);
+        assert_eq!(launch(i64::MAX), too_long);
         // Issued long ago, with an end in the future.
         assert_eq!(
             check(i64::MAX / 2, 0, 0),

@@ -83,8 +83,17 @@ async fn workflow_job(
         traceparent: gha_slurm_telemetry::current_traceparent(),
     };
     let mut news = News::default();
-    learn(lock, heard, &standing, policy, &mut news, now).await?;
+    learn(lock, heard, By::Webhook, &standing, policy, &mut news, now).await?;
     planning::plan_classes(lock, &news, policy, now).await
+}
+
+/// How GitHub said something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// By a webhook, which anyone can forge who has the webhook secret.
+    Webhook,
+    /// By its REST API.
+    Rest,
 }
 
 /// Records what an event says of its repository, if that is news, and returns how the repository stands. What depends on it is
@@ -157,6 +166,7 @@ async fn hear_of(
 pub(crate) async fn learn(
     lock: &mut ScopeLock<'_>,
     heard: Heard,
+    by: By,
     standing: &Standing,
     policy: &Policy,
     news: &mut News,
@@ -164,7 +174,21 @@ pub(crate) async fn learn(
 ) -> Result<(), StorageError> {
     let id = WorkflowJobId(heard.facts.id);
     let before = workflow_jobs::find(lock.conn(), id).await?;
-    let learned = WorkflowJob::learn(before.as_ref(), heard, now);
+    let is_elsewhere = |job: &&WorkflowJob| job.repository != lock.repository();
+    let known = match (before.as_ref().filter(is_elsewhere), by) {
+        (None, _) => before.as_ref(),
+        // A workflow job stays in its repository.
+        (Some(_), By::Webhook) => {
+            tracing::warn!(
+                workflow_job.id = id.0,
+                "a webhook puts a workflow job into another repository: ignored until GitHub is asked"
+            );
+            return Ok(());
+        }
+        // What was said of it there was forged.
+        (Some(_), By::Rest) => None,
+    };
+    let learned = WorkflowJob::learn(known, heard, now);
     let (job, fresh, decided) = if learned.job.is_open() {
         planning::decide(lock, learned.job, standing, policy, now).await?
     } else {

@@ -186,7 +186,16 @@ impl Inquiry {
                 installation,
                 traceparent: gha_slurm_telemetry::current_traceparent(),
             };
-            events::learn(lock, heard, &standing, &self.policy, &mut news, now).await?;
+            events::learn(
+                lock,
+                heard,
+                events::By::Rest,
+                &standing,
+                &self.policy,
+                &mut news,
+                now,
+            )
+            .await?;
         }
         planning::plan_classes(lock, &news, &self.policy, now).await
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use gha_slurm_auth::token::LONGEST_LIFETIME_S;
 use gha_slurm_auth::{KeyFolder, KeySet, Signer};
 use gha_slurm_domain::launch::RunnerMode;
 use gha_slurm_domain::planner::PlannerLimits;
@@ -87,8 +88,11 @@ impl gha_slurm_service_kit::Settings for Settings {
         let folder = &self.keys.folder;
         let signer = Signer::load(&KeyFolder::new(folder));
         check_keys("keys.folder", folder, Pem::PrivateKey, signer, problems);
-        if self.keys.lifetime_s <= 0 {
-            problems.add("keys.lifetime_s", "must be more than 0");
+        if !(1..=LONGEST_LIFETIME_S).contains(&self.keys.lifetime_s) {
+            problems.add(
+                "keys.lifetime_s",
+                format!("must be from 1 to {LONGEST_LIFETIME_S} (seven days)"),
+            );
         }
         let mut listens = vec![("operations.listen", self.operations.listen)];
         if let Some(http) = &self.http {

@@ -194,6 +194,20 @@ pub enum PolicyRefusal {
     Stopped(String),
 }
 
+/// A constraint may count nodes (sbatch(1), `--constraint`, "Multiple Counts"), which `--nodes` then does not bound.
+fn one_node_each(
+    constraint: Option<String>,
+    most_nodes: Option<u32>,
+) -> Result<Option<String>, PolicyRefusal> {
+    let counts = constraint.as_ref().is_some_and(|text| text.contains('*'));
+    if counts && most_nodes.is_some() {
+        return Err(never(
+            "the constraint counts nodes (`*`), which is not allowed where policy.max.nodes is set",
+        ));
+    }
+    Ok(constraint)
+}
+
 fn never(text: impl Into<String>) -> PolicyRefusal {
     PolicyRefusal::Never(text.into())
 }
@@ -323,7 +337,7 @@ impl PolicySettings {
             account: allowed("account", account, self.accounts.as_deref())?,
             qos: allowed("QOS", qos, self.qos.as_deref())?,
             // Slurm itself says who may use which of these.
-            constraint: name("constraint", constraint)?,
+            constraint: name("constraint", one_node_each(constraint, most_nodes)?)?,
             reservation: name("reservation", reservation)?,
             nodes: at_most("nodes", nodes, most_nodes)?,
             exclusive,
@@ -694,6 +708,30 @@ mod tests {
         );
         let left = std::fs::read_to_string(&file).unwrap();
         assert_eq!(left, "bob 42 # acme/widgets by hand\n");
+    }
+
+    /// `--constraint=fast*2` gave two nodes where one was allowed.
+    #[test]
+    fn a_constraint_does_not_count_nodes_where_nodes_are_bounded() {
+        let asked = |constraint: &str| ResourceRequest {
+            constraint: Some(constraint.into()),
+            ..Default::default()
+        };
+        let mut bounded = policy();
+        bounded.max.nodes = Some(1);
+        for counting in ["fast*2", "[fast*2]", "[(a|b)*1&c*3]"] {
+            let refused = bounded.check_resources(&asked(counting)).unwrap_err();
+            assert!(
+                refused.to_string().contains("policy.max.nodes"),
+                "{counting}"
+            );
+            assert!(policy().check_resources(&asked(counting)).is_ok());
+        }
+        assert!(
+            bounded
+                .check_resources(&asked("haswell&[rack1|rack2]"))
+                .is_ok()
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ use actix_web::{guard, web};
 use anyhow::Context;
 use gha_slurm_auth::{KeyFolder, Signer};
 use gha_slurm_domain::Clock;
+use gha_slurm_service_kit::body::LargestBody;
 use gha_slurm_service_kit::problem::method_not_allowed;
 use gha_slurm_service_kit::settings::HttpSettings;
 use gha_slurm_service_kit::{HttpService, Operations, Pause, Periodic, Readiness};
@@ -137,7 +138,8 @@ impl Application {
         let for_users = self_service.is_some();
         let data = web::Data::from(Arc::clone(&starter));
         let routes = move |config: &mut web::ServiceConfig| {
-            let mut starts = web::resource("/runner/start");
+            let starts = web::resource("/runner/start");
+            let mut starts = starts.app_data(LargestBody(calls::START_LIMIT));
             if let Some(original) = &original {
                 let theirs = guard::fn_guard(|call| call.head().headers().contains_key(HEADER));
                 starts = starts.route(web::post().guard(theirs).to(original::start));

@@ -20,6 +20,10 @@ use gha_slurm_service_kit::{ApiError, Body, problem};
 use crate::original;
 use crate::start::{Starter, answer};
 
+/// Largest body of `POST /runner/start`, bytes: a launch token of at most 16 KiB, and what repeats parts of it. Until it is read, whoever
+/// sends it is a stranger.
+pub(crate) const START_LIMIT: usize = 32 << 10;
+
 /// Starts a launch: submits its Slurm job. The launch token decides everything; the same launch again is answered with the same
 /// Slurm job. With an `auth-token` it is a call of the original contract, whose body may have other fields.
 #[utoipa::path(

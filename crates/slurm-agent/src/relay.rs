@@ -13,12 +13,15 @@ use gha_slurm_service_kit::{ApiError, Body};
 use crate::settings::RelaySettings;
 
 /// What passes: routes of token-broker, which decides who is let in.
-pub const PATHS: [&str; 3] = ["/gha/runner", "/gha/runner/release", "/gha/runner/progress"];
+pub const PATHS: [&str; 3] = ["/gha/runner", "/gha/runner/release", PROGRESS];
+const PROGRESS: &str = "/gha/runner/progress";
 /// Headers of a call and of its answer that matter.
 const ASKED: [&str; 3] = ["authorization", "content-type", "traceparent"];
 const ANSWERED: [&str; 4] = ["content-type", "retry-after", "www-authenticate", "allow"];
-/// As token-broker's: a body holds at most a log tail, escaped.
-const BODY_LIMIT: usize = 1 << 20;
+/// As token-broker's: a report of progress holds at most a log tail, escaped.
+const PROGRESS_LIMIT: usize = 1 << 20;
+/// The other bodies hold a few words. Whoever sends them may be a stranger: token-broker says who is let in.
+const BODY_LIMIT: usize = 4 << 10;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// token-broker may wait for GitHub.
 const CALL_DEADLINE: Duration = Duration::from_secs(60);
@@ -48,12 +51,16 @@ impl Relay {
     }
 
     pub(crate) fn configure(&self, config: &mut web::ServiceConfig) {
-        config
-            .app_data(web::Data::new(self.clone()))
-            .app_data(LargestBody(BODY_LIMIT));
+        config.app_data(web::Data::new(self.clone()));
         for path in PATHS {
+            let largest = if path == PROGRESS {
+                PROGRESS_LIMIT
+            } else {
+                BODY_LIMIT
+            };
             config.service(
                 web::resource(path)
+                    .app_data(LargestBody(largest))
                     .route(web::post().to(forward))
                     .default_service(method_not_allowed("POST")),
             );

@@ -117,6 +117,13 @@ pub(crate) async fn answer(
     }))
 }
 
+/// What the policy lets a launch have. Used instead of what it asked for.
+struct Permitted {
+    resources: ResourceRequest,
+    /// The address of token-broker for its node, of the agent's settings. `None`: only the relay's.
+    token_url: Option<String>,
+}
+
 impl Starter {
     /// The Slurm job that a launch token asks for.
     pub(crate) async fn start(
@@ -177,7 +184,12 @@ impl Starter {
             }
         };
         // After the search: what is a Slurm job already stays one, whatever became of the policy.
-        claims.resources = self.permit(&claims).await?;
+        let permitted = self.permit(&claims).await?;
+        claims.resources = permitted.resources;
+        if let Some(url) = permitted.token_url {
+            // As it was compared: curl, on the node, may read the claim's text in another way.
+            url.clone_into(&mut claims.token_url);
+        }
         let allowed = |entry: &Entry, live| {
             let (user, repository) = (&entry.slurm_user, &entry.repository_url);
             self.policy.check_live(live, user, repository)
@@ -271,12 +283,10 @@ impl Starter {
     }
 
     /// What the policy lets it have.
-    async fn permit(self: &Arc<Self>, claims: &LaunchClaims) -> Result<ResourceRequest, ApiError> {
-        let is_pinned = match claims.token_url.parse::<Address>() {
-            Ok(url) => self.token_broker_urls.contains(&url),
-            Err(_) => false,
-        };
-        if self.relay_url.is_none() && !is_pinned {
+    async fn permit(self: &Arc<Self>, claims: &LaunchClaims) -> Result<Permitted, ApiError> {
+        let asked = claims.token_url.parse::<Address>().ok();
+        let pinned = asked.filter(|url| self.token_broker_urls.contains(url));
+        if self.relay_url.is_none() && pinned.is_none() {
             return Err(refused_by_policy(PolicyRefusal::Never(format!(
                 "nodes of this cluster do not send launch tokens to {}: it is none of token_broker.urls",
                 claims.token_url
@@ -303,7 +313,10 @@ impl Starter {
         .await
         .map_err(|e| ApiError::internal(&e))?
         .map_err(refused_by_policy)?;
-        Ok(granted)
+        Ok(Permitted {
+            resources: granted,
+            token_url: pinned.map(|url| url.as_str().to_owned()),
+        })
     }
 
     async fn find(&self, launch: LaunchId, user: &SlurmUser) -> Result<Found, ApiError> {

@@ -38,12 +38,15 @@ const INSERTED_AT_ONCE: usize = 1000;
 #[diesel(table_name = launches, treat_none_as_null = true, treat_none_as_default_value = false)]
 struct LaunchRow {
     id: uuid::Uuid,
+    #[diesel(skip_update)]
     class_id: i64,
+    #[diesel(skip_update)]
     repository_id: i64,
     workflow_job_id: i64,
     state: StoredLaunchState,
     in_supply: bool,
     delay: Option<String>,
+    #[diesel(skip_update)]
     planned_at: DateTime<Utc>,
     not_before: DateTime<Utc>,
     verify_demand: bool,
@@ -52,6 +55,7 @@ struct LaunchRow {
     cluster: Option<String>,
     slurm_job_id: Option<String>,
     token_expires_at: Option<DateTime<Utc>>,
+    #[diesel(skip_update)]
     traceparent: Option<String>,
     submitted_at: Option<DateTime<Utc>>,
     ended_at: Option<DateTime<Utc>>,

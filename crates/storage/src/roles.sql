@@ -50,7 +50,15 @@ GRANT SELECT,
     UPDATE (installation_id, owner, name, private, reachable, updated_at, ask_at)
     ON repositories TO gha_slurm_launcher;
 GRANT SELECT ON repository_mappings TO gha_slurm_launcher;
-GRANT SELECT, INSERT, UPDATE, DELETE ON runner_classes, workflow_jobs, launches TO gha_slurm_launcher;
+GRANT SELECT, INSERT, UPDATE, DELETE ON workflow_jobs TO gha_slurm_launcher;
+-- Whose account a class spends, and what a launch is for, is written once and by nobody changed.
+GRANT SELECT, INSERT, DELETE ON runner_classes, launches TO gha_slurm_launcher;
+GRANT UPDATE (failures, last_failure_at, last_failure_reason, demand, supply, redeemed, refused, stopped)
+    ON runner_classes TO gha_slurm_launcher, gha_slurm_token_broker;
+GRANT UPDATE (workflow_job_id, state, in_supply, delay, not_before, verify_demand, submit_attempts, lease_until, cluster, slurm_job_id,
+    token_expires_at, submitted_at, ended_at, slurm_state, slurm_reason, slurm_starts_at, slurm_nodes, cancelled_at, deregister_at,
+    usage_to_come, limited, outcome, cancel_at, watched)
+    ON launches TO gha_slurm_launcher, gha_slurm_token_broker;
 GRANT SELECT, UPDATE, DELETE ON runners TO gha_slurm_launcher;
 GRANT SELECT, INSERT, DELETE ON timeline, usages TO gha_slurm_launcher;
 GRANT SELECT, INSERT, UPDATE ON usage_sums, known_versions TO gha_slurm_launcher;
@@ -67,7 +75,7 @@ GRANT SELECT,
     UPDATE (installation_id, owner, name, private, reachable, updated_at)
     ON repositories TO gha_slurm_token_broker;
 GRANT SELECT ON repository_mappings TO gha_slurm_token_broker;
-GRANT SELECT, UPDATE ON runner_classes, launches TO gha_slurm_token_broker;
+GRANT SELECT ON runner_classes, launches TO gha_slurm_token_broker;
 GRANT SELECT, INSERT, UPDATE ON runners TO gha_slurm_token_broker;
 GRANT INSERT ON timeline TO gha_slurm_token_broker;
 GRANT SELECT, INSERT, UPDATE ON replan_requests TO gha_slurm_token_broker;

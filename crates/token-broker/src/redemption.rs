@@ -98,6 +98,29 @@ pub(crate) fn gone(reason: impl Into<String>) -> ApiError {
     .detail(reason)
 }
 
+/// Whether a launch token says of its launch what the database does. Each guards against the theft of the other: a key of launch tokens
+/// alone gives a launch no other user or repository, and neither does a database role.
+fn is_of(claims: &LaunchClaims, loaded: &Loaded) -> bool {
+    let Loaded { launch, class, .. } = loaded;
+    let cluster = launch.slurm.cluster.as_ref();
+    claims.slurm_user == class.slurm_user
+        && claims.repository_id == launch.repository.0
+        && cluster.is_none_or(|cluster| *cluster == claims.cluster)
+        && claims.resources.account == class.resources.account
+        && claims.resources.qos == class.resources.qos
+}
+
+fn another_launch() -> ApiError {
+    ApiError::new(
+        StatusCode::FORBIDDEN,
+        "launch_differs",
+        "The launch token is not of this launch",
+    )
+    .detail(
+        "Its Slurm user, repository, cluster, account or QOS are not those of the launch that it names.",
+    )
+}
+
 fn unknown_launch() -> ApiError {
     gone("this deployment knows no such launch")
 }
@@ -305,17 +328,20 @@ impl Broker {
             .for_callback(
                 launch,
                 async |(mut lock, callback): (ScopeLock<'_>, Callback)| {
-                    let happening = self.called_back(&callback, claims, caller);
                     let before = &callback.loaded;
+                    if !is_of(claims, before) {
+                        return Ok(None);
+                    }
+                    let happening = self.called_back(&callback, claims, caller);
                     let applied = launches::happen_to(&mut lock, before, happening, now).await?;
                     let superseded = before.launch.runner().and_then(|runner| runner.github_id);
-                    Ok::<_, StorageError>((applied, superseded, callback.loaded))
+                    Ok::<_, StorageError>(Some((applied, superseded, callback.loaded)))
                 },
             )
             .await
             .map_err(|e| storage_error(&e))?;
-        let Some((applied, superseded, before)) = decided else {
-            return Err(unknown_launch());
+        let Some((applied, superseded, before)) = decided.ok_or_else(unknown_launch)? else {
+            return Err(another_launch());
         };
         let applied = match applied {
             Ok(applied) => applied,
@@ -428,6 +454,9 @@ impl Broker {
             .await
             .map_err(|e| storage_error(&e))?;
         let loaded = found.first().ok_or_else(unknown_launch)?;
+        if !is_of(claims, loaded) {
+            return Err(another_launch());
+        }
         match loaded.launch.over() {
             Some(over) => Err(gone(over.outcome.explained())),
             None => Ok(()),

@@ -128,7 +128,7 @@ fn trouble(error: &GithubError) -> ApiError {
         (status = 200, description = "`true` or `false`", body = bool),
         (status = 400, description = "Not a repository", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "Neither a launch token nor a service token", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The launch token is for another repository", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The launch token is for another repository, or not of the launch that it names", body = Problem, content_type = "application/problem+json"),
         (status = 410, description = "The launch of the token is over, or the token was issued before launches were stopped, and is revoked", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "The launch asks too often: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "GitHub is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),

@@ -118,7 +118,7 @@ fn launch_token_error(error: &TokenError) -> ApiError {
         (status = 200, description = "A fresh runner token", body = RunnerAnswer),
         (status = 400, description = "The body is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "The launch token is bad or expired", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "A registration token or the original contract, which the settings do not allow", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "A registration token or the original contract, which the settings do not allow; or the launch token is not of the launch that it names", body = Problem, content_type = "application/problem+json"),
         (status = 408, description = "The body came too slowly", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "Redeemed by another Slurm job, or listening already", body = Problem, content_type = "application/problem+json"),
         (status = 410, description = "Nothing waits for this runner: give the node back", body = Problem, content_type = "application/problem+json"),

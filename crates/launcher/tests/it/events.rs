@@ -117,6 +117,30 @@ async fn a_wrong_value_of_a_label_is_refused_with_the_reason() {
     assert_eq!(states(database.url()).await, []);
 }
 
+/// With the webhook secret, events could end a workflow job for good, and start launches for it elsewhere.
+#[tokio::test]
+async fn a_webhook_moves_no_workflow_job_to_another_repository() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    map(&pool).await;
+    replan_now(&pool).await;
+    apply(&pool, queued(1)).await;
+    for action in ["queued", "completed"] {
+        let mut forged = workflow_job(action, facts(1, &["self-hosted", "slurm"]));
+        if let EventPayload::WorkflowJob(event) = &mut forged.payload {
+            event.repository.id = REPOSITORY.0 + 1;
+            event.repository.name = "other".into();
+        }
+        apply(&pool, forged).await;
+    }
+    let client = crate::connect(database.url()).await;
+    let query = "SELECT repository_id, state::text FROM workflow_jobs WHERE id = 1";
+    let row = client.query_one(query, &[]).await.unwrap();
+    let seen: (i64, String) = (row.get(0), row.get(1));
+    assert_eq!(seen, (REPOSITORY.0, "queued".to_owned()));
+    assert_eq!(supply(&states(database.url()).await), 1);
+}
+
 /// alice of another cluster is not this cluster's alice.
 #[tokio::test]
 async fn a_mapping_to_a_user_of_another_cluster_is_not_served() {

@@ -261,6 +261,19 @@ async fn what_the_token_does_not_say_is_refused() {
         );
     }
 
+    // The parser here reads a `\` as `/`, and curl on the node what is before an `@` as a user: the node gets the setting's text.
+    let told = Site::new(TELL);
+    let other = told.agent().await;
+    let odd = gha_slurm_contract::LaunchClaims {
+        token_url: "http://127.0.0.1:1\\@evil.example/..".into(),
+        ..self::claims()
+    };
+    let id = other.start(&told.request(&odd)).await;
+    let environment = until_written(&told.slurm_job(&id).join("environment.seen")).await;
+    let url = "GHA_SLURM_TOKEN_URL=http://127.0.0.1:1\n";
+    assert!(environment.contains(url), "{environment}");
+    other.stop();
+
     let now = chrono::Utc::now().timestamp();
     let expired = gha_slurm_contract::LaunchClaims {
         exp: now - 60,

@@ -67,6 +67,12 @@ const STATEMENTS: &[(&str, &[Role])] = {
         ("DELETE FROM runners", &[Launcher]),
         ("UPDATE runner_classes SET demand = 1", &[Launcher, TokenBroker]),
         ("INSERT INTO runner_classes (repository_id) VALUES (NULL)", &[Launcher]),
+        // Whose account is spent, and for which repository.
+        ("UPDATE runner_classes SET slurm_user = 'x'", &[]),
+        ("UPDATE runner_classes SET repository_id = 1", &[]),
+        ("UPDATE runner_classes SET resources = '{}'", &[]),
+        ("UPDATE launches SET class_id = 1", &[]),
+        ("UPDATE launches SET repository_id = 1", &[]),
         ("SELECT facts FROM workflow_jobs", &[Launcher, RepoMapping]),
         ("UPDATE workflow_jobs SET reason = NULL", &[Launcher]),
         // The timeline is only added to.

@@ -3,8 +3,9 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use gha_slurm_auth::KeyFolder;
+use gha_slurm_contract::LaunchClaims;
 use gha_slurm_domain::launch::{Happening, Why};
-use gha_slurm_domain::{LaunchId, SlurmState};
+use gha_slurm_domain::{LaunchId, ResourceRequest, SlurmState};
 use gha_slurm_test_support::wait_until;
 use serde_json::{Value, json};
 use wiremock::matchers::{body_partial_json, method, path, path_regex, query_param};
@@ -787,4 +788,48 @@ async fn a_launch_that_is_over_learns_nothing_about_installations() {
         );
     }
     assert!(broker.github.received_requests().await.unwrap().is_empty());
+}
+
+/// Neither the key of launch tokens nor the database alone decides whose account is spent and which repository's code runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launch_token_says_of_its_launch_what_the_database_does() {
+    let broker = Broker::start().await;
+    let launch = broker.submitted(1).await[0];
+    let own = Broker::claims(launch, Utc::now());
+    let charged = |account: &str| ResourceRequest {
+        account: Some(account.into()),
+        ..ResourceRequest::default()
+    };
+    for differing in [
+        LaunchClaims {
+            slurm_user: "bin".parse().unwrap(),
+            ..own.clone()
+        },
+        LaunchClaims {
+            repository_id: own.repository_id + 1,
+            ..own.clone()
+        },
+        LaunchClaims {
+            cluster: "other".into(),
+            ..own.clone()
+        },
+        LaunchClaims {
+            resources: charged("physics"),
+            ..own.clone()
+        },
+    ] {
+        let token = broker.sign(&differing);
+        let body = json!({"slurmJobId": "100", "node": "n1"});
+        let answer = broker
+            .post("/gha/runner", &format!("Bearer {token}"), Some(body))
+            .await;
+        assert_eq!(
+            (answer.status, &answer.body["code"]),
+            (403, &json!("launch_differs")),
+            "{}",
+            answer.body
+        );
+        let path = "/gha/installations?url=acme/widgets";
+        assert_eq!(broker.get_with(path, &token).await.status, 403);
+    }
 }
