@@ -30,11 +30,13 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<String> {
         Some(folder) => role_passwords(folder)?,
         None => Vec::new(),
     };
-    arguments.database.open()?.migrate(passwords).await?;
-    Ok(
-        "The database has this version's schema, and the roles of the services their rights.\n"
-            .to_owned(),
-    )
+    let warnings = arguments.database.open()?.migrate(passwords).await?;
+    let warnings = warnings
+        .into_iter()
+        .map(|warning| format!("Warning: {warning}\n"));
+    let done =
+        "The database has this version's schema, and the roles of the services their rights.\n";
+    Ok(warnings.chain([done.to_owned()]).collect())
 }
 
 fn role_passwords(folder: &Path) -> anyhow::Result<Vec<(Role, SecretString)>> {

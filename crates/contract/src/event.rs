@@ -1,7 +1,7 @@
 //! What webhook-ingest says to launcher: GitHub's webhook, reduced to what is needed.
 
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::WorkflowJobFacts;
+use gha_slurm_domain::{WorkflowJobFacts, bounded};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,7 @@ pub struct Event {
     /// Schema version, [`EVENT_VERSION`].
     pub version: u16,
     /// GitHub's delivery GUID (`X-GitHub-Delivery`); a redelivery keeps it.
+    #[serde(deserialize_with = "bounded::name")]
     pub delivery: String,
     /// When webhook-ingest had verified it.
     pub received_at: DateTime<Utc>,
@@ -50,8 +51,10 @@ pub struct RepositoryFacts {
     /// Numeric id.
     pub id: i64,
     /// Account it belongs to.
+    #[serde(deserialize_with = "bounded::name")]
     pub owner: String,
     /// Name within its owner.
+    #[serde(deserialize_with = "bounded::name")]
     pub name: String,
     /// Whether it is private or internal. Absent: unknown.
     pub private: Option<bool>,
@@ -62,12 +65,14 @@ pub struct RepositoryFacts {
 #[serde(rename_all = "camelCase")]
 pub struct WorkflowJobEvent {
     /// `queued`, `in_progress`, `completed`, `waiting`, or one GitHub adds later.
+    #[serde(deserialize_with = "bounded::text")]
     pub action: String,
     /// Installation of the App; absent for repository webhooks.
     pub installation_id: Option<i64>,
     /// The base repository.
     pub repository: RepositoryFacts,
     /// Login of who triggered it.
+    #[serde(default, deserialize_with = "bounded::optional_name")]
     pub sender: Option<String>,
     /// The workflow job.
     pub workflow_job: WorkflowJobFacts,
@@ -78,10 +83,12 @@ pub struct WorkflowJobEvent {
 #[serde(rename_all = "camelCase")]
 pub struct InstallationEvent {
     /// `created`, `deleted`, `suspend`, `unsuspend`, `new_permissions_accepted`, …
+    #[serde(deserialize_with = "bounded::text")]
     pub action: String,
     /// Numeric id.
     pub installation_id: i64,
     /// Account it belongs to.
+    #[serde(default, deserialize_with = "bounded::optional_name")]
     pub account: Option<String>,
     /// Repositories named by the webhook.
     pub repositories: Vec<RepositoryFacts>,
@@ -92,6 +99,7 @@ pub struct InstallationEvent {
 #[serde(rename_all = "camelCase")]
 pub struct InstallationRepositoriesEvent {
     /// `added` or `removed`.
+    #[serde(deserialize_with = "bounded::text")]
     pub action: String,
     /// Numeric id.
     pub installation_id: i64,
@@ -106,10 +114,12 @@ pub struct InstallationRepositoriesEvent {
 #[serde(rename_all = "camelCase")]
 pub struct AuthorizationEvent {
     /// `revoked`.
+    #[serde(deserialize_with = "bounded::text")]
     pub action: String,
     /// Numeric id of the person.
     pub user_id: i64,
     /// Login of the person.
+    #[serde(deserialize_with = "bounded::name")]
     pub user: String,
 }
 

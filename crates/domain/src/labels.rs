@@ -10,6 +10,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::bounded::is_cut_label;
 use crate::resources::{InvalidValue, RESOURCE_LABELS, ResourceRequest, WrittenResources};
 
 /// Longest label GitHub accepts.
@@ -229,6 +230,9 @@ impl LabelPolicy {
         let mut asked = ResourceRequest::default();
         let mut mistake: Option<NotOurs> = None;
         for label in wanted.iter() {
+            if is_cut_label(label) {
+                return Err(NotOurs::UnknownLabel(label.to_owned()));
+            }
             if let Some((name, known)) = self.profiles.get_key_value(label) {
                 if let Some(other) = profile {
                     let both = (other.to_owned(), label.to_owned());

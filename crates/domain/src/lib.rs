@@ -2,6 +2,7 @@
 
 pub mod absence;
 pub mod admission;
+pub mod bounded;
 pub mod clock;
 pub mod ids;
 pub mod labels;

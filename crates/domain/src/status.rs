@@ -235,7 +235,7 @@ fn pending(launch: &OnTheWay, now: DateTime<Utc>) -> BuildStatus {
             .remedy(reason.remedy),
         None => status.why(format!("In Slurm's queue: {word}")),
     };
-    status.slurm_reason = launch.slurm_reason.clone();
+    status.slurm_reason.clone_from(&launch.slurm_reason);
     // Where it never starts, Slurm's guess is of no use; one that has passed is none.
     status.expected_at = launch
         .starts_at

@@ -6,6 +6,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+use crate::bounded;
 use crate::ids::{ClassId, InstallationId, RepositoryId, WorkflowJobId};
 use crate::stored_as_text;
 use crate::timeline::{self, Entry, Kind};
@@ -107,7 +108,7 @@ stored_as_text!(Verdict {
 });
 
 /// What GitHub says of a workflow job: the one shape of it, in webhooks and REST answers (which write `snake_case`), in events, in
-/// the database and behind the page. What payloads of 2021 lack is optional.
+/// the database and behind the page. What payloads of 2021 lack is optional. Texts are bounded wherever they are read.
 /// Source: <https://docs.github.com/en/webhooks/webhook-events-and-payloads#workflow_job>.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -121,31 +122,50 @@ pub struct WorkflowJobFacts {
     #[serde(alias = "run_attempt")]
     pub run_attempt: Option<i64>,
     /// Its name.
+    #[serde(deserialize_with = "bounded::text")]
     pub name: String,
     /// The workflow's name.
-    #[serde(alias = "workflow_name")]
+    #[serde(
+        alias = "workflow_name",
+        default,
+        deserialize_with = "bounded::optional_text"
+    )]
     pub workflow_name: Option<String>,
     /// Branch of the head commit.
-    #[serde(alias = "head_branch")]
+    #[serde(
+        alias = "head_branch",
+        default,
+        deserialize_with = "bounded::optional_text"
+    )]
     pub head_branch: Option<String>,
     /// Head commit.
-    #[serde(alias = "head_sha")]
+    #[serde(
+        alias = "head_sha",
+        default,
+        deserialize_with = "bounded::optional_text"
+    )]
     pub head_sha: Option<String>,
     /// Its page at GitHub.
-    #[serde(alias = "html_url")]
+    #[serde(alias = "html_url", default, deserialize_with = "bounded::web_address")]
     pub html_url: Option<String>,
     /// The strings of `runs-on`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded::labels")]
     pub labels: Vec<String>,
     /// `queued`, `in_progress`, `completed`, `waiting`, … — may disagree with the action.
+    #[serde(deserialize_with = "bounded::text")]
     pub status: String,
     /// Set when completed.
+    #[serde(default, deserialize_with = "bounded::optional_text")]
     pub conclusion: Option<String>,
     /// Runner that has it; null while queued.
     #[serde(alias = "runner_id")]
     pub runner_id: Option<i64>,
     /// Name of the runner that has it.
-    #[serde(alias = "runner_name")]
+    #[serde(
+        alias = "runner_name",
+        default,
+        deserialize_with = "bounded::optional_name"
+    )]
     pub runner_name: Option<String>,
     /// When GitHub created it.
     #[serde(alias = "created_at", default, deserialize_with = "time")]

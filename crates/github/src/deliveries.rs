@@ -1,6 +1,7 @@
 //! Webhook deliveries: GitHub never repeats one by itself, so failed ones are asked for again.
 
 use chrono::{DateTime, Utc};
+use gha_slurm_domain::bounded;
 use http::Method;
 use serde::Deserialize;
 
@@ -16,12 +17,15 @@ pub struct Delivery {
     /// Id of the attempt.
     pub id: i64,
     /// `X-GitHub-Delivery`, the same for every attempt of an event.
+    #[serde(deserialize_with = "bounded::name")]
     pub guid: String,
     /// When.
     pub delivered_at: DateTime<Utc>,
     /// `OK` when it was answered with 2xx in time.
+    #[serde(deserialize_with = "bounded::text")]
     pub status: String,
     /// The event.
+    #[serde(deserialize_with = "bounded::text")]
     pub event: String,
 }
 

@@ -2,7 +2,7 @@
 //! refuse actions they do not know.
 //!
 //! What identifies something is required. What GitHub or an old Enterprise Server leaves out, or may reshape, is
-//! optional: a payload refused is a build lost.
+//! optional: a payload refused is a build lost. Texts are [`bounded`].
 
 use std::fmt;
 
@@ -10,6 +10,7 @@ use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use gha_slurm_domain::WorkflowJobFacts;
+use gha_slurm_domain::bounded::{self, MAX_NAME};
 use gha_slurm_domain::nul::replace_nul;
 
 /// A payload of an event that we act upon.
@@ -89,6 +90,7 @@ fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, PayloadError> {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct WorkflowJobPayload {
     /// `queued`, `in_progress`, `completed`, `waiting`, or one GitHub adds later.
+    #[serde(deserialize_with = "bounded::text")]
     pub action: String,
     /// Present when sent to an App.
     pub installation: Option<InstallationId>,
@@ -106,6 +108,7 @@ pub struct Repository {
     /// Numeric id.
     pub id: i64,
     /// Name within its owner.
+    #[serde(deserialize_with = "bounded::name")]
     pub name: String,
     /// Account it belongs to.
     pub owner: Account,
@@ -119,6 +122,7 @@ pub struct Account {
     /// Numeric id.
     pub id: i64,
     /// Login.
+    #[serde(deserialize_with = "bounded::name")]
     pub login: String,
 }
 
@@ -133,6 +137,7 @@ pub struct InstallationId {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct InstallationPayload {
     /// `created`, `deleted`, `suspend`, `unsuspend`, `new_permissions_accepted`, or one GitHub adds later.
+    #[serde(deserialize_with = "bounded::text")]
     pub action: String,
     /// The installation.
     pub installation: Installation,
@@ -154,6 +159,7 @@ pub struct Installation {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct InstallationAccount {
     /// Login of a user or organization.
+    #[serde(default, deserialize_with = "bounded::optional_name")]
     pub login: Option<String>,
 }
 
@@ -161,6 +167,7 @@ pub struct InstallationAccount {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct InstallationRepositoriesPayload {
     /// `added`, `removed`, or one GitHub adds later.
+    #[serde(deserialize_with = "bounded::text")]
     pub action: String,
     /// The installation.
     pub installation: Installation,
@@ -193,9 +200,9 @@ struct RawRepositoryName {
     private: Option<bool>,
 }
 
-/// The `full_name` of a repository in a payload is not of the form `owner/name`.
+/// The `full_name` of a repository in a payload is not of the form `owner/name`, or a part of it is too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("full_name is not owner/name")]
+#[error("full_name is not owner/name, of at most {MAX_NAME} bytes each")]
 struct InvalidFullName;
 
 impl TryFrom<RawRepositoryName> for RepositoryName {
@@ -203,6 +210,9 @@ impl TryFrom<RawRepositoryName> for RepositoryName {
 
     fn try_from(raw: RawRepositoryName) -> Result<Self, Self::Error> {
         let (owner, name) = raw.full_name.split_once('/').ok_or(InvalidFullName)?;
+        if owner.len().max(name.len()) > MAX_NAME {
+            return Err(InvalidFullName);
+        }
         Ok(Self {
             id: raw.id,
             owner: owner.to_owned(),
@@ -216,6 +226,7 @@ impl TryFrom<RawRepositoryName> for RepositoryName {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct AuthorizationPayload {
     /// `revoked`.
+    #[serde(deserialize_with = "bounded::text")]
     pub action: String,
     /// Who withdrew the App's authorisation.
     pub sender: Account,

@@ -1,6 +1,6 @@
 //! Repositories and the installations that reach them.
 
-use gha_slurm_domain::{InstallationId, RepositoryFullName, RepositoryId};
+use gha_slurm_domain::{InstallationId, RepositoryFullName, RepositoryId, bounded};
 use serde::Deserialize;
 
 use crate::client::{Call, Github, PER_PAGE, Purpose, Scope, at_number};
@@ -190,10 +190,15 @@ impl Github {
     pub async fn install_url(&self) -> Result<String, GithubError> {
         #[derive(Deserialize)]
         struct App {
-            html_url: String,
+            #[serde(default, deserialize_with = "bounded::web_address")]
+            html_url: Option<String>,
         }
         let call = Call::get("read the App", "/app".into(), &[]);
         let app: App = self.as_app(&call).await?.json()?;
-        Ok(format!("{}/installations/new", app.html_url))
+        let page = app.html_url.ok_or_else(|| GithubError::Unexpected {
+            call: call.name,
+            detail: "html_url is not the address of a web page".to_owned(),
+        })?;
+        Ok(format!("{page}/installations/new"))
     }
 }

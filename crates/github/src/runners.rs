@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use gha_slurm_domain::{Clock, LabelSet, RepositoryId};
+use gha_slurm_domain::{Clock, LabelSet, RepositoryId, bounded};
 use http::{Method, StatusCode};
 use moka::Expiry;
 use moka::future::Cache;
@@ -45,8 +45,10 @@ pub struct Runner {
     /// GitHub's id.
     pub id: i64,
     /// Its name.
+    #[serde(deserialize_with = "bounded::name")]
     pub name: String,
     /// `online` or `offline`.
+    #[serde(deserialize_with = "bounded::text")]
     pub status: String,
     /// Whether it has a workflow job, where GitHub says.
     pub busy: Option<bool>,

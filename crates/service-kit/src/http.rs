@@ -20,6 +20,7 @@ use tracing::Instrument;
 use crate::body::{BodyLimits, Unread};
 use crate::client_address::unheard_proxy;
 use crate::connection::Turn;
+use crate::files;
 use crate::places::Places;
 use crate::problem::ApiError;
 use crate::server::{Bound, Bounds};
@@ -28,6 +29,10 @@ use crate::settings::HttpSettings;
 /// An HTTP server with problem documents, request spans and request metrics.
 pub struct HttpService(Bound);
 
+/// Threads that answer; a service waits more than it computes, and idle memory counts.
+const WORKERS: usize = 2;
+/// Requests in flight get this long when the service stops.
+const SHUTDOWN_TIMEOUT_S: u64 = 20;
 /// Browsers that were here by HTTPS once come by HTTPS for a year (RFC 6797).
 const HTTPS_ONLY: HeaderValue = HeaderValue::from_static("max-age=31536000");
 /// Answers are for whoever asked, now: no cache keeps one unless its route says otherwise.
@@ -80,6 +85,9 @@ impl HttpService {
         let tls = settings.tls.as_ref();
         let tls = tls.map(|tls| tls.config(&format!("{section}.tls")));
         let bounds = Bounds {
+            workers: WORKERS,
+            connections: files::connections(),
+            shutdown_timeout_s: SHUTDOWN_TIMEOUT_S,
             places: Places::new(
                 settings.connections_per_address.get().into(),
                 settings.trusted_proxies.clone(),
@@ -155,7 +163,8 @@ fn not_due() -> ApiError {
     .detail("A request with a chunked body is the last one on its connection.")
 }
 
-async fn observe<B: MessageBody + 'static>(
+/// Middleware of every server: keeps the turns of a [connection](crate::connection).
+pub(crate) async fn observe<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {

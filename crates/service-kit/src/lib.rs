@@ -6,6 +6,7 @@ pub mod body;
 pub mod client_address;
 mod connection;
 pub mod every;
+mod files;
 pub mod http;
 mod loops;
 pub mod operations;

@@ -7,17 +7,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix_web::http::header::CONTENT_TYPE;
-use actix_web::{App, HttpResponse, HttpServer, web};
+use actix_web::middleware::from_fn;
+use actix_web::{App, HttpResponse, web};
 use anyhow::{Context, bail};
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 
+use crate::client_address::TrustedProxies;
 use crate::every::Periodic;
+use crate::files::OPERATIONS_CONNECTIONS;
+use crate::http::observe;
+use crate::places::Places;
+use crate::server::{Bound, Bounds};
 use crate::settings::OperationsSettings;
 
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 const CHECK_DEADLINE: Duration = Duration::from_secs(5);
+/// So that one that holds its connections leaves some to other programs that watch the service.
+const CONNECTIONS_PER_ADDRESS: usize = OPERATIONS_CONNECTIONS / 2;
+/// Answers are short.
+const SHUTDOWN_TIMEOUT_S: u64 = 1;
 
 /// Named conditions that must all hold for the service to be ready. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -104,10 +114,7 @@ impl Readiness {
 }
 
 /// The server of the operations port.
-pub struct Operations {
-    server: actix_web::dev::Server,
-    port: u16,
-}
+pub struct Operations(Bound);
 
 impl Operations {
     /// Binds the port.
@@ -116,39 +123,44 @@ impl Operations {
         readiness: Readiness,
         metrics: Metrics,
     ) -> anyhow::Result<Self> {
-        let server = HttpServer::new(move || {
+        let bounds = Bounds {
+            workers: 1,
+            connections: OPERATIONS_CONNECTIONS,
+            shutdown_timeout_s: SHUTDOWN_TIMEOUT_S,
+            places: Places::new(CONNECTIONS_PER_ADDRESS, TrustedProxies::none()),
+            refused: metrics
+                .counter(
+                    "gha_slurm_operations_connections_refused_total",
+                    "Connections of an address to the operations port beyond those it may have",
+                    &[],
+                )?
+                .with_label_values::<&str>(&[]),
+            tls: None,
+        };
+        let app = move || {
             App::new()
                 .app_data(web::Data::new(readiness.clone()))
                 .app_data(web::Data::new(metrics.clone()))
+                .wrap(from_fn(observe))
                 .route("/health/live", web::get().to(live))
                 .route("/health/ready", web::get().to(ready))
                 .route("/metrics", web::get().to(text))
                 .default_service(web::to(crate::problem::not_found))
-        })
-        .workers(1)
-        .disable_signals()
-        .shutdown_timeout(1)
-        .bind(settings.listen)
-        .map_err(|e| anyhow::anyhow!("operations.listen: {}: {e}", settings.listen))?;
-        let port = server.addrs().first().map_or(0, std::net::SocketAddr::port);
-        Ok(Self {
-            server: server.run(),
-            port,
-        })
+        };
+        let listen = settings.listen;
+        Bound::bind(listen, bounds, app)
+            .map(Self)
+            .map_err(|e| anyhow::anyhow!("operations.listen: {listen}: {e}"))
     }
 
     /// The port.
     pub fn port(&self) -> u16 {
-        self.port
+        self.0.port()
     }
 
     /// Answers until `stopped`, which comes after the service itself has drained.
     pub async fn run_until(self, stopped: CancellationToken) -> anyhow::Result<()> {
-        let handle = self.server.handle();
-        tokio::select! {
-            result = self.server => result.map_err(Into::into),
-            () = stopped.cancelled() => { handle.stop(true).await; Ok(()) }
-        }
+        self.0.run_until_stopped(stopped).await
     }
 }
 

@@ -9,8 +9,8 @@ use gha_slurm_telemetry::LogSettings;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::operations;
 use crate::settings::{self, OperationsSettings, Settings};
+use crate::{files, operations};
 
 /// Threads of the runtime beside those of the HTTP servers.
 const RUNTIME_WORKERS: usize = 2;
@@ -91,7 +91,10 @@ where
         Ok(loaded) => loaded,
         Err(error) => return fail(info.name, &error),
     };
-    let settings::Loaded { settings, warnings } = loaded;
+    let settings::Loaded {
+        settings,
+        mut warnings,
+    } = loaded;
     if cli.check_config {
         #[expect(clippy::print_stdout, reason = "the answer of --check-config")]
         {
@@ -123,6 +126,10 @@ where
     }
     if let Some(task) = task(cli.tasks, &settings) {
         return runtime.block_on(task);
+    }
+    match files::raise_limit() {
+        Ok(warning) => warnings.extend(warning),
+        Err(error) => return fail(info.name, &error),
     }
     let _telemetry = match gha_slurm_telemetry::init(info.name, log(&settings)) {
         Ok(guard) => guard,

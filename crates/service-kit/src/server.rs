@@ -25,18 +25,18 @@ use tokio_util::sync::CancellationToken;
 use crate::connection::{Connection, HEAD_DEADLINE, Turn};
 use crate::places::Places;
 
-/// Threads that answer; a service waits more than it computes, and idle memory counts.
-const WORKERS: usize = 2;
-/// Most connections at the same time; more wait. (Linux gives a process 1,024 files unless its unit says otherwise.)
-const CONNECTIONS: usize = 2048;
 /// Connections that the kernel keeps until they are accepted, as actix-web has it.
 const BACKLOG: i32 = 1024;
 const TLS_DEADLINE: Duration = Duration::from_secs(5);
-/// Requests in flight get this long when the service stops.
-const SHUTDOWN_TIMEOUT_S: u64 = 20;
 
 /// What connections are held against.
 pub(crate) struct Bounds {
+    /// Threads that answer.
+    pub(crate) workers: usize,
+    /// Most connections at the same time, divided among the threads; more wait.
+    pub(crate) connections: usize,
+    /// Requests in flight get so many seconds when the service stops.
+    pub(crate) shutdown_timeout_s: u64,
     pub(crate) places: Places,
     /// Counts connections beyond that.
     pub(crate) refused: IntCounter,
@@ -70,6 +70,9 @@ impl Bound {
         rustix::net::listen(&listener, BACKLOG)?;
         let port = listener.local_addr()?.port();
         let Bounds {
+            workers,
+            connections: most_connections,
+            shutdown_timeout_s,
             places,
             refused,
             tls,
@@ -117,9 +120,9 @@ impl Bound {
             fn_service(accept).and_then(http)
         };
         let server = Server::build()
-            .workers(WORKERS)
-            .max_concurrent_connections(CONNECTIONS / WORKERS)
-            .shutdown_timeout(SHUTDOWN_TIMEOUT_S)
+            .workers(workers)
+            .max_concurrent_connections(most_connections / workers)
+            .shutdown_timeout(shutdown_timeout_s)
             .disable_signals()
             .listen("http", listener, connections)?
             .run();

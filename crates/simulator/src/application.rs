@@ -31,7 +31,7 @@ pub struct Simulator {
 impl Simulator {
     /// Binds the address.
     pub fn build(settings: Settings) -> Result<Self> {
-        sign_in::check_callback_urls(&settings.app.callback_urls).map_err(anyhow::Error::msg)?;
+        sign_in::check_callback_urls(&settings.app.callback_urls)?;
         let listener = TcpListener::bind(settings.listen)
             .with_context(|| format!("cannot listen on {}", settings.listen))?;
         let address = listener.local_addr()?;

@@ -138,20 +138,20 @@ struct NewPersonArgument {
 }
 
 impl FromStr for NewPersonArgument {
-    type Err = String;
+    type Err = anyhow::Error;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self> {
         let (login, roles) = text.split_once(':').unwrap_or((text, ""));
         let roles = roles.split(',').filter(|role| !role.is_empty());
         let roles = roles.map(|wanted| {
             let (full_name, role) = wanted
                 .split_once('=')
-                .ok_or_else(|| format!("{wanted:?} is not OWNER/NAME=ROLE"))?;
+                .with_context(|| format!("{wanted:?} is not OWNER/NAME=ROLE"))?;
             Ok((full_name.to_owned(), role.parse()?))
         });
         Ok(Self {
             login: login.to_owned(),
-            roles: roles.collect::<Result<_, String>>()?,
+            roles: roles.collect::<Result<_>>()?,
         })
     }
 }

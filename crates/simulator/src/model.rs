@@ -316,19 +316,22 @@ pub enum Role {
     Admin,
 }
 
-impl std::str::FromStr for Role {
-    type Err = String;
+/// A text that names no role.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is none of pull, triage, push, maintain and admin")]
+pub struct UnknownRole(String);
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl std::str::FromStr for Role {
+    type Err = UnknownRole;
+
+    fn from_str(text: &str) -> Result<Self, UnknownRole> {
         match text {
             "pull" => Ok(Self::Pull),
             "triage" => Ok(Self::Triage),
             "push" => Ok(Self::Push),
             "maintain" => Ok(Self::Maintain),
             "admin" => Ok(Self::Admin),
-            _ => Err(format!(
-                "{text:?} is none of pull, triage, push, maintain and admin"
-            )),
+            _ => Err(UnknownRole(text.to_owned())),
         }
     }
 }

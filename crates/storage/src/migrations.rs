@@ -21,8 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(60 * 60);
 
 impl Database {
     /// Brings the database to this program's schema, and the [roles](Role) of the services to their rights; those with a password
-    /// here may log in with it. For the owner of the database. Safe to call from several processes at once.
-    pub async fn migrate(&self, passwords: Vec<(Role, SecretString)>) -> Result<(), StorageError> {
+    /// here may log in with it. For the owner of the database. Safe to call from several processes at once. Returns warnings for people:
+    /// what only an administrator of the server can do.
+    pub async fn migrate(
+        &self,
+        passwords: Vec<(Role, SecretString)>,
+    ) -> Result<Vec<String>, StorageError> {
         migrate(self.server().clone(), passwords).await
     }
 
@@ -66,14 +70,19 @@ impl Database {
     }
 }
 
-/// [`Database::migrate`] for the database at `url`, without passwords.
+/// [`Database::migrate`] for the database at `url`, without passwords and warnings.
 pub async fn run_migrations(url: &str) -> Result<(), StorageError> {
-    migrate(Server::new(url, None)?, Vec::new()).await
+    migrate(Server::new(url, None)?, Vec::new())
+        .await
+        .map(|_| ())
 }
 
-async fn migrate(server: Server, passwords: Vec<(Role, SecretString)>) -> Result<(), StorageError> {
+async fn migrate(
+    server: Server,
+    passwords: Vec<(Role, SecretString)>,
+) -> Result<Vec<String>, StorageError> {
     // The migration harness blocks, and panics on a current-thread runtime: it gets a thread and a runtime of its own.
-    let work = move || -> Result<(), StorageError> {
+    let work = move || -> Result<Vec<String>, StorageError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -100,10 +109,11 @@ async fn migrate(server: Server, passwords: Vec<(Role, SecretString)>) -> Result
         };
         runtime.block_on(async {
             roles::grant(&mut conn).await?;
+            let warnings = roles::reset_settings(&mut conn).await?;
             for (role, password) in &passwords {
                 roles::let_log_in(&mut conn, *role, password).await?;
             }
-            Ok(())
+            Ok(warnings)
         })
     };
     let (sender, receiver) = tokio::sync::oneshot::channel();

@@ -104,6 +104,69 @@ pub(crate) async fn grant(conn: &mut AsyncPgConnection) -> Result<(), StorageErr
     Ok(())
 }
 
+/// Settings that a role has at its logins, in one database or in all.
+#[derive(QueryableByName)]
+struct RoleSettings {
+    #[diesel(sql_type = Text)]
+    role: String,
+    /// Of [`Role::ALL`], and not a login that is a member of one.
+    #[diesel(sql_type = Bool)]
+    is_own: bool,
+    /// The statement that takes them away.
+    #[diesel(sql_type = Text)]
+    reset: String,
+    /// Their names. Their values can be anything.
+    #[diesel(sql_type = Text)]
+    names: String,
+}
+
+async fn settings_of_roles(conn: &mut AsyncPgConnection) -> QueryResult<Vec<RoleSettings>> {
+    let names: Vec<&str> = Role::ALL.map(Role::name).to_vec();
+    diesel::sql_query(
+        "SELECT rolname::text AS role, rolname = ANY ($1) AS is_own, \
+             format('ALTER ROLE %I%s RESET ALL', rolname, ' IN DATABASE ' || quote_ident(datname)) AS reset, \
+             (SELECT string_agg(split_part(setting, '=', 1), ', ') FROM unnest(setconfig) AS setting) AS names \
+         FROM pg_db_role_setting JOIN pg_roles ON pg_roles.oid = setrole LEFT JOIN pg_database ON pg_database.oid = setdatabase \
+         WHERE rolname = ANY ($1) OR NOT rolsuper AND rolname <> current_user \
+             AND EXISTS (SELECT FROM unnest($1) AS own WHERE pg_has_role(rolname, to_regrole(own)::oid, 'MEMBER')) \
+         ORDER BY reset",
+    )
+    .bind::<Array<Text>, _>(names)
+    .load(conn)
+    .await
+}
+
+/// Resets what the roles have set for their logins. Every role may do that to itself (`ALTER ROLE CURRENT_USER SET …`), and it outlives a new
+/// password: what a thief has set would stay. Returns warnings of what this user may not reset, and of settings of logins that are
+/// members of the roles, which are the site's.
+pub(crate) async fn reset_settings(
+    conn: &mut AsyncPgConnection,
+) -> Result<Vec<String>, StorageError> {
+    let mut warnings = Vec::new();
+    for found in settings_of_roles(conn).await? {
+        let RoleSettings {
+            role,
+            is_own,
+            reset,
+            names,
+        } = found;
+        if !is_own {
+            warnings.push(format!(
+                "the login {role} has settings of its own ({names}): if nobody made them on purpose, run {reset}"
+            ));
+            continue;
+        }
+        match conn.batch_execute(&reset).await {
+            Ok(()) => {}
+            Err(error) if code(&error) == Some("42501") => warnings.push(format!(
+                "{role} has settings of its own ({names}), which this user may not reset: have an administrator of the server run {reset}"
+            )),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(warnings)
+}
+
 /// Lets a role log in with this password, of which the server is sent only a hash (SCRAM-SHA-256), as psql's `\password` does.
 pub(crate) async fn let_log_in(
     conn: &mut AsyncPgConnection,

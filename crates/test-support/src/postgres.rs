@@ -303,7 +303,7 @@ pub async fn migrate(url: &str) -> anyhow::Result<()> {
             Err(error) if attempts < ATTEMPTS && error.to_string().contains("concurrently") => {
                 attempts += 1;
             }
-            done => return Ok(done?),
+            done => return Ok(done.map(|_| ())?),
         }
     }
 }

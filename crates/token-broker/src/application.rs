@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::keys::Keys;
+use crate::progress_tokens::ProgressTokens;
 use crate::redemption::Broker;
 use crate::repositories::Lookup;
 use crate::routes::{self, MOST_ASKED_OF_GITHUB, MOST_CALLS, State};
@@ -83,6 +84,7 @@ impl Application {
             redemptions,
             service_tokens: settings.access.service_tokens,
             calls: Window::at_most(MOST_CALLS),
+            progress_tokens: ProgressTokens::default(),
             releases: Window::at_most_in(MINUTE, MOST_ASKED_OF_GITHUB),
             questions: Window::at_most_in(MINUTE, MOST_ASKED_OF_GITHUB),
         };

@@ -3,6 +3,7 @@
 mod application;
 mod keys;
 mod progress;
+mod progress_tokens;
 mod redemption;
 mod repositories;
 mod routes;

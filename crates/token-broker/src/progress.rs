@@ -166,8 +166,7 @@ impl Broker {
     }
 
     /// `POST /gha/runner/release`: no workflow job came in time. `Ok`: the runner is deleted at GitHub and may stop.
-    pub(crate) async fn release(&self, progress_token: &str) -> Result<(), ApiError> {
-        let loaded = self.launch_of(progress_token).await?;
+    pub(crate) async fn release(&self, loaded: &Loaded) -> Result<(), ApiError> {
         let launch = &loaded.launch;
         let runner = launch.runner().ok_or_else(unknown_token)?;
         match launch.state {

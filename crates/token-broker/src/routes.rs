@@ -22,6 +22,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 use crate::keys::Keys;
 use crate::progress::node_name;
+use crate::progress_tokens::ProgressTokens;
 use crate::redemption::{Broker, Redeemed, RunnerToken, progress_hash};
 use crate::repositories::{self, Lookup};
 use crate::settings::RunnerSettings;
@@ -40,6 +41,7 @@ pub(crate) struct State {
     pub(crate) service_tokens: Vec<SecretString>,
     /// By the token's hash.
     pub(crate) calls: Window<Vec<u8>>,
+    pub(crate) progress_tokens: ProgressTokens,
     /// Calls for which GitHub may be asked, by the progress token's hash.
     pub(crate) releases: Window<Vec<u8>>,
     /// The same, by the launch.
@@ -47,7 +49,8 @@ pub(crate) struct State {
 }
 
 /// Most calls with one token in ten seconds. A job script makes a dozen in its life, and tries again once a second at
-/// most. A step can read the progress token from its memory. Addresses are not counted: all nodes of a cluster may share one.
+/// most. A step can read the progress token from its memory. Addresses are not counted, since all nodes of a cluster may share one;
+/// [`ProgressTokens`] counts those of unknown tokens.
 pub(crate) const MOST_CALLS: u32 = 30;
 /// Most releases, and most questions about installations, of one launch in a minute. A job script asks for a release after its deadline
 /// of minutes, and for an installation never.
@@ -178,6 +181,7 @@ async fn redeem_either(
             .broker
             .to_the_end(|broker| async move { broker.redeem(&claims, &caller).await })
             .await?;
+        state.progress_tokens.issued(&redeemed.progress_token);
         return Ok(HttpResponse::Ok().json(answer(redeemed)));
     }
     let raw = request
@@ -315,12 +319,11 @@ async fn progress(
             )
             .await?;
     } else {
-        let token = token.to_owned();
-        let known = token.clone();
         let loaded = state
-            .broker
-            .to_the_end(|broker| async move { broker.launch_of(&known).await })
+            .progress_tokens
+            .launch_of(&request, &state.broker, token)
             .await?;
+        let token = token.to_owned();
         let said: ProgressRequest = body.json_of_any_type().await?;
         state
             .broker
@@ -353,12 +356,16 @@ async fn progress(
     security(("progressToken" = []))
 )]
 async fn release(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
-    let token = bearer(&request).ok_or_else(token_missing)?.to_owned();
+    let token = bearer(&request).ok_or_else(token_missing)?;
     let spent = "This runner asks too often whether it may stop.";
-    state.releases.take(progress_hash(&token), spent)?;
+    state.releases.take(progress_hash(token), spent)?;
+    let loaded = state
+        .progress_tokens
+        .launch_of(&request, &state.broker, token)
+        .await?;
     state
         .broker
-        .to_the_end(|broker| async move { broker.release(&token).await })
+        .to_the_end(|broker| async move { broker.release(&loaded).await })
         .await?;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -37,6 +37,42 @@ fn start_counting() -> (String, Arc<AtomicUsize>, Metrics, CancellationToken) {
     (address, calls, metrics, stop)
 }
 
+/// Holds so many connections on which nothing is sent.
+async fn idle(address: &str, count: usize) -> Vec<TcpStream> {
+    let mut held = Vec::new();
+    for _ in 0..count {
+        held.push(TcpStream::connect(address).await.unwrap());
+    }
+    held
+}
+
+/// It takes 16 of an address, so that others can still read it.
+#[tokio::test]
+async fn idle_connections_to_the_operations_port_are_few_and_stop_nothing() {
+    let service = start();
+    let operations = service.operations_url.trim_start_matches("http://");
+    let mut held = idle(operations, 200).await;
+    let ends = async {
+        let mut ended = 0;
+        let mut byte = [0; 1];
+        for stream in &mut held {
+            let read = tokio::time::timeout(Duration::from_millis(20), stream.read(&mut byte));
+            ended += usize::from(matches!(read.await, Ok(Ok(0) | Err(_))));
+        }
+        ended
+    };
+    let ended = ends.await;
+    assert!(ended >= 200 - 32, "{ended} were closed");
+    let main = service.url.trim_start_matches("http://");
+    assert!(is_answered(main).await);
+    drop(held);
+    wait_until("there is room again", DEADLINE, || async {
+        is_answered(operations).await
+    })
+    .await;
+    service.stop.cancel();
+}
+
 async fn is_answered(address: &str) -> bool {
     let call = client().get(format!("http://{address}/nowhere"));
     call.header("connection", "close").send().await.is_ok()

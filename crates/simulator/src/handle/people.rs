@@ -45,7 +45,7 @@ impl Handle {
 
     /// Replaces the App's callback URLs. The first one is the default.
     pub fn set_callback_urls(&self, urls: Vec<String>) -> Result<(), ControlError> {
-        sign_in::check_callback_urls(&urls).map_err(ControlError::Conflict)?;
+        sign_in::check_callback_urls(&urls)?;
         self.shared
             .change(|world, _| world.app.callback_urls = urls);
         Ok(())

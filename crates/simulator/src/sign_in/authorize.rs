@@ -239,11 +239,12 @@ pub(crate) fn decide_at(
 }
 
 /// Refuses what people cannot be sent back to.
-pub(crate) fn check_callback_urls(urls: &[String]) -> Result<(), String> {
+pub(crate) fn check_callback_urls(urls: &[String]) -> Result<(), ControlError> {
     for url in urls {
         let is_web = Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
         if !is_web {
-            return Err(format!("the callback URL {url:?} is not an http address"));
+            let text = format!("the callback URL {url:?} is not an http address");
+            return Err(ControlError::Conflict(text));
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use super::Now;
+type Now = chrono::DateTime<chrono::Utc>;
 use super::tokens::noise;
 use crate::request::TokenKind;
 use crate::settings::Timing;

@@ -44,6 +44,7 @@ fn every_unit_is_sandboxed() {
             let score = exposure(&alone);
             assert!(score < 5.0, "{}, with sudo: {score}", unit.display());
         }
+        assert!(text.contains("\nLimitNOFILE="), "{}", unit.display());
         seen += 1;
     }
     assert!(seen >= 2, "{seen} units");

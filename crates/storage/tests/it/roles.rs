@@ -259,6 +259,93 @@ async fn an_owner_who_is_no_superuser_migrates() {
     );
 }
 
+/// What a role has set for itself, or for the login that is a member of it, at its next login.
+#[tokio::test]
+async fn settings_that_a_role_made_for_itself_are_reset() {
+    // Its own server: roles belong to all databases.
+    let server = PrivatePostgres::start().await;
+    let url = server.database("site").await.unwrap();
+    run_migrations(&url).await.unwrap();
+    let administrator = connect(&url).await;
+    administrator
+        .batch_execute(
+            "ALTER ROLE gha_slurm_launcher LOGIN; CREATE ROLE web LOGIN IN ROLE gha_slurm_repo_mapping; \
+             CREATE ROLE stranger; ALTER ROLE stranger SET jit = off",
+        )
+        .await
+        .unwrap();
+    let as_launcher = url.replace("postgres@", "gha_slurm_launcher@");
+    let sabotage = "ALTER ROLE CURRENT_USER SET default_transaction_read_only = on; \
+        ALTER ROLE CURRENT_USER IN DATABASE site SET statement_timeout = 1; \
+        ALTER ROLE CURRENT_USER IN DATABASE postgres SET search_path = nowhere";
+    let thief = connect(&as_launcher).await;
+    thief.batch_execute(sabotage).await.unwrap();
+    let refused = connect(&as_launcher).await;
+    let refused = refusal(&refused, "UPDATE runner_classes SET demand = 1").await;
+    assert_eq!(refused.as_deref(), Some("25006"), "read-only");
+
+    let warnings = pool(&url).migrate(Vec::new()).await.unwrap();
+    assert_eq!(warnings, [""; 0]);
+    let left = "SELECT count(*) FROM pg_db_role_setting JOIN pg_roles ON oid = setrole WHERE rolname LIKE 'gha\\_slurm%'";
+    let left: i64 = administrator.query_one(left, &[]).await.unwrap().get(0);
+    assert_eq!(left, 0);
+    let launcher = connect(&as_launcher).await;
+    let refused = refusal(&launcher, "UPDATE runner_classes SET demand = 1").await;
+    assert_eq!(refused, None);
+
+    // The login is the site's.
+    let web = connect(&url.replace("postgres@", "web@")).await;
+    web.batch_execute("ALTER ROLE CURRENT_USER SET default_transaction_read_only = on")
+        .await
+        .unwrap();
+    let warnings = pool(&url).migrate(Vec::new()).await.unwrap();
+    let [warning] = warnings.as_slice() else {
+        panic!("{warnings:?}")
+    };
+    assert!(
+        warning.contains("run ALTER ROLE web RESET ALL"),
+        "{warning}"
+    );
+    assert!(
+        warning.contains("default_transaction_read_only"),
+        "{warning}"
+    );
+}
+
+/// An owner without `CREATEROLE` migrates, and is told what is left to do.
+#[tokio::test]
+async fn who_may_not_reset_settings_of_roles_is_told() {
+    let server = PrivatePostgres::start().await;
+    let administrator = connect(&server.url("postgres")).await;
+    administrator
+        .batch_execute("CREATE ROLE owner LOGIN")
+        .await
+        .unwrap();
+    for role in Role::ALL {
+        administrator.batch_execute(&role.create()).await.unwrap();
+    }
+    administrator
+        .batch_execute("CREATE DATABASE site OWNER owner")
+        .await
+        .unwrap();
+    let url = server.url("site").replace("postgres@", "owner@");
+    assert_eq!(pool(&url).migrate(Vec::new()).await.unwrap(), [""; 0]);
+    administrator
+        .batch_execute(
+            "ALTER ROLE gha_slurm_launcher IN DATABASE site SET default_transaction_read_only = on",
+        )
+        .await
+        .unwrap();
+    let warnings = pool(&url).migrate(Vec::new()).await.unwrap();
+    let [warning] = warnings.as_slice() else {
+        panic!("{warnings:?}")
+    };
+    assert!(
+        warning.contains("run ALTER ROLE gha_slurm_launcher IN DATABASE site RESET ALL"),
+        "{warning}"
+    );
+}
+
 #[tokio::test]
 async fn a_password_is_not_sent_in_the_clear() {
     let server = PrivatePostgres::start().await;

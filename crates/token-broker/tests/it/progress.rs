@@ -27,6 +27,39 @@ async fn redeemed(broker: &Broker) -> String {
     answer.body["progressToken"].as_str().unwrap().to_owned()
 }
 
+/// Posts to this path from an address behind the proxy, and returns the status.
+async fn post_from(broker: &Broker, address: &str, path: &str, token: &str) -> u16 {
+    let call = broker.http.post(format!("{}{path}", broker.url));
+    let call = call.bearer_auth(token).header("x-forwarded-for", address);
+    let body = json!({"phase": "set_up", "node": "n1"});
+    call.json(&body).send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_progress_tokens_are_few_and_known_ones_are_always_heard() {
+    const PROGRESS: &str = "/gha/runner/progress";
+    const RELEASE: &str = "/gha/runner/release";
+    let broker = Broker::start().await;
+    let token = redeemed(&broker).await;
+    let unknown = |n: usize| format!("{n:0>width$}", width = token.len());
+    let (flooded, other) = ("203.0.113.7", "203.0.113.8");
+    let mut statuses = BTreeMap::new();
+    for n in 0..150 {
+        let path = if n % 2 == 0 { PROGRESS } else { RELEASE };
+        let status = post_from(&broker, flooded, path, &unknown(n)).await;
+        *statuses.entry(status).or_insert(0) += 1;
+    }
+    assert_eq!(statuses, BTreeMap::from([(401, 100), (429, 50)]));
+    for path in [PROGRESS, RELEASE] {
+        assert_eq!(post_from(&broker, other, path, &unknown(200)).await, 401);
+    }
+    // A runner behind the same address.
+    let status = post_from(&broker, flooded, PROGRESS, &token).await;
+    assert_eq!(status, 204);
+    deletion(&broker, 204).await;
+    assert_eq!(post_from(&broker, flooded, RELEASE, &token).await, 204);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_node_fills_no_timeline() {
     let broker = Broker::start().await;

@@ -3,6 +3,7 @@
 
 mod answers;
 mod broker;
+mod files;
 mod payloads;
 mod queue;
 

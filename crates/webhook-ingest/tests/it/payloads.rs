@@ -1,4 +1,5 @@
 use gha_slurm_contract::event::EventPayload;
+use gha_slurm_domain::LabelSettings;
 use gha_slurm_test_support::TestBroker;
 use serde_json::Value;
 
@@ -101,6 +102,83 @@ async fn every_published_example_becomes_an_event_of_the_published_schema() {
             }
         }
     }
+    ingest.stop().await;
+}
+
+/// Who knows the webhook secret decides what is in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn however_large_a_payload_is_its_event_is_small() {
+    let broker = TestBroker::create().await;
+    let ingest = Ingest::start(broker.amqp_url(), &[]).await;
+    let mut payload = examples("workflow_job").swap_remove(5);
+    let long = "ä".repeat(2_500_000);
+    payload["action"] = "queued".repeat(100_000).into();
+    let job = &mut payload["workflow_job"];
+    for key in ["name", "workflow_name", "head_branch", "conclusion"] {
+        job[key] = long.as_str().into();
+    }
+    job["html_url"] = "javascript:alert(1)".into();
+    let mut labels = vec!["slurm".to_owned(), format!("slurm{}", "-".repeat(300))];
+    labels.extend((0..100_000).map(|n| n.to_string()));
+    job["labels"] = labels.into();
+    let delivery = Delivery::new("workflow_job", payload.to_string());
+    assert_eq!(ingest.send(delivery).await.status(), 202);
+
+    let messages = drain(broker.amqp_url()).await;
+    let size = messages[0].body.to_string().len();
+    assert!(size < 16 << 10, "{size} bytes");
+    let EventPayload::WorkflowJob(event) = messages[0].event().payload else {
+        panic!("another event")
+    };
+    let job = event.workflow_job;
+    for text in [
+        Some(&job.name),
+        job.workflow_name.as_ref(),
+        job.head_branch.as_ref(),
+        job.conclusion.as_ref(),
+    ] {
+        let cut = text.unwrap().strip_suffix('…').unwrap();
+        assert!(long.starts_with(cut));
+    }
+    assert!(event.action.starts_with("queuedqueued"), "{}", event.action);
+    assert_eq!(job.html_url, None);
+    // It is still for nobody here.
+    assert_eq!(job.labels.len(), 101);
+    let policy = LabelSettings::default().policy("main");
+    for labels in [&job.labels[..], &job.labels[..2], &job.labels[100..]] {
+        let refusal = policy.classify(labels).unwrap_err();
+        assert!(!refusal.is_mistake(), "{refusal}");
+    }
+    ingest.stop().await;
+}
+
+/// A part of a name is another name.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_are_too_long_are_refused() {
+    let broker = TestBroker::create().await;
+    let ingest = Ingest::start(broker.amqp_url(), &[]).await;
+    let long: Value = "x".repeat(4_000_000).into();
+    for pointer in [
+        "/repository/name",
+        "/repository/owner/login",
+        "/sender/login",
+        "/workflow_job/runner_name",
+    ] {
+        let mut payload = examples("workflow_job").swap_remove(5);
+        *payload.pointer_mut(pointer).unwrap() = long.clone();
+        let delivery = Delivery::new("workflow_job", payload.to_string());
+        let problem = problem(ingest.send(delivery).await, 400, "payload_invalid").await;
+        let detail = problem.detail.unwrap();
+        assert!(detail.len() < 300, "{detail}");
+        let path = pointer.trim_start_matches('/').replace('/', ".");
+        assert!(detail.contains(&path), "{detail}");
+    }
+    let mut payload = examples("installation").swap_remove(0);
+    let name = format!("acme/{}", "x".repeat(300));
+    payload["repositories"] = serde_json::json!([{"id": 1, "full_name": name}]);
+    let delivery = Delivery::new("installation", payload.to_string());
+    problem(ingest.send(delivery).await, 400, "payload_invalid").await;
+    assert_eq!(drain(broker.amqp_url()).await.len(), 0);
     ingest.stop().await;
 }
 
