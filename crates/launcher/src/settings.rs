@@ -210,7 +210,7 @@ fn default_operations() -> OperationsSettings {
 pub struct KeySettings {
     /// Folder made by `gha-slurm keys generate`.
     pub folder: PathBuf,
-    /// Seconds a launch token is valid: GitHub's 24 h queue limit and an hour.
+    /// Seconds a launch token is valid, at most seven days: GitHub's 24 h queue limit and an hour.
     #[serde(default = "default_lifetime")]
     pub lifetime_s: i64,
 }
