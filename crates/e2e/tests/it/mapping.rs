@@ -61,7 +61,7 @@ async fn a_public_repository_is_refused_until_it_is_allowed() {
     let new = NewWorkflowJob::of(PUBLIC, &LABELS).script("true");
     let id = stack.github.queue(new).unwrap().id;
     let reason = stack.until_verdict(id, "refused").await;
-    assert!(reason.contains("public"), "{reason}");
+    assert!(reason.starts_with("Public repositories"), "{reason}");
     assert_eq!(stack.launches("true").await, 0);
 
     let path = format!("/api/public-repositories/{PUBLIC}");
@@ -98,7 +98,13 @@ async fn hostile_labels_are_named_and_start_nothing() {
         let labels = ["self-hosted", "slurm", &label];
         let new = NewWorkflowJob::of(REPOSITORY, &labels).script("true");
         let id = stack.github.queue(new).unwrap().id;
-        let reason = stack.until_verdict(id, "not_ours").await;
+        // One that is too long to be kept matches nothing, so that it is left to others.
+        let verdict = if label.len() > 256 {
+            "not_ours"
+        } else {
+            "refused"
+        };
+        let reason = stack.until_verdict(id, verdict).await;
         let begin: String = label
             .chars()
             .take_while(char::is_ascii_graphic)

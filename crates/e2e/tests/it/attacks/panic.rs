@@ -9,7 +9,7 @@ use gha_slurm_contract::LaunchClaims;
 use gha_slurm_contract::launch_token::{AUDIENCE_AGENT, AUDIENCE_BROKER};
 use gha_slurm_contract::runner::RunnerMode;
 use gha_slurm_domain::{LaunchId, ResourceRequest};
-use gha_slurm_test_support::{SLURM_USERS, binary, wait_until};
+use gha_slurm_test_support::{CLUSTER, SLURM_USERS, binary, wait_until};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
@@ -29,7 +29,12 @@ fn gha_slurm(stack: &Stack, arguments: &[&str]) -> String {
 }
 
 /// A launch token that is signed with a stolen key, and says to be half a minute old.
-fn forged(stack: &Stack, thief: &SigningKey, launch: LaunchId, issued: DateTime<Utc>) -> String {
+fn forged(
+    stack: &Stack,
+    thief: &SigningKey,
+    (launch, repository_id, cluster): (LaunchId, i64, &str),
+    issued: DateTime<Utc>,
+) -> String {
     let iat = issued.timestamp();
     let claims = LaunchClaims {
         iss: "e2e".into(),
@@ -40,14 +45,13 @@ fn forged(stack: &Stack, thief: &SigningKey, launch: LaunchId, issued: DateTime<
         nbf: iat - 120,
         exp: iat + 3600,
         runner_name: "gha-slurm-e2e-stolen".into(),
-        // An agent that accepts the key refuses to start this with 403.
-        cluster: "elsewhere".into(),
+        cluster: cluster.into(),
         launcher: None,
         token_url: stack.url(Service::TokenBroker),
         owner: "acme".into(),
         repository_name: "widgets".into(),
         repository_url: format!("https://github.com/{REPOSITORY}"),
-        repository_id: 1,
+        repository_id,
         labels: "self-hosted,slurm".into(),
         workflow_id: 1,
         slurm_user: SLURM_USERS[0].parse().unwrap(),
@@ -100,7 +104,9 @@ async fn everything_is_stopped_and_goes_on() {
     };
     let (launch, slurm_job) = (submitted("id").await, submitted("slurm_job_id").await);
     let issued = Utc::now() - CLAIMED_AGO;
-    let token = forged(&stack, &thief, launch.parse().unwrap(), issued);
+    let repository: i64 = submitted("repository_id").await.parse().unwrap();
+    let of_launch = (launch.parse().unwrap(), repository, CLUSTER);
+    let token = forged(&stack, &thief, of_launch, issued);
 
     let said = gha_slurm(&stack, &["panic", "--reason", "a key was stolen"]);
     assert!(
@@ -144,7 +150,9 @@ async fn everything_is_stopped_and_goes_on() {
 
     // The keys, too: now the agent refuses what the thief signs, whenever it says to be signed.
     gha_slurm(&stack, &["panic", "--keys", stack.launch_keys()]);
-    let forged = forged(&stack, &thief, LaunchId(uuid::Uuid::now_v7()), Utc::now());
+    // An agent that accepts the key refuses to start this: it is meant for another.
+    let of_nothing = (LaunchId(uuid::Uuid::now_v7()), 1, "elsewhere");
+    let forged = forged(&stack, &thief, of_nothing, Utc::now());
     for (service, path) in [
         (Service::TokenBroker, "/gha/runner"),
         (Service::Agent, "/runner/start"),
