@@ -1,11 +1,11 @@
-//! Texts of others, within bounds: whoever can send events decides what they hold, and what they hold is kept, sent and shown. The types
-//! that hold such texts name these functions in `deserialize_with`, so that the bounds are the same for webhooks, for answers of GitHub,
-//! for events in a queue and for what the database kept.
+//! Limits on text from outside. Whoever can send an event chooses its text, which is then stored, passed on and shown. Types with such text
+//! name these functions in `deserialize_with`, so that the same limits apply to webhooks, GitHub's responses, events in a queue and rows
+//! of the database.
 
 use std::fmt;
 
-use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, Error, IgnoredAny, SeqAccess, Visitor};
 
 use crate::labels::{MAX_LABEL_LENGTH, MAX_LABELS};
 
@@ -20,36 +20,26 @@ const MORE_LABELS: &str = "… and labels beyond the first 100";
 
 /// A text for people: one that is longer than [`MAX_TEXT`] is cut and ends with `…`.
 pub fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    deserializer.deserialize_str(Text).map(|Cut(text)| text)
+    Kind::Text.deserialize(deserializer)
 }
 
 /// As [`text`], where there may be none.
 pub fn optional_text<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {
-    let text = Option::<Cut>::deserialize(deserializer)?;
-    Ok(text.map(|Cut(text)| text))
+    deserializer.deserialize_option(Optional(Kind::Text))
 }
 
 /// A name that identifies something: one that is longer than [`MAX_NAME`] is an error, since a part of it is the name of something else.
 pub fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    deserializer.deserialize_str(Names)
+    Kind::Name.deserialize(deserializer)
 }
 
 /// As [`name`], where there may be none.
 pub fn optional_name<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {
-    struct Name(String);
-
-    impl<'de> Deserialize<'de> for Name {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            name(deserializer).map(Self)
-        }
-    }
-
-    let name = Option::<Name>::deserialize(deserializer)?;
-    Ok(name.map(|Name(name)| name))
+    deserializer.deserialize_option(Optional(Kind::Name))
 }
 
 /// The address of a web page; `None` for what is none, for another scheme than http and https, and for one longer than [`MAX_TEXT`], a
@@ -84,17 +74,9 @@ pub fn labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>,
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-            struct Label(String);
-
-            impl<'de> Deserialize<'de> for Label {
-                fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                    deserializer.deserialize_str(Labels).map(Self)
-                }
-            }
-
             let mut labels = Vec::new();
             while labels.len() < MAX_LABELS {
-                let Some(Label(label)) = list.next_element()? else {
+                let Some(label) = list.next_element_seed(Kind::Label)? else {
                     return Ok(labels);
                 };
                 labels.push(label);
@@ -115,14 +97,6 @@ pub(crate) fn is_cut_label(label: &str) -> bool {
     label.starts_with(ELLIPSIS) || label.ends_with(ELLIPSIS)
 }
 
-struct Cut(String);
-
-impl<'de> Deserialize<'de> for Cut {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Text)
-    }
-}
-
 /// At most so many bytes of a text, whole characters, with the ellipsis.
 fn cut(text: &str, most: usize) -> String {
     if text.len() <= most {
@@ -135,62 +109,83 @@ fn cut(text: &str, most: usize) -> String {
     cut
 }
 
-struct Text;
+/// A name of so many bytes.
+#[derive(Debug, thiserror::Error)]
+#[error("a name has at most {MAX_NAME} bytes, and this one has {0}")]
+struct TooLong(usize);
 
-impl Visitor<'_> for Text {
-    type Value = Cut;
+/// What a string is. Only what is kept of it is copied.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Text,
+    Name,
+    Label,
+}
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Cut, E> {
-        Ok(Cut(cut(text, MAX_TEXT)))
+impl Kind {
+    fn bounded(self, text: &str) -> Result<String, TooLong> {
+        match self {
+            Self::Text => Ok(cut(text, MAX_TEXT)),
+            Self::Name if text.len() > MAX_NAME => Err(TooLong(text.len())),
+            // In characters, as GitHub counts them; most labels have fewer bytes than that and are not counted.
+            Self::Label
+                if text.len() > MAX_LABEL_LENGTH && text.chars().count() > MAX_LABEL_LENGTH =>
+            {
+                let kept = text.chars().take(MAX_LABEL_LENGTH - 1);
+                Ok(kept.chain([ELLIPSIS]).collect())
+            }
+            Self::Name | Self::Label => Ok(text.to_owned()),
+        }
     }
 }
 
-struct Names;
+impl<'de> DeserializeSeed<'de> for Kind {
+    type Value = String;
 
-impl Visitor<'_> for Names {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Kind {
     type Value = String;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a string")
     }
 
-    fn visit_str<E: Error>(self, name: &str) -> Result<String, E> {
-        if name.len() > MAX_NAME {
-            return Err(E::custom(format_args!(
-                "a name has at most {MAX_NAME} bytes, and this one has {}",
-                name.len()
-            )));
-        }
-        Ok(name.to_owned())
+    fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
+        self.bounded(text).map_err(E::custom)
     }
 }
 
-struct Labels;
+/// The same, where there may be none.
+struct Optional(Kind);
 
-impl Visitor<'_> for Labels {
-    type Value = String;
+impl<'de> Visitor<'de> for Optional {
+    type Value = Option<String>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
+        f.write_str("a string or null")
     }
 
-    fn visit_str<E>(self, label: &str) -> Result<String, E> {
-        // In characters, as GitHub counts them; most labels have fewer bytes than that and are not counted.
-        if label.len() <= MAX_LABEL_LENGTH || label.chars().count() <= MAX_LABEL_LENGTH {
-            return Ok(label.to_owned());
-        }
-        let kept = label.chars().take(MAX_LABEL_LENGTH - 1);
-        Ok(kept.chain([ELLIPSIS]).collect())
+    fn visit_none<E>(self) -> Result<Option<String>, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Option<String>, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<String>, D::Error> {
+        self.0.deserialize(deserializer).map(Some)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde::Deserialize;
     use serde_json::{Value, json};
 
     use super::*;
