@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use chrono::TimeDelta;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -16,7 +15,7 @@ use crate::rest::repository::addressed;
 use crate::shared::Shared;
 use crate::world::accounts::Lookup;
 use crate::world::tokens::Grant;
-use crate::world::{Now, World, known};
+use crate::world::{Now, World, end, known};
 
 type Answer = Result<HttpResponse, GitHubError>;
 
@@ -111,8 +110,7 @@ fn mint(world: &mut World, id: i64, narrowed: Narrowed, now: Now) -> Result<Valu
     }
     let repository_ids = chosen_repositories(world, &installation, &narrowed)?;
     let permissions = chosen_permissions(&installation, narrowed.permissions)?;
-    let lifetime = TimeDelta::from_std(world.timing.installation_token).unwrap_or(TimeDelta::MAX);
-    let expires_at = now + lifetime;
+    let expires_at = end(now, world.timing.installation_token);
     let grant = Grant {
         installation_id: id,
         repository_ids: repository_ids.clone(),

@@ -1,7 +1,6 @@
 //! Self-hosted runners of a repository.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use chrono::TimeDelta;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -12,9 +11,9 @@ use crate::rest::page::{Page, PageQuery};
 use crate::rest::repository::permitted;
 use crate::runner_protocol::configuration;
 use crate::shared::Shared;
-use crate::world::World;
 use crate::world::runners::{NewRunner, RunnerRefusal};
 use crate::world::tokens::RunnerTokenUse;
+use crate::world::{World, end};
 
 type Answer = Result<HttpResponse, GitHubError>;
 
@@ -112,8 +111,7 @@ pub(crate) async fn remove_token(request: HttpRequest, shared: web::Data<Shared>
 fn runner_token(request: &HttpRequest, shared: &Shared, usage: RunnerTokenUse) -> Answer {
     let body = shared.change(|world, now| {
         let repository = permitted(request, world, now, PERMISSION, Access::Write)?;
-        let lifetime = TimeDelta::from_std(world.timing.runner_token).unwrap_or(TimeDelta::MAX);
-        let expires_at = now + lifetime;
+        let expires_at = end(now, world.timing.runner_token);
         let token = world.tokens.runner_token(repository.id, usage, expires_at);
         Ok::<Value, GitHubError>(json!({ "token": token, "expires_at": time(expires_at) }))
     })?;

@@ -8,8 +8,8 @@ use url::Url;
 use super::page;
 use crate::request::ControlError;
 use crate::shared::Shared;
-use crate::world::sign_ins::{Code, end};
-use crate::world::{Now, World};
+use crate::world::sign_ins::Code;
+use crate::world::{Now, World, end};
 
 const PATH: &str = "/login/oauth/authorize";
 /// Characters of a PKCE challenge: a SHA-256 digest in base64url.

@@ -8,12 +8,11 @@ pub(crate) mod faults;
 pub(crate) mod people;
 pub(crate) mod runners;
 pub(crate) mod sign_ins;
+mod time;
 pub(crate) mod tokens;
 pub(crate) mod workflow_jobs;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-
-use chrono::{DateTime, Utc};
 
 use crate::model::{
     Account, Installation, Repository, Role, Runner, State, WorkflowJob, WorkflowRun,
@@ -21,7 +20,7 @@ use crate::model::{
 use crate::request::TokenKind;
 use crate::settings::{AppFacts, Timing};
 
-pub(crate) type Now = DateTime<Utc>;
+pub(crate) use time::{Now, end};
 
 /// The addresses that appear in answers and payloads, without a slash at the end.
 #[derive(Debug, Clone)]

@@ -3,11 +3,8 @@
 //! What ended is forgotten: [`SignIns::prune`] runs with every code and token, and all the time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use chrono::TimeDelta;
-
-type Now = chrono::DateTime<chrono::Utc>;
+use super::time::{Now, end};
 use super::tokens::noise;
 use crate::request::TokenKind;
 use crate::settings::Timing;
@@ -52,14 +49,6 @@ struct RefreshToken {
 pub(crate) struct TokenPair {
     pub(crate) access_token: String,
     pub(crate) refresh_token: String,
-}
-
-/// When something ends that begins now.
-pub(crate) fn end(now: Now, lifetime: Duration) -> Now {
-    TimeDelta::from_std(lifetime)
-        .ok()
-        .and_then(|lifetime| now.checked_add_signed(lifetime))
-        .unwrap_or(Now::MAX_UTC)
 }
 
 impl SignIns {
@@ -173,6 +162,8 @@ impl SignIns {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
 
     #[test]
