@@ -171,11 +171,8 @@ impl Starter {
                 let user = &claims.slurm_user;
                 let stray = match self.launches.book(|book| book.stray(claims.sub, user)) {
                     Some(stray) => stray,
-                    None => match self.find(claims.sub, user).await? {
-                        Found::Job(id) => Some(id),
-                        // Every first submission is one that Slurm may hide.
-                        Found::None | Found::MayBeHidden => None,
-                    },
+                    // Every first submission is one that Slurm may hide.
+                    None => self.find(claims.sub, user).await?.job(),
                 };
                 if let Some(id) = stray {
                     return self.record(entry, id).await;
@@ -188,7 +185,7 @@ impl Starter {
         claims.resources = permitted.resources;
         if let Some(url) = permitted.token_url {
             // As it was compared: curl, on the node, may read the claim's text in another way.
-            url.clone_into(&mut claims.token_url);
+            claims.token_url = url;
         }
         let allowed = |entry: &Entry, live| {
             let (user, repository) = (&entry.slurm_user, &entry.repository_url);

@@ -164,6 +164,16 @@ pub enum Found {
     MayBeHidden,
 }
 
+impl Found {
+    /// The Slurm job, if one was found.
+    pub fn job(self) -> Option<SlurmJobId> {
+        match self {
+            Self::Job(id) => Some(id),
+            Self::None | Self::MayBeHidden => None,
+        }
+    }
+}
+
 /// Slurm's queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Queue {

@@ -73,17 +73,27 @@ async fn status(service: &Service, id: i64) -> Value {
     status.cloned().unwrap_or_default()
 }
 
-/// Through its life, what people are told of a build is one state with its reason.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_build_says_why_it_waits_and_until_when() {
+/// With a repository that alice has mapped.
+async fn mapped() -> Service {
     let service = Service::start().await;
     service.at_github("widgets", 1, true).await;
     service.post("alice", &["acme/widgets"], None).await;
-    let seed = Seed {
+    service
+}
+
+fn seed(service: &Service) -> Seed<'_> {
+    Seed {
         database: &service.database,
         repository: RepositoryId(1),
         user: "alice".parse().unwrap(),
-    };
+    }
+}
+
+/// At every step of its life, a build has one status and a reason for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_says_why_it_waits_and_until_when() {
+    let service = mapped().await;
+    let seed = seed(&service);
     let now = Utc::now();
     let queued = async |id| {
         let facts = facts(id, &["self-hosted", "slurm"], Some(now));
@@ -153,14 +163,8 @@ async fn a_build_says_why_it_waits_and_until_when() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_its_node_refused_and_what_is_given_up_are_told_apart() {
-    let service = Service::start().await;
-    service.at_github("widgets", 1, true).await;
-    service.post("alice", &["acme/widgets"], None).await;
-    let seed = Seed {
-        database: &service.database,
-        repository: RepositoryId(1),
-        user: "alice".parse().unwrap(),
-    };
+    let service = mapped().await;
+    let seed = seed(&service);
     let now = Utc::now();
     let facts = facts(5, &["self-hosted", "slurm"], Some(now));
     let job = seed.queued(&facts, now).await;

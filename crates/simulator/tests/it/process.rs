@@ -10,6 +10,10 @@ use tokio::process::Command;
 
 use crate::DEADLINE;
 
+async fn json_of(request: reqwest::RequestBuilder) -> Value {
+    request.send().await.unwrap().json().await.unwrap()
+}
+
 #[tokio::test]
 async fn it_starts_with_repositories_and_a_new_key_and_stops_when_told() {
     let folder = tempfile::tempdir().unwrap();
@@ -72,61 +76,38 @@ async fn it_starts_with_repositories_and_a_new_key_and_stops_when_told() {
         &EncodingKey::from_rsa_pem(&pem).unwrap(),
     )
     .unwrap();
-    let found: Value = http
-        .get(format!("{base}/repos/acme/widgets/installation"))
-        .bearer_auth(jwt)
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let found = json_of(
+        http.get(format!("{base}/repos/acme/widgets/installation"))
+            .bearer_auth(jwt),
+    )
+    .await;
     assert_eq!(found["account"]["login"], "acme");
-    let open: Value = http
-        .get(format!("{base}/repos/acme/open"))
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let open = json_of(http.get(format!("{base}/repos/acme/open"))).await;
     assert_eq!(open["private"], false);
     let authorize = format!("{base}/login/oauth/authorize?client_id=Iv1.seven");
-    let signed_in: Value = http
-        .post(format!("{base}/simulator/sign-ins"))
-        .json(&json!({ "url": authorize, "login": "ada" }))
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let signed_in = json_of(
+        http.post(format!("{base}/simulator/sign-ins"))
+            .json(&json!({ "url": authorize, "login": "ada" })),
+    )
+    .await;
     let (_, code) = signed_in["location"]
         .as_str()
         .unwrap()
         .split_once("?code=")
         .unwrap();
-    let tokens: Value = http
-        .post(format!("{base}/login/oauth/access_token"))
-        .header("accept", "application/json")
-        .json(&json!({ "client_id": "Iv1.seven", "client_secret": "t0p", "code": code }))
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let tokens = json_of(
+        http.post(format!("{base}/login/oauth/access_token"))
+            .header("accept", "application/json")
+            .json(&json!({ "client_id": "Iv1.seven", "client_secret": "t0p", "code": code })),
+    )
+    .await;
     let mut roles = Vec::new();
     for name in ["ada/notes", "acme/open", "acme/widgets"] {
-        let repository: Value = http
-            .get(format!("{base}/repos/{name}"))
-            .bearer_auth(tokens["access_token"].as_str().unwrap())
-            .send()
-            .await
-            .unwrap()
-            .json()
-            .await
-            .unwrap();
+        let repository = json_of(
+            http.get(format!("{base}/repos/{name}"))
+                .bearer_auth(tokens["access_token"].as_str().unwrap()),
+        )
+        .await;
         let permissions = &repository["permissions"];
         roles.push(["admin", "maintain", "triage"].map(|name| permissions[name] == true));
     }

@@ -298,10 +298,7 @@ async fn settings_that_a_role_made_for_itself_are_reset() {
     web.batch_execute("ALTER ROLE CURRENT_USER SET default_transaction_read_only = on")
         .await
         .unwrap();
-    let warnings = pool(&url).migrate(Vec::new()).await.unwrap();
-    let [warning] = warnings.as_slice() else {
-        panic!("{warnings:?}")
-    };
+    let warning = only_warning(&url).await;
     assert!(
         warning.contains("run ALTER ROLE web RESET ALL"),
         "{warning}"
@@ -310,6 +307,13 @@ async fn settings_that_a_role_made_for_itself_are_reset() {
         warning.contains("default_transaction_read_only"),
         "{warning}"
     );
+}
+
+/// What a migration warns of.
+async fn only_warning(url: &str) -> String {
+    let mut warnings = pool(url).migrate(Vec::new()).await.unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    warnings.remove(0)
 }
 
 /// An owner without `CREATEROLE` migrates, and is told what is left to do.
@@ -336,10 +340,7 @@ async fn who_may_not_reset_settings_of_roles_is_told() {
         )
         .await
         .unwrap();
-    let warnings = pool(&url).migrate(Vec::new()).await.unwrap();
-    let [warning] = warnings.as_slice() else {
-        panic!("{warnings:?}")
-    };
+    let warning = only_warning(&url).await;
     assert!(
         warning.contains("run ALTER ROLE gha_slurm_launcher IN DATABASE site RESET ALL"),
         "{warning}"

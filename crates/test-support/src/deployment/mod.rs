@@ -262,13 +262,9 @@ impl DeploymentBuilder {
         let mut services = BTreeMap::new();
         for service in Service::ALL {
             let program = service.program();
-            let file = files.join(format!("{program}.toml"));
+            let file = settings_file(&files, program);
             credentials::write_private(&file, &toml::to_string(&wiring.of(service))?)?;
-            let mut process = ServiceProcess::new(program, &logs)
-                .config(&file)
-                .env("NO_PROXY", format!("127.0.0.1,{}", self.host))
-                .env("NO_COLOR", "1")
-                .env(MARK, &node_folder);
+            let mut process = process(program, &logs, &files, self.host, &node_folder);
             for (key, value) in &self.environment {
                 process = process.env(key, value);
             }
@@ -376,11 +372,8 @@ impl Deployment {
         let program = service.program();
         let logs = self.logs.join("second");
         fs::create_dir_all(&logs).with_context(|| logs.display().to_string())?;
-        Ok(ServiceProcess::new(program, &logs)
-            .config(&self.files.join(format!("{program}.toml")))
-            .env("NO_PROXY", format!("127.0.0.1,{}", self.host))
-            .env("NO_COLOR", "1")
-            .env(MARK, &self.node_folder))
+        let (files, nodes) = (&self.files, &self.node_folder);
+        Ok(process(program, &logs, files, self.host, nodes))
     }
 
     /// The process of a service.
@@ -427,6 +420,25 @@ impl Deployment {
     pub fn output_folder(&self) -> PathBuf {
         self.node_folder.join("output")
     }
+}
+
+fn settings_file(files: &Path, program: &str) -> PathBuf {
+    files.join(format!("{program}.toml"))
+}
+
+/// The process of a service, with its settings file and what every service gets.
+fn process(
+    program: &str,
+    logs: &Path,
+    files: &Path,
+    host: Ipv4Addr,
+    node_folder: &Path,
+) -> ServiceProcess {
+    ServiceProcess::new(program, logs)
+        .config(&settings_file(files, program))
+        .env("NO_PROXY", format!("127.0.0.1,{host}"))
+        .env("NO_COLOR", "1")
+        .env(MARK, node_folder)
 }
 
 fn address(host: Ipv4Addr, ports: &BTreeMap<Service, u16>, service: Service) -> String {

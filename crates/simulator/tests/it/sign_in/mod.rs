@@ -70,7 +70,12 @@ impl Sim {
 
     /// The code that a person brings back.
     fn code(&self, login: &str) -> String {
-        let url = self.authorize_url(&[("redirect_uri", CALLBACK)]);
+        self.code_for(login, &[("redirect_uri", CALLBACK)])
+    }
+
+    /// The same, of an address with these parameters.
+    fn code_for(&self, login: &str, more: &[(&str, &str)]) -> String {
+        let url = self.authorize_url(more);
         let location = self.handle.authorize(login, &url).unwrap();
         parameter(&location, "code").unwrap()
     }

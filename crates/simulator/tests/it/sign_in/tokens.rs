@@ -40,13 +40,9 @@ async fn a_code_is_exchanged_once_and_the_token_tells_who_it_is() {
         ("code_challenge", CHALLENGE),
         ("code_challenge_method", "S256"),
     ];
-    let back = sim
-        .handle
-        .authorize("ada", &sim.authorize_url(&challenge))
-        .unwrap();
     let exchange = json!({
         "grant_type": "authorization_code",
-        "code": parameter(&back, "code"),
+        "code": sim.code_for("ada", &challenge),
         "redirect_uri": CALLBACK,
         "code_verifier": VERIFIER,
     });
@@ -123,11 +119,7 @@ async fn what_is_wrong_is_told_with_status_200() {
             ("code_challenge", CHALLENGE),
             ("code_challenge_method", "S256"),
         ];
-        let back = sim
-            .handle
-            .authorize("ada", &sim.authorize_url(&challenge))
-            .unwrap();
-        let mut exchange = json!({ "code": parameter(&back, "code") });
+        let mut exchange = json!({ "code": sim.code_for("ada", &challenge) });
         if let Some(verifier) = verifier {
             exchange["code_verifier"] = json!(verifier);
         }
