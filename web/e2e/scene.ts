@@ -172,7 +172,7 @@ export function busyDay(): FakeApi {
         stage: 'given_up',
         why: 'Stopped after 3 failed attempts. Last error: the runner could not be unpacked.',
         remedy:
-          'When the cause is mended, run the workflow again, or ask an administrator for gha-slurm retry.',
+          'Once the cause is fixed, run the workflow again, or ask an administrator for gha-slurm retry.',
       },
       queuedAt: seconds(1300),
       updatedAt: seconds(20),

@@ -182,7 +182,7 @@ pub enum NotOurs {
 }
 
 impl NotOurs {
-    /// Its labels are for this cluster, and one of them is wrong: nobody else will serve it.
+    /// Its labels are meant for this cluster, and one of them is wrong: no other runner will take it.
     pub fn is_mistake(&self) -> bool {
         match self {
             Self::NoLabels | Self::UnknownLabel(_) | Self::NothingSelectsUs(_) => false,

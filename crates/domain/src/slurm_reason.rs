@@ -13,11 +13,7 @@ pub struct SlurmReason {
 }
 
 const fn waits(words: &'static str) -> SlurmReason {
-    SlurmReason {
-        words,
-        remedy: "",
-        can_never_start: false,
-    }
+    held(words, "")
 }
 
 const fn held(words: &'static str, remedy: &'static str) -> SlurmReason {
@@ -37,6 +33,8 @@ const fn never(words: &'static str, remedy: &'static str) -> SlurmReason {
 }
 
 const FEWER: &str = "Change the labels of `runs-on` so that they ask for less, or name another partition; then run the workflow again.";
+const UNAVAILABLE: &str =
+    "nodes that it needs are down, drained or reserved, for maintenance perhaps";
 const ASK: &str = "Ask the administrators of the cluster.";
 
 /// By the whole word.
@@ -86,20 +84,7 @@ const BY_WORD: &[(&str, SlurmReason)] = &[
         held("its partition starts nothing at the moment", ASK),
     ),
     ("NodeDown", held("a node that it needs is down", ASK)),
-    (
-        "ReqNodeNotAvail",
-        held(
-            "nodes that it needs are down, drained or reserved, for maintenance perhaps",
-            ASK,
-        ),
-    ),
-    (
-        "NodesNotAvail",
-        held(
-            "nodes that it needs are down, drained or reserved, for maintenance perhaps",
-            ASK,
-        ),
-    ),
+    ("NodesNotAvail", held(UNAVAILABLE, ASK)),
     (
         "PartitionConfig",
         never("it asks for more than its partition has or allows", FEWER),
@@ -189,20 +174,8 @@ const BY_WORD: &[(&str, SlurmReason)] = &[
 
 /// By how they begin, where none is in the table above: limits, of which Slurm has some eighty (resource, and whose limit).
 const FAMILIES: &[(&str, SlurmReason)] = &[
-    (
-        "ReqNodeNotAvail",
-        held(
-            "nodes that it needs are down, drained or reserved, for maintenance perhaps",
-            ASK,
-        ),
-    ),
-    (
-        "Nodes required for job are DOWN",
-        held(
-            "nodes that it needs are down, drained or reserved, for maintenance perhaps",
-            ASK,
-        ),
-    ),
+    ("ReqNodeNotAvail", held(UNAVAILABLE, ASK)),
+    ("Nodes required for job are DOWN", held(UNAVAILABLE, ASK)),
     ("MaxSubmit", waits("as many as may wait are waiting")),
     (
         "QOSMin",

@@ -1,5 +1,5 @@
-//! What people are told of a build: one stage, why, until when, and what they can do. Derived here from what is known, and nowhere else:
-//! the API, the page and the command line show it.
+//! The status of a build as people see it: one stage, the reason, the expected time, and what the user can do. It is derived here and
+//! nowhere else; the API and the page show it.
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
@@ -15,7 +15,7 @@ use crate::workflow_job::{Verdict, WorkflowJob, WorkflowJobState};
 /// What the job script writes before the policy's words where a hook refused a workflow job on its node.
 const REFUSED_ON_NODE: &str = "refused_by_policy: ";
 
-/// How far a build is, as people are told.
+/// How far a build is, as people see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BuildStage {
@@ -57,7 +57,7 @@ pub enum BuildStage {
     Ended,
 }
 
-/// What people are told of a build.
+/// The status of a build as people see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BuildStatus {
@@ -141,26 +141,22 @@ impl BuildStatus {
 
     /// Of a build, at `now`.
     pub fn of(job: &WorkflowJob, around: Surroundings<'_>, now: DateTime<Utc>) -> Self {
-        match job.state {
-            WorkflowJobState::Completed => completed(job, around.outcome),
-            WorkflowJobState::InProgress => Self::new(BuildStage::Running),
-            WorkflowJobState::Waiting | WorkflowJobState::Queued => {
-                let reason = job.reason.as_deref().unwrap_or_default();
-                match job.verdict {
-                    Verdict::NotOurs => Self::new(BuildStage::NotOurs).why(reason),
-                    Verdict::WaitingForMapping => Self::new(BuildStage::WaitingForMapping)
-                        .why(reason)
-                        .remedy("Map the repository to your Slurm user: on this page, or by gha-slurm repos add on a login node"),
-                    Verdict::Refused => Self::new(BuildStage::Refused).why(reason),
-                    _ if job.state == WorkflowJobState::Waiting => {
-                        Self::new(BuildStage::WaitingAtGithub)
-                            .why("GitHub holds it back: for an approval, a wait timer or a concurrency group")
-                            .remedy("Look at the workflow run at GitHub")
-                    }
-                    Verdict::Undecided => Self::new(BuildStage::Planned),
-                    Verdict::Ours => waiting(around, now),
-                }
-            }
+        let reason = job.reason.as_deref().unwrap_or_default();
+        match (job.state, job.verdict) {
+            (WorkflowJobState::Completed, _) => completed(job, around.outcome),
+            (WorkflowJobState::InProgress, _) => Self::new(BuildStage::Running),
+            (_, Verdict::NotOurs) => Self::new(BuildStage::NotOurs).why(reason),
+            (_, Verdict::WaitingForMapping) => Self::new(BuildStage::WaitingForMapping)
+                .why(reason)
+                .remedy(
+                    "Map the repository to your Slurm user: on this page, or by gha-slurm repos add on a login node",
+                ),
+            (_, Verdict::Refused) => Self::new(BuildStage::Refused).why(reason),
+            (WorkflowJobState::Waiting, _) => Self::new(BuildStage::WaitingAtGithub)
+                .why("GitHub holds it back: for an approval, a wait timer or a concurrency group")
+                .remedy("Look at the workflow run at GitHub"),
+            (WorkflowJobState::Queued, Verdict::Undecided) => Self::new(BuildStage::Planned),
+            (WorkflowJobState::Queued, Verdict::Ours) => waiting(around, now),
         }
     }
 }
@@ -186,7 +182,7 @@ fn waiting(around: Surroundings<'_>, now: DateTime<Utc>) -> BuildStatus {
         } else {
             (
                 BuildStage::GivenUp,
-                "When the cause is mended, run the workflow again, or ask an administrator for gha-slurm retry",
+                "Once the cause is fixed, run the workflow again, or ask an administrator for gha-slurm retry",
             )
         };
         return BuildStatus::new(stage).why(stopped).remedy(remedy);

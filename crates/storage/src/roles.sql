@@ -51,7 +51,7 @@ GRANT SELECT,
     ON repositories TO gha_slurm_launcher;
 GRANT SELECT ON repository_mappings TO gha_slurm_launcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON workflow_jobs TO gha_slurm_launcher;
--- Whose account a class spends, and what a launch is for, is written once and by nobody changed.
+-- Whose account a class spends, and which class and repository a launch is for, is written once and never changed.
 GRANT SELECT, INSERT, DELETE ON runner_classes, launches TO gha_slurm_launcher;
 GRANT UPDATE (failures, last_failure_at, last_failure_reason, demand, supply, redeemed, refused, stopped)
     ON runner_classes TO gha_slurm_launcher, gha_slurm_token_broker;

@@ -6,7 +6,7 @@ import type { components, paths } from './schema';
 
 /** One workflow job and its progress. */
 export type Build = components['schemas']['Build'];
-/** How far a build is, as people are told. */
+/** How far a build is, as people see it. */
 export type BuildStage = components['schemas']['BuildStage'];
 /** A build with its timeline. */
 export type BuildDetail = components['schemas']['BuildDetail'];

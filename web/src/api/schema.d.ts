@@ -235,11 +235,11 @@ export interface components {
             usage?: components["schemas"]["BuildUsage"] | null;
         };
         /**
-         * @description How far a build is, as people are told.
+         * @description How far a build is, as people see it.
          * @enum {string}
          */
         BuildStage: "waiting_at_github" | "not_ours" | "waiting_for_mapping" | "refused" | "given_up" | "stopped" | "planned" | "delayed" | "pending" | "never_starts" | "starting" | "running" | "succeeded" | "failed" | "refused_on_node" | "cancelled" | "skipped" | "ended";
-        /** @description What people are told of a build. */
+        /** @description The status of a build as people see it. */
         BuildStatus: {
             /**
              * Format: date-time

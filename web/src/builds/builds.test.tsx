@@ -153,7 +153,7 @@ describe('a build', () => {
   it('shows the end of the log of what failed, when asked', async () => {
     const api = new FakeApi();
     const why = 'Stopped after 3 failed attempts.';
-    const remedy = 'When the cause is mended, run the workflow again.';
+    const remedy = 'Once the cause is fixed, run the workflow again.';
     api.add({ ...build, status: { stage: 'given_up', why, remedy } }, [
       {
         ...happened(5),
