@@ -207,13 +207,12 @@ pub async fn standings(
         Which::These([]) => return Ok(Vec::new()),
         Which::These(ids) => Some(ids.iter().map(|id| id.0).collect()),
     };
-    let rows: Vec<StandingRow> = diesel::sql_query(STANDINGS)
+    let standings = diesel::sql_query(STANDINGS)
         .bind::<BigInt, _>(lock.repository().0)
         .bind::<Nullable<Array<BigInt>>, _>(ids)
         .bind::<Timestamptz, _>(deadline)
-        .bind::<Array<LaunchStateSql>, _>(launch_states(&LaunchState::PENDING))
-        .load(lock.conn())
-        .await?;
+        .bind::<Array<LaunchStateSql>, _>(launch_states(&LaunchState::PENDING));
+    let rows: Vec<StandingRow> = Kept(standings).load(lock.conn()).await?;
     let ids = |ids: Vec<uuid::Uuid>| ids.into_iter().map(LaunchId).collect();
     Ok(rows
         .into_iter()

@@ -808,15 +808,14 @@ pub async fn due(
     };
     let (repositories, of_repositories) = split(&weights.repositories);
     let (users, of_users) = split(&weights.users);
-    let rows: Vec<Due> = diesel::sql_query(DUE)
+    let due = diesel::sql_query(DUE)
         .bind::<sql_types::Timestamptz, _>(now)
         .bind::<sql_types::BigInt, _>(limit)
         .bind::<Texts, _>(repositories)
         .bind::<Integers, _>(of_repositories)
         .bind::<Texts, _>(users)
-        .bind::<Integers, _>(of_users)
-        .load(conn)
-        .await?;
+        .bind::<Integers, _>(of_users);
+    let rows: Vec<Due> = Kept(due).load(conn).await?;
     Ok(located(
         rows.into_iter()
             .map(|row| (row.id, row.repository_id))

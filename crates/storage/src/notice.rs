@@ -6,6 +6,7 @@ use std::time::Duration;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use crate::pool::{Database, StorageError};
+use crate::prepared::Kept;
 
 /// The server answers within this, or is asked again on another connection.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,11 +37,10 @@ pub async fn notify(
     notice: Notice,
     about: &str,
 ) -> Result<(), StorageError> {
-    diesel::sql_query("SELECT pg_notify($1, $2)")
+    let notify = diesel::sql_query("SELECT pg_notify($1, $2)")
         .bind::<diesel::sql_types::Text, _>(notice.channel())
-        .bind::<diesel::sql_types::Text, _>(about)
-        .execute(conn)
-        .await?;
+        .bind::<diesel::sql_types::Text, _>(about);
+    Kept(notify).execute(conn).await?;
     Ok(())
 }
 

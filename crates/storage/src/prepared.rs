@@ -2,10 +2,10 @@
 
 use diesel::QueryResult;
 use diesel::pg::Pg;
-use diesel::query_builder::{AstPass, QueryFragment, QueryId};
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 
-/// A statement whose text is always the same. diesel keeps no prepared statement of an UPDATE, since its text may differ each time:
-/// that costs a round trip.
+/// A statement whose text is always the same. diesel keeps no prepared statement of an UPDATE nor of SQL that is written out, since their
+/// text may differ each time: that costs a round trip, and Postgres parses and plans it anew.
 pub(crate) struct Kept<T>(pub(crate) T);
 
 impl<T: QueryFragment<Pg>> QueryFragment<Pg> for Kept<T> {
@@ -21,4 +21,8 @@ impl<T: QueryFragment<Pg>> QueryFragment<Pg> for Kept<T> {
 impl<T> QueryId for Kept<T> {
     type QueryId = ();
     const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl<T: Query> Query for Kept<T> {
+    type SqlType = T::SqlType;
 }

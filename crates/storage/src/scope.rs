@@ -7,6 +7,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use gha_slurm_domain::RepositoryId;
 
 use crate::pool::{Database, StorageError};
+use crate::prepared::Kept;
 use crate::transaction::{self, Attempts, Work};
 
 /// The scope's lock, held until the transaction ends. Whoever changes rows of a scope (workflow jobs, launches, runners, classes) has
@@ -64,13 +65,12 @@ impl<'t> ScopeLocks<'t> {
         repositories.sort_unstable();
         repositories.dedup();
         let wanted: Vec<i64> = repositories.iter().map(|r| r.0).collect();
-        let taken: Vec<Taken> = diesel::sql_query(
+        let take = diesel::sql_query(
             "SELECT repository FROM unnest($1) AS wanted (repository) \
              WHERE pg_try_advisory_xact_lock(repository)",
         )
-        .bind::<diesel::sql_types::Array<BigInt>, _>(wanted)
-        .load(conn)
-        .await?;
+        .bind::<diesel::sql_types::Array<BigInt>, _>(wanted);
+        let taken: Vec<Taken> = Kept(take).load(conn).await?;
         Ok(Self {
             conn,
             repositories: taken
