@@ -166,7 +166,9 @@ async fn queue(
     count: u32,
 ) -> Result<Vec<Build>> {
     let repositories = site.repositories(SLURM_USER).await?;
-    let planned = site.plan(SLURM_USER, &repositories, count).await?;
+    let planned = site
+        .plan(SLURM_USER, &repositories, count, Utc::now())
+        .await?;
     let mut builds = Vec::new();
     for planned in planned {
         builds.push(submitted(site, signer, mode, planned).await?);

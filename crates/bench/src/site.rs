@@ -1,10 +1,13 @@
 //! Repositories that are mapped, and workflow jobs with planned launches in them: what a launcher would have written.
 
+use std::collections::HashMap;
+
 use anyhow::Result;
-use chrono::Utc;
-use gha_slurm_domain::{InstallationId, LaunchId, RepositoryId};
+use chrono::{DateTime, Utc};
+use gha_slurm_domain::{InstallationId, LaunchId, RepositoryId, WorkflowJobFacts};
 use gha_slurm_simulator::Handle;
-use gha_slurm_simulator::request::NewRepository;
+use gha_slurm_simulator::model::WorkflowJob;
+use gha_slurm_simulator::request::{NewRepository, NewWorkflowJob};
 use gha_slurm_storage::{Database, mappings, repositories};
 use gha_slurm_test_support::seed::{Seed, facts};
 use secrecy::SecretString;
@@ -23,7 +26,8 @@ pub(crate) struct Site {
     pub(crate) database: Database,
     github: Handle,
     installation: InstallationId,
-    workflow_jobs: i64,
+    /// The workflow run of each repository.
+    runs: HashMap<RepositoryId, i64>,
 }
 
 /// A workflow job and its launch.
@@ -40,7 +44,7 @@ impl Site {
             database: Database::new(&url, None, "bench", 1)?,
             github: around.github.clone(),
             installation: around.installation,
-            workflow_jobs: 0,
+            runs: HashMap::new(),
         })
     }
 
@@ -63,36 +67,40 @@ impl Site {
         Ok(made)
     }
 
-    /// The id of a workflow job that there was not yet.
-    pub(crate) fn next_workflow_job(&mut self) -> i64 {
-        self.workflow_jobs += 1;
-        self.workflow_jobs
+    /// Queues a workflow job at GitHub, of which no webhook is sent: without it, the reconciler would find that GitHub has forgotten it.
+    pub(crate) fn queue(&mut self, (id, name): &Repository) -> Result<WorkflowJob> {
+        let job = self.github.queue(NewWorkflowJob {
+            run_id: self.runs.get(id).copied(),
+            ..NewWorkflowJob::of(&format!("{OWNER}/{name}"), &LABELS)
+        })?;
+        self.runs.insert(*id, job.run_id);
+        Ok(job)
     }
 
-    /// Queues `count` workflow jobs in `repositories`, each with a planned launch.
+    /// Queues `count` workflow jobs in `repositories`, each with a launch that is planned for `at`.
     pub(crate) async fn plan(
         &mut self,
         user: &str,
         repositories: &[Repository],
         count: u32,
+        at: DateTime<Utc>,
     ) -> Result<Vec<Planned>> {
-        let now = Utc::now();
         let mut planned = Vec::new();
-        for repository in (0..count as usize).map(|n| n % repositories.len().max(1)) {
-            let Some(repository) = repositories.get(repository) else {
-                break;
-            };
+        for repository in repositories.iter().cycle().take(count as usize) {
+            let WorkflowJob { id, run_id, .. } = self.queue(repository)?;
             let seed = Seed {
                 database: &self.database,
                 repository: repository.0,
                 user: user.parse()?,
             };
-            self.workflow_jobs += 1;
-            let id = self.workflow_jobs;
-            let job = seed.queued(&facts(id, &LABELS, Some(now)), now).await;
+            let facts = WorkflowJobFacts {
+                run_id,
+                ..facts(id, &LABELS, Some(at))
+            };
+            let job = seed.queued(&facts, at).await;
             planned.push(Planned {
                 workflow_job: id,
-                launch: seed.planned(&job, now).await,
+                launch: seed.planned(&job, at).await,
                 repository: repository.clone(),
             });
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use gha_slurm_test_support::{
     BackingServices, Deployment, PrivateSlurm, SLURM_USERS, Service, SlurmBackend, try_wait_until,
 };
@@ -13,11 +13,15 @@ use crate::bare::Bare;
 use crate::ingest::Deliveries;
 use crate::load::{Target, closed_loop};
 use crate::report::{Table, median};
-use crate::site::Site;
+use crate::site::{Repository, Site};
 use crate::surroundings::{DEPLOYMENT, Surroundings};
 
 /// As many calls as the launcher has under way at once.
 const SUBMITTERS: usize = 16;
+const USER: &str = SLURM_USERS[0];
+/// From the start of agent and launcher until the launches are due: the one first looks at Slurm, the other compares its repositories with
+/// GitHub's.
+const SETTLING: TimeDelta = TimeDelta::seconds(10);
 /// For what has to happen at all.
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -128,30 +132,40 @@ async fn round(
     name: &str,
     effort: &Effort,
 ) -> Result<Round> {
-    // What an earlier round left must not be in the way.
-    let database_url = around.new_database(name).await?;
-    let folder = around.folder().join(name);
-    std::fs::create_dir(&folder)?;
-    let backing = BackingServices {
-        database_url: &database_url,
-        ..around.backing()
-    };
-    let mut deployment = Deployment::builder(DEPLOYMENT)
-        .slurm(slurm, backend)
-        .build(&folder, &around.credentials, &backing)?;
-    let output = deployment.output_folder().display().to_string();
-    let bare = match backend {
-        SlurmBackend::Sbatch => Bare::sbatch(slurm, &output),
-        SlurmBackend::Slurmrestd => Bare::slurmrestd(slurm, &output).await?,
-    };
+    let (bare_ms, mut ms) = latencies(around, slurm, backend, name, effort.webhooks).await?;
+    ms.sort_by(f64::total_cmp);
+    let p90_ms = ms.get(ms.len() * 9 / 10).copied().unwrap_or_default();
+    let name = format!("{name}_rates");
+    let (loop_rate, bare_rate, rate) =
+        rates(around, slurm, backend, &name, effort.submissions).await?;
+    Ok(Round {
+        loop_rate,
+        bare_rate,
+        rate,
+        bare_p50_ms: median(bare_ms, |v| *v).context("no webhook")?,
+        p50_ms: median(ms, |v| *v).context("no webhook")?,
+        p90_ms,
+    })
+}
+
+/// Milliseconds of `webhooks` bare calls, and from as many webhooks to the numbers of their Slurm jobs, in turn.
+async fn latencies(
+    around: &Surroundings,
+    slurm: &PrivateSlurm,
+    backend: SlurmBackend,
+    name: &str,
+    webhooks: u32,
+) -> Result<(Vec<f64>, Vec<f64>)> {
+    let Stretch {
+        mut deployment,
+        bare,
+        mut site,
+        repositories,
+        stored,
+    } = Stretch::begin(around, slurm, backend, name).await?;
     for service in [Service::Agent, Service::Launcher, Service::WebhookIngest] {
         deployment.service_mut(service).start().await?;
     }
-
-    let mut site = Site::new(around, &database_url)?;
-    let user = SLURM_USERS[0];
-    let repositories = site.repositories(user).await?;
-    let stored = Stored::open(&database_url).await?;
     let target = Target {
         address: deployment.address(Service::WebhookIngest).parse()?,
         expected: http::StatusCode::ACCEPTED,
@@ -159,11 +173,11 @@ async fn round(
     let secret = around.credentials.webhook_secret()?.into();
     let (mut bare_ms, mut ms) = (Vec::new(), Vec::new());
     // The first of each opens connections, and fetches tokens.
-    for number in 0..=effort.webhooks {
+    for number in 0..=webhooks {
         let repository = repositories
             .get(number as usize % repositories.len())
             .context("a repository")?;
-        let id = site.next_workflow_job();
+        let id = site.queue(repository)?.id;
         let queued = Deliveries::queued(repository, id, &secret)?;
         let sent = Utc::now();
         closed_loop(&target, 1, queued.first(1)).await?;
@@ -175,41 +189,91 @@ async fn round(
             bare_ms.push(single.millis(0.5));
         }
     }
-    deployment.service_mut(Service::WebhookIngest).stop();
-    deployment.service_mut(Service::Launcher).stop();
+    deployment.stop()?;
+    Ok((bare_ms, ms))
+}
 
-    let count = effort.submissions;
-    clear(slurm, user).await?;
+/// Submissions per second: bare ones in a loop, bare ones at once, and those of launcher and agent.
+async fn rates(
+    around: &Surroundings,
+    slurm: &PrivateSlurm,
+    backend: SlurmBackend,
+    name: &str,
+    count: u32,
+) -> Result<(f64, f64, f64)> {
+    let Stretch {
+        mut deployment,
+        bare,
+        mut site,
+        repositories,
+        stored,
+    } = Stretch::begin(around, slurm, backend, name).await?;
+    clear(slurm).await?;
     let loop_rate = bare.submit(1, count.into()).await?.per_second;
     expect(slurm, count).await?;
-    clear(slurm, user).await?;
+    clear(slurm).await?;
     let bare_rate = bare.submit(SUBMITTERS, count.into()).await?.per_second;
     expect(slurm, count).await?;
-    clear(slurm, user).await?;
-    let planned = site.plan(user, &repositories, count).await?;
+    clear(slurm).await?;
+    let due = Utc::now() + SETTLING;
+    let planned = site.plan(USER, &repositories, count, due).await?;
     let ids: Vec<i64> = planned.iter().map(|p| p.workflow_job).collect();
-    deployment.service_mut(Service::Launcher).start().await?;
+    for service in [Service::Agent, Service::Launcher] {
+        deployment.service_mut(service).start().await?;
+    }
     let rate = stored.rate(&ids).await?;
     deployment.service_mut(Service::Launcher).stop();
     expect(slurm, count).await?;
     deployment.stop()?;
-    clear(slurm, user).await?;
+    clear(slurm).await?;
+    Ok((loop_rate, bare_rate, rate))
+}
 
-    ms.sort_by(f64::total_cmp);
-    let p90_ms = ms.get(ms.len() * 9 / 10).copied().unwrap_or_default();
-    Ok(Round {
-        loop_rate,
-        bare_rate,
-        rate,
-        bare_p50_ms: median(bare_ms, |v| *v).context("no webhook")?,
-        p50_ms: median(ms, |v| *v).context("no webhook")?,
-        p90_ms,
-    })
+/// A deployment with a database of its own, so that nothing of an earlier stretch is in the way, and what is measured beside it.
+struct Stretch {
+    deployment: Deployment,
+    bare: Bare,
+    site: Site,
+    repositories: Vec<Repository>,
+    stored: Stored,
+}
+
+impl Stretch {
+    async fn begin(
+        around: &Surroundings,
+        slurm: &PrivateSlurm,
+        backend: SlurmBackend,
+        name: &str,
+    ) -> Result<Self> {
+        let database_url = around.new_database(name).await?;
+        let folder = around.folder().join(name);
+        std::fs::create_dir(&folder)?;
+        let backing = BackingServices {
+            database_url: &database_url,
+            ..around.backing()
+        };
+        let deployment = Deployment::builder(DEPLOYMENT)
+            .slurm(slurm, backend)
+            .build(&folder, &around.credentials, &backing)?;
+        let output = deployment.output_folder().display().to_string();
+        let bare = match backend {
+            SlurmBackend::Sbatch => Bare::sbatch(slurm, &output),
+            SlurmBackend::Slurmrestd => Bare::slurmrestd(slurm, &output).await?,
+        };
+        let site = Site::new(around, &database_url)?;
+        Ok(Self {
+            deployment,
+            bare,
+            repositories: site.repositories(USER).await?,
+            site,
+            stored: Stored::open(&database_url).await?,
+        })
+    }
 }
 
 /// Cancels everything, so that the next stretch starts with the same queue.
-async fn clear(slurm: &PrivateSlurm, user: &str) -> Result<()> {
-    slurm.run("scancel", &["--user", user]).await?;
+async fn clear(slurm: &PrivateSlurm) -> Result<()> {
+    slurm.run("scancel", &["--user", USER]).await?;
     Ok(())
 }
 
