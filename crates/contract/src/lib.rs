@@ -6,6 +6,7 @@ pub mod event;
 pub mod launch_token;
 pub mod mapping;
 pub mod outbound;
+pub mod people;
 pub mod problem;
 pub mod repository;
 pub mod runner;

@@ -11,8 +11,11 @@ use gha_slurm_domain::SlurmUser;
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_service_kit::authentication::{bearer, require_bearer};
 use gha_slurm_storage::mappings::Clusters;
+use gha_slurm_storage::people::{Link, Person};
 use secrecy::SecretString;
 use serde::Deserialize;
+
+use crate::settings::AccessSettings;
 
 /// `[[agents]]`: a Slurm agent whose word about Slurm users is taken.
 #[derive(Debug, Clone, Deserialize)]
@@ -34,15 +37,26 @@ impl AgentSettings {
 /// Who may call.
 pub(crate) struct Access {
     tokens: Vec<SecretString>,
+    /// GitHub's ids of accounts.
+    administrators: Vec<i64>,
     agents: Vec<(String, KeySet)>,
 }
 
-/// Who calls.
+/// Whose credential a call carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// A bearer token's: an administrator's, or a service's.
+    Token,
+    /// Somebody's who signed in.
+    Person(Person),
+}
+
+/// As what a call about a Slurm user's repositories is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Caller {
     /// An administrator, or a service.
     Administrator,
-    /// The Slurm user, by the word of the agent of their cluster.
+    /// The Slurm user, by the word of the agent of their cluster, or of whoever linked them.
     User {
         /// The agent's cluster.
         cluster: String,
@@ -66,7 +80,11 @@ impl Caller {
 
 impl Access {
     /// Reads the public keys.
-    pub(crate) fn new(tokens: Vec<SecretString>, agents: &[AgentSettings]) -> anyhow::Result<Self> {
+    pub(crate) fn new(settings: AccessSettings, agents: &[AgentSettings]) -> anyhow::Result<Self> {
+        let AccessSettings {
+            tokens,
+            administrators,
+        } = settings;
         let agents = agents
             .iter()
             .enumerate()
@@ -77,21 +95,41 @@ impl Access {
                 Ok((agent.cluster.clone(), keys))
             })
             .collect::<anyhow::Result<_>>()?;
-        Ok(Self { tokens, agents })
+        Ok(Self {
+            tokens,
+            administrators,
+            agents,
+        })
     }
 
-    /// Requires an administrator.
-    pub(crate) fn administrator(&self, request: &HttpRequest) -> Result<(), ApiError> {
+    /// Requires one of the bearer tokens.
+    pub(crate) fn token(&self, request: &HttpRequest) -> Result<(), ApiError> {
         require_bearer(request, &self.tokens)
     }
 
-    /// Requires an administrator, or the word of an agent about this user.
-    pub(crate) fn of_user(
+    /// Whether a person may see and change everything.
+    pub(crate) fn is_administrator(&self, person: &Person) -> bool {
+        self.administrators.contains(&person.github_id)
+    }
+
+    /// The cluster of this name; the only one, if none is named. `None`: it is not known, or none is named and there is not one.
+    pub(crate) fn cluster(&self, named: Option<&str>) -> Option<&str> {
+        let mut names = self.agents.iter().map(|(cluster, _)| cluster.as_str());
+        match (named, self.agents.as_slice()) {
+            (Some(named), _) => names.find(|name| *name == named),
+            (None, [_]) => names.next(),
+            (None, _) => None,
+        }
+    }
+
+    /// What a bearer token may do about this user's repositories: everything for an administrator's, what the user may for an agent's
+    /// assertion.
+    pub(crate) fn bearer_for(
         &self,
         request: &HttpRequest,
         user: &SlurmUser,
     ) -> Result<Caller, ApiError> {
-        let refusal = match self.administrator(request) {
+        let refusal = match self.token(request) {
             Ok(()) => return Ok(Caller::Administrator),
             Err(refusal) => refusal,
         };
@@ -103,16 +141,51 @@ impl Access {
             })
         });
         match asserted {
-            Some((cluster, asserted)) if asserted == *user => Ok(Caller::User {
-                cluster: cluster.clone(),
-                is_only: self.agents.len() == 1,
-            }),
-            Some(_) => Err(ApiError::new(
-                StatusCode::FORBIDDEN,
-                "not_this_user",
-                "The assertion is about another user",
-            )),
+            Some((cluster, asserted)) if asserted == *user => Ok(self.as_user_of(cluster)),
+            Some(_) => Err(not_this_user("The assertion is about another user")),
             None => Err(refusal),
         }
     }
+
+    /// What a person may do about this user's repositories.
+    pub(crate) fn person_for(&self, person: &Person, user: &SlurmUser) -> Result<Caller, ApiError> {
+        if self.is_administrator(person) {
+            return Ok(Caller::Administrator);
+        }
+        let link = link_of(person)?;
+        if link.slurm_user == *user {
+            Ok(self.as_user_of(&link.cluster))
+        } else {
+            Err(not_this_user("You are another Slurm user").detail(format!(
+                "You are linked to {}, and see and change what is theirs.",
+                link.slurm_user
+            )))
+        }
+    }
+
+    fn as_user_of(&self, cluster: &str) -> Caller {
+        Caller::User {
+            cluster: cluster.to_owned(),
+            is_only: self.agents.len() == 1,
+        }
+    }
+}
+
+/// Which Slurm user a person is.
+pub(crate) fn link_of(person: &Person) -> Result<&Link, ApiError> {
+    person.link.as_ref().ok_or_else(|| {
+        ApiError::new(
+            StatusCode::FORBIDDEN,
+            "not_linked",
+            "Your GitHub account is not linked to a Slurm user",
+        )
+        .detail(format!(
+            "Ask an administrator to link {} (id {}) to your Slurm user.",
+            person.login, person.github_id
+        ))
+    })
+}
+
+pub(crate) fn not_this_user(title: &'static str) -> ApiError {
+    ApiError::new(StatusCode::FORBIDDEN, "not_this_user", title)
 }

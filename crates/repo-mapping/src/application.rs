@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use gha_slurm_domain::Clock;
-use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness};
+use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness, Strangers};
 use gha_slurm_storage::{Database, Role};
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
-use crate::routes;
+use crate::routes::{self, SIGN_INS};
 use crate::settings::Settings;
+use crate::sign_in::SignIn;
 use crate::state::State;
 use crate::token_broker::TokenBroker;
 use crate::web_application::WebApplication;
@@ -41,15 +42,21 @@ impl Application {
         )?
         .with_metrics(&metrics)?;
         database.check(Role::RepoMapping).await?;
+        let sign_in = settings
+            .sign_in
+            .map(|sign_in| SignIn::new(sign_in, &settings.github.web_url))
+            .transpose()?;
         let state = State {
             database: database.clone(),
             token_broker,
             clock,
             web_url: settings.github.web_url.as_str().into(),
-            access: Arc::new(Access::new(settings.access.tokens, &settings.agents)?),
+            access: Arc::new(Access::new(settings.access, &settings.agents)?),
+            sign_in: sign_in.map(Arc::new),
         };
+        let strangers = Strangers::at_most(SIGN_INS);
         let http = HttpService::bind(&settings.http, &metrics, move |config| {
-            routes::configure(config, state.clone(), web.clone());
+            routes::configure(config, state.clone(), web.clone(), strangers.clone());
         })?;
         let operations = Operations::bind(&settings.operations, readiness.clone(), metrics)?;
         Ok(Self {

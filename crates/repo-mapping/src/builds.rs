@@ -12,6 +12,7 @@ use gha_slurm_storage::builds::{self, BuildRow};
 use gha_slurm_storage::{AsyncPgConnection, stops, usage};
 use serde::Deserialize;
 
+use crate::access::not_this_user;
 use crate::state::{State, storage_error};
 use crate::usage::of_build;
 
@@ -100,6 +101,20 @@ async fn stop(conn: &mut AsyncPgConnection) -> Result<Option<Stop>, ApiError> {
     Ok(current.map(|current| current.stop()))
 }
 
+/// The Slurm user whose builds are shown: who may see those of one alone cannot ask for another's.
+pub(crate) fn of_visible(
+    visible: Option<SlurmUser>,
+    asked: Option<SlurmUser>,
+) -> Result<Option<SlurmUser>, ApiError> {
+    match (visible, asked) {
+        (None, asked) => Ok(asked),
+        (Some(own), Some(asked)) if own != asked => {
+            Err(not_this_user("You are another Slurm user"))
+        }
+        (own, _) => Ok(own),
+    }
+}
+
 /// The newest builds.
 #[utoipa::path(
     get,
@@ -109,22 +124,24 @@ async fn stop(conn: &mut AsyncPgConnection) -> Result<Option<Stop>, ApiError> {
     responses(
         (status = 200, description = "Newest first", body = Vec<Build>),
         (status = 400, description = "The query is wrong", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`not_linked`: the person is linked to no Slurm user; `not_this_user`: they ask for another one's", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("administratorToken" = []))
+    security(("administratorToken" = []), ("administratorSession" = []), ("userSession" = []))
 )]
 pub(crate) async fn list(
     request: HttpRequest,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
-    state.authorize(&request)?;
+    let visible = state.visible(&request).await?;
     let query: BuildsQuery = query(&request)?;
+    let user = of_visible(visible, query.user)?;
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(query_invalid(format!("limit: write 1 to {MAX_LIMIT}")));
     }
     let mut conn = state.connection().await?;
-    let rows = builds::list(&mut conn, query.user.as_ref(), limit)
+    let rows = builds::list(&mut conn, user.as_ref(), limit)
         .await
         .map_err(|e| storage_error(&e))?;
     let stop = stop(&mut conn).await?;
@@ -141,17 +158,18 @@ pub(crate) async fn list(
     params(("workflow_job_id" = i64, Path, description = "GitHub's id of the workflow job")),
     responses(
         (status = 200, description = "The build", body = BuildDetail),
-        (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "We never heard of it", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`not_linked`: the person is linked to no Slurm user", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "We never heard of it, or it is another user's", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("administratorToken" = []))
+    security(("administratorToken" = []), ("administratorSession" = []), ("userSession" = []))
 )]
 pub(crate) async fn get(
     request: HttpRequest,
     path: web::Path<String>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
-    state.authorize(&request)?;
+    let visible = state.visible(&request).await?;
     let unknown = || {
         ApiError::new(
             StatusCode::NOT_FOUND,
@@ -165,6 +183,11 @@ pub(crate) async fn get(
     let row = builds::find(&mut conn, id)
         .await
         .map_err(|e| storage_error(&e))?
+        // What is somebody else's is not there.
+        .filter(|row| {
+            let is_of = |user: &SlurmUser| row.slurm_user.as_deref() == Some(user.as_str());
+            visible.as_ref().is_none_or(is_of)
+        })
         .ok_or_else(unknown)?;
     let timeline = builds::timeline(&mut conn, id)
         .await

@@ -3,11 +3,15 @@
 mod access;
 mod application;
 mod builds;
+mod github;
 mod mapping;
+mod people;
 mod public_repositories;
 mod resolve;
 mod routes;
+mod session;
 pub mod settings;
+mod sign_in;
 mod state;
 mod token_broker;
 mod usage;

@@ -11,6 +11,7 @@ use gha_slurm_service_kit::{ApiError, Body};
 use gha_slurm_storage::mappings::{self, Entry, Mapped, Replaced};
 use gha_slurm_storage::{AsyncPgConnection, StorageError, replan};
 
+use crate::access::{Caller, Identity};
 use crate::resolve::{Resolved, Unresolved, Wanted, part, resolve_list};
 use crate::state::{State, broker_error, storage_error};
 
@@ -46,21 +47,27 @@ fn answer(state: &State, version: i64, list: &[Mapped]) -> HttpResponse {
         (status = 200, description = "Repository URLs; none for a user nobody wrote a list for", body = Vec<String>,
          headers(("ETag" = String, description = "Version of the list, for If-Match"))),
         (status = 400, description = "Not a Slurm user", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`not_linked`: the person is linked to no Slurm user; `not_this_user`: to another one", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("administratorToken" = []))
+    security(("administratorToken" = []), ("administratorSession" = []), ("userSession" = []))
 )]
 pub(crate) async fn list(
     request: HttpRequest,
     path: web::Path<String>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
-    state.authorize(&request)?;
     let user = user_of(&path)?;
+    let caller = match state.identity(&request).await? {
+        Identity::Token => Caller::Administrator,
+        Identity::Person(person) => state.access.person_for(&person, &user)?,
+    };
     let mut conn = state.connection().await?;
-    let (version, list) = mappings::list(&mut conn, &user)
+    let (version, mut list) = mappings::list(&mut conn, &user)
         .await
         .map_err(|e| storage_error(&e))?;
+    let clusters = caller.clusters();
+    list.retain(|mapped| clusters.include(mapped.cluster.as_deref()));
     Ok(answer(&state, version, &list))
 }
 
@@ -172,14 +179,15 @@ fn entries(body: &[u8]) -> Result<Vec<Wanted>, ApiError> {
         (status = 200, description = "The new list", body = Vec<String>,
          headers(("ETag" = String, description = "Its version"))),
         (status = 400, description = "Not a Slurm user, or not a JSON array of texts and objects", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`administrators_only`, `other_site`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`repository_mapped_elsewhere`: a repository is mapped to another user", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "`mapping_changed`: somebody else changed the list", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`repositories_invalid`: entries that cannot be used", body = Problem, content_type = "application/problem+json"),
         (status = 502, description = "`token_broker_failed`: repositories cannot be looked up", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "token-broker, GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("administratorToken" = []))
+    security(("administratorToken" = []), ("administratorSession" = []))
 )]
 pub(crate) async fn replace(
     request: HttpRequest,
@@ -187,7 +195,7 @@ pub(crate) async fn replace(
     body: Body,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
-    state.authorize(&request)?;
+    state.authorize(&request).await?;
     let user = user_of(&path)?;
     let expected = expected(&request)?;
     let resolved = resolved(&state, entries(&body.read().await?)?).await?;

@@ -26,13 +26,14 @@ const MAX_REASON: usize = 500;
     responses(
         (status = 204, description = "Its workflow jobs are no longer refused for being public"),
         (status = 400, description = "Not a repository, or no reason", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`administrators_only`, `other_site`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "The App cannot see it", body = Problem, content_type = "application/problem+json"),
         (status = 502, description = "`token_broker_failed`: repositories cannot be looked up", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "token-broker, GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`repository_differs`: the name belongs to another repository", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("administratorToken" = []))
+    security(("administratorToken" = []), ("administratorSession" = []))
 )]
 pub(crate) async fn allow(
     request: HttpRequest,
@@ -40,7 +41,7 @@ pub(crate) async fn allow(
     body: Body,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
-    state.authorize(&request)?;
+    state.authorize(&request).await?;
     let invalid = |detail: String| {
         ApiError::new(StatusCode::BAD_REQUEST, "body_invalid", "The body is wrong").detail(detail)
     };
@@ -64,19 +65,20 @@ pub(crate) async fn allow(
     responses(
         (status = 204, description = "Refused again while it is public"),
         (status = 400, description = "Not a repository", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`administrators_only`, `other_site`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "The App cannot see it", body = Problem, content_type = "application/problem+json"),
         (status = 502, description = "`token_broker_failed`: repositories cannot be looked up", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "token-broker, GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("administratorToken" = []))
+    security(("administratorToken" = []), ("administratorSession" = []))
 )]
 pub(crate) async fn refuse(
     request: HttpRequest,
     path: web::Path<(String, String)>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
-    state.authorize(&request)?;
+    state.authorize(&request).await?;
     set(&path, &state, None, None).await
 }
 

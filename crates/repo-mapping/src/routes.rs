@@ -1,26 +1,34 @@
 //! The service's routes and its OpenAPI document.
 
+use actix_web::middleware::from_fn;
 use actix_web::web;
 use gha_slurm_contract::build::{Build, BuildDetail, BuildStage, BuildStatus, TimelineEntry};
 use gha_slurm_contract::mapping::{ListEntry, RepositoryEntry, RepositoryIdentity, UserRepository};
+use gha_slurm_contract::people::{Me, NewLink, Person, SignInWays};
 use gha_slurm_contract::problem::{Problem, ProblemPart};
 use gha_slurm_contract::usage::{BuildUsage, MonthlyUsage, UsageSum};
 use gha_slurm_service_kit::body::LargestBody;
-use gha_slurm_service_kit::problem;
+use gha_slurm_service_kit::strangers::limited;
+use gha_slurm_service_kit::{Strangers, problem};
 use utoipa::OpenApi;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 use crate::state::State;
 use crate::web_application::WebApplication;
-use crate::{builds, mapping, public_repositories, usage, users, web_application};
+use crate::{
+    builds, mapping, people, public_repositories, session, sign_in, usage, users, web_application,
+};
 
 /// A list of 1,000 repositories with the longest names GitHub has.
 const BODY_LIMIT: usize = 256 * 1024;
+/// Most calls about signing in of one address in ten seconds: a sign-in takes three, and a whole institute may share an address.
+pub(crate) const SIGN_INS: u32 = 200;
 
 pub(crate) fn configure(
     config: &mut web::ServiceConfig,
     state: State,
     application: Option<WebApplication>,
+    strangers: Strangers,
 ) {
     config
         .app_data(web::Data::new(state))
@@ -32,7 +40,50 @@ pub(crate) fn configure(
                 .route(problem::method_not_allowed("GET, POST")),
         )
         .service(
+            web::scope("/api/sign-in")
+                .wrap(from_fn(move |request, next| {
+                    limited(strangers.clone(), request, next)
+                }))
+                .service(
+                    web::resource("")
+                        .route(web::get().to(sign_in::ways))
+                        .route(problem::method_not_allowed("GET")),
+                )
+                .service(
+                    web::resource("/github")
+                        .route(web::get().to(sign_in::begin))
+                        .route(problem::method_not_allowed("GET")),
+                )
+                .service(
+                    web::resource("/github/callback")
+                        .route(web::get().to(sign_in::callback))
+                        .route(problem::method_not_allowed("GET")),
+                )
+                .default_service(web::to(problem::not_found)),
+        )
+        .service(
             web::scope("/api")
+                .service(
+                    web::resource("/me")
+                        .route(web::get().to(session::me))
+                        .route(problem::method_not_allowed("GET")),
+                )
+                .service(
+                    web::resource("/sign-out")
+                        .route(web::post().to(session::sign_out))
+                        .route(problem::method_not_allowed("POST")),
+                )
+                .service(
+                    web::resource("/people")
+                        .route(web::get().to(people::list))
+                        .route(problem::method_not_allowed("GET")),
+                )
+                .service(
+                    web::resource("/people/{github_id}/slurm-user")
+                        .route(web::put().to(people::link))
+                        .route(web::delete().to(people::unlink))
+                        .route(problem::method_not_allowed("PUT, DELETE")),
+                )
                 .service(
                     web::resource("/builds")
                         .route(web::get().to(builds::list))
@@ -96,6 +147,24 @@ impl utoipa::Modify for Security {
                 .build();
             components.add_security_scheme(name, SecurityScheme::Http(scheme));
         }
+        for (name, whose) in [
+            (
+                "administratorSession",
+                "an administrator's (`access.administrators`)",
+            ),
+            (
+                "userSession",
+                "a person's who is linked to the Slurm user in the path or query; without one, of that user's things alone",
+            ),
+            ("personSession", "anybody's"),
+        ] {
+            let what = format!(
+                "The session of a person who signed in with GitHub, {whose}. A call that is not GET or HEAD also needs `Origin`, of \
+                 `sign_in.public_url`."
+            );
+            let cookie = ApiKeyValue::with_description("__Host-gha-slurm", &what);
+            components.add_security_scheme(name, SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
+        }
     }
 }
 
@@ -118,6 +187,14 @@ impl utoipa::Modify for Security {
         usage::get,
         public_repositories::allow,
         public_repositories::refuse,
+        sign_in::ways,
+        sign_in::begin,
+        sign_in::callback,
+        session::me,
+        session::sign_out,
+        people::list,
+        people::link,
+        people::unlink,
         web_application::page
     ),
     components(schemas(
@@ -133,6 +210,10 @@ impl utoipa::Modify for Security {
         BuildUsage,
         MonthlyUsage,
         UsageSum,
+        SignInWays,
+        Me,
+        Person,
+        NewLink,
         Problem,
         ProblemPart
     )),

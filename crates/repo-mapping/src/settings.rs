@@ -14,6 +14,7 @@ use serde::Deserialize;
 use crate::web_application::WebApplication;
 
 pub use crate::access::AgentSettings;
+pub use crate::sign_in::SignInSettings;
 pub use crate::token_broker::TokenBrokerSettings;
 
 /// repo-mapping's settings.
@@ -41,6 +42,8 @@ pub struct Settings {
     pub token_broker: TokenBrokerSettings,
     /// Who may call.
     pub access: AccessSettings,
+    /// How people sign in; they cannot, if it is not set.
+    pub sign_in: Option<SignInSettings>,
     /// Slurm agents whose word about Slurm users is taken.
     #[serde(default)]
     pub agents: Vec<AgentSettings>,
@@ -55,6 +58,7 @@ impl gha_slurm_service_kit::Settings for Settings {
         "database.url",
         "token_broker.service_token",
         "access.tokens",
+        "sign_in.client_secret",
     ];
 
     fn check(&self, problems: &mut Problems) {
@@ -73,6 +77,9 @@ impl gha_slurm_service_kit::Settings for Settings {
         }
         if let Some(folder) = &self.web.folder {
             problems.note("web.folder", WebApplication::load(folder.clone()));
+        }
+        if let Some(sign_in) = &self.sign_in {
+            sign_in.check(problems);
         }
         let listens = [
             ("operations.listen", self.operations.listen),
@@ -143,6 +150,35 @@ pub struct AccessSettings {
     /// Each of them may do everything; several, for rotation.
     #[serde(deserialize_with = "secrets")]
     pub tokens: Vec<SecretString>,
+    /// GitHub's numeric ids of the accounts that may do everything once they have signed in: logins change hands.
+    #[serde(default, deserialize_with = "ids")]
+    pub administrators: Vec<i64>,
+}
+
+/// A list of ids, or a text with commas: an environment variable holds no list.
+fn ids<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<i64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Ids {
+        List(Vec<i64>),
+        One(i64),
+        Text(String),
+    }
+    let wrong = || {
+        serde::de::Error::custom(
+            "write GitHub's numeric ids of accounts, not logins: `gh api users/LOGIN --jq .id` prints one",
+        )
+    };
+    match Ids::deserialize(deserializer).map_err(|_| wrong())? {
+        Ids::List(ids) => Ok(ids),
+        Ids::One(id) => Ok(vec![id]),
+        Ids::Text(text) => text
+            .split(',')
+            .map(str::trim)
+            .filter(|id| !id.is_empty())
+            .map(|id| id.parse().map_err(|_| wrong()))
+            .collect(),
+    }
 }
 
 /// `[web]`: the built web application.

@@ -6,9 +6,12 @@ use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
 use gha_slurm_domain::{Clock, SlurmUser};
 use gha_slurm_service_kit::ApiError;
+use gha_slurm_service_kit::authentication::bearer;
 use gha_slurm_storage::{AsyncPgConnection, Database, Failure, StorageError};
 
-use crate::access::{Access, Caller};
+use crate::access::{Access, Caller, Identity, link_of};
+use crate::session;
+use crate::sign_in::SignIn;
 use crate::token_broker::{BrokerError, TokenBroker};
 
 /// Seconds after which a client may try again when the database cannot be reached.
@@ -22,21 +25,62 @@ pub(crate) struct State {
     pub(crate) clock: Clock,
     pub(crate) web_url: Arc<str>,
     pub(crate) access: Arc<Access>,
+    /// `None`: people cannot sign in.
+    pub(crate) sign_in: Option<Arc<SignIn>>,
 }
 
 impl State {
-    /// Requires an administrator.
-    pub(crate) fn authorize(&self, request: &HttpRequest) -> Result<(), ApiError> {
-        self.access.administrator(request)
+    /// Whose credential a call carries: of a bearer token and a session, the token's.
+    pub(crate) async fn identity(&self, request: &HttpRequest) -> Result<Identity, ApiError> {
+        if bearer(request).is_some() {
+            return self.access.token(request).map(|()| Identity::Token);
+        }
+        match session::person(request, self).await? {
+            Some(person) => Ok(Identity::Person(person)),
+            // It says what is missing.
+            None => self.access.token(request).map(|()| Identity::Token),
+        }
     }
 
-    /// Requires an administrator, or an agent's assertion about this user.
-    pub(crate) fn authorize_for(
+    /// Requires an administrator.
+    pub(crate) async fn authorize(&self, request: &HttpRequest) -> Result<Identity, ApiError> {
+        match self.identity(request).await? {
+            Identity::Person(person) if !self.access.is_administrator(&person) => {
+                Err(ApiError::new(
+                    StatusCode::FORBIDDEN,
+                    "administrators_only",
+                    "Only administrators may do this",
+                ))
+            }
+            administrator => Ok(administrator),
+        }
+    }
+
+    /// Requires an administrator, this Slurm user, or an agent's assertion about them.
+    pub(crate) async fn authorize_for(
         &self,
         request: &HttpRequest,
         user: &SlurmUser,
     ) -> Result<Caller, ApiError> {
-        self.access.of_user(request, user)
+        if bearer(request).is_some() {
+            return self.access.bearer_for(request, user);
+        }
+        match self.identity(request).await? {
+            Identity::Token => Ok(Caller::Administrator),
+            Identity::Person(person) => self.access.person_for(&person, user),
+        }
+    }
+
+    /// Whose builds the caller may see: `None`: everybody's.
+    pub(crate) async fn visible(
+        &self,
+        request: &HttpRequest,
+    ) -> Result<Option<SlurmUser>, ApiError> {
+        match self.identity(request).await? {
+            Identity::Token => Ok(None),
+            Identity::Person(person) if self.access.is_administrator(&person) => Ok(None),
+            Identity::Person(person) => Ok(Some(link_of(&person)?.slurm_user.clone())),
+        }
     }
 
     pub(crate) async fn connection(

@@ -10,6 +10,7 @@ use gha_slurm_service_kit::problem::{query, query_invalid};
 use gha_slurm_storage::usage;
 use serde::Deserialize;
 
+use crate::builds::of_visible;
 use crate::state::{State, storage_error};
 
 #[derive(Deserialize, utoipa::IntoParams)]
@@ -35,16 +36,18 @@ pub(crate) struct UsageQuery {
     responses(
         (status = 200, description = "The sums", body = MonthlyUsage),
         (status = 400, description = "The query is wrong", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`not_linked`: the person is linked to no Slurm user; `not_this_user`: they ask for another one's", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("administratorToken" = []))
+    security(("administratorToken" = []), ("administratorSession" = []), ("userSession" = []))
 )]
 pub(crate) async fn get(
     request: HttpRequest,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
-    state.authorize(&request)?;
+    let visible = state.visible(&request).await?;
     let query: UsageQuery = query(&request)?;
+    let user = of_visible(visible, query.user)?;
     let span =
         span(&query.month).ok_or_else(|| query_invalid("month: write a month as 2026-11"))?;
     let repository = query.repository.as_deref();
@@ -53,7 +56,7 @@ pub(crate) async fn get(
         .transpose()
         .map_err(|error| query_invalid(format!("repository: {error}")))?;
     let mut conn = state.connection().await?;
-    let sums = usage::sums(&mut conn, span, query.user.as_ref(), repository.as_ref())
+    let sums = usage::sums(&mut conn, span, user.as_ref(), repository.as_ref())
         .await
         .map_err(|e| storage_error(&e))?;
     Ok(HttpResponse::Ok().json(MonthlyUsage {

@@ -129,10 +129,10 @@ fn shown_request(state: &State, request: Request) -> UserRepository {
         (status = 200, description = "Mapped ones in their order, then those that wait; by the word of an agent, those of its cluster",
          body = Vec<UserRepository>, headers(("ETag" = String, description = "Version of the list, for If-Match"))),
         (status = 400, description = "Not a Slurm user", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The assertion is about another user", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`not_this_user`: the assertion or the person's link is about another user; `not_linked`: they are linked to none; `other_site`", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("administratorToken" = []), ("agentAssertion" = []))
+    security(("administratorToken" = []), ("agentAssertion" = []), ("administratorSession" = []), ("userSession" = []))
 )]
 pub(crate) async fn list(
     request: HttpRequest,
@@ -140,7 +140,7 @@ pub(crate) async fn list(
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
     let user = user_of(&path)?;
-    let caller = state.authorize_for(&request, &user)?;
+    let caller = state.authorize_for(&request, &user).await?;
     let (version, mapped, waiting) = of_clusters(&state, &user, caller.clusters()).await?;
     let answer: Vec<UserRepository> = mapped
         .into_iter()
@@ -183,12 +183,12 @@ async fn of_clusters(
     responses(
         (status = 200, description = "The repository", body = RepositoryIdentity),
         (status = 400, description = "Not a Slurm user", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The assertion is about another user", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`not_this_user`: the assertion or the person's link is about another user; `not_linked`: they are linked to none; `other_site`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`repositories_invalid`: it cannot be used", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "GitHub is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("administratorToken" = []), ("agentAssertion" = []))
+    security(("administratorToken" = []), ("agentAssertion" = []), ("administratorSession" = []), ("userSession" = []))
 )]
 pub(crate) async fn identity(
     request: HttpRequest,
@@ -196,7 +196,7 @@ pub(crate) async fn identity(
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
     let (user, owner, name) = path.into_inner();
-    state.authorize_for(&request, &user_of(&user)?)?;
+    state.authorize_for(&request, &user_of(&user)?).await?;
     let wanted = Wanted {
         repository: format!("{owner}/{name}"),
         charge: None,
@@ -230,8 +230,8 @@ fn only_one(found: Vec<Resolved>) -> Result<Resolved, ApiError> {
         (status = 200, description = "It is mapped", body = UserRepository),
         (status = 202, description = "It waits for an administrator", body = UserRepository),
         (status = 400, description = "Not a Slurm user, or not such a body", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The assertion is about another user", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`not_this_user`: the assertion or the person's link is about another user; `not_linked`: they are linked to none; `other_site`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`repository_mapped_elsewhere`: it is mapped to another user; `repository_not_waiting`: `waiting` was asked for; `repository_differs`: the name belongs to another repository than `id`", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "`request_changed`, `mapping_changed`: it is not what was seen any more", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`repositories_invalid`: it cannot be used", body = Problem, content_type = "application/problem+json"),
@@ -239,7 +239,7 @@ fn only_one(found: Vec<Resolved>) -> Result<Resolved, ApiError> {
         (status = 503, description = "token-broker, GitHub or the database is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 428, description = "`version_needed`: an administrator decides about a request without If-Match", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("administratorToken" = []), ("agentAssertion" = []))
+    security(("administratorToken" = []), ("agentAssertion" = []), ("administratorSession" = []), ("userSession" = []))
 )]
 pub(crate) async fn add(
     request: HttpRequest,
@@ -248,7 +248,7 @@ pub(crate) async fn add(
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
     let user = user_of(&path)?;
-    let caller = state.authorize_for(&request, &user)?;
+    let caller = state.authorize_for(&request, &user).await?;
     let OnlyWaiting { waiting } = problem::query(&request)?;
     let expected = expected(&request)?;
     let entry: RepositoryEntry = body::json(&body.read().await?).map_err(|error| {
@@ -480,14 +480,14 @@ async fn ask(
     responses(
         (status = 204, description = "It is not mapped to the user any more, and does not wait"),
         (status = 400, description = "Not a Slurm user", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The assertion is about another user", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`not_this_user`: the assertion or the person's link is about another user; `not_linked`: they are linked to none; `other_site`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "The user does not have it", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`repository_not_waiting`: `waiting` was asked for", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "`request_changed`, `mapping_changed`: it is not what was seen any more", body = Problem, content_type = "application/problem+json"),
         (status = 428, description = "`version_needed`: an administrator decides about a request without If-Match", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("administratorToken" = []), ("agentAssertion" = []))
+    security(("administratorToken" = []), ("agentAssertion" = []), ("administratorSession" = []), ("userSession" = []))
 )]
 pub(crate) async fn remove(
     request: HttpRequest,
@@ -496,7 +496,7 @@ pub(crate) async fn remove(
 ) -> Result<HttpResponse, ApiError> {
     let (user, owner, name) = path.into_inner();
     let user = user_of(&user)?;
-    let caller = state.authorize_for(&request, &user)?;
+    let caller = state.authorize_for(&request, &user).await?;
     let OnlyWaiting { waiting } = problem::query(&request)?;
     let expected = expected(&request)?;
     let clusters = caller.clusters();
@@ -569,15 +569,16 @@ pub(crate) async fn remove(
     operation_id = "listMappingRequests",
     responses(
         (status = 200, description = "What waits", body = Vec<UserRepository>),
-        (status = 401, description = "No or a wrong bearer token", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`administrators_only`, `other_site`", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("administratorToken" = []))
+    security(("administratorToken" = []), ("administratorSession" = []))
 )]
 pub(crate) async fn requests(
     request: HttpRequest,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
-    state.authorize(&request)?;
+    state.authorize(&request).await?;
     let mut conn = state.connection().await?;
     let waiting = mappings::requests(&mut conn, None)
         .await

@@ -327,7 +327,8 @@ fn default_points_per_minute() -> NonZeroU32 {
     NonZeroU32::new(900).unwrap_or(NonZeroU32::MIN)
 }
 
-fn default_api_url() -> Address {
+/// `https://api.github.com`.
+pub fn default_api_url() -> Address {
     fixed("https://api.github.com")
 }
 

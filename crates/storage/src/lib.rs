@@ -10,6 +10,7 @@ pub mod mappings;
 mod metrics;
 pub mod migrations;
 pub mod notice;
+pub mod people;
 mod pool;
 mod prepared;
 pub mod replan;

@@ -96,3 +96,5 @@ GRANT SELECT (id, class_id, repository_id, workflow_job_id, slurm_job_id,
     ON launches TO gha_slurm_repo_mapping;
 GRANT SELECT (since, stopped_by, reason, cancel_running, until) ON stops TO gha_slurm_repo_mapping;
 GRANT SELECT (launch_id, name, workflow_job_id) ON runners TO gha_slurm_repo_mapping;
+-- Nobody else sees who has signed in.
+GRANT SELECT, INSERT, UPDATE, DELETE ON people, sessions TO gha_slurm_repo_mapping;

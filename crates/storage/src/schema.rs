@@ -245,6 +245,31 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    use diesel::sql_types::{BigInt, Nullable, Text, Timestamptz};
+
+    people (github_id) {
+        github_id -> BigInt,
+        login -> Text,
+        signed_in_at -> Timestamptz,
+        slurm_user -> Nullable<Text>,
+        cluster -> Nullable<Text>,
+        linked_by -> Nullable<Text>,
+        linked_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{BigInt, Bytea, Timestamptz};
+
+    sessions (token_hash) {
+        token_hash -> Bytea,
+        github_id -> BigInt,
+        created_at -> Timestamptz,
+        last_seen_at -> Timestamptz,
+    }
+}
+
 diesel::joinable!(launches -> runner_classes (class_id));
 diesel::joinable!(launches -> repositories (repository_id));
 diesel::joinable!(runners -> launches (launch_id));
@@ -253,6 +278,7 @@ diesel::joinable!(workflow_jobs -> runner_classes (class_id));
 diesel::joinable!(repository_mappings -> repositories (repository_id));
 diesel::joinable!(mapping_requests -> repositories (repository_id));
 diesel::joinable!(repositories -> installations (installation_id));
+diesel::joinable!(sessions -> people (github_id));
 diesel::allow_tables_to_appear_in_same_query!(
     installations,
     repositories,
@@ -271,4 +297,6 @@ diesel::allow_tables_to_appear_in_same_query!(
     usages,
     usage_sums,
     stops,
+    people,
+    sessions,
 );

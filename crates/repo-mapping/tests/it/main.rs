@@ -4,6 +4,7 @@
 mod builds;
 mod mapping;
 mod settings;
+mod sign_in;
 mod support;
 mod usage;
 mod users;

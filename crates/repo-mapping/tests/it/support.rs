@@ -45,11 +45,19 @@ impl Service {
     }
 
     pub(crate) async fn start_with(web: Option<&Path>) -> Self {
-        Self::start_from(web, None).await
+        Self::start_from(web, None, Vec::new()).await
     }
 
     /// Takes the word of the agents of these clusters, whose keys are in these folders.
     pub(crate) async fn start_with_agents(agents: &[(&str, &Path)]) -> Self {
+        Self::start_with_agents_and(agents, Vec::new()).await
+    }
+
+    /// The same, with more settings.
+    pub(crate) async fn start_with_agents_and(
+        agents: &[(&str, &Path)],
+        more: Vec<(&str, String)>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("settings.toml");
         let mut settings = String::new();
@@ -61,10 +69,14 @@ impl Service {
             );
         }
         std::fs::write(&path, settings).unwrap();
-        Self::start_from(None, Some(&path)).await
+        Self::start_from(None, Some(&path), more).await
     }
 
-    async fn start_from(web: Option<&Path>, file: Option<&Path>) -> Self {
+    async fn start_from(
+        web: Option<&Path>,
+        file: Option<&Path>,
+        more: Vec<(&str, String)>,
+    ) -> Self {
         let test_database = TestDatabase::create().await;
         let token_broker = MockServer::start().await;
         let unreachable = json!({
@@ -87,6 +99,7 @@ impl Service {
             ("TOKEN_BROKER__SERVICE_TOKEN", SERVICE_TOKEN.into()),
             ("ACCESS__TOKENS", TOKEN.into()),
         ];
+        environment.extend(more);
         if let Some(web) = web {
             environment.push(("WEB__FOLDER", web.display().to_string()));
         }
@@ -103,7 +116,10 @@ impl Service {
             database,
             token_broker,
             url,
-            http: reqwest::Client::builder().build().unwrap(),
+            http: reqwest::Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .build()
+                .unwrap(),
             _test_database: test_database,
             _stop: stop.drop_guard(),
         }
@@ -129,6 +145,27 @@ impl Service {
 
     pub(crate) async fn get_without_token(&self, path: &str) -> Answer {
         answer(self.http.get(self.of(path))).await
+    }
+
+    /// As a browser with this cookie, at a page of `origin`.
+    pub(crate) async fn as_browser(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        cookie: Option<&str>,
+        origin: Option<&str>,
+        body: Option<Value>,
+    ) -> Answer {
+        let mut call = self.http.request(method, self.of(path));
+        for (name, value) in [("cookie", cookie), ("origin", origin)] {
+            if let Some(value) = value {
+                call = call.header(name, value);
+            }
+        }
+        if let Some(body) = body {
+            call = call.json(&body);
+        }
+        answer(call).await
     }
 
     pub(crate) async fn post(&self, user: &str, list: &[&str], if_match: Option<&str>) -> Answer {

@@ -1,0 +1,261 @@
+//! GitHub's web application flow: who somebody is, by a code that GitHub sent them back with
+//! (<https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app/generating-a-user-access-token-for-a-github-app>).
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use gha_slurm_service_kit::settings::Address;
+use oauth2::basic::BasicClient;
+use oauth2::{
+    AsyncHttpClient, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointNotSet,
+    EndpointSet, HttpRequest, HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl,
+    RequestTokenError, TokenResponse as _, TokenUrl,
+};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, USER_AGENT};
+use reqwest::{Method, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+
+/// Where GitHub sends people back to, below the public address.
+pub(crate) const CALLBACK: &str = "/api/sign-in/github/callback";
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Sign-ins that call GitHub at the same time.
+const CALLERS: usize = 16;
+/// Answers are a few kilobytes.
+const LONGEST_ANSWER: usize = 64 << 10;
+
+type Client = BasicClient<EndpointSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
+
+/// The App, as one that people sign in with.
+pub(crate) struct GithubSignIn {
+    oauth: Client,
+    client_id: String,
+    client_secret: SecretString,
+    http: Http,
+    api_url: String,
+    callers: Semaphore,
+}
+
+/// An account at GitHub.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Account {
+    pub(crate) id: i64,
+    pub(crate) login: String,
+}
+
+/// A sign-in that begins: where to send the browser, and what it has to bring back.
+pub(crate) struct Begun {
+    pub(crate) url: String,
+    pub(crate) state: String,
+    pub(crate) verifier: String,
+}
+
+/// Why nobody is signed in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SignInError {
+    /// The code is too old, used up, or somebody else's.
+    #[error("GitHub does not take the code: {0}")]
+    Code(String),
+    /// GitHub cannot be reached, or is in trouble.
+    #[error("GitHub cannot be asked: {0}")]
+    Unavailable(String),
+    /// The settings are wrong, or GitHub answered what nobody expected.
+    #[error("GitHub answered: {0}")]
+    Unexpected(String),
+}
+
+/// GitHub tells errors with the status 200.
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+    #[serde(default)]
+    error_description: String,
+}
+
+impl GithubSignIn {
+    /// With the App's client id and secret. `origin`: where people reach this service.
+    pub(crate) fn new(
+        origin: &str,
+        web_url: &Address,
+        api_url: &Address,
+        client_id: &str,
+        client_secret: SecretString,
+    ) -> anyhow::Result<Self> {
+        let secret = ClientSecret::new(client_secret.expose_secret().to_owned());
+        let oauth = BasicClient::new(ClientId::new(client_id.to_owned()))
+            .set_client_secret(secret)
+            // GitHub reads them from the body.
+            .set_auth_type(oauth2::AuthType::RequestBody)
+            .set_auth_uri(AuthUrl::new(format!("{web_url}/login/oauth/authorize"))?)
+            .set_token_uri(TokenUrl::new(format!(
+                "{web_url}/login/oauth/access_token"
+            ))?)
+            .set_redirect_uri(RedirectUrl::new(format!("{origin}{CALLBACK}"))?);
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_DEADLINE)
+            .timeout(DEADLINE)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()?;
+        Ok(Self {
+            oauth,
+            client_id: client_id.to_owned(),
+            client_secret,
+            http: Http(http),
+            api_url: api_url.to_string(),
+            callers: Semaphore::new(CALLERS),
+        })
+    }
+
+    /// Begins a sign-in.
+    pub(crate) fn begin(&self) -> Begun {
+        let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
+        let (url, state) = self
+            .oauth
+            .authorize_url(CsrfToken::new_random)
+            .set_pkce_challenge(challenge)
+            .url();
+        Begun {
+            url: url.into(),
+            state: state.into_secret(),
+            verifier: verifier.into_secret(),
+        }
+    }
+
+    /// Whose the code is that GitHub sent somebody back with. The token that it is exchanged for is deleted at once.
+    pub(crate) async fn finish(
+        &self,
+        code: String,
+        verifier: String,
+    ) -> Result<Account, SignInError> {
+        let work = async {
+            let _place = self.callers.acquire().await;
+            let token = self.exchange(code, verifier).await?;
+            let account = self.account(&token).await;
+            self.delete(&token).await;
+            account
+        };
+        tokio::time::timeout(2 * DEADLINE, work)
+            .await
+            .map_err(|_| SignInError::Unavailable("no answer in time".into()))?
+    }
+
+    async fn exchange(&self, code: String, verifier: String) -> Result<SecretString, SignInError> {
+        let answer = self
+            .oauth
+            .exchange_code(AuthorizationCode::new(code))
+            .set_pkce_verifier(PkceCodeVerifier::new(verifier))
+            .request_async(&self.http)
+            .await;
+        match answer {
+            Ok(token) => Ok(token.access_token().secret().clone().into()),
+            Err(RequestTokenError::Request(error)) => {
+                Err(SignInError::Unavailable(error.to_string()))
+            }
+            Err(RequestTokenError::ServerResponse(error)) => {
+                Err(SignInError::Unexpected(error.to_string()))
+            }
+            Err(RequestTokenError::Parse(error, body)) => match serde_json::from_slice(&body) {
+                Ok(Refusal { error, .. }) if error == "bad_verification_code" => {
+                    Err(SignInError::Code(error))
+                }
+                Ok(Refusal {
+                    error,
+                    error_description,
+                }) => Err(SignInError::Unexpected(format!(
+                    "{error}: {error_description}"
+                ))),
+                Err(_) => Err(SignInError::Unexpected(error.to_string())),
+            },
+            Err(RequestTokenError::Other(error)) => Err(SignInError::Unexpected(error)),
+        }
+    }
+
+    async fn account(&self, token: &SecretString) -> Result<Account, SignInError> {
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
+            .map_err(|_| SignInError::Unexpected("a token that fits in no header".into()))?;
+        bearer.set_sensitive(true);
+        let request = self
+            .request(Method::GET, "/user")
+            .header(AUTHORIZATION, bearer);
+        let (status, body) = self.http.send(request).await?;
+        if !status.is_success() {
+            return Err(SignInError::Unexpected(format!("GET /user: {status}")));
+        }
+        serde_json::from_slice(&body)
+            .map_err(|error| SignInError::Unexpected(format!("GET /user: {error}")))
+    }
+
+    /// It was for one question, and may live for ever.
+    async fn delete(&self, token: &SecretString) {
+        let path = format!("/applications/{}/token", self.client_id);
+        let request = self
+            .request(Method::DELETE, &path)
+            .basic_auth(&self.client_id, Some(self.client_secret.expose_secret()))
+            .json(&serde_json::json!({ "access_token": token.expose_secret() }));
+        match self.http.send(request).await {
+            Ok((status, _)) if status.is_success() => {}
+            Ok((status, _)) => tracing::warn!(%status, "a user's token could not be deleted"),
+            Err(error) => tracing::warn!(%error, "a user's token could not be deleted"),
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http
+            .0
+            .request(method, format!("{}{path}", self.api_url))
+            .header(ACCEPT, "application/vnd.github+json")
+            .header(USER_AGENT, "gha-slurm")
+    }
+}
+
+/// A client that reads no answer that is too long.
+struct Http(reqwest::Client);
+
+impl Http {
+    async fn send(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Result<(StatusCode, Vec<u8>), SignInError> {
+        let unavailable = |error: reqwest::Error| {
+            // The address of a call is no secret, what is in its query may be.
+            SignInError::Unavailable(error.without_url().to_string())
+        };
+        let response = request.send().await.map_err(unavailable)?;
+        let status = response.status();
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            return Err(SignInError::Unavailable(status.to_string()));
+        }
+        let mut body = Vec::new();
+        let mut parts = response.bytes_stream();
+        while let Some(part) = parts.next().await {
+            body.extend_from_slice(&part.map_err(unavailable)?);
+            if body.len() > LONGEST_ANSWER {
+                return Err(SignInError::Unexpected("an answer that is too long".into()));
+            }
+        }
+        Ok((status, body))
+    }
+}
+
+impl<'c> AsyncHttpClient<'c> for Http {
+    type Error = SignInError;
+    type Future =
+        std::pin::Pin<Box<dyn Future<Output = Result<HttpResponse, SignInError>> + Send + 'c>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        Box::pin(async move {
+            let unexpected =
+                |error: &dyn std::fmt::Display| SignInError::Unexpected(error.to_string());
+            let request = reqwest::Request::try_from(request).map_err(|e| unexpected(&e))?;
+            let request = reqwest::RequestBuilder::from_parts(self.0.clone(), request)
+                .header(USER_AGENT, "gha-slurm");
+            let (status, body) = self.send(request).await?;
+            http::Response::builder()
+                .status(status)
+                .body(body)
+                .map_err(|e| unexpected(&e))
+        })
+    }
+}

@@ -1,0 +1,189 @@
+//! Sessions of people: a token in a cookie that scripts cannot read, of which the database has the hash.
+
+use actix_web::cookie::time::Duration as CookieDuration;
+use actix_web::cookie::{Cookie, SameSite};
+use actix_web::http::header::ORIGIN;
+use actix_web::http::{Method, StatusCode};
+use actix_web::{HttpRequest, HttpResponse, web};
+use gha_slurm_contract::people::Me;
+use gha_slurm_contract::problem::Problem;
+use gha_slurm_service_kit::ApiError;
+use gha_slurm_service_kit::authentication::bearer;
+use gha_slurm_service_kit::problem::query;
+use gha_slurm_storage::StorageError;
+use gha_slurm_storage::people::{self, Person};
+use oauth2::CsrfToken;
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::access::Identity;
+use crate::github::Account;
+use crate::sign_in::SignIn;
+use crate::state::{State, storage_error};
+
+/// The prefix: only this host can set it, over TLS, for all of its paths (RFC 6265bis, 4.1.3.2).
+const COOKIE: &str = "__Host-gha-slurm";
+const TOKEN_BYTES: u32 = 32;
+
+fn hash(token: &str) -> [u8; 32] {
+    Sha256::digest(token).into()
+}
+
+/// Begins a session of somebody who has shown who they are. That which this browser had ends.
+pub(crate) async fn begin(
+    request: &HttpRequest,
+    state: &State,
+    sign_in: &SignIn,
+    account: &Account,
+) -> Result<Cookie<'static>, StorageError> {
+    let token = CsrfToken::new_random_len(TOKEN_BYTES).into_secret();
+    if let Some(old) = request.cookie(COOKIE) {
+        let mut conn = state.database.connection().await?;
+        people::sign_out(&mut conn, &hash(old.value())).await?;
+    }
+    let lifetime = sign_in.sessions;
+    state
+        .database
+        .sign_in(
+            (account.id, &account.login),
+            &hash(&token),
+            lifetime,
+            state.clock.now(),
+        )
+        .await?;
+    Ok(Cookie::build(COOKIE, token)
+        .path("/")
+        .secure(true)
+        .http_only(true)
+        // With links from other sites, but with nothing that changes something.
+        .same_site(SameSite::Lax)
+        .max_age(CookieDuration::seconds(lifetime.most.num_seconds()))
+        .finish())
+}
+
+/// Whose session the call belongs to. A call that changes something must come from a page of this site.
+pub(crate) async fn person(
+    request: &HttpRequest,
+    state: &State,
+) -> Result<Option<Person>, ApiError> {
+    // Without a way to sign in there is no session.
+    let (Some(cookie), Some(sign_in)) = (request.cookie(COOKIE), &state.sign_in) else {
+        return Ok(None);
+    };
+    if !is_own(request, &sign_in.origin) {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "other_site",
+            "The call comes from another site",
+        )
+        .detail(format!(
+            "With a session, changes are made by pages of {} alone. Programs use a bearer token.",
+            sign_in.origin
+        )));
+    }
+    let mut conn = state.connection().await?;
+    let now = state.clock.now();
+    people::of_session(&mut conn, &hash(cookie.value()), sign_in.sessions, now)
+        .await
+        .map_err(|e| storage_error(&e))
+}
+
+/// Whether a page of this site makes the call, or it changes nothing. Browsers send `Origin` with every call that does, and no script can
+/// change it (fetch.spec.whatwg.org, "Forbidden request-header").
+fn is_own(request: &HttpRequest, own: &str) -> bool {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return true;
+    }
+    let origin = request.headers().get(ORIGIN);
+    origin.is_some_and(|origin| origin.as_bytes() == own.as_bytes())
+}
+
+/// Whose credential the call carries, and what it opens.
+#[utoipa::path(
+    get,
+    path = "/api/me",
+    operation_id = "me",
+    responses(
+        (status = 200, description = "Who calls", body = Me),
+        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("administratorToken" = []), ("administratorSession" = []), ("userSession" = []), ("personSession" = []))
+)]
+pub(crate) async fn me(
+    request: HttpRequest,
+    state: web::Data<State>,
+) -> Result<HttpResponse, ApiError> {
+    let me = match state.identity(&request).await? {
+        Identity::Token => Me {
+            github_id: None,
+            login: None,
+            administrator: true,
+            slurm_user: None,
+        },
+        Identity::Person(person) => Me {
+            administrator: state.access.is_administrator(&person),
+            github_id: Some(person.github_id),
+            login: Some(person.login),
+            slurm_user: person.link.map(|link| link.slurm_user),
+        },
+    };
+    Ok(HttpResponse::Ok().json(me))
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SignOutQuery {
+    /// Also in other browsers.
+    #[serde(default)]
+    everywhere: bool,
+}
+
+/// Ends the session.
+#[utoipa::path(
+    post,
+    path = "/api/sign-out",
+    operation_id = "signOut",
+    params(SignOutQuery),
+    responses(
+        (status = 204, description = "It is over"),
+        (status = 400, description = "The query is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Nobody is signed in", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`other_site`: the call comes from another site's page", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("administratorSession" = []), ("userSession" = []), ("personSession" = []))
+)]
+pub(crate) async fn sign_out(
+    request: HttpRequest,
+    state: web::Data<State>,
+) -> Result<HttpResponse, ApiError> {
+    let SignOutQuery { everywhere } = query(&request)?;
+    let person = match bearer(&request) {
+        Some(_) => None,
+        None => person(&request, &state).await?,
+    };
+    let (Some(person), Some(cookie)) = (person, request.cookie(COOKIE)) else {
+        return Err(signed_out());
+    };
+    let mut conn = state.connection().await?;
+    let ended = if everywhere {
+        people::sign_out_everywhere(&mut conn, person.github_id).await
+    } else {
+        people::sign_out(&mut conn, &hash(cookie.value())).await
+    };
+    ended.map_err(|e| storage_error(&e))?;
+    let mut over = Cookie::build(COOKIE, "").path("/").secure(true).finish();
+    over.make_removal();
+    Ok(HttpResponse::NoContent().cookie(over).finish())
+}
+
+/// There is no session.
+pub(crate) fn signed_out() -> ApiError {
+    ApiError::new(
+        StatusCode::UNAUTHORIZED,
+        "signed_out",
+        "Nobody is signed in",
+    )
+    .detail("The session is over. Sign in again.")
+    .header("WWW-Authenticate", "Bearer")
+}

@@ -1,0 +1,365 @@
+//! `/api/sign-in`: people sign in with GitHub, which sends them back with a code.
+
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use actix_web::cookie::time::Duration as CookieDuration;
+use actix_web::cookie::{Cookie, SameSite};
+use actix_web::http::StatusCode;
+use actix_web::http::header::LOCATION;
+use actix_web::{HttpRequest, HttpResponse, web};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::TimeDelta;
+use gha_slurm_contract::people::SignInWays;
+use gha_slurm_contract::problem::Problem;
+use gha_slurm_service_kit::ApiError;
+use gha_slurm_service_kit::problem::query;
+use gha_slurm_service_kit::settings::{Address, Problems, default_api_url, token};
+use gha_slurm_storage::people::Lifetime;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq as _;
+
+use crate::github::{Begun, CALLBACK, GithubSignIn, SignInError};
+use crate::session;
+use crate::state::{State, storage_error};
+
+/// What a sign-in that has begun has to bring back, in the browser that began it. The prefix: only this host can set it.
+const COOKIE: &str = "__Host-gha-slurm-sign-in";
+/// A code of GitHub's is valid for ten minutes; people may have to sign in there first.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// Longest address to come back to.
+const LONGEST_PATH: usize = 1024;
+
+/// `[sign_in]`: people sign in with GitHub, as users of the App.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignInSettings {
+    /// Where people reach the page: `https://ci.example.org`, without a path.
+    pub public_url: Address,
+    /// The App's client id.
+    pub client_id: String,
+    /// One of the App's client secrets.
+    #[serde(deserialize_with = "token")]
+    pub client_secret: SecretString,
+    /// GitHub's REST API, `https://api.github.com`.
+    #[serde(default = "default_api_url")]
+    pub api_url: Address,
+    /// Days after which people have to sign in again.
+    #[serde(default = "default_session_days")]
+    pub session_days: NonZeroU16,
+    /// Hours without use after which they have to, too.
+    #[serde(default = "default_idle_hours")]
+    pub idle_hours: NonZeroU16,
+}
+
+fn default_session_days() -> NonZeroU16 {
+    NonZeroU16::new(14).unwrap_or(NonZeroU16::MIN)
+}
+
+fn default_idle_hours() -> NonZeroU16 {
+    NonZeroU16::new(48).unwrap_or(NonZeroU16::MIN)
+}
+
+impl SignInSettings {
+    pub(crate) fn check(&self, problems: &mut Problems) {
+        if let Err(problem) = origin(&self.public_url) {
+            problems.add("sign_in.public_url", problem);
+        }
+        if self.client_id.trim().is_empty() {
+            problems.add(
+                "sign_in.client_id",
+                "is empty: the App's page on GitHub has it",
+            );
+        }
+    }
+}
+
+/// Scheme, host and port of an address without a path, as browsers write them into `Origin`.
+fn origin(public_url: &Address) -> Result<String, &'static str> {
+    let url = url::Url::parse(public_url).map_err(|_| "is no address")?;
+    if url.path() != "/" {
+        return Err("must have no path: cookies and the page's files are those of the whole host");
+    }
+    Ok(url.origin().ascii_serialization())
+}
+
+/// How people sign in.
+pub(crate) struct SignIn {
+    github: GithubSignIn,
+    pub(crate) sessions: Lifetime,
+    /// Of the page.
+    pub(crate) origin: String,
+}
+
+impl SignIn {
+    pub(crate) fn new(settings: SignInSettings, web_url: &Address) -> anyhow::Result<Self> {
+        let SignInSettings {
+            public_url,
+            client_id,
+            client_secret,
+            api_url,
+            session_days,
+            idle_hours,
+        } = settings;
+        let origin = origin(&public_url).map_err(anyhow::Error::msg)?;
+        Ok(Self {
+            github: GithubSignIn::new(&origin, web_url, &api_url, &client_id, client_secret)?,
+            sessions: Lifetime {
+                most: TimeDelta::days(session_days.get().into()),
+                idle: TimeDelta::hours(idle_hours.get().into()),
+            },
+            origin,
+        })
+    }
+}
+
+/// In the cookie.
+#[derive(Serialize, Deserialize)]
+struct Started {
+    state: String,
+    verifier: String,
+    return_to: String,
+}
+
+/// How a sign-in ended without one, as the page is told: `/?sign_in=…`.
+enum Failed {
+    Cancelled,
+    Expired,
+    Failed,
+    Unavailable,
+}
+
+impl Failed {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+            Self::Failed => "failed",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+impl From<&SignInError> for Failed {
+    fn from(error: &SignInError) -> Self {
+        match error {
+            SignInError::Code(_) => Self::Expired,
+            SignInError::Unavailable(_) => Self::Unavailable,
+            SignInError::Unexpected(_) => Self::Failed,
+        }
+    }
+}
+
+/// How people can sign in here.
+#[utoipa::path(
+    get,
+    path = "/api/sign-in",
+    operation_id = "signInWays",
+    responses(
+        (status = 200, description = "The ways that the settings have", body = SignInWays),
+        (status = 429, description = "Too many requests from this address: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(())
+)]
+pub(crate) async fn ways(state: web::Data<State>) -> HttpResponse {
+    HttpResponse::Ok().json(SignInWays {
+        github: state.sign_in.is_some(),
+    })
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BeginQuery {
+    /// Where on this site to come back to: a path, with its query.
+    return_to: Option<String>,
+}
+
+fn sign_in(state: &State) -> Result<&SignIn, ApiError> {
+    state.sign_in.as_deref().ok_or_else(|| {
+        ApiError::new(
+            StatusCode::NOT_FOUND,
+            "sign_in_off",
+            "Nobody can sign in with GitHub here",
+        )
+        .detail("The settings of repo-mapping have no [sign_in].")
+    })
+}
+
+/// Sends a browser to GitHub, where its person signs in.
+#[utoipa::path(
+    get,
+    path = "/api/sign-in/github",
+    operation_id = "signInWithGithub",
+    params(BeginQuery),
+    responses(
+        (status = 302, description = "To GitHub"),
+        (status = 400, description = "The query is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`sign_in_off`: the settings have no `[sign_in]`", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests from this address: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(())
+)]
+pub(crate) async fn begin(
+    request: HttpRequest,
+    state: web::Data<State>,
+) -> Result<HttpResponse, ApiError> {
+    let sign_in = sign_in(&state)?;
+    let BeginQuery { return_to } = query(&request)?;
+    let Begun {
+        url,
+        state,
+        verifier,
+    } = sign_in.github.begin();
+    let started = Started {
+        state,
+        verifier,
+        return_to: own_path(return_to).unwrap_or_else(|| "/".into()),
+    };
+    let value = serde_json::to_vec(&started).map_err(|e| ApiError::internal(&e))?;
+    let lifetime = CookieDuration::try_from(PATIENCE).map_err(|e| ApiError::internal(&e))?;
+    let cookie = Cookie::build(COOKIE, URL_SAFE_NO_PAD.encode(value))
+        .path("/")
+        .secure(true)
+        .http_only(true)
+        // It comes back with the navigation from GitHub's page.
+        .same_site(SameSite::Lax)
+        .max_age(lifetime)
+        .finish();
+    Ok(HttpResponse::Found()
+        .insert_header((LOCATION, url))
+        .cookie(cookie)
+        .finish())
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct CallbackQuery {
+    /// Of GitHub, for this sign-in.
+    code: Option<String>,
+    /// As it was sent to GitHub.
+    state: Option<String>,
+    /// `access_denied`: the person pressed Cancel.
+    error: Option<String>,
+}
+
+/// GitHub sends the browser back here.
+#[utoipa::path(
+    get,
+    path = "/api/sign-in/github/callback",
+    operation_id = "signedInWithGithub",
+    params(CallbackQuery),
+    responses(
+        (status = 302, description = "With a session in a cookie, to where the sign-in began; without, to `/?sign_in=` and `cancelled`, `expired`, `failed` or `unavailable`"),
+        (status = 400, description = "The query is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`sign_in_off`: the settings have no `[sign_in]`", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests from this address: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(())
+)]
+pub(crate) async fn callback(
+    request: HttpRequest,
+    state: web::Data<State>,
+) -> Result<HttpResponse, ApiError> {
+    let sign_in = sign_in(&state)?;
+    let query: CallbackQuery = query(&request)?;
+    let mut answer = HttpResponse::Found();
+    let mut over = Cookie::build(COOKIE, "").path("/").secure(true).finish();
+    over.make_removal();
+    answer.cookie(over);
+    match signed_in(&request, &state, sign_in, query).await? {
+        Ok((cookie, return_to)) => answer.cookie(cookie).insert_header((LOCATION, return_to)),
+        Err(failed) => answer.insert_header((LOCATION, format!("/?sign_in={}", failed.as_str()))),
+    };
+    Ok(answer.finish())
+}
+
+/// The session's cookie, and where the sign-in began.
+async fn signed_in(
+    request: &HttpRequest,
+    state: &State,
+    sign_in: &SignIn,
+    query: CallbackQuery,
+) -> Result<Result<(Cookie<'static>, String), Failed>, ApiError> {
+    let Some(started) = started(request, query.state.as_deref()) else {
+        return Ok(Err(Failed::Expired));
+    };
+    let code = match (query.code, query.error.as_deref()) {
+        (Some(code), None) => code,
+        (_, Some("access_denied")) => return Ok(Err(Failed::Cancelled)),
+        (_, error) => {
+            tracing::error!(
+                error,
+                "GitHub sends people back without a code: check the App's client id and that its callback URL is \
+                sign_in.public_url followed by {CALLBACK}"
+            );
+            return Ok(Err(Failed::Failed));
+        }
+    };
+    let account = match sign_in.github.finish(code, started.verifier).await {
+        Ok(account) => account,
+        Err(error) => {
+            tracing::warn!(%error, "nobody is signed in");
+            return Ok(Err(Failed::from(&error)));
+        }
+    };
+    let cookie = session::begin(request, state, sign_in, &account)
+        .await
+        .map_err(|e| storage_error(&e))?;
+    tracing::info!(
+        github.id = account.id,
+        github.login = account.login,
+        "signed in"
+    );
+    Ok(Ok((cookie, started.return_to)))
+}
+
+/// The sign-in that this browser began, if it is that with this state.
+fn started(request: &HttpRequest, state: Option<&str>) -> Option<Started> {
+    let cookie = request.cookie(COOKIE)?;
+    let value = URL_SAFE_NO_PAD.decode(cookie.value()).ok()?;
+    let started: Started = serde_json::from_slice(&value).ok()?;
+    let is_same = started.state.as_bytes().ct_eq(state?.as_bytes());
+    let return_to = own_path(Some(started.return_to))?;
+    bool::from(is_same).then_some(Started {
+        return_to,
+        ..started
+    })
+}
+
+/// The path, if it is one of this site: browsers take `//` and `/\` for another host.
+fn own_path(path: Option<String>) -> Option<String> {
+    path.filter(|path| {
+        let is_own = path.starts_with('/') && !path.starts_with("//");
+        let is_plain = path.bytes().all(|b| b.is_ascii_graphic() && b != b'\\');
+        is_own && is_plain && path.len() <= LONGEST_PATH
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_come_back_to_this_site_alone() {
+        for path in ["/", "/builds/17?user=alice#log", "/a//b"] {
+            assert_eq!(own_path(Some(path.into())).as_deref(), Some(path));
+        }
+        for path in [
+            "",
+            "//evil.example",
+            "/\\evil.example",
+            "https://evil.example",
+            "javascript:alert(1)",
+            "/\t/evil.example",
+            "/a b",
+            "/\r\nset-cookie: a=b",
+            "builds",
+        ] {
+            assert_eq!(own_path(Some(path.into())), None, "{path:?}");
+        }
+        assert_eq!(own_path(Some(format!("/{}", "a".repeat(5000)))), None);
+    }
+}
