@@ -1,5 +1,6 @@
 import AxeBuilder from '@axe-core/playwright';
 import { expect, type Page, test } from '@playwright/test';
+import type { Me } from '../src/api/api';
 import { FakeApi, problem } from '../test/fakeApi';
 import { busyDay, serve } from './scene';
 
@@ -17,6 +18,13 @@ interface Scene {
   readonly signedIn?: boolean;
   /** What a person does there, and what the page shows then. */
   readonly act: (page: Page, api: FakeApi) => Promise<void>;
+}
+
+/** A busy day, seen by somebody who signed in with GitHub. */
+function as(login: string, more: Partial<Me> = {}): FakeApi {
+  const api = busyDay();
+  api.signIn(login, more);
+  return api;
 }
 
 async function addAll(page: Page, text: string) {
@@ -45,6 +53,71 @@ const SCENES: readonly Scene[] = [
       await page.getByLabel('Bearer token').fill('wrong');
       await page.keyboard.press('Enter');
       await expect(page.getByText('does not accept this token')).toBeVisible();
+    },
+  },
+  {
+    name: 'sign-in-github',
+    path: '/?sign_in=cancelled',
+    signedIn: false,
+    api: () => {
+      const api = new FakeApi();
+      api.github = true;
+      return api;
+    },
+    act: async (page) => {
+      await expect(page.getByRole('link', { name: 'Sign in with GitHub' })).toBeVisible();
+      await page.getByText('Use a token').click();
+      await expect(page.getByLabel('Bearer token')).toBeVisible();
+    },
+  },
+  {
+    name: 'not-linked',
+    path: '/',
+    signedIn: false,
+    api: () => as('octocat'),
+    act: async (page) => {
+      await page.getByRole('button', { name: 'Check again' }).click();
+      await expect(page.getByText('still not linked')).toBeVisible();
+    },
+  },
+  {
+    name: 'account-menu',
+    path: '/',
+    signedIn: false,
+    api: () => as('octocat', { slurmUser: 'alice' }),
+    act: async (page) => {
+      await page.getByRole('button', { name: 'Signed in as octocat' }).click();
+      await expect(page.getByRole('menuitem', { name: 'Sign out everywhere' })).toBeVisible();
+    },
+  },
+  {
+    name: 'own-repositories',
+    path: '/mapping',
+    signedIn: false,
+    api: () => as('octocat', { slurmUser: 'alice' }),
+    act: async (page) => {
+      await addAll(page, 'octo/new-project octo/secret');
+      await expect(page.getByText('Requested. octo/new-project')).toBeVisible();
+    },
+  },
+  {
+    name: 'people',
+    path: '/people',
+    signedIn: false,
+    api: () => as('root', { administrator: true }),
+    act: async (page) => {
+      await expect(page.getByRole('row', { name: /octocat/ })).toBeVisible();
+    },
+  },
+  {
+    name: 'people-link',
+    path: '/people',
+    signedIn: false,
+    api: () => as('root', { administrator: true }),
+    act: async (page) => {
+      await page.getByRole('button', { name: 'Link hubot' }).click();
+      await page.getByRole('button', { name: 'Link', exact: true }).click();
+      await expect(page.getByText('Enter a Slurm user.')).toBeVisible();
     },
   },
   {

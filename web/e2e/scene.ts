@@ -258,6 +258,19 @@ export function busyDay(): FakeApi {
   });
   api.ask('alice', 'octo/shared', { requestedAt: seconds(7300) });
   api.ask('dora', 'newlab/first-steps', { requestedAt: seconds(240), cluster: 'gpu' });
+  const person = { administrator: false, signedInAt: seconds(3600) };
+  api.people = [
+    {
+      ...person,
+      githubId: 583_231,
+      login: 'octocat',
+      slurmUser: 'alice',
+      linkedBy: 'root',
+      linkedAt: seconds(90_000),
+    },
+    { ...person, githubId: 480_938, login: 'hubot' },
+    { ...person, githubId: 1024, login: 'root', administrator: true },
+  ];
   const used = { builds: 41, launches: 43, elapsedS: 98_765 };
   api.used('2026-10', [
     {

@@ -2,6 +2,8 @@ import type {
   Build,
   BuildDetail,
   ListEntry,
+  Me,
+  Person,
   TimelineEntry,
   UsageSum,
   UserRepository,
@@ -17,6 +19,9 @@ interface List {
   charges: Map<string, Charge>;
 }
 
+/** What the navigation and the sign-in ask for by themselves. */
+const BY_ITSELF = ['/api/mapping-requests', '/api/me', '/api/sign-in'];
+
 const EMPTY: List = { version: 0, repositories: [], charges: new Map() };
 
 /**
@@ -25,6 +30,11 @@ const EMPTY: List = { version: 0, repositories: [], charges: new Map() };
  */
 export class FakeApi {
   token = 'open-sesame';
+  /** Whether the site has set up sign-in with GitHub. */
+  github = false;
+  /** Whose session the browser has. */
+  me: Me | undefined;
+  people: Person[] = [];
   readonly lists = new Map<string, List>();
   /** Repositories (`owner/name`) the App is not installed on. */
   readonly notInstalled = new Set<string>();
@@ -57,6 +67,12 @@ export class FakeApi {
     const list = this.lists.get(user) ?? EMPTY;
     const charges = new Map(list.charges).set(keyOf(name), charge);
     this.lists.set(user, { ...list, version: list.version + 1, charges });
+  }
+
+  /** Somebody has signed in with GitHub in this browser. */
+  signIn(login: string, more: Partial<Me> = {}): void {
+    this.github = true;
+    this.me = { githubId: 583_231, login, administrator: false, ...more };
   }
 
   /** A user asks for a repository on a login node. */
@@ -96,18 +112,37 @@ export class FakeApi {
 
   async handle(request: Request): Promise<Response> {
     const { pathname, searchParams } = new URL(request.url);
-    this.requests.push(`${request.method} ${pathname}`);
-    const queued = pathname === '/api/mapping-requests' ? undefined : this.next.shift();
+    const everywhere = searchParams.has('everywhere') ? '?everywhere=true' : '';
+    this.requests.push(`${request.method} ${pathname}${everywhere}`);
+    const queued = BY_ITSELF.includes(pathname) ? undefined : this.next.shift();
     if (queued instanceof TypeError) {
       return Response.error();
     }
     if (queued !== undefined || this.trouble !== undefined) {
       return queued ?? (this.trouble?.() as Response);
     }
-    if (request.headers.get('Authorization') !== `Bearer ${this.token}`) {
+    if (pathname === '/api/sign-in') {
+      return Response.json({ github: this.github });
+    }
+    const me = this.caller(request);
+    if (me === undefined) {
       return problem(401, 'unauthorized', 'A bearer token is needed', {
         detail: 'This token is not one of ours.',
       });
+    }
+    if (pathname === '/api/me') {
+      return Response.json(me);
+    }
+    if (pathname === '/api/sign-out') {
+      this.me = undefined;
+      return new Response(null, { status: 204 });
+    }
+    const refusal = refuseCaller(me, request.method, pathname);
+    if (refusal !== undefined) {
+      return refusal;
+    }
+    if (pathname.startsWith('/api/people')) {
+      return this.ofPeople(pathname.split('/')[3], request);
     }
     const user = /^\/repositories\/([^/]+)$/.exec(pathname)?.[1];
     if (user !== undefined) {
@@ -120,13 +155,13 @@ export class FakeApi {
     }
     const [, of, name] = /^\/api\/users\/([^/]+)\/repositories(?:\/(.+))?$/.exec(pathname) ?? [];
     if (of !== undefined) {
-      return this.ofUser(of, name, request);
+      return this.ofUser(of, name, request, me.administrator);
     }
     if (pathname === '/api/builds') {
-      return this.list(searchParams);
+      return this.list(searchParams, me);
     }
     if (pathname === '/api/usage') {
-      return this.answerUsage(searchParams);
+      return this.answerUsage(searchParams, me);
     }
     const id = /^\/api\/builds\/(\d+)$/.exec(pathname)?.[1];
     const detail = id === undefined ? undefined : this.details.get(Number(id));
@@ -135,8 +170,41 @@ export class FakeApi {
       : Response.json(detail);
   }
 
-  private list(parameters: URLSearchParams): Response {
-    const user = parameters.get('user');
+  private caller(request: Request): Me | undefined {
+    const given = request.headers.get('Authorization');
+    if (given === null) {
+      return this.me;
+    }
+    return given === `Bearer ${this.token}` ? { administrator: true } : undefined;
+  }
+
+  private async ofPeople(id: string | undefined, request: Request): Promise<Response> {
+    if (id === undefined) {
+      return Response.json(this.people);
+    }
+    const person = this.people.find((each) => each.githubId === Number(id));
+    if (person === undefined) {
+      return problem(404, 'not_found', 'Nothing is here');
+    }
+    let link: Partial<Person> = { slurmUser: null, cluster: null, linkedAt: null };
+    if (request.method === 'PUT') {
+      const wanted = (await request.json()) as { slurmUser: string; cluster: string | null };
+      if (wanted.cluster !== null && wanted.cluster !== 'main') {
+        return problem(422, 'cluster_unknown', 'There is no such cluster');
+      }
+      link = {
+        ...wanted,
+        linkedBy: this.me?.login ?? 'token',
+        linkedAt: new Date().toISOString(),
+      };
+    }
+    const saved = { ...person, ...link };
+    this.people = this.people.map((each) => (each === person ? saved : each));
+    return Response.json(saved);
+  }
+
+  private list(parameters: URLSearchParams, me: Me): Response {
+    const user = me.administrator ? parameters.get('user') : (me.slurmUser ?? null);
     const builds = [...this.details.values()]
       .map(({ build }) => build)
       .filter((build) => user === null || build.slurmUser === user)
@@ -144,9 +212,9 @@ export class FakeApi {
     return Response.json(builds.slice(0, Number(parameters.get('limit') ?? 50)));
   }
 
-  private answerUsage(parameters: URLSearchParams): Response {
+  private answerUsage(parameters: URLSearchParams, me: Me): Response {
     const month = parameters.get('month') ?? '';
-    const user = parameters.get('user');
+    const user = me.administrator ? parameters.get('user') : (me.slurmUser ?? null);
     const sums = (this.usage.get(month) ?? []).filter(
       (sum) => user === null || sum.slurmUser === user,
     );
@@ -203,6 +271,7 @@ export class FakeApi {
     user: string,
     name: string | undefined,
     request: Request,
+    administrator: boolean,
   ): Promise<Response> {
     const list = this.lists.get(user) ?? EMPTY;
     const asked = this.requested.filter((each) => each.user === user);
@@ -224,10 +293,15 @@ export class FakeApi {
         : { repository: name };
     const isIt = (url: string) => keyOf(url) === keyOf(repository);
     const waits = asked.find(({ url }) => isIt(url));
-    if (waits === undefined && new URL(request.url).searchParams.get('waiting') === 'true') {
+    const decides = new URL(request.url).searchParams.get('waiting') === 'true';
+    if (waits === undefined && decides) {
       return problem(409, 'repository_not_waiting', 'It does not wait any more');
     }
-    if (waits !== undefined && request.headers.get('If-Match') !== `"${waits.version}"`) {
+    if (
+      waits !== undefined &&
+      decides &&
+      request.headers.get('If-Match') !== `"${waits.version}"`
+    ) {
       return problem(412, 'request_changed', 'The request has changed since you looked', {
         detail: `${user} of cluster ${waits.cluster} now asks for account ${waits.account ?? 'default'}.`,
       });
@@ -248,6 +322,10 @@ export class FakeApi {
     const wrong = this.refuse(repository, 0);
     if (wrong.length > 0) {
       return wrongEntries(wrong);
+    }
+    if (!administrator) {
+      this.ask(user, repository);
+      return Response.json(this.requested.at(-1), { status: 202 });
     }
     const charge = chargeOf(waits ?? {});
     this.lists.set(user, {
@@ -287,6 +365,22 @@ export class FakeApi {
     const detail = `${entry} is mapped to another Slurm user, who has to give it up first; ask an administrator`;
     return taken ? [{ index, value: entry, code: 'repository_mapped_elsewhere', detail }] : [];
   }
+}
+
+/** What only administrators may do, and what belongs to somebody else. */
+function refuseCaller(me: Me, method: string, pathname: string): Response | undefined {
+  if (me.administrator) {
+    return undefined;
+  }
+  if (me.slurmUser == null) {
+    return problem(403, 'not_linked', 'You are not linked to a Slurm user');
+  }
+  const owner = /^\/(?:api\/users|repositories)\/([^/]+)/.exec(pathname)?.[1];
+  const replaces = method === 'POST' && pathname.startsWith('/repositories/');
+  const forbidden = /^\/api\/(people|mapping-requests)/.test(pathname) || replaces;
+  return forbidden || (owner !== undefined && owner !== me.slurmUser)
+    ? problem(403, 'forbidden', 'Only administrators may do this')
+    : undefined;
 }
 
 function refuseCharge(entry: ListEntry, index: number): ProblemPart[] {

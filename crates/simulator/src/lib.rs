@@ -24,3 +24,4 @@ pub use app_key::AppKeyError;
 pub use application::Simulator;
 pub use handle::Handle;
 pub use settings::{AppFacts, AppKey, Settings, Timing};
+pub use world::FIRST_ACCOUNT;

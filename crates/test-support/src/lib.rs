@@ -24,8 +24,8 @@ mod wait;
 
 pub use certificates::{TestCa, TestCertificate};
 pub use deployment::{
-    APP_ID, BackingServices, CLUSTER, Credentials, Deployment, DeploymentBuilder, Service,
-    SlurmBackend,
+    APP_ID, BackingServices, CLIENT_ID, CLUSTER, Credentials, Deployment, DeploymentBuilder,
+    Service, SlurmBackend,
 };
 pub use middleman::Middleman;
 pub use postgres::{PrivatePostgres, TestDatabase, migrate};

@@ -24,6 +24,13 @@ type MonthlyUsage = components['schemas']['MonthlyUsage'];
 /** What a repository used of one Slurm user's account. */
 export type UsageSum = components['schemas']['UsageSum'];
 
+/** Who is signed in. A person who is no administrator sees what belongs to their Slurm user only. */
+export type Me = components['schemas']['Me'];
+/** How people can sign in. */
+export type SignInWays = components['schemas']['SignInWays'];
+/** Somebody who has signed in with GitHub. */
+export type Person = components['schemas']['Person'];
+
 /** A Slurm user's saved repositories. */
 export interface RepositoryList {
   readonly repositories: readonly string[];
@@ -54,15 +61,21 @@ export const REQUESTS_KEY = ['mapping-requests'] as const;
 
 export type Api = ReturnType<typeof createApi>;
 
-/** The client of repo-mapping's API. Its calls throw `ApiError` or `UnreachableError`. */
-export function createApi(token: string) {
+/**
+ * The client of repo-mapping's API. Its calls throw `ApiError` or `UnreachableError`. Without a token, the browser's
+ * session cookie says who calls.
+ */
+export function createApi(token?: string) {
   const client = createClient<paths>({
     baseUrl: window.location.origin,
     cache: 'no-store',
     // Looked up at each call, so that tests can replace it.
     fetch: (request) => globalThis.fetch(request),
   });
-  client.use(bearer(token), errors);
+  if (token !== undefined) {
+    client.use(bearer(token));
+  }
+  client.use(errors);
 
   /** A user's mapped repositories, then those that wait for an administrator. */
   async function userRepositories(
@@ -77,6 +90,24 @@ export function createApi(token: string) {
   }
 
   return {
+    /** Needs no credential. */
+    async signInWays(signal?: AbortSignal): Promise<SignInWays> {
+      const { data } = await client.GET('/api/sign-in', { signal: signal ?? null });
+      return expected(data);
+    },
+
+    async me(signal?: AbortSignal): Promise<Me> {
+      const { data } = await client.GET('/api/me', { signal: signal ?? null });
+      return expected(data);
+    },
+
+    /** Ends this session, or all sessions of the person. */
+    async signOut(everywhere: boolean): Promise<void> {
+      await client.POST('/api/sign-out', { params: { query: everywhere ? { everywhere } : {} } });
+    },
+
+    userRepositories,
+
     async repositories(username: string, signal?: AbortSignal): Promise<RepositoryList> {
       const { data, response } = await client.GET('/repositories/{username}', {
         params: { path: { username } },
@@ -117,7 +148,7 @@ export function createApi(token: string) {
       return expected(data);
     },
 
-    /** Refuses a request, if it is still pending and unchanged. */
+    /** Refuses or withdraws a request, if it is still pending and unchanged. */
     async refuse(request: UserRepository): Promise<void> {
       const { user, url } = request;
       const [owner = '', name = ''] = fullNameOf(url).split('/');
@@ -128,6 +159,44 @@ export function createApi(token: string) {
           header: ifSeen(request),
         },
       });
+    },
+
+    /** Maps a repository to a user. A person's own additions wait for an administrator. */
+    async addRepository(username: string, repository: string): Promise<UserRepository> {
+      const { data } = await client.POST('/api/users/{username}/repositories', {
+        params: { path: { username } },
+        body: { repository },
+      });
+      return expected(data);
+    },
+
+    /** Removes a repository from a user's list. */
+    async removeRepository(username: string, repository: string): Promise<void> {
+      const [owner = '', name = ''] = fullNameOf(repository).split('/');
+      await client.DELETE('/api/users/{username}/repositories/{owner}/{name}', {
+        params: { path: { username, owner, name } },
+      });
+    },
+
+    /** Everyone who has signed in with GitHub. */
+    async people(signal?: AbortSignal): Promise<Person[]> {
+      const { data } = await client.GET('/api/people', { signal: signal ?? null });
+      return expected(data);
+    },
+
+    async linkPerson(githubId: number, slurmUser: string, cluster: string | null): Promise<Person> {
+      const { data } = await client.PUT('/api/people/{github_id}/slurm-user', {
+        params: { path: { github_id: githubId } },
+        body: { slurmUser, cluster },
+      });
+      return expected(data);
+    },
+
+    async unlinkPerson(githubId: number): Promise<Person> {
+      const { data } = await client.DELETE('/api/people/{github_id}/slurm-user', {
+        params: { path: { github_id: githubId } },
+      });
+      return expected(data);
     },
 
     async builds({ user, limit }: BuildFilter, signal?: AbortSignal): Promise<Build[]> {

@@ -29,7 +29,7 @@ export function hasCode(error: unknown, code: string): error is ApiError {
   return error instanceof ApiError && error.problem.code === code;
 }
 
-/** Whether `error` says that the bearer token is not accepted. */
+/** Whether `error` says that the token or the session is not accepted. */
 export function isUnauthorized(error: unknown): error is ApiError {
   return error instanceof ApiError && error.problem.status === 401;
 }

@@ -58,6 +58,58 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/me": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Whose credential the call carries, and what it opens. */
+        get: operations["me"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/people": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Everybody who has signed in lately, or is linked. */
+        get: operations["listPeople"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/people/{github_id}/slurm-user": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /** Says which Slurm user somebody is. */
+        put: operations["linkPerson"];
+        post?: never;
+        /** Says that somebody is no Slurm user any more. */
+        delete: operations["unlinkPerson"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/public-repositories/{owner}/{name}": {
         parameters: {
             query?: never;
@@ -71,6 +123,74 @@ export interface paths {
         post?: never;
         /** Refuses a public repository again. */
         delete: operations["refusePublicRepository"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/sign-in": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** How people can sign in here. */
+        get: operations["signInWays"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/sign-in/github": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Sends a browser to GitHub, where its person signs in. */
+        get: operations["signInWithGithub"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/sign-in/github/callback": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** GitHub sends the browser back here. */
+        get: operations["signedInWithGithub"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/sign-out": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Ends the session. */
+        post: operations["signOut"];
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -292,12 +412,61 @@ export interface components {
          * @enum {string}
          */
         MappingState: "mapped" | "waiting";
+        /** @description Answer of `GET /api/me`: whose credential the call carries, and what it opens. */
+        Me: {
+            /** @description They may see and change everything. */
+            administrator: boolean;
+            /**
+             * Format: int64
+             * @description GitHub's id of their account. Absent for a bearer token.
+             */
+            githubId?: number | null;
+            /** @description Their login at GitHub. Absent for a bearer token. */
+            login?: string | null;
+            /** @description The Slurm user that they are, if an administrator has linked them. */
+            slurmUser?: string | null;
+        };
         /** @description Answer of `GET /api/usage`. */
         MonthlyUsage: {
             /** @description `2026-11`: Slurm jobs that ended in it, in UTC. */
             month: string;
             /** @description The one with the most CPU time first. */
             sums: components["schemas"]["UsageSum"][];
+        };
+        /** @description Body of `PUT /api/people/{github_id}/slurm-user`. */
+        NewLink: {
+            /** @description The cluster of that Slurm user: one of `[[agents]]`. The only one, if there is one and none is named. */
+            cluster?: string | null;
+            /** @description The Slurm user that the person is. */
+            slurmUser: string;
+        };
+        /** @description Somebody who has signed in. */
+        Person: {
+            /** @description They may see and change everything. */
+            administrator: boolean;
+            /** @description The cluster of that Slurm user. */
+            cluster?: string | null;
+            /**
+             * Format: int64
+             * @description GitHub's id of their account.
+             */
+            githubId: number;
+            /**
+             * Format: date-time
+             * @description When they were linked.
+             */
+            linkedAt?: string | null;
+            /** @description Who linked them. */
+            linkedBy?: string | null;
+            /** @description Their login at GitHub, as it was when they last signed in. */
+            login: string;
+            /**
+             * Format: date-time
+             * @description When they last signed in.
+             */
+            signedInAt: string;
+            /** @description The Slurm user that they are. */
+            slurmUser?: string | null;
         };
         /** @description The error body of every service. `code` is stable and meant for programs; `detail` is for people. */
         Problem: {
@@ -368,6 +537,11 @@ export interface components {
             id: number;
             /** @description `https://github.com/owner/name`, as GitHub writes the name now. */
             url: string;
+        };
+        /** @description Answer of `GET /api/sign-in`: how people can sign in here. */
+        SignInWays: {
+            /** @description With GitHub: `GET /api/sign-in/github`. */
+            github: boolean;
         };
         /** @description One thing that happened. */
         TimelineEntry: {
@@ -525,8 +699,17 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description No or a wrong bearer token */
+            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `not_linked`: the person is linked to no Slurm user; `not_this_user`: they ask for another one's */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -557,7 +740,7 @@ export interface operations {
                     "application/json": components["schemas"]["BuildDetail"];
                 };
             };
-            /** @description No or a wrong bearer token */
+            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -566,7 +749,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description We never heard of it */
+            /** @description `not_linked`: the person is linked to no Slurm user */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description We never heard of it, or it is another user's */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -595,8 +787,206 @@ export interface operations {
                     "application/json": components["schemas"]["UserRepository"][];
                 };
             };
-            /** @description No or a wrong bearer token */
+            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `administrators_only`, `other_site` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    me: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Who calls */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Me"];
+                };
+            };
+            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    listPeople: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description By login */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Person"][];
+                };
+            };
+            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `administrators_only` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    linkPerson: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description GitHub's id of their account */
+                github_id: number;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewLink"];
+            };
+        };
+        responses: {
+            /** @description They are linked */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Person"];
+                };
+            };
+            /** @description Not such a body */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `administrators_only`, `other_site` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `person_unknown`: nobody with this id has signed in */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `cluster_unknown`: no agent of this cluster is known, or several are and none is named */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    unlinkPerson: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description GitHub's id of their account */
+                github_id: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description They are not linked */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Person"];
+                };
+            };
+            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `administrators_only`, `other_site` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `person_unknown`: nobody with this id has signed in */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -638,8 +1028,17 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description No or a wrong bearer token */
+            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `administrators_only`, `other_site` */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -713,8 +1112,17 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description No or a wrong bearer token */
+            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `administrators_only`, `other_site` */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -742,6 +1150,183 @@ export interface operations {
             };
             /** @description token-broker, GitHub or the database is in trouble: try again after Retry-After */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    signInWays: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The ways that the settings have */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SignInWays"];
+                };
+            };
+            /** @description Too many requests from this address: try again after Retry-After */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    signInWithGithub: {
+        parameters: {
+            query?: {
+                /** @description Where on this site to come back to: a path, with its query. */
+                return_to?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description To GitHub */
+            302: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The query is wrong */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `sign_in_off`: the settings have no `[sign_in]` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too many requests from this address: try again after Retry-After */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    signedInWithGithub: {
+        parameters: {
+            query?: {
+                /** @description Of GitHub, for this sign-in. */
+                code?: string;
+                /** @description As it was sent to GitHub. */
+                state?: string;
+                /** @description `access_denied`: the person pressed Cancel. */
+                error?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description With a session in a cookie, to where the sign-in began; without, to `/?sign_in=` and `cancelled`, `expired`, `failed` or `unavailable` */
+            302: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The query is wrong */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `sign_in_off`: the settings have no `[sign_in]` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too many requests from this address: try again after Retry-After */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    signOut: {
+        parameters: {
+            query?: {
+                /** @description Also in other browsers. */
+                everywhere?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is over */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The query is wrong */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Nobody is signed in */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `other_site`: the call comes from another site's page */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -785,8 +1370,17 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description No or a wrong bearer token */
+            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `not_linked`: the person is linked to no Slurm user; `not_this_user`: they ask for another one's */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -828,7 +1422,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description No or a wrong bearer token */
+            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -837,7 +1431,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The assertion is about another user */
+            /** @description `not_this_user`: the assertion or the person's link is about another user; `not_linked`: they are linked to none; `other_site` */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -897,7 +1491,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description No or a wrong bearer token */
+            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -906,7 +1500,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The assertion is about another user */
+            /** @description `not_this_user`: the assertion or the person's link is about another user; `not_linked`: they are linked to none; `other_site` */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1003,7 +1597,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description No or a wrong bearer token */
+            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1012,7 +1606,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The assertion is about another user */
+            /** @description `not_this_user`: the assertion or the person's link is about another user; `not_linked`: they are linked to none; `other_site` */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1077,7 +1671,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description No or a wrong bearer token */
+            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1086,7 +1680,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The assertion is about another user */
+            /** @description `not_this_user`: the assertion or the person's link is about another user; `not_linked`: they are linked to none; `other_site` */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1165,8 +1759,17 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description No or a wrong bearer token */
+            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `not_linked`: the person is linked to no Slurm user; `not_this_user`: to another one */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1216,8 +1819,17 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description No or a wrong bearer token */
+            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `administrators_only`, `other_site` */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };

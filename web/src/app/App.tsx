@@ -3,25 +3,29 @@ import { MutationCache, QueryCache, QueryClient, QueryClientProvider } from '@ta
 import { type AnyRouter, RouterProvider } from '@tanstack/react-router';
 import { useMemo, useState } from 'react';
 import { createApi } from '../api/api';
-import { isTransient, isUnauthorized } from '../api/problem';
+import { ApiError, isTransient, isUnauthorized } from '../api/problem';
 import { DraftProvider } from '../mapping/drafts';
+import { NotLinked } from '../session/NotLinked';
+import type { Notice } from '../session/outcome';
 import { SignIn } from '../session/SignIn';
-import { SessionProvider, useSession } from '../session/session';
+import { SESSION_ENDED, SessionProvider, useSession } from '../session/session';
 import { ApiContext } from './apiContext';
 
 interface Props {
   readonly router: AnyRouter;
+  /** Why the browser came back from GitHub without a session. */
+  readonly outcome?: Notice | undefined;
   /** How often to retry a read that failed for a transient reason before showing the error. */
   readonly retries?: number;
 }
 
 /** The whole page. */
-export function App({ router, retries = 2 }: Props) {
+export function App({ router, outcome, retries = 2 }: Props) {
   return (
     // index.html selects the colour mode, by attributes that Primer's style sheets read.
     <BaseStyles>
-      <SessionProvider>
-        {/* Outside the session: edits survive a token that is no longer accepted. */}
+      <SessionProvider outcome={outcome}>
+        {/* Outside the session: edits survive a token or session that is no longer accepted. */}
         <DraftProvider>
           <Gate router={router} retries={retries} />
         </DraftProvider>
@@ -30,22 +34,45 @@ export function App({ router, retries = 2 }: Props) {
   );
 }
 
-function Gate({ router, retries }: Required<Props>) {
-  const { token } = useSession();
-  return token === undefined ? (
-    <SignIn />
-  ) : (
-    <SignedIn key={token} token={token} router={router} retries={retries} />
-  );
+interface InnerProps {
+  readonly router: AnyRouter;
+  readonly retries: number;
 }
 
-function SignedIn({ token, router, retries }: Required<Props> & { readonly token: string }) {
-  const { signOut } = useSession();
+function Gate({ router, retries }: InnerProps) {
+  const { state } = useSession();
+  if (state.phase === 'checking') {
+    return null;
+  }
+  if (state.phase === 'out') {
+    const { pathname, search } = router.history.location;
+    return (
+      <SignIn notice={state.notice} failure={state.failure} returnTo={`${pathname}${search}`} />
+    );
+  }
+  const { token, me } = state;
+  if (!me.administrator && me.slurmUser == null) {
+    return <NotLinked me={me} />;
+  }
+  // Nothing of what one person saw is shown to another, or to the same one with other rights.
+  const key = token ?? `${me.githubId} ${me.administrator} ${me.slurmUser}`;
+  return <SignedIn key={key} token={token} router={router} retries={retries} />;
+}
+
+function SignedIn({ token, router, retries }: InnerProps & { readonly token: string | undefined }) {
+  const { signOut, refresh } = useSession();
   const api = useMemo(() => createApi(token), [token]);
   const [queries] = useState(() => {
     const onError = (error: Error) => {
       if (isUnauthorized(error)) {
-        signOut(`The service no longer accepts your token. ${error.message}`);
+        signOut(
+          token === undefined
+            ? SESSION_ENDED
+            : `The service no longer accepts your token. ${error.message}`,
+        );
+      } else if (error instanceof ApiError && error.problem.status === 403) {
+        // The person's rights may have changed. If not, the page shows the refusal.
+        refresh().catch(() => undefined);
       }
     };
     return new QueryClient({

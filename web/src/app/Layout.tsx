@@ -1,26 +1,33 @@
 import {
   GraphIcon,
   InboxIcon,
+  PeopleIcon,
+  PersonIcon,
   PlayIcon,
   RepoIcon,
   ServerIcon,
   SignOutIcon,
 } from '@primer/octicons-react';
-import { Button, UnderlineNav, useConfirm } from '@primer/react';
-import { Outlet, useLocation, useSearch } from '@tanstack/react-router';
+import { ActionList, ActionMenu, Button, UnderlineNav, useConfirm } from '@primer/react';
+import { useMutation } from '@tanstack/react-query';
+import { Outlet, useLocation } from '@tanstack/react-router';
 import { useEffect } from 'react';
 import { useDrafts } from '../mapping/drafts';
 import { useRequests } from '../requests/useRequests';
-import { useSession } from '../session/session';
+import { useMe, useSession } from '../session/session';
+import { useSlurmUser } from '../session/useSlurmUser';
 import { NavItem, PageLink } from '../ui/links';
+import { ProblemBanner } from '../ui/ProblemBanner';
 import styles from './Layout.module.css';
 import { SlurmUserForm } from './SlurmUserForm';
 
-/** The frame of every page: home link, Slurm user, navigation and sign-out. */
+/** The frame of every page: home link, Slurm user, who is signed in, sign-out and navigation. */
 export function Layout() {
-  const { user } = useSearch({ from: '__root__' });
+  const user = useSlurmUser();
+  const { administrator } = useMe();
   const drafts = useDrafts();
-  const { signOut } = useSession();
+  const session = useSession();
+  const signOut = useMutation({ mutationFn: session.leave, onSuccess: drafts.discardAll });
   const confirm = useConfirm();
   const { pathname } = useLocation();
   const waiting = useRequests().data?.length;
@@ -28,7 +35,10 @@ export function Layout() {
 
   useWarningBeforeLeaving(drafts.any);
 
-  async function leave() {
+  async function leave(everywhere: boolean) {
+    if (signOut.isPending) {
+      return;
+    }
     const sure =
       !drafts.any ||
       (await confirm({
@@ -38,8 +48,7 @@ export function Layout() {
         confirmButtonType: 'danger',
       }));
     if (sure) {
-      drafts.discardAll();
-      signOut();
+      signOut.mutate(everywhere);
     }
   }
 
@@ -55,16 +64,25 @@ export function Layout() {
             gha-slurm
           </PageLink>
           <div className={styles.user}>
-            <SlurmUserForm key={user ?? ''} user={user} />
+            {administrator ? (
+              <SlurmUserForm key={user ?? ''} user={user} />
+            ) : (
+              <span>
+                Slurm user <span className={styles.slurmUser}>{user}</span>
+              </span>
+            )}
           </div>
-          <Button
-            variant="invisible"
-            leadingVisual={SignOutIcon}
-            className={styles.signOut}
-            onClick={leave}
-          >
-            Sign out
-          </Button>
+          <div className={styles.account}>
+            <Account onSignOutEverywhere={() => void leave(true)} />
+            <Button
+              variant="invisible"
+              leadingVisual={SignOutIcon}
+              aria-disabled={signOut.isPending}
+              onClick={() => void leave(false)}
+            >
+              Sign out
+            </Button>
+          </div>
         </div>
         <div className={styles.nav}>
           <UnderlineNav aria-label="Pages" hideIconsBreakpoint="small">
@@ -80,9 +98,11 @@ export function Layout() {
               Repositories
               {unsaved && <span className={styles.unsaved}> (unsaved)</span>}
             </NavItem>
-            <NavItem to="/requests" leadingVisual={<InboxIcon />} counter={waiting || undefined}>
-              Requests
-            </NavItem>
+            {administrator && (
+              <NavItem to="/requests" leadingVisual={<InboxIcon />} counter={waiting || undefined}>
+                Requests
+              </NavItem>
+            )}
             <NavItem
               to="/usage"
               activeOptions={{ includeSearch: false }}
@@ -90,13 +110,49 @@ export function Layout() {
             >
               Usage
             </NavItem>
+            {administrator && (
+              <NavItem to="/people" leadingVisual={<PeopleIcon />}>
+                People
+              </NavItem>
+            )}
           </UnderlineNav>
         </div>
       </header>
       <main id="content" className={styles.content}>
+        {signOut.isError && (
+          <ProblemBanner
+            title="Could not sign out"
+            error={signOut.error}
+            onRetry={() => signOut.mutate(signOut.variables)}
+          />
+        )}
         <Outlet />
       </main>
     </div>
+  );
+}
+
+/** Who is signed in, with what they can do about all of their sessions. */
+function Account({ onSignOutEverywhere }: { readonly onSignOutEverywhere: () => void }) {
+  const { login } = useMe();
+  if (login == null) {
+    return <span className={styles.token}>Administrator’s token</span>;
+  }
+  return (
+    <ActionMenu>
+      <ActionMenu.Button
+        variant="invisible"
+        leadingVisual={PersonIcon}
+        aria-label={`Signed in as ${login}`}
+      >
+        {login}
+      </ActionMenu.Button>
+      <ActionMenu.Overlay>
+        <ActionList>
+          <ActionList.Item onSelect={onSignOutEverywhere}>Sign out everywhere</ActionList.Item>
+        </ActionList>
+      </ActionMenu.Overlay>
+    </ActionMenu>
   );
 }
 

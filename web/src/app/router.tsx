@@ -9,9 +9,11 @@ import { BuildPage } from '../builds/BuildPage';
 import { BuildsPage } from '../builds/BuildsPage';
 import { MappingPage } from '../mapping/MappingPage';
 import { slurmUserProblem } from '../mapping/slurmUser';
+import { PeoplePage } from '../people/PeoplePage';
 import { RequestsPage } from '../requests/RequestsPage';
 import { isMonth } from '../usage/month';
 import { UsagePage } from '../usage/UsagePage';
+import { AdministratorsOnly } from './AdministratorsOnly';
 import { Layout } from './Layout';
 import { NotFound } from './NotFound';
 
@@ -54,7 +56,21 @@ const mapping = createRoute({
 const requests = createRoute({
   getParentRoute: () => root,
   path: '/requests',
-  component: RequestsPage,
+  component: () => (
+    <AdministratorsOnly title="Requests">
+      <RequestsPage />
+    </AdministratorsOnly>
+  ),
+});
+
+const people = createRoute({
+  getParentRoute: () => root,
+  path: '/people',
+  component: () => (
+    <AdministratorsOnly title="People">
+      <PeoplePage />
+    </AdministratorsOnly>
+  ),
 });
 
 const usage = createRoute({
@@ -65,7 +81,7 @@ const usage = createRoute({
   component: UsagePage,
 });
 
-const routeTree = root.addChildren([builds, build, mapping, requests, usage]);
+const routeTree = root.addChildren([builds, build, mapping, requests, people, usage]);
 
 /** The routes of the page. Tests pass their own history. */
 export function createPageRouter(history?: RouterHistory) {

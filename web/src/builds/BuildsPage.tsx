@@ -3,6 +3,8 @@ import { Button, SegmentedControl, SkeletonBox } from '@primer/react';
 import { Blankslate } from '@primer/react/experimental';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { useState } from 'react';
+import { useMe } from '../session/session';
+import { useSlurmUser } from '../session/useSlurmUser';
 import { PageLink } from '../ui/links';
 import { PageHeading } from '../ui/PageHeading';
 import { ProblemBanner } from '../ui/ProblemBanner';
@@ -17,9 +19,11 @@ const MOST = 200;
 
 /** A live list of a Slurm user's builds, or of all builds. */
 export function BuildsPage() {
-  const { user, show } = useSearch({ from: '/' });
+  const user = useSlurmUser();
+  const { administrator } = useMe();
+  const { show } = useSearch({ from: '/' });
   const navigate = useNavigate();
-  const whose = show === 'everyone' ? undefined : user;
+  const whose = show === 'everyone' && administrator ? undefined : user;
   const title = whose === undefined ? 'All builds' : `Builds for ${whose}`;
   return (
     <>
@@ -33,7 +37,7 @@ export function BuildsPage() {
             </>
           )}
         </PageHeading>
-        {user !== undefined && (
+        {user !== undefined && administrator && (
           <SegmentedControl
             aria-label="Show builds for"
             size="small"

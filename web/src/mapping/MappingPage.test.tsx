@@ -285,7 +285,7 @@ it('keeps edits over a token that is no longer accepted', async () => {
   api.token = 'rotated';
   await user.click(save());
   expect(await screen.findByText('You were signed out')).toBeVisible();
-  await user.type(screen.getByLabelText(/Bearer token/), 'rotated{Enter}');
+  await user.type(await screen.findByLabelText(/Bearer token/), 'rotated{Enter}');
   expect((await row('octo/b')).getByText('New')).toBeVisible();
 });
 

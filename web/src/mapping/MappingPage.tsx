@@ -1,17 +1,17 @@
 import { PersonIcon } from '@primer/octicons-react';
-import { SkeletonBox, Text } from '@primer/react';
 import { Blankslate } from '@primer/react/experimental';
-import { useSearch } from '@tanstack/react-router';
 import { useRef } from 'react';
 import { RequestsOfUser } from '../requests/RequestsOfUser';
 import { useRequests } from '../requests/useRequests';
+import { useMe } from '../session/session';
+import { useSlurmUser } from '../session/useSlurmUser';
 import { PageHeading } from '../ui/PageHeading';
-import { ProblemBanner } from '../ui/ProblemBanner';
 import { AddRepositories } from './AddRepositories';
 import { ConflictBanner } from './ConflictBanner';
 import { chargeOf } from './charge';
 import { type Draft, entriesOf } from './draft';
-import styles from './MappingPage.module.css';
+import { MappingFrame } from './MappingFrame';
+import { OwnRepositories } from './OwnRepositories';
 import { RepositoryRows } from './RepositoryRows';
 import { keyOf } from './repositoryName';
 import { SaveBar } from './SaveBar';
@@ -20,7 +20,8 @@ import { type Mapping, useMapping } from './useMapping';
 
 /** Shows and edits which repositories a Slurm user's account pays for. */
 export function MappingPage() {
-  const { user } = useSearch({ from: '__root__' });
+  const user = useSlurmUser();
+  const { administrator } = useMe();
   if (user === undefined) {
     return (
       <>
@@ -38,36 +39,16 @@ export function MappingPage() {
       </>
     );
   }
-  return <MappingOf key={user} user={user} />;
+  return administrator ? <MappingOf key={user} user={user} /> : <OwnRepositories user={user} />;
 }
 
 function MappingOf({ user }: { readonly user: string }) {
   const mapping = useMapping(user);
   const { list, draft } = mapping;
   return (
-    <>
-      <div>
-        <PageHeading title={`Repositories for ${user}`}>
-          Repositories for <span className={styles.user}>{user}</span>
-        </PageHeading>
-        <Text as="p" className={styles.lead}>
-          Workflow jobs of these repositories run as Slurm user {user} and are charged to that
-          user’s account.
-        </Text>
-      </div>
-      {list.isError && (
-        <ProblemBanner
-          title="Could not load the repositories"
-          error={list.error}
-          onRetry={() => void list.refetch()}
-        />
-      )}
-      {draft === undefined ? (
-        list.isPending && <Loading />
-      ) : (
-        <Editor user={user} mapping={mapping} draft={draft} />
-      )}
-    </>
+    <MappingFrame user={user} list={list}>
+      {draft && <Editor user={user} mapping={mapping} draft={draft} />}
+    </MappingFrame>
   );
 }
 
@@ -97,6 +78,7 @@ function Editor({ user, mapping, draft }: EditorProps) {
       />
       <RepositoryRows
         entries={entries}
+        howToAdd="Add a repository above and save the list. The GitHub App must be installed on the repository. Its queued workflow jobs start once the list is saved."
         onRemove={(entry) => {
           mapping.remove(entry.key);
           // The row disappears with its button, so the focus must move.
@@ -110,15 +92,5 @@ function Editor({ user, mapping, draft }: EditorProps) {
       {mapping.unsaved && <SaveBar mapping={mapping} entries={entries} />}
       <RequestsOfUser user={user} />
     </>
-  );
-}
-
-function Loading() {
-  return (
-    <div role="status" aria-label="Loading repositories" className={styles.loading}>
-      <SkeletonBox height="3rem" />
-      <SkeletonBox height="3rem" />
-      <SkeletonBox height="3rem" />
-    </div>
   );
 }

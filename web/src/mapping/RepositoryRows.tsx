@@ -12,13 +12,17 @@ import { fullNameOf } from './repositoryName';
 
 interface Props {
   readonly entries: readonly Entry[];
+  /** Shown while the list is empty. */
+  readonly howToAdd: string;
   readonly onRemove: (entry: Entry) => void;
-  readonly onRestore: (entry: Entry) => void;
-  readonly onRecharge: (entry: Entry, charge: Charge) => void;
+  /** Left out where a removal takes effect at once. */
+  readonly onRestore?: (entry: Entry) => void;
+  /** Left out for those who may not change what a repository is charged to. */
+  readonly onRecharge?: (entry: Entry, charge: Charge) => void;
 }
 
 /** The list as it will be saved: rows are marked as new, edited or removed, and refused rows show the reason. */
-export function RepositoryRows({ entries, ...on }: Props) {
+export function RepositoryRows({ entries, howToAdd, ...on }: Props) {
   if (entries.length === 0) {
     return (
       <Blankslate border>
@@ -26,17 +30,18 @@ export function RepositoryRows({ entries, ...on }: Props) {
           <RepoIcon size="medium" />
         </Blankslate.Visual>
         <Blankslate.Heading>No repositories yet</Blankslate.Heading>
-        <Blankslate.Description>
-          Add a repository above and save the list. The GitHub App must be installed on the
-          repository. Its queued workflow jobs start once the list is saved.
-        </Blankslate.Description>
+        <Blankslate.Description>{howToAdd}</Blankslate.Description>
       </Blankslate>
     );
   }
   return (
     <ul className={styles.list} aria-label="Repositories">
       {entries.map((entry) => (
-        <Row key={entry.key} entry={entry} {...on} />
+        <Row
+          key={entry.request ? `${entry.key} ${entry.request.cluster}` : entry.key}
+          entry={entry}
+          {...on}
+        />
       ))}
     </ul>
   );
@@ -59,13 +64,13 @@ function Row({
   onRemove,
   onRestore,
   onRecharge,
-}: Omit<Props, 'entries'> & { readonly entry: Entry }) {
+}: Omit<Props, 'entries' | 'howToAdd'> & { readonly entry: Entry }) {
   const [editing, setEditing] = useState(false);
   const name = nameOf(entry);
   const removed = entry.change === 'removed';
   return (
     <li
-      id={anchorOf(entry)}
+      id={entry.request ? undefined : anchorOf(entry)}
       tabIndex={-1}
       className={styles.row}
       data-change={entry.change === 'kept' && entry.recharged ? 'recharged' : entry.change}
@@ -89,9 +94,10 @@ function Row({
       </span>
       {entry.change === 'added' && <Label variant="success">New</Label>}
       {entry.change === 'kept' && entry.recharged && <Label variant="attention">Edited</Label>}
+      {entry.request && <Label variant="attention">Waiting for an administrator</Label>}
       {removed && <Label variant="danger">Removed</Label>}
       <span className={styles.actions}>
-        {!removed && (
+        {!removed && onRecharge && (
           <IconButton
             icon={CreditCardIcon}
             aria-label={`Account and QOS of ${name}`}
@@ -104,7 +110,7 @@ function Row({
           icon={removed ? UndoIcon : TrashIcon}
           aria-label={removed ? `Keep ${name}` : `Remove ${name}`}
           variant="invisible"
-          onClick={() => (removed ? onRestore(entry) : onRemove(entry))}
+          onClick={() => (removed ? onRestore?.(entry) : onRemove(entry))}
         />
       </span>
       {entry.refusal && !removed && (
@@ -112,7 +118,7 @@ function Row({
           <Refusal part={entry.refusal} />
         </div>
       )}
-      {editing && (
+      {editing && onRecharge && (
         <ChargeDialog
           name={name}
           charge={entry.charge}

@@ -1,4 +1,4 @@
-import type { ListEntry, RepositoryList } from '../api/api';
+import type { ListEntry, RepositoryList, UserRepository } from '../api/api';
 import type { ProblemPart } from '../api/problem';
 import { type Charge, sameCharge } from './charge';
 import { keyOf } from './repositoryName';
@@ -24,6 +24,8 @@ export interface Entry {
   /** Whether `charge` differs from the saved one. */
   readonly recharged: boolean;
   readonly refusal: ProblemPart | undefined;
+  /** The person's request for it, if it is not in the list until an administrator grants it. */
+  readonly request?: UserRepository | undefined;
 }
 
 export function emptyDraft(base: RepositoryList): Draft {

@@ -25,8 +25,8 @@ export function RequestsOfUser({ user }: { readonly user: string }) {
               Waiting for an administrator
             </Heading>
             <Text as="p" className={styles.lead}>
-              {user} requested these on a login node. Before you grant a request, check that {user}{' '}
-              administers the repository on GitHub. Decisions take effect immediately.
+              {user} requested these. Before you grant a request, check that {user} administers the
+              repository on GitHub. Decisions take effect immediately.
             </Text>
           </div>
         }

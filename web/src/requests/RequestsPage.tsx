@@ -15,9 +15,9 @@ export function RequestsPage() {
       <div>
         <PageHeading title="Requests">Requests</PageHeading>
         <Text as="p" className={styles.lead}>
-          Repositories that users requested on a login node, oldest first. Once you grant a request,
-          workflow jobs of the repository run as that user and are charged to the user’s account.
-          Check first that the user administers the repository on GitHub.
+          Repositories that users requested, oldest first. Once you grant a request, workflow jobs
+          of the repository run as that user and are charged to the user’s account. Check first that
+          the user administers the repository on GitHub.
         </Text>
       </div>
       {requests.isError && (
@@ -52,8 +52,9 @@ function NoRequests() {
       <Blankslate.Heading>No pending requests</Blankslate.Heading>
       <Blankslate.Description>
         Requests appear here when a user runs{' '}
-        <code className={styles.command}>gha-slurm repos add owner/name</code> on a login node. Once
-        an administrator grants a request, the repository is mapped to that user.
+        <code className={styles.command}>gha-slurm repos add owner/name</code> on a login node, or
+        adds a repository on this page. Once an administrator grants a request, the repository is
+        mapped to that user.
       </Blankslate.Description>
     </Blankslate>
   );

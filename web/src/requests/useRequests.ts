@@ -6,17 +6,20 @@ import { difference, isUnsaved, rebase } from '../mapping/draft';
 import { useDrafts } from '../mapping/drafts';
 import { keyOf } from '../mapping/repositoryName';
 import { listQuery } from '../mapping/useMapping';
+import { useMe } from '../session/session';
 
 /** The polling interval in milliseconds. */
 const INTERVAL = 30_000;
 
-/** A live list of all users' pending requests, oldest first. */
+/** A live list of all users' pending requests, oldest first. Only administrators see it. */
 export function useRequests() {
   const api = useApi();
+  const { administrator } = useMe();
   return useQuery({
     queryKey: REQUESTS_KEY,
     queryFn: ({ signal }) => api.mappingRequests(signal),
     refetchInterval: INTERVAL,
+    enabled: administrator,
   });
 }
 

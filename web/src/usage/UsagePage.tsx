@@ -4,6 +4,7 @@ import { Blankslate } from '@primer/react/experimental';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import type { UsageSum } from '../api/api';
 import { fullNameOf } from '../mapping/repositoryName';
+import { useSlurmUser } from '../session/useSlurmUser';
 import { PageHeading } from '../ui/PageHeading';
 import { ProblemBanner } from '../ui/ProblemBanner';
 import { hours, isMonth, monthName, monthOf, total } from './month';
@@ -12,7 +13,8 @@ import { useUsage } from './useUsage';
 
 /** What a month's Slurm jobs used, by repository and Slurm user. */
 export function UsagePage() {
-  const { user, month: chosen } = useSearch({ from: '/usage' });
+  const user = useSlurmUser();
+  const { month: chosen } = useSearch({ from: '/usage' });
   const navigate = useNavigate();
   const thisMonth = monthOf(Date.now());
   const month = chosen ?? thisMonth;

@@ -14,9 +14,9 @@ use gha_slurm_simulator::model::{Conclusion, Delivery, Runner, State, Status, Wo
 use gha_slurm_simulator::request::{NewRepository, NewWorkflowJob};
 use gha_slurm_simulator::{AppKey, Handle, Simulator};
 use gha_slurm_test_support::{
-    APP_ID, BackingServices, Credentials, Deployment, DeploymentBuilder, PrivateRabbitMq,
-    PrivateSlurm, SLURM_USERS, ServiceProcess, TestBroker, TestDatabase, end_processes_in,
-    processes_marked, wait_until,
+    APP_ID, BackingServices, CLIENT_ID, Credentials, Deployment, DeploymentBuilder,
+    PrivateRabbitMq, PrivateSlurm, SLURM_USERS, ServiceProcess, TestBroker, TestDatabase,
+    end_processes_in, processes_marked, wait_until,
 };
 pub(crate) use gha_slurm_test_support::{Service, SlurmBackend};
 use reqwest::Method;
@@ -35,6 +35,8 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// GitHub gives up a runner that it does not hear of, as when Slurm ends one without leave to report: after ten minutes; here sooner than
 /// [`DEADLINE`].
 const LOST_RUNNER: Duration = Duration::from_secs(30);
+/// Who may do everything once they have signed in.
+pub(crate) const ADMINISTRATOR: &str = "grace";
 pub(crate) const REPOSITORY: &str = "acme/widgets";
 pub(crate) const SLURM_USER: &str = "alice";
 /// Labels that the launcher's default settings know.
@@ -227,6 +229,8 @@ impl Stack {
             AppKey::from_pem(APP_KEY.as_bytes()).unwrap(),
         );
         settings.timing.lost_runner = LOST_RUNNER;
+        settings.app.client_id = CLIENT_ID.into();
+        settings.app.client_secret = credentials.client_secret().unwrap().into();
         if let Some(zone) = &builder.zone {
             settings.listen = (zone.outside, 0).into();
         }
@@ -240,11 +244,19 @@ impl Stack {
             amqp_url: broker.amqp_url(),
             github_url: &github.api_url(),
         };
-        let deployment = builder.deployment;
+        let administrator = github.create_person(ADMINISTRATOR).unwrap().id.to_string();
+        let deployment = builder.deployment.setting(
+            Service::RepoMapping,
+            "ACCESS__ADMINISTRATORS",
+            administrator,
+        );
         let deployment = deployment.build(folder.path(), &credentials, &backing);
         let deployment = deployment.unwrap();
         let webhook_secret = credentials.webhook_secret().unwrap();
         github.set_webhook(&deployment.webhook_url(), webhook_secret.into(), false);
+        github
+            .set_callback_urls(vec![deployment.callback_url()])
+            .unwrap();
         if let Some(zone) = &builder.zone {
             let github = Url::parse(&github.api_url()).unwrap().port().unwrap();
             let port = |service| deployment.port(service);
@@ -274,6 +286,34 @@ impl Stack {
             .create_repository(&NewRepository::named(REPOSITORY))
             .unwrap();
         stack
+    }
+
+    /// Signs somebody in at the page, who has an account at GitHub. Returns the `Cookie` header of their session.
+    pub(crate) async fn sign_in(&self, login: &str) -> String {
+        let browser = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()
+            .unwrap();
+        let visit = async |url: &str, cookie: &str| {
+            let answer = browser.get(url).header("cookie", cookie).send().await;
+            let headers = answer.unwrap().headers().clone();
+            let text = |name: &str| {
+                let values = headers.get_all(name).iter();
+                values
+                    .map(|value| value.to_str().unwrap().to_owned())
+                    .collect::<Vec<_>>()
+            };
+            (text("location").remove(0), text("set-cookie"))
+        };
+        let begin = format!("{}/api/sign-in/github", self.url(Service::RepoMapping));
+        let (github, set) = visit(&begin, "").await;
+        let started = set[0].split(';').next().unwrap();
+        let callback = self.github.authorize(login, &github).unwrap();
+        let (back, set) = visit(&callback, started).await;
+        assert_eq!(back, "/");
+        let session = set.iter().find(|set| set.starts_with("__Host-gha-slurm="));
+        session.unwrap().split(';').next().unwrap().to_owned()
     }
 
     /// Whether this stack was built on a real Slurm.

@@ -154,6 +154,9 @@ impl World {
     }
 }
 
+/// The id of the account that is made first.
+pub const FIRST_ACCOUNT: i64 = 2_000_001;
+
 /// Where ids come from. Accounts, repositories and installations count from fixed numbers, so that the same set-up has
 /// the same ids after a restart; what passes by (runs, workflow jobs, runners, deliveries) starts at the time of day,
 /// so that it never meets a number from before a restart.
@@ -169,7 +172,7 @@ struct Ids {
 impl Ids {
     fn starting(now: Now) -> Self {
         Self {
-            account: 2_000_000,
+            account: FIRST_ACCOUNT - 1,
             installation: 50_000_000,
             repository: 700_000_000,
             label: 0,

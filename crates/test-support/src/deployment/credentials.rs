@@ -24,6 +24,8 @@ pub struct Credentials {
     pub bearer_token_file: PathBuf,
     /// The bearer token of repo-mapping for token-broker.
     pub service_token_file: PathBuf,
+    /// The App's client secret, with which repo-mapping lets people sign in.
+    pub client_secret_file: PathBuf,
 }
 
 impl Credentials {
@@ -40,12 +42,18 @@ impl Credentials {
             webhook_secret_file: kept(folder.join("webhook-secret"), random)?,
             bearer_token_file: kept(folder.join("bearer-token"), random)?,
             service_token_file: kept(folder.join("service-token"), random)?,
+            client_secret_file: kept(folder.join("client-secret"), random)?,
         })
     }
 
     /// The webhook secret itself.
     pub fn webhook_secret(&self) -> Result<String> {
         read(&self.webhook_secret_file)
+    }
+
+    /// The App's client secret itself.
+    pub fn client_secret(&self) -> Result<String> {
+        read(&self.client_secret_file)
     }
 
     /// One of token-broker's service tokens.

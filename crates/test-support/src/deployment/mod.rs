@@ -22,6 +22,8 @@ use crate::slurm::PrivateSlurm;
 
 /// The App's id, which the simulated GitHub must know.
 pub const APP_ID: u64 = 4242;
+/// The App's client id, which the simulated GitHub must know, too.
+pub const CLIENT_ID: &str = "Iv23li00000000004242";
 /// The name of the one cluster.
 pub const CLUSTER: &str = "main";
 /// Every process of a deployment, and what it starts without clearing the environment, has the folder that the nodes use
@@ -409,6 +411,14 @@ impl Deployment {
     /// Where GitHub's deliveries go.
     pub fn webhook_url(&self) -> String {
         format!("{}/api/github/webhooks", self.url(Service::WebhookIngest))
+    }
+
+    /// Where GitHub sends people back to who sign in.
+    pub fn callback_url(&self) -> String {
+        format!(
+            "{}/api/sign-in/github/callback",
+            self.url(Service::RepoMapping)
+        )
     }
 
     /// Where Slurm jobs work.

@@ -54,7 +54,13 @@ impl Wiring<'_> {
                     "url": self.url(Service::TokenBroker),
                     "service_token_file": self.credentials.service_token_file,
                 },
-                "agents": self.agents(),
+                "agents": [{ "cluster": CLUSTER, "public_keys": self.credentials.agent_keys }],
+                "sign_in": {
+                    "public_url": self.url(Service::RepoMapping),
+                    "client_id": super::CLIENT_ID,
+                    "client_secret_file": self.credentials.client_secret_file,
+                    "api_url": self.backing.github_url,
+                },
             }),
             Service::Agent => self.agent(),
         };
@@ -88,14 +94,6 @@ impl Wiring<'_> {
         let url = self.backing.github_url.strip_prefix("http://");
         let host = url.and_then(|rest| rest.split(['/', ':']).next());
         format!("http://{}", host.unwrap_or_default())
-    }
-
-    /// repo-mapping's `[[agents]]`.
-    fn agents(&self) -> Value {
-        match self.builder.self_service {
-            None => json!([]),
-            Some(_) => json!([{ "cluster": CLUSTER, "public_keys": self.credentials.agent_keys }]),
-        }
     }
 
     /// The launcher's `[cluster]`.

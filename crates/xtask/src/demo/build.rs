@@ -12,7 +12,7 @@ use serde_json::json;
 use super::stack::{REPOSITORY, Stack};
 
 /// Whose account it spends: a user that every Debian has.
-const SLURM_USER: &str = SLURM_USERS[0];
+pub(super) const SLURM_USER: &str = SLURM_USERS[0];
 /// A label that the launcher's default settings know.
 const LABELS: [&str; 2] = ["self-hosted", "slurm"];
 /// What the workflow job does.

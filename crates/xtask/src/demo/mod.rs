@@ -3,6 +3,7 @@
 mod build;
 mod folder;
 mod guard;
+mod people;
 mod ports;
 mod servers;
 mod stack;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use gha_slurm_simulator::AppKey;
 use gha_slurm_test_support::{Credentials, Service};
 use tokio::signal::unix::{SignalKind, signal};
@@ -70,11 +71,16 @@ async fn show(root: &Path, options: &Options) -> Result<ExitCode> {
     }
     let url = demo.stack.deployment.url(Service::RepoMapping);
     match stack::page(root) {
-        Some(_) => println!("\nThe page: {url}/"),
+        Some(_) => println!(
+            "\nThe page: {url}/\n  Sign in with GitHub: as {} (administrator) or {} (Slurm user {})",
+            stack::ADMINISTRATOR,
+            stack::USER,
+            build::SLURM_USER
+        ),
         None => println!("\nThe page is not built (that takes Node.js); its API: {url}/api/builds"),
     }
     let bearer_token = demo.credentials.bearer_token()?;
-    println!("  Its bearer token: {bearer_token}");
+    println!("  Or use its bearer token: {bearer_token}");
     println!("Another build: {}", build::command_for_another(&demo.stack));
     let kept = demo.folder.path("");
     println!("Settings, secrets and logs: {}", kept.display());
@@ -126,7 +132,11 @@ impl Demo {
 
     /// Answers the workflow job's conclusion.
     async fn show_build(&mut self) -> Result<String> {
-        let build = build::Build::begin(&self.stack, self.credentials.bearer_token()?).await?;
+        let bearer_token = self.credentials.bearer_token()?;
+        people::link(&self.stack, &bearer_token, build::SLURM_USER)
+            .await
+            .context("somebody signs in")?;
+        let build = build::Build::begin(&self.stack, bearer_token).await?;
         build
             .follow(&mut self.stack, self.servers.slurm.as_ref())
             .await

@@ -6,8 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use gha_slurm_simulator::FIRST_ACCOUNT;
 use gha_slurm_test_support::{
-    APP_ID, BackingServices, Credentials, Deployment, Process, Service, ServiceProcess,
+    APP_ID, BackingServices, CLIENT_ID, Credentials, Deployment, Process, Service, ServiceProcess,
     SlurmBackend, binary, try_wait_until,
 };
 
@@ -17,6 +18,11 @@ use super::servers::Servers;
 
 /// The repository, at the simulator.
 pub(super) const REPOSITORY: &str = "octo-org/demo";
+
+/// Who signs in as an administrator.
+pub(super) const ADMINISTRATOR: &str = "grace";
+/// Who signs in as the Slurm user of the build that is shown.
+pub(super) const USER: &str = "ada";
 
 /// Everything that runs. Killed when dropped.
 pub(super) struct Stack {
@@ -42,6 +48,11 @@ impl Stack {
         }
         let mut builder = Deployment::builder("demo")
             .poll_each_second()
+            .setting(
+                Service::RepoMapping,
+                "ACCESS__ADMINISTRATORS",
+                FIRST_ACCOUNT.to_string(),
+            )
             .node_folder(node_folder);
         for (service, port) in ports.services {
             builder = builder.port(service, port);
@@ -62,7 +73,7 @@ impl Stack {
         };
         let deployment = builder.build(folder.root(), credentials, &backing)?;
         let mut stack = Self {
-            simulator: simulator(&listen, &deployment.webhook_url(), credentials, &logs)?,
+            simulator: simulator(&listen, &deployment, credentials, &logs)?,
             deployment,
             github_url,
         };
@@ -115,10 +126,11 @@ impl Stack {
 
 fn simulator(
     listen: &str,
-    webhook_url: &str,
+    deployment: &Deployment,
     credentials: &Credentials,
     logs: &Path,
 ) -> Result<Process> {
+    let (webhook_url, callback_url) = (&deployment.webhook_url(), &deployment.callback_url());
     let mut command = Command::new(binary("gha-slurm-simulator"));
     command
         .args(["--listen", listen])
@@ -129,6 +141,13 @@ fn simulator(
         .arg("--webhook-secret-file")
         .arg(&credentials.webhook_secret_file)
         .args(["--repository", REPOSITORY])
+        .args(["--client-id", CLIENT_ID])
+        .arg("--client-secret-file")
+        .arg(&credentials.client_secret_file)
+        .args(["--callback-url", callback_url])
+        // The first, whose id is known.
+        .args(["--person", ADMINISTRATOR])
+        .args(["--person", &format!("{USER}:{REPOSITORY}=admin")])
         .env("NO_PROXY", "127.0.0.1")
         .env("NO_COLOR", "1");
     Process::start("simulator", &command, &logs.join("simulator.log")).context("the simulator")

@@ -17,7 +17,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::stack::{Builder, REPOSITORY, SLURM_USER, Service, Stack};
+use crate::stack::{ADMINISTRATOR, Builder, REPOSITORY, SLURM_USER, Service, Stack};
 
 const SHARED_SECRET: &str = "the shared secret of a test, long enough";
 /// Shaped like those that token-broker makes.
@@ -60,11 +60,21 @@ enum Credential {
     /// A MUNGE credential for another call.
     MungeElsewhere,
     SharedSecret,
+    /// Of an administrator.
+    AdministratorSession,
+    /// Of the Slurm user in the path.
+    UserSession,
+    /// Of another Slurm user: what has no user in its path shows their own things.
+    OtherUserSession,
+    /// Of somebody who is linked to no Slurm user.
+    UnlinkedSession,
+    /// A cookie that is made up.
+    InventedSession,
 }
 
 use Credential as C;
 
-const CREDENTIALS: [Credential; 17] = [
+const CREDENTIALS: [Credential; 22] = [
     C::Nothing,
     C::Invented,
     C::ForeignKey,
@@ -82,12 +92,21 @@ const CREDENTIALS: [Credential; 17] = [
     C::Munge,
     C::MungeElsewhere,
     C::SharedSecret,
+    C::AdministratorSession,
+    C::UserSession,
+    C::OtherUserSession,
+    C::UnlinkedSession,
+    C::InventedSession,
 ];
 
 impl Credential {
-    /// The security scheme that it fulfils. `None`: none.
-    fn scheme(self) -> Option<&'static str> {
+    /// The security scheme that it fulfils on a path. `None`: none.
+    fn scheme(self, path: &str) -> Option<&'static str> {
         match self {
+            C::AdministratorSession => Some("administratorSession"),
+            C::UserSession => Some("userSession"),
+            C::OtherUserSession if !path.contains(SLURM_USER) => Some("userSession"),
+            C::UnlinkedSession => Some("personSession"),
             C::WebhookSignature => Some("webhookSignature"),
             C::LaunchToken => Some("launchToken"),
             C::LaunchTokenInBody => Some("launchTokenInBody"),
@@ -104,7 +123,9 @@ impl Credential {
             | C::BareLaunchToken
             | C::AgentAssertionElsewhere
             | C::LauncherAssertionElsewhere
-            | C::MungeElsewhere => None,
+            | C::MungeElsewhere
+            | C::OtherUserSession
+            | C::InventedSession => None,
         }
     }
 }
@@ -132,6 +153,7 @@ fn filled_in(path: &str) -> String {
         .replace("{owner}", "acme")
         .replace("{name}", "nowhere")
         .replace("{workflow_job_id}", "1")
+        .replace("{github_id}", "1")
         .replace("{path}", "index.html")
 }
 
@@ -351,6 +373,19 @@ impl<'a> Caller<'a> {
                 call.header("Authorization", format!("Munge MUNGE:{credential}:"))
             }
             C::SharedSecret => call.header("auth-token", SHARED_SECRET),
+            C::InventedSession => call.header("Cookie", "__Host-gha-slurm=made-up"),
+            C::AdministratorSession | C::UserSession | C::OtherUserSession | C::UnlinkedSession => {
+                let login = match credential {
+                    C::AdministratorSession => ADMINISTRATOR,
+                    C::UserSession => "ada",
+                    C::OtherUserSession => "bob",
+                    _ => "eve",
+                };
+                // A new one each time: one of the routes ends it.
+                let session = self.stack.sign_in(login).await;
+                let page = self.stack.url(Service::RepoMapping);
+                call.header("Cookie", session).header("Origin", page)
+            }
         };
         call.body(body).send().await.unwrap().status()
     }
@@ -366,7 +401,7 @@ impl<'a> Caller<'a> {
                 let opens = match &route.schemes {
                     None => true,
                     Some(schemes) => credential
-                        .scheme()
+                        .scheme(&route.path)
                         .is_some_and(|scheme| schemes.contains(scheme)),
                 };
                 let status = self.call(url, name, route, credential).await;
@@ -382,7 +417,7 @@ impl<'a> Caller<'a> {
             for scheme in route.schemes.iter().flatten() {
                 let known = CREDENTIALS
                     .iter()
-                    .any(|credential| credential.scheme() == Some(scheme));
+                    .any(|credential| credential.scheme("/") == Some(scheme));
                 assert!(known, "{name}: nobody tries the security scheme {scheme}");
             }
             let methods = METHODS.iter().filter(|method| {
@@ -409,9 +444,35 @@ impl<'a> Caller<'a> {
     }
 }
 
+/// Has people sign in: one of each kind.
+async fn people_come(stack: &Stack) {
+    for (login, user) in [
+        (ADMINISTRATOR, None),
+        ("ada", Some(SLURM_USER)),
+        ("bob", Some("mallory")),
+        ("eve", None),
+    ] {
+        let id = stack.github.create_person(login).unwrap().id;
+        let _ = stack.sign_in(login).await;
+        if let Some(user) = user {
+            let link = format!(
+                "{}/api/people/{id}/slurm-user",
+                stack.url(Service::RepoMapping)
+            );
+            let call = stack
+                .http()
+                .put(link)
+                .bearer_auth(stack.administrator_token().expose_secret())
+                .json(&json!({ "slurmUser": user }));
+            assert_eq!(call.send().await.unwrap().status(), StatusCode::OK);
+        }
+    }
+}
+
 /// A stack in which every route is there, and one build that runs until the file is made.
 async fn running(builder: Builder) -> (Stack, i64, PathBuf) {
     let stack = builder.start().await;
+    people_come(&stack).await;
     stack.map(&[REPOSITORY]).await;
     let (script, file) = stack.until_there("walked");
     let id = stack.queue(&script);
