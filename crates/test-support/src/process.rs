@@ -207,6 +207,15 @@ pub fn end_processes_marked(text: &str) {
     }));
 }
 
+/// A variable in the environment that a process was started with.
+pub(crate) fn variable(process: &Path, name: &str) -> Option<String> {
+    let environment = fs::read(process.join("environ")).ok()?;
+    let mut variables = environment.split(|byte| *byte == 0);
+    let value =
+        variables.find_map(|text| text.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    Some(String::from_utf8_lossy(value).into_owned())
+}
+
 fn environment_mentions(process: &Path, text: &[u8]) -> bool {
     fs::read(process.join("environ")).is_ok_and(|environment| {
         let mut windows = environment.windows(text.len().max(1));
@@ -214,8 +223,8 @@ fn environment_mentions(process: &Path, text: &[u8]) -> bool {
     })
 }
 
-/// Every other process for whose folder in `/proc` this is true.
-fn others(wanted: impl Fn(&Path) -> bool) -> Vec<u32> {
+/// Every other process for whose folder in `/proc` this is true: its id.
+pub(crate) fn others(wanted: impl Fn(&Path) -> bool) -> Vec<u32> {
     fs::read_dir("/proc")
         .into_iter()
         .flatten()
@@ -227,7 +236,7 @@ fn others(wanted: impl Fn(&Path) -> bool) -> Vec<u32> {
         .collect()
 }
 
-fn kill_all(ids: &[u32]) {
+pub(crate) fn kill_all(ids: &[u32]) {
     for pid in ids.iter().filter_map(|id| pid(*id)) {
         let _ = kill_process(pid, Signal::KILL);
     }

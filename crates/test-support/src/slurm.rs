@@ -1,8 +1,10 @@
 //! A private Slurm: munged, slurmctld, slurmd for each of some virtual nodes, and slurmrestd, all on loopback; with slurmdbd
 //! and its database where accounting is wanted.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use crate::accounting::{self, Accounting};
+use crate::process::{kill_all, others, variable};
 use crate::server::{Folder, Supervised, free_port, give, we_are_root};
 use crate::skip::skipped_without_root;
 use crate::wait::try_wait_until;
@@ -40,12 +43,14 @@ pub struct PrivateSlurm {
     rest_port: u16,
     controller: Mutex<Option<Supervised>>,
     rest: Mutex<Option<Supervised>>,
-    /// After the controller, and munged last.
-    nodes: Vec<Supervised>,
+    /// slurmd of each, the first node's first. After the controller, and munged last.
+    nodes: Mutex<Vec<Supervised>>,
     login: Mutex<Option<Supervised>>,
     accounting: Option<Accounting>,
     /// The program, and its first words, that every other one but munged is started by.
     starter: Vec<String>,
+    /// What has run in the mount namespace of each slurmd.
+    mounts: String,
     _munged: Supervised,
 }
 
@@ -161,10 +166,11 @@ impl PrivateSlurm {
             rest_port,
             controller: Mutex::new(None),
             rest: Mutex::new(None),
-            nodes: Vec::new(),
+            nodes: Mutex::new(Vec::new()),
             login: Mutex::new(None),
             accounting: None,
             starter: starter.to_owned(),
+            mounts: mounts.to_owned(),
             _munged: munged,
             folder,
         };
@@ -174,24 +180,10 @@ impl PrivateSlurm {
         }
         slurm.start_controller().await?;
         for node in 1..=nodes {
-            let mut command = if mounts.is_empty() {
-                slurm.command("/usr/sbin/slurmd")
-            } else {
-                let mut command = slurm.command("unshare");
-                command.args(["--mount", "--propagation", "private", "bash", "-euc"]);
-                command.args([
-                    &format!("{mounts}\nexec \"$@\""),
-                    "bash",
-                    "/usr/sbin/slurmd",
-                ]);
-                command
-            };
-            command.args(["-D", "-N", &format!("n{node}"), "-f"]);
-            command.arg(slurm.conf());
-            let log = slurm.path(&format!("log/slurmd.n{node}"));
-            slurm
-                .nodes
-                .push(Supervised::start(&command, "TERM", &log, None)?);
+            let started = slurm.start_slurmd(node, &[])?;
+            if let Ok(mut nodes) = slurm.nodes.lock() {
+                nodes.push(started);
+            }
         }
         slurm.start_rest()?;
         let idle = || async {
@@ -359,6 +351,59 @@ impl PrivateSlurm {
             }
         }
         self.start_controller().await
+    }
+
+    /// The power of a node fails (1 is the first): every process on it is gone at once, and nobody tells slurmctld. Returns the numbers
+    /// of the Slurm jobs that ran there.
+    pub fn cut_power(&self, node: u16) -> BTreeSet<String> {
+        let marks = [
+            ("SLURMD_NODENAME", format!("n{node}")),
+            ("SLURM_CONF", self.conf().display().to_string()),
+        ];
+        let mut slurm_jobs = BTreeSet::new();
+        loop {
+            let left = others(|process| {
+                let mut marks = marks.iter();
+                marks.all(|(name, value)| variable(process, name).as_ref() == Some(value))
+            });
+            if left.is_empty() {
+                return slurm_jobs;
+            }
+            let folders = left.iter().map(|id| PathBuf::from(format!("/proc/{id}")));
+            slurm_jobs.extend(folders.filter_map(|folder| variable(&folder, "SLURM_JOB_ID")));
+            kill_all(&left);
+        }
+    }
+
+    /// A node whose [power was cut](PrivateSlurm::cut_power) boots. Slurm takes it back when its slurmd registers.
+    pub fn boot_node(&self, node: u16) -> anyhow::Result<()> {
+        // The machine has not booted: slurmd must say so (slurmd(8), `-b`), or slurmctld waits for what ran there.
+        let started = self.start_slurmd(node, &["-b"])?;
+        if let Ok(mut nodes) = self.nodes.lock() {
+            nodes[usize::from(node) - 1] = started;
+        }
+        Ok(())
+    }
+
+    fn start_slurmd(&self, node: u16, words: &[&str]) -> io::Result<Supervised> {
+        let mut command = if self.mounts.is_empty() {
+            self.command("/usr/sbin/slurmd")
+        } else {
+            let mut command = self.command("unshare");
+            command.args(["--mount", "--propagation", "private", "bash", "-euc"]);
+            command.args([
+                &format!("{}\nexec \"$@\"", self.mounts),
+                "bash",
+                "/usr/sbin/slurmd",
+            ]);
+            command
+        };
+        command.args(["-D", "-N", &format!("n{node}"), "-f"]);
+        command.arg(self.conf()).args(words);
+        // Slurm jobs have it too, and slurmstepd inherits it: a node's processes are told from those of the others.
+        command.env("SLURMD_NODENAME", format!("n{node}"));
+        let log = self.path(&format!("log/slurmd.n{node}"));
+        Supervised::start(&command, "TERM", &log, None)
     }
 
     /// Starts slurmrestd, for the first time or again.
