@@ -1,7 +1,7 @@
 //! Schedules of faults beneath a stream of builds: nothing may be lost, doubled, leaked or stuck. `make test-faults` runs all of
 //! them and prints what docs/reliability.md keeps; `make test` the short one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gha_slurm_simulator::model::{Conclusion, Status};
+use gha_slurm_simulator::model::{Conclusion, Status, WorkflowJob};
 use gha_slurm_simulator::request::{RestEffect, RestFault, WebhookEffect, WebhookFault};
 use gha_slurm_test_support::{
     Folder, Middleman, PrivatePostgres, PrivateRabbitMq, free_port, try_wait_until,
@@ -24,12 +24,15 @@ use crate::stack::{Builder, REPOSITORY, Service, SlurmBackend, Stack};
 const PACE: Duration = Duration::from_millis(750);
 /// The same where builds are queued for long.
 const SLOW_PACE: Duration = Duration::from_secs(3);
-/// A build that has not ended so long after the last fault is lost or stuck.
-const RECOVERY: Duration = Duration::from_secs(240);
+/// A build that has not ended so long after the last fault is lost or stuck. What Slurm could not start because its node had failed waits
+/// for two minutes.
+const RECOVERY: Duration = Duration::from_secs(300);
 /// How long what is frozen, silent, full or away stays so.
 const FAULT: Duration = Duration::from_secs(10);
 /// The same of a database that goes silent: longer than the services wait for it.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How long a node takes to boot. Of what started less than 15 s before, slurmctld believes that it still starts.
+const BOOT: Duration = Duration::from_secs(30);
 /// Calls of one route that a fault of GitHub's hits, at most.
 const ALL: u32 = 100_000;
 /// Megabytes that a Postgres has whose disk runs full.
@@ -64,6 +67,8 @@ enum Fault {
     SlurmIsAway,
     /// slurmrestd is away for [`FAULT`].
     SlurmrestdIsAway,
+    /// A power cut of this compute node (1 is the first), which has booted again after [`BOOT`].
+    NodeFails(u16),
 }
 
 impl Fault {
@@ -72,6 +77,7 @@ impl Fault {
         match self {
             Self::Kill(_) | Self::KillAll | Self::RabbitMqCloses => Duration::ZERO,
             Self::PostgresIsSilent => SILENCE,
+            Self::NodeFails(_) => BOOT,
             _ => FAULT,
         }
     }
@@ -84,6 +90,7 @@ impl Fault {
             Self::PostgresDies | Self::PostgresIsSilent | Self::PostgresIsFull => 3,
             Self::SlurmIsAway | Self::SlurmrestdIsAway => 4,
             Self::Kill(_) | Self::KillAll | Self::Freeze(_) => 5,
+            Self::NodeFails(_) => 6,
         };
         server(self) == server(other)
     }
@@ -123,7 +130,7 @@ const OUTBOUND: [Fault; 5] = [
 ];
 
 /// What may happen at random, on Slurm.
-const ANY: [Fault; 18] = [
+const ANY: [Fault; 19] = [
     Fault::Kill(Service::WebhookIngest),
     Fault::Kill(Service::Launcher),
     Fault::Kill(Service::TokenBroker),
@@ -142,6 +149,7 @@ const ANY: [Fault; 18] = [
     Fault::PostgresDies,
     Fault::PostgresIsSilent,
     Fault::SlurmIsAway,
+    Fault::NodeFails(1),
 ];
 
 // Several threads, since what ends a stack blocks one, and the way to Postgres is in this process.
@@ -150,6 +158,15 @@ async fn a_short_schedule() {
     let faults = [Fault::Webhooks, Fault::KillAll, Fault::RabbitMqCloses];
     let builder = Stack::builder().setting(Service::Launcher, "RECONCILER__DELIVERIES_S", "2");
     run("short", builder, &one_by_one(&faults)).await;
+}
+
+/// What the others cost is more than this.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-faults"]
+async fn no_faults() {
+    let mut stream = Stream::start(Stack::builder(), false, PACE * 2).await;
+    stream.flow(PACE * 200).await;
+    stream.end("no faults", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -247,6 +264,31 @@ async fn slurm_goes_away_by_rest() {
         &one_by_one(&BY_REST),
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-faults"]
+async fn a_node_fails() {
+    let Some(builder) = Stack::builder().on_slurm(SlurmBackend::Sbatch).await else {
+        return;
+    };
+    let mut stream = Stream::start(builder, false, PACE * 2).await;
+    // Longer than usual, so that some are always at work.
+    stream.script = "sleep 5".to_owned();
+    let schedule: [&[Fault]; 2] = [
+        &[Fault::NodeFails(1)],
+        &[
+            Fault::NodeFails(2),
+            Fault::Kill(Service::Agent),
+            Fault::Kill(Service::Launcher),
+        ],
+    ];
+    for (node, together) in (1..).zip(schedule) {
+        stream.until_node_works(node).await;
+        stream.happen(together).await;
+    }
+    let name = "a node fails for 30 s; the other one, with agent and launcher killed";
+    stream.end(name, schedule.concat().len()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -463,6 +505,10 @@ struct Stream {
     builds: Vec<i64>,
     /// Numbers of the Slurm jobs that were ever seen: Slurm forgets those that have been over for five minutes (slurm.conf(5), `MinJobAge`).
     slurm_jobs: BTreeSet<String>,
+    /// Numbers of those that ran on a node when it failed.
+    failed_slurm_jobs: BTreeSet<String>,
+    /// What a build runs.
+    script: String,
     /// Between two builds.
     pace: Duration,
     next: Instant,
@@ -500,6 +546,8 @@ impl Stream {
             around,
             builds: Vec::new(),
             slurm_jobs: BTreeSet::new(),
+            failed_slurm_jobs: BTreeSet::new(),
+            script: "sleep 0.3".to_owned(),
             pace,
             next: Instant::now(),
             are_webhooks_faulty: false,
@@ -534,6 +582,26 @@ impl Stream {
         tokio::time::sleep_until(end).await;
     }
 
+    /// Builds are queued until a runner on this node is at work.
+    async fn until_node_works(&mut self, node: u16) {
+        let deadline = Instant::now() + RECOVERY;
+        let node = format!("--nodelist=n{node}");
+        let words = ["--noheader", "--states=running", &node, "--format=%j"];
+        loop {
+            let running = self.stack.slurm().run("squeue", &words).await.unwrap();
+            let runners = self.not(|job| job.status != Status::InProgress);
+            let mut runners = runners.iter().filter_map(|job| job.runner_name.as_deref());
+            if runners.any(|name| running.lines().any(|job| job == name)) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "no build runs on {node}: {running}"
+            );
+            self.flow(self.pace).await;
+        }
+    }
+
     fn queue(&mut self) {
         let effect = match self.builds.len() % 5 {
             1 => Some(WebhookEffect::Fail),
@@ -546,7 +614,7 @@ impl Stream {
                 self.stack.github.add_webhook_fault(fault);
             }
         }
-        self.builds.push(self.stack.queue("sleep 0.3"));
+        self.builds.push(self.stack.queue(&self.script));
     }
 
     /// Faults begin together, and end, each after its time.
@@ -575,7 +643,7 @@ impl Stream {
             Fault::Webhooks => self.are_webhooks_faulty = true,
             Fault::GithubRefuses => self.github_is(RestEffect::Answer {
                 status: 502,
-                headers: std::collections::BTreeMap::new(),
+                headers: BTreeMap::new(),
                 message: None,
             }),
             Fault::GithubHangs => self.github_is(RestEffect::DelayMs(20_000)),
@@ -586,6 +654,10 @@ impl Stream {
             Fault::PostgresIsFull => self.around.disk.as_ref().unwrap().fill(),
             Fault::SlurmIsAway => stack.slurm().stop_controller(),
             Fault::SlurmrestdIsAway => stack.slurm().stop_rest(),
+            Fault::NodeFails(node) => {
+                let with_it = stack.slurm().cut_power(node);
+                self.failed_slurm_jobs.extend(with_it);
+            }
         }
     }
 
@@ -611,6 +683,7 @@ impl Stream {
             }
             Fault::SlurmIsAway => stack.slurm().start_controller().await.unwrap(),
             Fault::SlurmrestdIsAway => stack.slurm().start_rest().unwrap(),
+            Fault::NodeFails(node) => stack.slurm().boot_node(node).unwrap(),
         }
     }
 
@@ -637,17 +710,26 @@ impl Stream {
         self.stack.github.add_rest_fault(fault);
     }
 
-    /// Builds that GitHub does not call successful.
-    fn unfinished(&self) -> usize {
-        let jobs = self.stack.github.state().workflow_jobs;
-        let has_succeeded = |id: i64| {
-            jobs.iter().any(|job| {
-                job.id == id
-                    && job.status == Status::Completed
-                    && job.conclusion == Some(Conclusion::Success)
-            })
-        };
-        self.builds.iter().filter(|id| !has_succeeded(**id)).count()
+    /// The builds of which this is not true at GitHub.
+    fn not(&self, wanted: impl Fn(&WorkflowJob) -> bool) -> Vec<WorkflowJob> {
+        let mut jobs = self.stack.github.state().workflow_jobs;
+        jobs.retain(|job| self.builds.contains(&job.id) && !wanted(job));
+        jobs
+    }
+
+    /// How many of these builds failed because the node of their runner did: GitHub queues no workflow job again that had started.
+    async fn failed_with_node(&self, builds: &[WorkflowJob]) -> usize {
+        let failed = |job: &&WorkflowJob| job.conclusion == Some(Conclusion::Failure);
+        let runners = builds
+            .iter()
+            .filter(failed)
+            .filter_map(|job| job.runner_name.as_deref());
+        let runners: Vec<&str> = runners.collect();
+        let slurm_jobs: Vec<&str> = self.failed_slurm_jobs.iter().map(String::as_str).collect();
+        let query = "SELECT count(*) FROM runners JOIN launches ON launches.id = launch_id \
+            WHERE name = ANY($1) AND launches.slurm_job_id = ANY($2)";
+        let count: i64 = self.stack.sql(query, &[&runners, &slurm_jobs]).await;
+        usize::try_from(count).unwrap()
     }
 
     /// Launches that are supply, and registrations at GitHub.
@@ -656,11 +738,11 @@ impl Stream {
         usize::try_from(supply).unwrap() + self.stack.github.state().runners.len()
     }
 
-    /// Waits until every build has succeeded, and the services know; answers how long that took after the last fault.
+    /// Waits until every build is over, and the services know; answers how long that took after the last fault.
     async fn recover(&self) -> Duration {
         let start = Instant::now();
-        let all = try_wait_until("every build has succeeded", RECOVERY, || async {
-            match self.unfinished() {
+        let all = try_wait_until("every build is over", RECOVERY, || async {
+            match self.not(|job| job.status == Status::Completed).len() {
                 0 => Ok(()),
                 open => Err(open),
             }
@@ -701,17 +783,19 @@ impl Stream {
             self.stack.slurm_jobs().len()
         };
         let known = self.stack.launches("slurm_job_id IS NOT NULL").await;
-        let calls: u64 = self.stack.github.state().calls.values().sum();
+        let unsuccessful = self.not(|job| job.conclusion == Some(Conclusion::Success));
+        let failed = self.failed_with_node(&unsuccessful).await;
         Row {
             name: name.to_owned(),
             builds: self.builds.len(),
             faults,
-            lost: self.unfinished(),
+            failed,
+            lost: unsuccessful.len() - failed,
             doubled: i64::try_from(slurm_jobs).unwrap() - known,
             leaked,
             launches: self.stack.launches("true").await,
             recovery,
-            calls,
+            calls: self.stack.github.state().calls,
         }
     }
 
@@ -719,6 +803,9 @@ impl Stream {
     #[expect(clippy::print_stdout, reason = "a table for people")]
     async fn finish(mut self, row: &Row) {
         println!("{row}");
+        for (route, calls) in &row.calls {
+            println!("{calls:6} {route}");
+        }
         assert_eq!((row.lost, row.doubled, row.leaked), (0, 0, 0), "{row}");
         // Whatever a service says of a fault.
         self.stack.expect_error("");
@@ -731,12 +818,14 @@ struct Row {
     name: String,
     builds: usize,
     faults: usize,
+    failed: usize,
     lost: usize,
     doubled: i64,
     leaked: usize,
     launches: i64,
     recovery: Duration,
-    calls: u64,
+    /// By route.
+    calls: BTreeMap<String, u64>,
 }
 
 impl fmt::Display for Row {
@@ -745,6 +834,7 @@ impl fmt::Display for Row {
             name,
             builds,
             faults,
+            failed,
             lost,
             doubled,
             leaked,
@@ -753,10 +843,10 @@ impl fmt::Display for Row {
             calls,
         } = self;
         let recovery = recovery.as_secs_f64();
-        let calls = *calls as f64 / *builds as f64;
+        let calls = calls.values().sum::<u64>() as f64 / *builds as f64;
         write!(
             f,
-            "| {name} | {builds} | {faults} | {lost} | {doubled} | {leaked} | {launches} | {recovery:.1} s | {calls:.2} |"
+            "| {name} | {builds} | {faults} | {failed} | {lost} | {doubled} | {leaked} | {launches} | {recovery:.1} s | {calls:.2} |"
         )
     }
 }
