@@ -806,6 +806,12 @@ impl Stream {
         for (route, calls) in &row.calls {
             println!("{calls:6} {route}");
         }
+        let github = &self.stack.github;
+        let installations = github.state().installations;
+        let used: u64 = installations.iter().map(|at| github.used(at.id)).sum();
+        println!(
+            "{used:6} of the installation's rate limit: 304 is free, and so is what the App calls as itself"
+        );
         assert_eq!((row.lost, row.doubled, row.leaked), (0, 0, 0), "{row}");
         // Whatever a service says of a fault.
         self.stack.expect_error("");
