@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::Access;
 use crate::routes::{self, SIGN_INS};
 use crate::settings::Settings;
-use crate::sign_in::SignIn;
+use crate::sign_in_settings::SignIn;
 use crate::state::State;
 use crate::token_broker::TokenBroker;
 use crate::web_application::WebApplication;

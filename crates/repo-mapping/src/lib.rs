@@ -12,6 +12,7 @@ mod routes;
 mod session;
 pub mod settings;
 mod sign_in;
+mod sign_in_settings;
 mod state;
 mod token_broker;
 mod usage;

@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::access::Identity;
 use crate::github::Account;
-use crate::sign_in::SignIn;
+use crate::sign_in_settings::SignIn;
 use crate::state::{State, storage_error};
 
 /// The prefix: only this host can set it, over TLS, for all of its paths (RFC 6265bis, 4.1.3.2).

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::web_application::WebApplication;
 
 pub use crate::access::AgentSettings;
-pub use crate::sign_in::SignInSettings;
+pub use crate::sign_in_settings::SignInSettings;
 pub use crate::token_broker::TokenBrokerSettings;
 
 /// repo-mapping's settings.

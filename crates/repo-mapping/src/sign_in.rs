@@ -1,6 +1,5 @@
 //! `/api/sign-in`: people sign in with GitHub, which sends them back with a code.
 
-use std::num::NonZeroU16;
 use std::time::Duration;
 
 use actix_web::cookie::time::Duration as CookieDuration;
@@ -10,19 +9,16 @@ use actix_web::http::header::LOCATION;
 use actix_web::{HttpRequest, HttpResponse, web};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chrono::TimeDelta;
 use gha_slurm_contract::people::SignInWays;
 use gha_slurm_contract::problem::Problem;
 use gha_slurm_service_kit::ApiError;
 use gha_slurm_service_kit::problem::query;
-use gha_slurm_service_kit::settings::{Address, Problems, default_api_url, token};
-use gha_slurm_storage::people::Lifetime;
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 
-use crate::github::{Begun, CALLBACK, GithubSignIn, SignInError};
+use crate::github::{Begun, CALLBACK, SignInError};
 use crate::session;
+use crate::sign_in_settings::SignIn;
 use crate::state::{State, storage_error};
 
 /// What a sign-in that has begun has to bring back, in the browser that began it. The prefix: only this host can set it.
@@ -31,89 +27,6 @@ const COOKIE: &str = "__Host-gha-slurm-sign-in";
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// Longest address to come back to.
 const LONGEST_PATH: usize = 1024;
-
-/// `[sign_in]`: people sign in with GitHub, as users of the App.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SignInSettings {
-    /// Where people reach the page: `https://ci.example.org`, without a path.
-    pub public_url: Address,
-    /// The App's client id.
-    pub client_id: String,
-    /// One of the App's client secrets.
-    #[serde(deserialize_with = "token")]
-    pub client_secret: SecretString,
-    /// GitHub's REST API, `https://api.github.com`.
-    #[serde(default = "default_api_url")]
-    pub api_url: Address,
-    /// Days after which people have to sign in again.
-    #[serde(default = "default_session_days")]
-    pub session_days: NonZeroU16,
-    /// Hours without use after which they have to, too.
-    #[serde(default = "default_idle_hours")]
-    pub idle_hours: NonZeroU16,
-}
-
-fn default_session_days() -> NonZeroU16 {
-    NonZeroU16::new(14).unwrap_or(NonZeroU16::MIN)
-}
-
-fn default_idle_hours() -> NonZeroU16 {
-    NonZeroU16::new(48).unwrap_or(NonZeroU16::MIN)
-}
-
-impl SignInSettings {
-    pub(crate) fn check(&self, problems: &mut Problems) {
-        if let Err(problem) = origin(&self.public_url) {
-            problems.add("sign_in.public_url", problem);
-        }
-        if self.client_id.trim().is_empty() {
-            problems.add(
-                "sign_in.client_id",
-                "is empty: the App's page on GitHub has it",
-            );
-        }
-    }
-}
-
-/// Scheme, host and port of an address without a path, as browsers write them into `Origin`.
-fn origin(public_url: &Address) -> Result<String, &'static str> {
-    let url = url::Url::parse(public_url).map_err(|_| "is no address")?;
-    if url.path() != "/" {
-        return Err("must have no path: cookies and the page's files are those of the whole host");
-    }
-    Ok(url.origin().ascii_serialization())
-}
-
-/// How people sign in.
-pub(crate) struct SignIn {
-    github: GithubSignIn,
-    pub(crate) sessions: Lifetime,
-    /// Of the page.
-    pub(crate) origin: String,
-}
-
-impl SignIn {
-    pub(crate) fn new(settings: SignInSettings, web_url: &Address) -> anyhow::Result<Self> {
-        let SignInSettings {
-            public_url,
-            client_id,
-            client_secret,
-            api_url,
-            session_days,
-            idle_hours,
-        } = settings;
-        let origin = origin(&public_url).map_err(anyhow::Error::msg)?;
-        Ok(Self {
-            github: GithubSignIn::new(&origin, web_url, &api_url, &client_id, client_secret)?,
-            sessions: Lifetime {
-                most: TimeDelta::days(session_days.get().into()),
-                idle: TimeDelta::hours(idle_hours.get().into()),
-            },
-            origin,
-        })
-    }
-}
 
 /// In the cookie.
 #[derive(Serialize, Deserialize)]
@@ -124,14 +37,14 @@ struct Started {
 }
 
 /// How a sign-in ended without one, as the page is told: `/?sign_in=…`.
-enum Failed {
+enum NotSignedIn {
     Cancelled,
     Expired,
     Failed,
     Unavailable,
 }
 
-impl Failed {
+impl NotSignedIn {
     fn as_str(&self) -> &'static str {
         match self {
             Self::Cancelled => "cancelled",
@@ -142,7 +55,7 @@ impl Failed {
     }
 }
 
-impl From<&SignInError> for Failed {
+impl From<&SignInError> for NotSignedIn {
     fn from(error: &SignInError) -> Self {
         match error {
             SignInError::Code(_) => Self::Expired,
@@ -271,7 +184,7 @@ pub(crate) async fn callback(
     answer.cookie(over);
     match signed_in(&request, &state, sign_in, query).await? {
         Ok((cookie, return_to)) => answer.cookie(cookie).insert_header((LOCATION, return_to)),
-        Err(failed) => answer.insert_header((LOCATION, format!("/?sign_in={}", failed.as_str()))),
+        Err(why) => answer.insert_header((LOCATION, format!("/?sign_in={}", why.as_str()))),
     };
     Ok(answer.finish())
 }
@@ -282,27 +195,27 @@ async fn signed_in(
     state: &State,
     sign_in: &SignIn,
     query: CallbackQuery,
-) -> Result<Result<(Cookie<'static>, String), Failed>, ApiError> {
+) -> Result<Result<(Cookie<'static>, String), NotSignedIn>, ApiError> {
     let Some(started) = started(request, query.state.as_deref()) else {
-        return Ok(Err(Failed::Expired));
+        return Ok(Err(NotSignedIn::Expired));
     };
     let code = match (query.code, query.error.as_deref()) {
         (Some(code), None) => code,
-        (_, Some("access_denied")) => return Ok(Err(Failed::Cancelled)),
+        (_, Some("access_denied")) => return Ok(Err(NotSignedIn::Cancelled)),
         (_, error) => {
             tracing::error!(
                 error,
                 "GitHub sends people back without a code: check the App's client id and that its callback URL is \
                 sign_in.public_url followed by {CALLBACK}"
             );
-            return Ok(Err(Failed::Failed));
+            return Ok(Err(NotSignedIn::Failed));
         }
     };
     let account = match sign_in.github.finish(code, started.verifier).await {
         Ok(account) => account,
         Err(error) => {
             tracing::warn!(%error, "nobody is signed in");
-            return Ok(Err(Failed::from(&error)));
+            return Ok(Err(NotSignedIn::from(&error)));
         }
     };
     let cookie = session::begin(request, state, sign_in, &account)

@@ -11,7 +11,7 @@ use gha_slurm_storage::{AsyncPgConnection, Database, Failure, StorageError};
 
 use crate::access::{Access, Caller, Identity, link_of};
 use crate::session;
-use crate::sign_in::SignIn;
+use crate::sign_in_settings::SignIn;
 use crate::token_broker::{BrokerError, TokenBroker};
 
 /// Seconds after which a client may try again when the database cannot be reached.

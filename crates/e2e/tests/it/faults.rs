@@ -530,7 +530,7 @@ async fn run(name: &str, builder: Builder, faults: &[&[Fault]]) {
         return;
     }
     let stream = Stream::start(builder, needs_disk, PACE).await;
-    stream.run(name, faults).await;
+    Box::pin(stream.run(name, faults)).await;
 }
 
 impl Stream {

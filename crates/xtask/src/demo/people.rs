@@ -28,7 +28,8 @@ pub(super) async fn link(stack: &Stack, bearer_token: &str, slurm_user: &str) ->
         .error_for_status()?
         .json()
         .await?;
-    let callback = clicked["location"].as_str().context("no location")?;
+    let callback = clicked.get("location").and_then(Value::as_str);
+    let callback = callback.context("no location")?;
     let back = http.get(callback).header(COOKIE, started).send().await?;
     let session = first(back.headers(), "__Host-gha-slurm=")?;
     let me: Value = http
@@ -39,11 +40,9 @@ pub(super) async fn link(stack: &Stack, bearer_token: &str, slurm_user: &str) ->
         .error_for_status()?
         .json()
         .await?;
+    let id = me.get("githubId").context("no id")?;
     let linked = http
-        .put(format!(
-            "{service}/api/people/{}/slurm-user",
-            me["githubId"]
-        ))
+        .put(format!("{service}/api/people/{id}/slurm-user"))
         .bearer_auth(bearer_token)
         .json(&json!({ "slurmUser": slurm_user }))
         .send()
