@@ -276,7 +276,7 @@ async fn settings_that_a_role_made_for_itself_are_reset() {
         .unwrap();
     let as_launcher = url.replace("postgres@", "gha_slurm_launcher@");
     let sabotage = "ALTER ROLE CURRENT_USER SET default_transaction_read_only = on; \
-        ALTER ROLE CURRENT_USER IN DATABASE site SET statement_timeout = 1; \
+        ALTER ROLE CURRENT_USER IN DATABASE site SET statement_timeout = '1h'; \
         ALTER ROLE CURRENT_USER IN DATABASE postgres SET search_path = nowhere";
     let thief = connect(&as_launcher).await;
     thief.batch_execute(sabotage).await.unwrap();
