@@ -87,7 +87,7 @@ const SCENES: readonly Scene[] = [
     api: () => as('octocat', { slurmUser: 'alice' }),
     act: async (page) => {
       await page.getByRole('button', { name: 'Signed in as octocat' }).click();
-      await expect(page.getByRole('menuitem', { name: 'Sign out everywhere' })).toBeVisible();
+      await expect(page.getByRole('button', { name: 'Sign out everywhere' })).toBeVisible();
     },
   },
   {
@@ -318,6 +318,8 @@ for (const { name: look, colorScheme, viewport } of LOOKS) {
           fullPage: true,
           animations: 'disabled',
         });
+        // Primer's own colours of what is pointed at are not ours to choose.
+        await page.mouse.move(0, 0);
         const { violations } = await new AxeBuilder({ page }).analyze();
         expect(violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)])).toEqual([]);
         const overflow = await page.evaluate(

@@ -8,10 +8,10 @@ import {
   ServerIcon,
   SignOutIcon,
 } from '@primer/octicons-react';
-import { ActionList, ActionMenu, Button, UnderlineNav, useConfirm } from '@primer/react';
+import { Button, UnderlineNav, useConfirm } from '@primer/react';
 import { useMutation } from '@tanstack/react-query';
 import { Outlet, useLocation } from '@tanstack/react-router';
-import { useEffect } from 'react';
+import { useEffect, useState } from 'react';
 import { useDrafts } from '../mapping/drafts';
 import { useRequests } from '../requests/useRequests';
 import { useMe, useSession } from '../session/session';
@@ -135,24 +135,23 @@ export function Layout() {
 /** Who is signed in, with what they can do about all of their sessions. */
 function Account({ onSignOutEverywhere }: { readonly onSignOutEverywhere: () => void }) {
   const { login } = useMe();
+  const [isOpen, setIsOpen] = useState(false);
   if (login == null) {
     return <span className={styles.token}>Administrator’s token</span>;
   }
   return (
-    <ActionMenu>
-      <ActionMenu.Button
+    <>
+      <Button
         variant="invisible"
         leadingVisual={PersonIcon}
         aria-label={`Signed in as ${login}`}
+        aria-expanded={isOpen}
+        onClick={() => setIsOpen(!isOpen)}
       >
         {login}
-      </ActionMenu.Button>
-      <ActionMenu.Overlay>
-        <ActionList>
-          <ActionList.Item onSelect={onSignOutEverywhere}>Sign out everywhere</ActionList.Item>
-        </ActionList>
-      </ActionMenu.Overlay>
-    </ActionMenu>
+      </Button>
+      {isOpen && <Button onClick={onSignOutEverywhere}>Sign out everywhere</Button>}
+    </>
   );
 }
 

@@ -186,7 +186,7 @@ describe('signing out of a session', () => {
   it('ends all of them on request', async () => {
     const { user, api } = open('/', { api: signedIn() });
     await user.click(await screen.findByRole('button', { name: 'Signed in as octocat' }));
-    await user.click(await screen.findByRole('menuitem', { name: 'Sign out everywhere' }));
+    await user.click(await screen.findByRole('button', { name: 'Sign out everywhere' }));
     expect(await gitHub()).toBeVisible();
     expect(api.requests).toContain('POST /api/sign-out?everywhere=true');
   });
