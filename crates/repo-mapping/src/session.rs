@@ -81,11 +81,18 @@ pub(crate) async fn person(
             sign_in.origin
         )));
     }
+    let hash = hash(cookie.value());
+    sign_in.unknown.check(request, &hash)?;
     let mut conn = state.connection().await?;
     let now = state.clock.now();
-    people::of_session(&mut conn, &hash(cookie.value()), sign_in.sessions, now)
+    let person = people::of_session(&mut conn, &hash, sign_in.sessions, now)
         .await
-        .map_err(|e| storage_error(&e))
+        .map_err(|e| storage_error(&e))?;
+    match person {
+        Some(_) => sign_in.unknown.found(hash.into()),
+        None => sign_in.unknown.count(request),
+    }
+    Ok(person)
 }
 
 /// Whether a page of this site makes the call, or it changes nothing. Browsers send `Origin` with every call that does, and no script can

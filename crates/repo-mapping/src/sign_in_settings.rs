@@ -3,6 +3,7 @@
 use std::num::NonZeroU16;
 
 use chrono::TimeDelta;
+use gha_slurm_service_kit::UnknownTokens;
 use gha_slurm_service_kit::settings::{Address, Problems, default_api_url, token};
 use gha_slurm_storage::people::Lifetime;
 use secrecy::SecretString;
@@ -61,6 +62,8 @@ enum NotAPage {
     NoAddress(#[from] url::ParseError),
     #[error("must have no path: cookies and the page's files are those of the whole host")]
     HasPath,
+    #[error("must be https: browsers keep the cookie of a session over TLS alone")]
+    Plain,
 }
 
 /// Scheme, host and port of an address without a path, as browsers write them into `Origin`.
@@ -68,6 +71,15 @@ fn origin(public_url: &Address) -> Result<String, NotAPage> {
     let url = url::Url::parse(public_url)?;
     if url.path() != "/" {
         return Err(NotAPage::HasPath);
+    }
+    let is_here = match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    if url.scheme() != "https" && !is_here {
+        return Err(NotAPage::Plain);
     }
     Ok(url.origin().ascii_serialization())
 }
@@ -78,6 +90,7 @@ pub(crate) struct SignIn {
     pub(crate) sessions: Lifetime,
     /// Of the page.
     pub(crate) origin: String,
+    pub(crate) unknown: UnknownTokens,
 }
 
 impl SignIn {
@@ -98,6 +111,35 @@ impl SignIn {
                 idle: TimeDelta::hours(idle_hours.get().into()),
             },
             origin,
+            unknown: UnknownTokens::default(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_a_host_that_browsers_trust() {
+        let origin = |text: &str| origin(&text.parse().unwrap()).map_err(|e| e.to_string());
+        for (text, expected) in [
+            ("https://ci.example.org/", "https://ci.example.org"),
+            ("https://ci.example.org:8443", "https://ci.example.org:8443"),
+            ("https://ci.example.org:443", "https://ci.example.org"),
+            ("http://127.0.0.1:8004", "http://127.0.0.1:8004"),
+            ("http://[::1]:8004", "http://[::1]:8004"),
+            ("http://localhost:8004", "http://localhost:8004"),
+        ] {
+            assert_eq!(origin(text).as_deref(), Ok(expected));
+        }
+        for (text, problem) in [
+            ("https://example.org/ci", "must have no path"),
+            ("http://ci.example.org", "must be https"),
+            ("http://10.0.0.1", "must be https"),
+        ] {
+            let told = origin(text).unwrap_err();
+            assert!(told.starts_with(problem), "{text}: {told}");
+        }
     }
 }

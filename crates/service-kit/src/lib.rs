@@ -16,6 +16,7 @@ pub mod process;
 mod server;
 pub mod settings;
 pub mod strangers;
+mod unknown_tokens;
 
 pub use app_trouble::AppTrouble;
 pub use body::{Body, BodyLimits};
@@ -30,3 +31,4 @@ pub use process::{ServiceInfo, Task, run, run_or};
 pub use settings::{Settings, SettingsError};
 pub use strangers::{Strangers, Window};
 pub use tokio_util::sync::CancellationToken;
+pub use unknown_tokens::UnknownTokens;

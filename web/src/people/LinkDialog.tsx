@@ -80,7 +80,7 @@ export function LinkDialog({ person, link, onClose }: Props) {
             spellCheck={false}
           />
           <FormControl.Caption>
-            Leave this empty if the site has one cluster, or the same users on all clusters.
+            Leave this empty if the site has one cluster.
           </FormControl.Caption>
         </FormControl>
         <div role="status">

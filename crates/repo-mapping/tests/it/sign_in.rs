@@ -634,6 +634,35 @@ async fn sessions_end_by_themselves() {
     assert_eq!(site.get("/api/me", &session).await.status, 401);
 }
 
+#[tokio::test]
+async fn made_up_sessions_are_looked_up_a_number_of_times() {
+    let site = Site::start().await;
+    let session = site.sign_in("eve").await;
+    // The browser's address, by the word of the reverse proxy on this machine.
+    let me = |session: String| {
+        let call = site.service.browser("/api/me", &session);
+        async move {
+            call.header("x-forwarded-for", "192.0.2.7")
+                .send()
+                .await
+                .unwrap()
+                .status()
+        }
+    };
+    assert_eq!(me(session.clone()).await, 200);
+    let mut refused = 0;
+    for number in 0..150 {
+        match me(format!("{SESSION}=made-up-{number}")).await.as_u16() {
+            401 => {}
+            429 => refused += 1,
+            other => panic!("{other}"),
+        }
+    }
+    assert!(refused > 0, "all were looked up");
+    // Whoever shares the address stays signed in.
+    assert_eq!(me(session).await, 200);
+}
+
 async fn execute(database: &gha_slurm_storage::Database, sql: &str) {
     use diesel_async::SimpleAsyncConnection as _;
     let mut conn = database.connection().await.unwrap();

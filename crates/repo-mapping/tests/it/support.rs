@@ -147,6 +147,11 @@ impl Service {
         answer(self.http.get(self.of(path))).await
     }
 
+    /// A GET of a browser with this cookie, to be sent.
+    pub(crate) fn browser(&self, path: &str, cookie: &str) -> reqwest::RequestBuilder {
+        self.http.get(self.of(path)).header("cookie", cookie)
+    }
+
     /// As a browser with this cookie, at a page of `origin`.
     pub(crate) async fn as_browser(
         &self,
