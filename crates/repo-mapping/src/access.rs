@@ -152,7 +152,7 @@ impl Access {
         if self.is_administrator(person) {
             return Ok(Caller::Administrator);
         }
-        let link = link_of(person)?;
+        let link = self.link_of(person)?;
         if link.slurm_user == *user {
             Ok(self.as_user_of(&link.cluster))
         } else {
@@ -166,26 +166,112 @@ impl Access {
     fn as_user_of(&self, cluster: &str) -> Caller {
         Caller::User {
             cluster: cluster.to_owned(),
-            is_only: self.agents.len() == 1,
+            is_only: self.cluster(None) == Some(cluster),
         }
     }
-}
 
-/// Which Slurm user a person is.
-pub(crate) fn link_of(person: &Person) -> Result<&Link, ApiError> {
-    person.link.as_ref().ok_or_else(|| {
-        ApiError::new(
-            StatusCode::FORBIDDEN,
-            "not_linked",
-            "Your GitHub account is not linked to a Slurm user",
-        )
-        .detail(format!(
-            "Ask an administrator to link {} (id {}) to your Slurm user.",
-            person.login, person.github_id
-        ))
-    })
+    /// Which Slurm user a person is, on a cluster that the settings still have.
+    pub(crate) fn link_of<'p>(&self, person: &'p Person) -> Result<&'p Link, ApiError> {
+        let link = person.link.as_ref();
+        let known = link.filter(|link| self.cluster(Some(&link.cluster)).is_some());
+        known.ok_or_else(|| {
+            ApiError::new(
+                StatusCode::FORBIDDEN,
+                "not_linked",
+                "Your GitHub account is not linked to a Slurm user",
+            )
+            .detail(format!(
+                "Ask an administrator to link {} (id {}) to your Slurm user.",
+                person.login, person.github_id
+            ))
+        })
+    }
+
+    /// Whose builds a person may see who is no administrator. A build is not known to be of one cluster, and users of the same name on two
+    /// clusters are two people.
+    pub(crate) fn builds_of(&self, person: &Person) -> Result<SlurmUser, ApiError> {
+        let link = self.link_of(person)?;
+        if self.cluster(None).is_none() {
+            return Err(ApiError::new(
+                StatusCode::FORBIDDEN,
+                "several_clusters",
+                "With several clusters, only administrators see builds and usage",
+            ));
+        }
+        Ok(link.slurm_user.clone())
+    }
 }
 
 pub(crate) fn not_this_user(title: &'static str) -> ApiError {
     ApiError::new(StatusCode::FORBIDDEN, "not_this_user", title)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::ResponseError as _;
+    use gha_slurm_auth::KeyFolder;
+
+    use super::*;
+
+    fn access(clusters: &[&str]) -> Access {
+        let folder = tempfile::tempdir().unwrap();
+        KeyFolder::new(folder.path()).generate(0).unwrap();
+        let agents: Vec<AgentSettings> = clusters
+            .iter()
+            .map(|cluster| AgentSettings {
+                cluster: (*cluster).to_owned(),
+                public_keys: folder.path().to_owned(),
+            })
+            .collect();
+        let settings = AccessSettings {
+            tokens: Vec::new(),
+            administrators: vec![1],
+        };
+        Access::new(settings, &agents).unwrap()
+    }
+
+    fn person(github_id: i64, cluster: &str) -> Person {
+        let now = chrono::Utc::now();
+        Person {
+            github_id,
+            login: "ada".into(),
+            signed_in_at: now,
+            link: Some(Link {
+                slurm_user: "alice".parse().unwrap(),
+                cluster: cluster.to_owned(),
+                linked_by: "grace (1)".into(),
+                linked_at: now,
+            }),
+        }
+    }
+
+    fn code(error: &ApiError) -> u16 {
+        error.status_code().as_u16()
+    }
+
+    #[test]
+    fn a_link_is_to_a_user_of_a_known_cluster() {
+        let alice: SlurmUser = "alice".parse().unwrap();
+        let ada = person(2, "west");
+        let west = access(&["west"]);
+        let as_user = |is_only| Caller::User {
+            cluster: "west".into(),
+            is_only,
+        };
+        assert_eq!(west.person_for(&ada, &alice).unwrap(), as_user(true));
+        assert_eq!(west.builds_of(&ada).unwrap(), alice);
+        // Two people may be alice.
+        let both = access(&["west", "east"]);
+        assert_eq!(both.person_for(&ada, &alice).unwrap(), as_user(false));
+        assert_eq!(code(&both.builds_of(&ada).unwrap_err()), 403);
+        // The one who is left is somebody else.
+        let east = access(&["east"]);
+        assert_eq!(code(&east.person_for(&ada, &alice).unwrap_err()), 403);
+        assert_eq!(code(&east.builds_of(&ada).unwrap_err()), 403);
+        let grace = person(1, "west");
+        assert_eq!(
+            east.person_for(&grace, &alice).unwrap(),
+            Caller::Administrator
+        );
+    }
 }

@@ -1,9 +1,10 @@
 //! The service, built and bound.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use gha_slurm_domain::Clock;
-use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness, Strangers};
+use gha_slurm_service_kit::{HttpService, Operations, Periodic, Readiness, Strangers, Window};
 use gha_slurm_storage::{Database, Role};
 use gha_slurm_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,10 @@ use crate::sign_in_settings::SignIn;
 use crate::state::State;
 use crate::token_broker::TokenBroker;
 use crate::web_application::WebApplication;
+
+/// Repositories that somebody may look up in this time who is no administrator.
+const LOOKUPS: u32 = 20;
+const LOOKUPS_IN: Duration = Duration::from_secs(60);
 
 /// repo-mapping, built and bound.
 pub struct Application {
@@ -52,6 +57,7 @@ impl Application {
             clock,
             web_url: settings.github.web_url.as_str().into(),
             access: Arc::new(Access::new(settings.access, &settings.agents)?),
+            lookups: Window::at_most_in(LOOKUPS_IN, LOOKUPS),
             sign_in: sign_in.map(Arc::new),
         };
         let strangers = Strangers::at_most(SIGN_INS);

@@ -3,6 +3,7 @@
 mod access;
 mod application;
 mod builds;
+mod cookies;
 mod github;
 mod mapping;
 mod people;

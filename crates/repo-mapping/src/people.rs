@@ -127,8 +127,9 @@ pub(crate) async fn link(
         linked_by,
         linked_at: state.clock.now(),
     };
+    let linked = set(&state, github_id, Some(&link)).await?;
     tracing::info!(github.id = github_id, slurm.user = %link.slurm_user, by = link.linked_by, "a person is linked");
-    set(&state, github_id, Some(&link)).await
+    Ok(linked)
 }
 
 /// Says that somebody is no Slurm user any more.
@@ -152,15 +153,17 @@ pub(crate) async fn unlink(
 ) -> Result<HttpResponse, ApiError> {
     let by = linker(&request, &state).await?;
     let github_id: i64 = path.parse().map_err(|_| unknown())?;
+    let unlinked = set(&state, github_id, None).await?;
     tracing::info!(github.id = github_id, by, "a person is not linked any more");
-    set(&state, github_id, None).await
+    Ok(unlinked)
 }
 
 /// Who links, for the record; administrators alone may.
 async fn linker(request: &HttpRequest, state: &State) -> Result<String, ApiError> {
     Ok(match state.authorize(request).await? {
         Identity::Token => "an administrator's token".into(),
-        Identity::Person(person) => person.login,
+        // Logins change hands.
+        Identity::Person(person) => format!("{} ({})", person.login, person.github_id),
     })
 }
 

@@ -17,11 +17,11 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::access::Identity;
+use crate::cookies;
 use crate::github::Account;
 use crate::sign_in_settings::SignIn;
 use crate::state::{State, storage_error};
 
-/// The prefix: only this host can set it, over TLS, for all of its paths (RFC 6265bis, 4.1.3.2).
 const COOKIE: &str = "__Host-gha-slurm";
 const TOKEN_BYTES: u32 = 32;
 
@@ -37,10 +37,6 @@ pub(crate) async fn begin(
     account: &Account,
 ) -> Result<Cookie<'static>, StorageError> {
     let token = CsrfToken::new_random_len(TOKEN_BYTES).into_secret();
-    if let Some(old) = request.cookie(COOKIE) {
-        let mut conn = state.database.connection().await?;
-        people::sign_out(&mut conn, &hash(old.value())).await?;
-    }
     let lifetime = sign_in.sessions;
     state
         .database
@@ -51,6 +47,11 @@ pub(crate) async fn begin(
             state.clock.now(),
         )
         .await?;
+    sign_in.unknown.found(hash(&token).into());
+    if let Some(old) = cookies::value(request, COOKIE) {
+        let mut conn = state.database.connection().await?;
+        people::sign_out(&mut conn, &hash(old)).await?;
+    }
     Ok(Cookie::build(COOKIE, token)
         .path("/")
         .secure(true)
@@ -67,7 +68,7 @@ pub(crate) async fn person(
     state: &State,
 ) -> Result<Option<Person>, ApiError> {
     // Without a way to sign in there is no session.
-    let (Some(cookie), Some(sign_in)) = (request.cookie(COOKIE), &state.sign_in) else {
+    let (Some(cookie), Some(sign_in)) = (cookies::value(request, COOKIE), &state.sign_in) else {
         return Ok(None);
     };
     if !is_own(request, &sign_in.origin) {
@@ -81,7 +82,7 @@ pub(crate) async fn person(
             sign_in.origin
         )));
     }
-    let hash = hash(cookie.value());
+    let hash = hash(cookie);
     sign_in.unknown.check(request, &hash)?;
     let mut conn = state.connection().await?;
     let now = state.clock.now();
@@ -129,9 +130,13 @@ pub(crate) async fn me(
         },
         Identity::Person(person) => Me {
             administrator: state.access.is_administrator(&person),
+            slurm_user: state
+                .access
+                .link_of(&person)
+                .ok()
+                .map(|link| link.slurm_user.clone()),
             github_id: Some(person.github_id),
             login: Some(person.login),
-            slurm_user: person.link.map(|link| link.slurm_user),
         },
     };
     Ok(HttpResponse::Ok().json(me))
@@ -169,14 +174,14 @@ pub(crate) async fn sign_out(
         Some(_) => None,
         None => person(&request, &state).await?,
     };
-    let (Some(person), Some(cookie)) = (person, request.cookie(COOKIE)) else {
+    let (Some(person), Some(cookie)) = (person, cookies::value(&request, COOKIE)) else {
         return Err(signed_out());
     };
     let mut conn = state.connection().await?;
     let ended = if everywhere {
         people::sign_out_everywhere(&mut conn, person.github_id).await
     } else {
-        people::sign_out(&mut conn, &hash(cookie.value())).await
+        people::sign_out(&mut conn, &hash(cookie)).await
     };
     ended.map_err(|e| storage_error(&e))?;
     let mut over = Cookie::build(COOKIE, "").path("/").secure(true).finish();

@@ -79,7 +79,7 @@ impl gha_slurm_service_kit::Settings for Settings {
             problems.note("web.folder", WebApplication::load(folder.clone()));
         }
         if let Some(sign_in) = &self.sign_in {
-            sign_in.check(problems);
+            sign_in.check(&self.github.web_url, problems);
         }
         let listens = [
             ("operations.listen", self.operations.listen),

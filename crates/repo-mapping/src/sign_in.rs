@@ -16,12 +16,13 @@ use gha_slurm_service_kit::problem::query;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 
+use crate::cookies;
 use crate::github::{Begun, CALLBACK, SignInError};
 use crate::session;
 use crate::sign_in_settings::SignIn;
 use crate::state::{State, storage_error};
 
-/// What a sign-in that has begun has to bring back, in the browser that began it. The prefix: only this host can set it.
+/// What a sign-in that has begun has to bring back, in the browser that began it.
 const COOKIE: &str = "__Host-gha-slurm-sign-in";
 /// A code of GitHub's is valid for ten minutes; people may have to sign in there first.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
@@ -108,7 +109,7 @@ fn sign_in(state: &State) -> Result<&SignIn, ApiError> {
     operation_id = "signInWithGithub",
     params(BeginQuery),
     responses(
-        (status = 302, description = "To GitHub"),
+        (status = 302, description = "To GitHub; to the page, if another site sent the browser here"),
         (status = 400, description = "The query is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`sign_in_off`: the settings have no `[sign_in]`", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "Too many requests from this address: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
@@ -121,6 +122,13 @@ pub(crate) async fn begin(
 ) -> Result<HttpResponse, ApiError> {
     let sign_in = sign_in(&state)?;
     let BeginQuery { return_to } = query(&request)?;
+    // Another site must not sign somebody in again who has signed out. Their link leads to the page.
+    let from = request.headers().get("Sec-Fetch-Site");
+    if from.is_some_and(|from| from != "same-origin" && from != "none") {
+        return Ok(HttpResponse::Found()
+            .insert_header((LOCATION, "/"))
+            .finish());
+    }
     let Begun {
         url,
         state,
@@ -179,10 +187,15 @@ pub(crate) async fn callback(
     let sign_in = sign_in(&state)?;
     let query: CallbackQuery = query(&request)?;
     let mut answer = HttpResponse::Found();
+    let Some(started) = started(&request, query.state.as_deref()) else {
+        // That of a sign-in in another tab stays.
+        let expired = format!("/?sign_in={}", NotSignedIn::Expired.as_str());
+        return Ok(answer.insert_header((LOCATION, expired)).finish());
+    };
     let mut over = Cookie::build(COOKIE, "").path("/").secure(true).finish();
     over.make_removal();
     answer.cookie(over);
-    match signed_in(&request, &state, sign_in, query).await? {
+    match signed_in(&request, &state, sign_in, query, started).await? {
         Ok((cookie, return_to)) => answer.cookie(cookie).insert_header((LOCATION, return_to)),
         Err(why) => answer.insert_header((LOCATION, format!("/?sign_in={}", why.as_str()))),
     };
@@ -195,15 +208,18 @@ async fn signed_in(
     state: &State,
     sign_in: &SignIn,
     query: CallbackQuery,
+    started: Started,
 ) -> Result<Result<(Cookie<'static>, String), NotSignedIn>, ApiError> {
-    let Some(started) = started(request, query.state.as_deref()) else {
-        return Ok(Err(NotSignedIn::Expired));
-    };
     let code = match (query.code, query.error.as_deref()) {
         (Some(code), None) => code,
         (_, Some("access_denied")) => return Ok(Err(NotSignedIn::Cancelled)),
         (_, error) => {
-            tracing::error!(
+            // Whoever has begun a sign-in can write this.
+            let error: Option<String> = error.map(|text| {
+                let plain = text.chars().filter(char::is_ascii_graphic);
+                plain.take(64).collect()
+            });
+            tracing::warn!(
                 error,
                 "GitHub sends people back without a code: check the App's client id and that its callback URL is \
                 sign_in.public_url followed by {CALLBACK}"
@@ -231,8 +247,8 @@ async fn signed_in(
 
 /// The sign-in that this browser began, if it is that with this state.
 fn started(request: &HttpRequest, state: Option<&str>) -> Option<Started> {
-    let cookie = request.cookie(COOKIE)?;
-    let value = URL_SAFE_NO_PAD.decode(cookie.value()).ok()?;
+    let cookie = cookies::value(request, COOKIE)?;
+    let value = URL_SAFE_NO_PAD.decode(cookie).ok()?;
     let started: Started = serde_json::from_slice(&value).ok()?;
     let is_same = started.state.as_bytes().ct_eq(state?.as_bytes());
     let return_to = own_path(Some(started.return_to))?;

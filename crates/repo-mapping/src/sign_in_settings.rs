@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 
 use chrono::TimeDelta;
 use gha_slurm_service_kit::UnknownTokens;
-use gha_slurm_service_kit::settings::{Address, Problems, default_api_url, token};
+use gha_slurm_service_kit::settings::{Address, Problems, default_api_url, default_web_url, token};
 use gha_slurm_storage::people::Lifetime;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -42,7 +42,14 @@ fn default_idle_hours() -> NonZeroU16 {
 }
 
 impl SignInSettings {
-    pub(crate) fn check(&self, problems: &mut Problems) {
+    pub(crate) fn check(&self, web_url: &Address, problems: &mut Problems) {
+        let is_github_com = web_url.as_str() == default_web_url().as_str();
+        if is_github_com != (self.api_url.as_str() == default_api_url().as_str()) {
+            problems.add(
+                "sign_in.api_url",
+                format!("is of another GitHub than github.web_url, {web_url}: people's tokens and the client secret would go there"),
+            );
+        }
         if let Err(problem) = origin(&self.public_url) {
             problems.add("sign_in.public_url", problem);
         }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
 use gha_slurm_domain::{Clock, SlurmUser};
-use gha_slurm_service_kit::ApiError;
 use gha_slurm_service_kit::authentication::bearer;
+use gha_slurm_service_kit::{ApiError, Window};
 use gha_slurm_storage::{AsyncPgConnection, Database, Failure, StorageError};
 
-use crate::access::{Access, Caller, Identity, link_of};
+use crate::access::{Access, Caller, Identity};
 use crate::session;
 use crate::sign_in_settings::SignIn;
 use crate::token_broker::{BrokerError, TokenBroker};
@@ -25,6 +25,8 @@ pub(crate) struct State {
     pub(crate) clock: Clock,
     pub(crate) web_url: Arc<str>,
     pub(crate) access: Arc<Access>,
+    /// Look-ups of repositories by people who are no administrators: GitHub's limit of calls is for all users of an installation.
+    pub(crate) lookups: Window<String>,
     /// `None`: people cannot sign in.
     pub(crate) sign_in: Option<Arc<SignIn>>,
 }
@@ -71,6 +73,21 @@ impl State {
         }
     }
 
+    /// Requires that a person has not looked up many repositories lately. Agents count what their users do.
+    pub(crate) fn may_look_up(
+        &self,
+        request: &HttpRequest,
+        caller: &Caller,
+        user: &SlurmUser,
+    ) -> Result<(), ApiError> {
+        match caller {
+            Caller::User { .. } if bearer(request).is_none() => self
+                .lookups
+                .take(user.to_string(), "You have looked up many repositories."),
+            _ => Ok(()),
+        }
+    }
+
     /// Whose builds the caller may see: `None`: everybody's.
     pub(crate) async fn visible(
         &self,
@@ -79,7 +96,7 @@ impl State {
         match self.identity(request).await? {
             Identity::Token => Ok(None),
             Identity::Person(person) if self.access.is_administrator(&person) => Ok(None),
-            Identity::Person(person) => Ok(Some(link_of(&person)?.slurm_user.clone())),
+            Identity::Person(person) => self.access.builds_of(&person).map(Some),
         }
     }
 

@@ -1,5 +1,5 @@
-//! `/api/users/{username}/repositories` and `/api/mapping-requests`: single repositories of a Slurm user, for administrators
-//! and, by the word of a Slurm agent, for the user. What a user adds waits for an administrator: MUNGE proves who they are
+//! `/api/users/{username}/repositories` and `/api/mapping-requests`: single repositories of a Slurm user, for administrators,
+//! and for the user, by the word of a Slurm agent or signed in. What a user adds waits for an administrator: MUNGE proves who they are
 //! on the cluster, not what they may do at GitHub.
 
 use actix_web::http::StatusCode;
@@ -196,7 +196,9 @@ pub(crate) async fn identity(
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
     let (user, owner, name) = path.into_inner();
-    state.authorize_for(&request, &user_of(&user)?).await?;
+    let user = user_of(&user)?;
+    let caller = state.authorize_for(&request, &user).await?;
+    state.may_look_up(&request, &caller, &user)?;
     let wanted = Wanted {
         repository: format!("{owner}/{name}"),
         charge: None,
@@ -284,6 +286,7 @@ pub(crate) async fn add(
             detail,
         )]));
     }
+    state.may_look_up(&request, &caller, &user)?;
     let found = only_one(resolved(&state, vec![wanted]).await?)?;
     is_the_one(&found, meant)?;
     has_room(&state, &user, caller.clusters()).await?;

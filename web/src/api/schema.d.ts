@@ -1200,7 +1200,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description To GitHub */
+            /** @description To GitHub; to the page, if another site sent the browser here */
             302: {
                 headers: {
                     [name: string]: unknown;

@@ -1,5 +1,5 @@
 use gha_slurm_repo_mapping::Settings;
-use gha_slurm_service_kit::settings::load;
+use gha_slurm_service_kit::settings::{load, load_checked};
 use gha_slurm_test_support::Sample;
 
 #[test]
@@ -33,5 +33,66 @@ fn the_apps_key_is_refused_and_its_new_place_named() {
         assert!(error.contains("remove this setting"), "{error}");
         assert!(error.contains("token_broker.service_token"), "{error}");
         assert!(!error.contains(value), "{error}");
+    }
+}
+
+#[test]
+fn a_sign_in_is_with_one_github_at_a_page_that_browsers_trust() {
+    let sample = Sample::filled("repo-mapping.toml");
+    let sign_in = |more: &[(&str, &str)]| {
+        let settings = [
+            ("SIGN_IN__PUBLIC_URL", "https://ci.example.org"),
+            ("SIGN_IN__CLIENT_ID", "Iv23liAbCdEfGhIjKlMn"),
+            (
+                "SIGN_IN__CLIENT_SECRET",
+                "0a1b2c3d4e5f60718293a4b5c6d7e8f901234567",
+            ),
+        ];
+        let settings = settings.iter().chain(more);
+        let settings =
+            settings.map(|(key, value)| (format!("REPO_MAPPING__{key}"), (*value).to_owned()));
+        let loaded = load_checked::<Settings>(Some(sample.path()), settings);
+        loaded
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
+    };
+    let fine = sign_in(&[]);
+    assert!(!fine.contains("sign_in"), "{fine}");
+    let enterprise = ("GITHUB__WEB_URL", "https://ghe.example.org");
+    let fine = sign_in(&[
+        enterprise,
+        ("SIGN_IN__API_URL", "https://ghe.example.org/api/v3"),
+    ]);
+    assert!(!fine.contains("sign_in"), "{fine}");
+    for (more, named) in [
+        (vec![enterprise], "sign_in.api_url"),
+        (
+            vec![("SIGN_IN__API_URL", "https://ghe.example.org/api/v3")],
+            "sign_in.api_url",
+        ),
+        (
+            vec![("SIGN_IN__PUBLIC_URL", "https://example.org/ci")],
+            "sign_in.public_url",
+        ),
+        (
+            vec![
+                ("SIGN_IN__PUBLIC_URL", "http://ci.example.org"),
+                ("INSECURE", "true"),
+            ],
+            "sign_in.public_url",
+        ),
+        (vec![("SIGN_IN__CLIENT_ID", " ")], "sign_in.client_id"),
+        (
+            vec![("SIGN_IN__CLIENT_SECRET", "change-me")],
+            "sign_in.client_secret",
+        ),
+        (
+            vec![("ACCESS__ADMINISTRATORS", "octocat")],
+            "access.administrators",
+        ),
+    ] {
+        let told = sign_in(&more);
+        assert!(told.contains(named), "{more:?}: {told}");
     }
 }

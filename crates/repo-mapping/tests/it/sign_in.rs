@@ -370,7 +370,11 @@ async fn a_person_sees_and_changes_what_their_slurm_user_may() {
     let shown = &linked.body;
     assert_eq!(
         (&shown["slurmUser"], &shown["cluster"], &shown["linkedBy"]),
-        (&json!("alice"), &json!("main"), &json!("grace"))
+        (
+            &json!("alice"),
+            &json!("main"),
+            &json!(format!("grace ({})", site.id(&grace).await))
+        )
     );
     assert_eq!(site.get("/api/me", &ada).await.body["slurmUser"], "alice");
 
@@ -661,6 +665,58 @@ async fn made_up_sessions_are_looked_up_a_number_of_times() {
     assert!(refused > 0, "all were looked up");
     // Whoever shares the address stays signed in.
     assert_eq!(me(session).await, 200);
+}
+
+/// Any host of the domain can set a cookie that only looks like ours when it is decoded.
+#[tokio::test]
+async fn a_session_that_another_host_has_set_is_none() {
+    let site = Site::start().await;
+    let session = site.sign_in("eve").await;
+    let token = session.split_once('=').unwrap().1;
+    let shadow = format!("%5F%5FHost-gha-slurm={token}");
+    refused(&site.get("/api/me", &shadow).await, 401, "unauthorized");
+    let own = site.sign_in("ada").await;
+    let me = site.get("/api/me", &format!("{shadow}; {own}")).await;
+    assert_eq!(me.body["login"], "ada");
+    // Nor does such a host begin a sign-in.
+    let (url, started) = site.begin("/").await;
+    let callback = site.github.authorize("eve", &url).unwrap();
+    let planted = started.replacen("__Host", "%5F%5FHost", 1);
+    let back = site.come_back(&callback, Some(&planted)).await;
+    assert_eq!(location(&back), "/?sign_in=expired");
+}
+
+#[tokio::test]
+async fn another_site_cannot_begin_a_sign_in() {
+    let site = Site::start().await;
+    for (from, is_begun) in [
+        ("cross-site", false),
+        ("same-site", false),
+        ("none", true),
+        ("same-origin", true),
+    ] {
+        let call = site.service.browser("/api/sign-in/github", "");
+        let answer = call.header("sec-fetch-site", from).send().await.unwrap();
+        let location = answer.headers()["location"].to_str().unwrap().to_owned();
+        assert_eq!(location != "/", is_begun, "{from}: {location}");
+    }
+}
+
+#[tokio::test]
+async fn a_person_looks_up_a_number_of_repositories() {
+    let site = Site::start().await;
+    let (grace, ada) = (site.sign_in("grace").await, site.sign_in("ada").await);
+    site.link(site.id(&ada).await, "alice", &grace).await;
+    let look = |session: String, number: u32| {
+        let path = format!("/api/users/alice/repositories/acme/made-up-{number}");
+        let site = &site;
+        async move { site.get(&path, &session).await.status }
+    };
+    for number in 0..20 {
+        assert_eq!(look(ada.clone(), number).await, 422);
+    }
+    assert_eq!(look(ada.clone(), 20).await, 429);
+    assert_eq!(look(grace.clone(), 20).await, 422);
 }
 
 async fn execute(database: &gha_slurm_storage::Database, sql: &str) {
