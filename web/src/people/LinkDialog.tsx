@@ -79,9 +79,7 @@ export function LinkDialog({ person, link, onClose }: Props) {
             autoComplete="off"
             spellCheck={false}
           />
-          <FormControl.Caption>
-            Leave this empty if the site has one cluster.
-          </FormControl.Caption>
+          <FormControl.Caption>Leave this empty if the site has one cluster.</FormControl.Caption>
         </FormControl>
         <div role="status">
           {link.isError && <InlineMessage variant="critical">{reasonOf(link.error)}</InlineMessage>}
