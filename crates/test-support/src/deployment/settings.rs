@@ -55,15 +55,13 @@ impl Wiring<'_> {
                     "service_token_file": self.credentials.service_token_file,
                 },
                 "agents": [{ "cluster": CLUSTER, "public_keys": self.credentials.agent_keys }],
-                "sign_in": {
-                    "public_url": self.url(Service::RepoMapping),
-                    "client_id": super::CLIENT_ID,
-                    "client_secret_file": self.credentials.client_secret_file,
-                    "api_url": self.backing.github_url,
-                },
             }),
             Service::Agent => self.agent(),
         };
+        // Off this machine, browsers take the cookie of a session over TLS alone.
+        if service == Service::RepoMapping && self.builder.host.is_loopback() {
+            settings["sign_in"] = self.sign_in();
+        }
         if service != self.caller() {
             settings["http"] = json!({ "listen": self.address(service) });
         }
@@ -94,6 +92,16 @@ impl Wiring<'_> {
         let url = self.backing.github_url.strip_prefix("http://");
         let host = url.and_then(|rest| rest.split(['/', ':']).next());
         format!("http://{}", host.unwrap_or_default())
+    }
+
+    /// repo-mapping's `[sign_in]`.
+    fn sign_in(&self) -> Value {
+        json!({
+            "public_url": self.url(Service::RepoMapping),
+            "client_id": super::CLIENT_ID,
+            "client_secret_file": self.credentials.client_secret_file,
+            "api_url": self.backing.github_url,
+        })
     }
 
     /// The launcher's `[cluster]`.
