@@ -3,15 +3,15 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use gha_slurm_service_kit::settings::Address;
+use gha_slurm_service_kit::tls::http::{BodyError, body};
 use oauth2::basic::BasicClient;
 use oauth2::{
     AsyncHttpClient, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointNotSet,
     EndpointSet, HttpRequest, HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl,
     RequestTokenError, TokenResponse as _, TokenUrl,
 };
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, USER_AGENT};
+use reqwest::header::ACCEPT;
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -52,7 +52,7 @@ pub(crate) struct Begun {
     pub(crate) verifier: String,
 }
 
-/// Why nobody is signed in.
+/// Why a sign-in failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SignInError {
     /// The code is too old, used up, or somebody else's.
@@ -61,7 +61,7 @@ pub(crate) enum SignInError {
     /// GitHub cannot be reached, or is in trouble.
     #[error("GitHub cannot be asked: {0}")]
     Unavailable(String),
-    /// The settings are wrong, or GitHub answered what nobody expected.
+    /// The settings are wrong, or the response is not one that GitHub documents.
     #[error("GitHub answered: {0}")]
     Unexpected(String),
 }
@@ -97,6 +97,8 @@ impl GithubSignIn {
             .connect_timeout(CONNECT_DEADLINE)
             .timeout(DEADLINE)
             .redirect(reqwest::redirect::Policy::none())
+            // GitHub refuses calls without one.
+            .user_agent("gha-slurm")
             .build()?;
         Ok(Self {
             oauth,
@@ -123,7 +125,7 @@ impl GithubSignIn {
         }
     }
 
-    /// Whose the code is that GitHub sent somebody back with. The token that it is exchanged for is deleted at once.
+    /// Exchanges the code of a callback for a token, asks GitHub whose it is, and has the token deleted.
     pub(crate) async fn finish(
         &self,
         code: String,
@@ -173,12 +175,9 @@ impl GithubSignIn {
     }
 
     async fn account(&self, token: &SecretString) -> Result<Account, SignInError> {
-        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
-            .map_err(|_| SignInError::Unexpected("a token that fits in no header".into()))?;
-        bearer.set_sensitive(true);
         let request = self
             .request(Method::GET, "/user")
-            .header(AUTHORIZATION, bearer);
+            .bearer_auth(token.expose_secret());
         let (status, body) = self.http.send(request).await?;
         if !status.is_success() {
             return Err(SignInError::Unexpected(format!("GET /user: {status}")));
@@ -187,7 +186,7 @@ impl GithubSignIn {
             .map_err(|error| SignInError::Unexpected(format!("GET /user: {error}")))
     }
 
-    /// It was for one question, and may live for ever.
+    /// The token was needed once, and without this it may never expire.
     async fn delete(&self, token: &SecretString) {
         let path = format!("/applications/{}/token", self.client_id);
         let request = self
@@ -206,11 +205,10 @@ impl GithubSignIn {
             .0
             .request(method, format!("{}{path}", self.api_url))
             .header(ACCEPT, "application/vnd.github+json")
-            .header(USER_AGENT, "gha-slurm")
     }
 }
 
-/// A client that reads no answer that is too long.
+/// A client that reads responses up to [`LONGEST_ANSWER`].
 struct Http(reqwest::Client);
 
 impl Http {
@@ -227,15 +225,11 @@ impl Http {
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             return Err(SignInError::Unavailable(status.to_string()));
         }
-        let mut body = Vec::new();
-        let mut parts = response.bytes_stream();
-        while let Some(part) = parts.next().await {
-            body.extend_from_slice(&part.map_err(unavailable)?);
-            if body.len() > LONGEST_ANSWER {
-                return Err(SignInError::Unexpected("an answer that is too long".into()));
-            }
+        match body(response, LONGEST_ANSWER).await {
+            Ok(body) => Ok((status, body)),
+            Err(BodyError::Transport(error)) => Err(unavailable(error)),
+            Err(error @ BodyError::TooLong(_)) => Err(SignInError::Unexpected(error.to_string())),
         }
-        Ok((status, body))
     }
 }
 
@@ -249,8 +243,7 @@ impl<'c> AsyncHttpClient<'c> for Http {
             let unexpected =
                 |error: &dyn std::fmt::Display| SignInError::Unexpected(error.to_string());
             let request = reqwest::Request::try_from(request).map_err(|e| unexpected(&e))?;
-            let request = reqwest::RequestBuilder::from_parts(self.0.clone(), request)
-                .header(USER_AGENT, "gha-slurm");
+            let request = reqwest::RequestBuilder::from_parts(self.0.clone(), request);
             let (status, body) = self.send(request).await?;
             http::Response::builder()
                 .status(status)

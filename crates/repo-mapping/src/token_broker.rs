@@ -8,8 +8,9 @@ use gha_slurm_contract::repository::{REPOSITORY_UNREACHABLE, Repository};
 use gha_slurm_domain::RepositoryFullName;
 use gha_slurm_service_kit::settings::{Address, token};
 use gha_slurm_service_kit::tls::ClientTlsSettings;
+use gha_slurm_service_kit::tls::http::{self, BodyError};
+use reqwest::StatusCode;
 use reqwest::header::RETRY_AFTER;
-use reqwest::{Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -149,14 +150,19 @@ impl TokenBroker {
             call = call.header("traceparent", traceparent);
         }
         let sent = call.send().await;
-        let mut response = sent.map_err(|error| BrokerError::unavailable(&innermost(&error)))?;
+        let response = sent.map_err(|error| BrokerError::unavailable(&innermost(&error)))?;
         let status = response.status();
         let retry_after = response
             .headers()
             .get(RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse().ok())
             .map_or(RETRY_LATER, Duration::from_secs);
-        let body = body(&mut response).await?;
+        let body = http::body(response, LONGEST_ANSWER)
+            .await
+            .map_err(|error| match error {
+                BodyError::Transport(error) => BrokerError::unavailable(&innermost(&error)),
+                BodyError::TooLong(_) => BrokerError::Unexpected("too much".to_owned()),
+            })?;
         if status == StatusCode::OK {
             return serde_json::from_slice(&body)
                 .map(Answer::Found)
@@ -191,22 +197,6 @@ impl TokenBroker {
             ))),
         }
     }
-}
-
-/// The whole answer, if it is not too long.
-async fn body(response: &mut Response) -> Result<Vec<u8>, BrokerError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .map_err(|error| BrokerError::unavailable(&innermost(&error)))?
-    {
-        if body.len() + chunk.len() > LONGEST_ANSWER {
-            return Err(BrokerError::Unexpected("too much".to_owned()));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
 }
 
 /// reqwest's own text names the URL, not what happened.

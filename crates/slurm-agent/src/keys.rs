@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gha_slurm_auth::{Claims, KeySet, KeysError, TokenError, verify};
 use gha_slurm_contract::launch_token::AUDIENCE_AGENT;
-use gha_slurm_slurm::http;
+use gha_slurm_service_kit::tls::http;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 

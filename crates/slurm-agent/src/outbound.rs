@@ -19,8 +19,8 @@ use gha_slurm_contract::outbound::{
     CallAnswer, MAX_PUSHED_AT_ONCE, POLL_WAIT_S, PollAnswer, PollRequest,
 };
 use gha_slurm_service_kit::settings::Address;
+use gha_slurm_service_kit::tls::http;
 use gha_slurm_service_kit::{ApiError, Readiness};
-use gha_slurm_slurm::http;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

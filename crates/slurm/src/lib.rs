@@ -5,7 +5,6 @@ mod backend;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod http;
 mod local;
 mod options;
 mod process;

@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+pub mod http;
+
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

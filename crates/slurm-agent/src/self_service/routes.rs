@@ -13,8 +13,8 @@ use gha_slurm_contract::self_service::{
 use gha_slurm_domain::{RepositoryFullName, SlurmUser};
 use gha_slurm_service_kit::body::LargestBody;
 use gha_slurm_service_kit::problem::{method_not_allowed, query, repository_invalid};
+use gha_slurm_service_kit::tls::http;
 use gha_slurm_service_kit::{ApiError, Body};
-use gha_slurm_slurm::http;
 use reqwest::Method;
 use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;

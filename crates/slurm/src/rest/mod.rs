@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use async_trait::async_trait;
 use gha_slurm_domain::{Clock, LaunchId, ResourceRequest, SlurmJobId, SlurmUser};
+use gha_slurm_tls::http;
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, StatusCode, redirect};
 use secrecy::ExposeSecret;
@@ -20,7 +21,6 @@ use crate::backend::{
     Cancellation, CannotAct, Found, JobUsage, Numbers, Queue, Slurm, SlurmJob, SlurmUnavailable,
     SubmitError, Survey,
 };
-use crate::http;
 use crate::settings::SlurmrestdSettings;
 use crate::spelling::{Names, Spelling};
 use crate::submission::Submission;
