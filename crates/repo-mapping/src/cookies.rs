@@ -3,9 +3,30 @@
 //! domain set them.
 
 use actix_web::HttpRequest;
+use actix_web::cookie::time::Duration;
+use actix_web::cookie::{Cookie, SameSite};
 use actix_web::http::header::COOKIE;
 
-/// The value of the cookie; `None` also if there are two, of which one is not ours.
+/// A cookie for this host alone, unreadable for scripts. Browsers send it when a link on another site leads here, and with nothing else
+/// that another site causes.
+pub(crate) fn set(name: &'static str, value: String, lifetime: Duration) -> Cookie<'static> {
+    Cookie::build(name, value)
+        .path("/")
+        .secure(true)
+        .http_only(true)
+        .same_site(SameSite::Lax)
+        .max_age(lifetime)
+        .finish()
+}
+
+/// Makes the browser forget the cookie.
+pub(crate) fn removed(name: &'static str) -> Cookie<'static> {
+    let mut cookie = Cookie::build(name, "").path("/").secure(true).finish();
+    cookie.make_removal();
+    cookie
+}
+
+/// The value of the cookie. `None` also if the browser sends two of this name: then at least one was not set by this host.
 pub(crate) fn value<'r>(request: &'r HttpRequest, name: &str) -> Option<&'r str> {
     let headers = request.headers().get_all(COOKIE);
     let pairs = headers.flat_map(|header| header.as_bytes().split(|byte| *byte == b';'));

@@ -1,7 +1,7 @@
 //! Sessions of people: a token in a cookie that scripts cannot read, of which the database has the hash.
 
-use actix_web::cookie::time::Duration as CookieDuration;
-use actix_web::cookie::{Cookie, SameSite};
+use actix_web::cookie::Cookie;
+use actix_web::cookie::time::Duration;
 use actix_web::http::header::ORIGIN;
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -11,7 +11,7 @@ use gha_slurm_service_kit::ApiError;
 use gha_slurm_service_kit::authentication::bearer;
 use gha_slurm_service_kit::problem::query;
 use gha_slurm_storage::StorageError;
-use gha_slurm_storage::people::{self, Person};
+use gha_slurm_storage::people::{self, NewSession, Person};
 use oauth2::CsrfToken;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -29,7 +29,7 @@ fn hash(token: &str) -> [u8; 32] {
     Sha256::digest(token).into()
 }
 
-/// Begins a session of somebody who has shown who they are. That which this browser had ends.
+/// Begins the session of an authenticated person. It replaces the one that this browser had.
 pub(crate) async fn begin(
     request: &HttpRequest,
     state: &State,
@@ -37,32 +37,21 @@ pub(crate) async fn begin(
     account: &Account,
 ) -> Result<Cookie<'static>, StorageError> {
     let token = CsrfToken::new_random_len(TOKEN_BYTES).into_secret();
-    let lifetime = sign_in.sessions;
+    let new = NewSession {
+        token_hash: &hash(&token),
+        replaces: cookies::value(request, COOKIE).map(hash),
+    };
+    let person = (account.id, account.login.as_str());
     state
         .database
-        .sign_in(
-            (account.id, &account.login),
-            &hash(&token),
-            lifetime,
-            state.clock.now(),
-        )
+        .sign_in(person, new, sign_in.sessions, state.clock.now())
         .await?;
-    sign_in.unknown.found(hash(&token).into());
-    if let Some(old) = cookies::value(request, COOKIE) {
-        let mut conn = state.database.connection().await?;
-        people::sign_out(&mut conn, &hash(old)).await?;
-    }
-    Ok(Cookie::build(COOKIE, token)
-        .path("/")
-        .secure(true)
-        .http_only(true)
-        // With links from other sites, but with nothing that changes something.
-        .same_site(SameSite::Lax)
-        .max_age(CookieDuration::seconds(lifetime.most.num_seconds()))
-        .finish())
+    sign_in.unknown.found(new.token_hash.to_vec());
+    let lifetime = Duration::seconds(sign_in.sessions.most.num_seconds());
+    Ok(cookies::set(COOKIE, token, lifetime))
 }
 
-/// Whose session the call belongs to. A call that changes something must come from a page of this site.
+/// The person whose session the call belongs to. A call that changes something must come from a page of this site.
 pub(crate) async fn person(
     request: &HttpRequest,
     state: &State,
@@ -184,13 +173,13 @@ pub(crate) async fn sign_out(
         people::sign_out(&mut conn, &hash(cookie)).await
     };
     ended.map_err(|e| storage_error(&e))?;
-    let mut over = Cookie::build(COOKIE, "").path("/").secure(true).finish();
-    over.make_removal();
-    Ok(HttpResponse::NoContent().cookie(over).finish())
+    Ok(HttpResponse::NoContent()
+        .cookie(cookies::removed(COOKIE))
+        .finish())
 }
 
 /// There is no session.
-pub(crate) fn signed_out() -> ApiError {
+fn signed_out() -> ApiError {
     ApiError::new(
         StatusCode::UNAUTHORIZED,
         "signed_out",

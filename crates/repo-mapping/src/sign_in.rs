@@ -1,9 +1,7 @@
 //! `/api/sign-in`: people sign in with GitHub, which sends them back with a code.
 
-use std::time::Duration;
-
-use actix_web::cookie::time::Duration as CookieDuration;
-use actix_web::cookie::{Cookie, SameSite};
+use actix_web::cookie::Cookie;
+use actix_web::cookie::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::http::header::LOCATION;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -25,7 +23,7 @@ use crate::state::{State, storage_error};
 /// What a sign-in that has begun has to bring back, in the browser that began it.
 const COOKIE: &str = "__Host-gha-slurm-sign-in";
 /// A code of GitHub's is valid for ten minutes; people may have to sign in there first.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
+const PATIENCE: Duration = Duration::minutes(15);
 /// Longest address to come back to.
 const LONGEST_PATH: usize = 1024;
 
@@ -140,18 +138,10 @@ pub(crate) async fn begin(
         return_to: own_path(return_to).unwrap_or_else(|| "/".into()),
     };
     let value = serde_json::to_vec(&started).map_err(|e| ApiError::internal(&e))?;
-    let lifetime = CookieDuration::try_from(PATIENCE).map_err(|e| ApiError::internal(&e))?;
-    let cookie = Cookie::build(COOKIE, URL_SAFE_NO_PAD.encode(value))
-        .path("/")
-        .secure(true)
-        .http_only(true)
-        // It comes back with the navigation from GitHub's page.
-        .same_site(SameSite::Lax)
-        .max_age(lifetime)
-        .finish();
+    let value = URL_SAFE_NO_PAD.encode(value);
     Ok(HttpResponse::Found()
         .insert_header((LOCATION, url))
-        .cookie(cookie)
+        .cookie(cookies::set(COOKIE, value, PATIENCE))
         .finish())
 }
 
@@ -192,9 +182,7 @@ pub(crate) async fn callback(
         let expired = format!("/?sign_in={}", NotSignedIn::Expired.as_str());
         return Ok(answer.insert_header((LOCATION, expired)).finish());
     };
-    let mut over = Cookie::build(COOKIE, "").path("/").secure(true).finish();
-    over.make_removal();
-    answer.cookie(over);
+    answer.cookie(cookies::removed(COOKIE));
     match signed_in(&request, &state, sign_in, query, started).await? {
         Ok((cookie, return_to)) => answer.cookie(cookie).insert_header((LOCATION, return_to)),
         Err(why) => answer.insert_header((LOCATION, format!("/?sign_in={}", why.as_str()))),
@@ -230,7 +218,7 @@ async fn signed_in(
     let account = match sign_in.github.finish(code, started.verifier).await {
         Ok(account) => account,
         Err(error) => {
-            tracing::warn!(%error, "nobody is signed in");
+            tracing::warn!(%error, "a sign-in failed");
             return Ok(Err(NotSignedIn::from(&error)));
         }
     };

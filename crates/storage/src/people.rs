@@ -8,9 +8,9 @@ use gha_slurm_domain::SlurmUser;
 use crate::pool::{Database, StorageError};
 use crate::schema::{people, sessions};
 
-/// Sessions of one person; with another one, that which was unused for the longest ends.
+/// Most sessions of one person. A further one ends the least recently used.
 pub const MOST_SESSIONS: i64 = 20;
-/// That a session is in use is written down this often.
+/// When a session was last used is stored at most this often.
 const SEEN_EVERY: TimeDelta = TimeDelta::minutes(1);
 
 /// How long sessions last.
@@ -22,7 +22,16 @@ pub struct Lifetime {
     pub idle: TimeDelta,
 }
 
-/// Somebody who signed in with GitHub.
+/// A session that begins.
+#[derive(Debug, Clone, Copy)]
+pub struct NewSession<'a> {
+    /// The SHA-256 of its token.
+    pub token_hash: &'a [u8; 32],
+    /// The same of the session that it replaces.
+    pub replaces: Option<[u8; 32]>,
+}
+
+/// A person who signed in with GitHub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Person {
     /// GitHub's id of their account.
@@ -31,18 +40,18 @@ pub struct Person {
     pub login: String,
     /// When that was.
     pub signed_in_at: DateTime<Utc>,
-    /// Who they are on a cluster.
+    /// The Slurm user that they are, if an administrator has said so.
     pub link: Option<Link>,
 }
 
-/// Which Slurm user somebody is.
+/// Which Slurm user a person is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
     /// The Slurm user.
     pub slurm_user: SlurmUser,
     /// Of this cluster.
     pub cluster: String,
-    /// Who said so.
+    /// The administrator who linked them.
     pub linked_by: String,
     /// When.
     pub linked_at: DateTime<Utc>,
@@ -88,12 +97,15 @@ impl PersonRow {
 }
 
 impl Database {
-    /// Begins a session, of which `token_hash` is the SHA-256 of its token. Sessions that are over are deleted, and people who are not linked and
+    /// Begins a session. Sessions that are over are deleted, and people who are not linked and
     /// have not signed in for as long as a session can last.
     pub async fn sign_in(
         &self,
         (github_id, login): (i64, &str),
-        token_hash: &[u8],
+        NewSession {
+            token_hash,
+            replaces,
+        }: NewSession<'_>,
         lifetime: Lifetime,
         now: DateTime<Utc>,
     ) -> Result<(), StorageError> {
@@ -121,14 +133,17 @@ impl Database {
                 .await?;
             diesel::insert_into(sessions::table)
                 .values((
-                    sessions::token_hash.eq(token_hash),
+                    sessions::token_hash.eq(token_hash.as_slice()),
                     sessions::github_id.eq(github_id),
                     sessions::created_at.eq(now),
                     sessions::last_seen_at.eq(now),
                 ))
                 .execute(conn)
                 .await?;
-            Ok::<_, StorageError>(())
+            match replaces {
+                Some(old) => sign_out(conn, &old).await,
+                None => Ok(()),
+            }
         })
         .await
     }
@@ -155,7 +170,7 @@ async fn prune(
     Ok(())
 }
 
-/// Whose session it is, unless it is over. It is in use now.
+/// The person whose session this is, unless it is over. Counts as a use of it.
 pub async fn of_session(
     conn: &mut AsyncPgConnection,
     token_hash: &[u8],
@@ -202,7 +217,7 @@ pub async fn sign_out_everywhere(
     Ok(())
 }
 
-/// Everybody, by login.
+/// All people, by login.
 pub async fn all(conn: &mut AsyncPgConnection) -> Result<Vec<Person>, StorageError> {
     let rows: Vec<PersonRow> = people::table
         .order((people::login, people::github_id))
@@ -212,7 +227,7 @@ pub async fn all(conn: &mut AsyncPgConnection) -> Result<Vec<Person>, StorageErr
     rows.into_iter().map(PersonRow::read).collect()
 }
 
-/// Says which Slurm user somebody is, or that they are none any more. `None`: nobody with this id has signed in.
+/// Links a person to a Slurm user, or ends the link. `None`: no person with this id has signed in.
 pub async fn link(
     conn: &mut AsyncPgConnection,
     github_id: i64,
