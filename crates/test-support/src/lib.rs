@@ -18,6 +18,7 @@ mod samples;
 pub mod seed;
 mod server;
 mod service;
+mod sign_in;
 mod skip;
 mod slurm;
 mod wait;
@@ -34,6 +35,7 @@ pub use rabbitmq::{PrivateRabbitMq, SHARED_RABBITMQ, TestBroker};
 pub use samples::Sample;
 pub use server::{Folder, free_port};
 pub use service::ServiceProcess;
+pub use sign_in::sign_in;
 pub use skip::{SKIPPED_FILE, skip, skip_for_kernel, skipped_without_root};
 pub use slurm::{
     LOGIN_NODE, PrivateSlurm, SLURM_ACCOUNT, SLURM_USERS, SlurmMissing, output_file, output_of,

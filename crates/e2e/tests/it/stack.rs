@@ -290,30 +290,10 @@ impl Stack {
 
     /// Signs somebody in at the page, who has an account at GitHub. Returns the `Cookie` header of their session.
     pub(crate) async fn sign_in(&self, login: &str) -> String {
-        let browser = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build()
-            .unwrap();
-        let visit = async |url: &str, cookie: &str| {
-            let answer = browser.get(url).header("cookie", cookie).send().await;
-            let headers = answer.unwrap().headers().clone();
-            let text = |name: &str| {
-                let values = headers.get_all(name).iter();
-                values
-                    .map(|value| value.to_str().unwrap().to_owned())
-                    .collect::<Vec<_>>()
-            };
-            (text("location").remove(0), text("set-cookie"))
-        };
-        let begin = format!("{}/api/sign-in/github", self.url(Service::RepoMapping));
-        let (github, set) = visit(&begin, "").await;
-        let started = set[0].split(';').next().unwrap();
-        let callback = self.github.authorize(login, &github).unwrap();
-        let (back, set) = visit(&callback, started).await;
-        assert_eq!(back, "/");
-        let session = set.iter().find(|set| set.starts_with("__Host-gha-slurm="));
-        session.unwrap().split(';').next().unwrap().to_owned()
+        let decide = async |url: &str| Ok(self.github.authorize(login, url)?);
+        gha_slurm_test_support::sign_in(&self.url(Service::RepoMapping), decide)
+            .await
+            .unwrap()
     }
 
     /// Whether this stack was built on a real Slurm.
