@@ -6,6 +6,7 @@ import type { Person } from '../api/api';
 import { explanationOf } from '../api/problem';
 import { PageHeading } from '../ui/PageHeading';
 import { ProblemBanner } from '../ui/ProblemBanner';
+import table from '../ui/Table.module.css';
 import { Ago } from '../ui/When';
 import { LinkDialog } from './LinkDialog';
 import styles from './PeoplePage.module.css';
@@ -60,8 +61,8 @@ export function PeoplePage() {
 function Table({ people }: { readonly people: readonly Person[] }) {
   return (
     // biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls has to take the focus
-    <section className={styles.box} aria-label="People" tabIndex={0}>
-      <table className={styles.table}>
+    <section className={table.box} aria-label="People" tabIndex={0}>
+      <table className={table.table}>
         <thead>
           <tr>
             <th scope="col">GitHub user</th>

@@ -7,6 +7,7 @@ import { fullNameOf } from '../mapping/repositoryName';
 import { useSlurmUser } from '../session/useSlurmUser';
 import { PageHeading } from '../ui/PageHeading';
 import { ProblemBanner } from '../ui/ProblemBanner';
+import table from '../ui/Table.module.css';
 import { hours, isMonth, monthName, monthOf, total } from './month';
 import styles from './UsagePage.module.css';
 import { useUsage } from './useUsage';
@@ -88,8 +89,8 @@ function Table({ sums }: { readonly sums: readonly UsageSum[] }) {
   return (
     <>
       {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls has to take the focus */}
-      <section className={styles.box} aria-label="Usage" tabIndex={0}>
-        <table className={styles.table}>
+      <section className={table.box} aria-label="Usage" tabIndex={0}>
+        <table className={`${table.table} ${styles.sums}`}>
           <thead>
             <tr>
               <th scope="col">Repository</th>
