@@ -23,7 +23,7 @@ pub struct Me {
     /// Their login at GitHub. Absent for a bearer token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<String>,
-    /// They may see and change everything.
+    /// Whether they may see and change everything.
     pub administrator: bool,
     /// The Slurm user that they are, if an administrator has linked them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -31,7 +31,7 @@ pub struct Me {
     pub slurm_user: Option<SlurmUser>,
 }
 
-/// Somebody who has signed in.
+/// A person who has signed in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Person {
@@ -39,7 +39,7 @@ pub struct Person {
     pub github_id: i64,
     /// Their login at GitHub, as it was when they last signed in.
     pub login: String,
-    /// They may see and change everything.
+    /// Whether they may see and change everything.
     pub administrator: bool,
     /// When they last signed in.
     pub signed_in_at: DateTime<Utc>,

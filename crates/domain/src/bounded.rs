@@ -1,4 +1,4 @@
-//! Limits on text from outside. Whoever can send an event chooses its text, which is then stored, passed on and shown. Types with such text
+//! Limits on text from outside. The sender of an event chooses its text, which is then stored, passed on and shown. Types with such text
 //! name these functions in `deserialize_with`, so that the same limits apply to webhooks, GitHub's responses, events in a queue and rows
 //! of the database.
 

@@ -37,7 +37,7 @@ impl AgentSettings {
 /// Who may call.
 pub(crate) struct Access {
     tokens: Vec<SecretString>,
-    /// GitHub's ids of accounts.
+    /// GitHub ids of their accounts.
     administrators: Vec<i64>,
     agents: Vec<(String, KeySet)>,
 }
@@ -45,18 +45,18 @@ pub(crate) struct Access {
 /// Whose credential a call carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Identity {
-    /// A bearer token's: an administrator's, or a service's.
+    /// A bearer token, of an administrator or a service.
     Token,
-    /// Somebody's who signed in.
+    /// The session of a person who signed in.
     Person(Person),
 }
 
-/// As what a call about a Slurm user's repositories is made.
+/// The role in which a call about a Slurm user's repositories is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Caller {
     /// An administrator, or a service.
     Administrator,
-    /// The Slurm user, by the word of the agent of their cluster, or of whoever linked them.
+    /// The Slurm user, as asserted by the agent of their cluster, or as linked by an administrator.
     User {
         /// The agent's cluster.
         cluster: String,
@@ -187,9 +187,12 @@ impl Access {
         })
     }
 
-    /// Whose builds a person may see who is no administrator. A build is not known to be of one cluster, and users of the same name on two
+    /// Whose builds a person may see; `None`: everybody's. It is not known which cluster a build belongs to, and users of the same name on two
     /// clusters are two people.
-    pub(crate) fn builds_of(&self, person: &Person) -> Result<SlurmUser, ApiError> {
+    pub(crate) fn builds_of(&self, person: &Person) -> Result<Option<SlurmUser>, ApiError> {
+        if self.is_administrator(person) {
+            return Ok(None);
+        }
         let link = self.link_of(person)?;
         if self.cluster(None).is_none() {
             return Err(ApiError::new(
@@ -198,7 +201,7 @@ impl Access {
                 "With several clusters, only administrators see builds and usage",
             ));
         }
-        Ok(link.slurm_user.clone())
+        Ok(Some(link.slurm_user.clone()))
     }
 }
 
@@ -259,7 +262,7 @@ mod tests {
             is_only,
         };
         assert_eq!(west.person_for(&ada, &alice).unwrap(), as_user(true));
-        assert_eq!(west.builds_of(&ada).unwrap(), alice);
+        assert_eq!(west.builds_of(&ada).unwrap().as_ref(), Some(&alice));
         // Two people may be alice.
         let both = access(&["west", "east"]);
         assert_eq!(both.person_for(&ada, &alice).unwrap(), as_user(false));
@@ -273,5 +276,6 @@ mod tests {
             east.person_for(&grace, &alice).unwrap(),
             Caller::Administrator
         );
+        assert_eq!(east.builds_of(&grace).unwrap(), None);
     }
 }

@@ -17,7 +17,7 @@ use crate::state::State;
 use crate::token_broker::TokenBroker;
 use crate::web_application::WebApplication;
 
-/// Repositories that somebody may look up in this time who is no administrator.
+/// Repository lookups within [`LOOKUPS_IN`] for a Slurm user whose people sign in.
 const LOOKUPS: u32 = 20;
 const LOOKUPS_IN: Duration = Duration::from_secs(60);
 

@@ -124,7 +124,7 @@ pub(crate) fn of_visible(
     responses(
         (status = 200, description = "Newest first", body = Vec<Build>),
         (status = 400, description = "The query is wrong", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid session or bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`not_linked`: the person is linked to no Slurm user; `not_this_user`: they ask for another one's", body = Problem, content_type = "application/problem+json"),
     ),
     security(("administratorToken" = []), ("administratorSession" = []), ("userSession" = []))
@@ -158,7 +158,7 @@ pub(crate) async fn list(
     params(("workflow_job_id" = i64, Path, description = "GitHub's id of the workflow job")),
     responses(
         (status = 200, description = "The build", body = BuildDetail),
-        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid session or bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`not_linked`: the person is linked to no Slurm user", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "We never heard of it, or it is another user's", body = Problem, content_type = "application/problem+json"),
     ),

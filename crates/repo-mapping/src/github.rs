@@ -1,4 +1,4 @@
-//! GitHub's web application flow: who somebody is, by a code that GitHub sent them back with
+//! GitHub's web application flow: who a person is, by the code in the callback
 //! (<https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app/generating-a-user-access-token-for-a-github-app>).
 
 use std::time::Duration;
@@ -55,7 +55,7 @@ pub(crate) struct Begun {
 /// Why a sign-in failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SignInError {
-    /// The code is too old, used up, or somebody else's.
+    /// The code has expired, was used, or belongs to another sign-in.
     #[error("GitHub does not take the code: {0}")]
     Code(String),
     /// GitHub cannot be reached, or is in trouble.

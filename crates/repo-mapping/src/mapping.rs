@@ -11,7 +11,6 @@ use gha_slurm_service_kit::{ApiError, Body};
 use gha_slurm_storage::mappings::{self, Entry, Mapped, Replaced};
 use gha_slurm_storage::{AsyncPgConnection, StorageError, replan};
 
-use crate::access::{Caller, Identity};
 use crate::resolve::{Resolved, Unresolved, Wanted, part, resolve_list};
 use crate::state::{State, broker_error, storage_error};
 
@@ -47,7 +46,7 @@ fn answer(state: &State, version: i64, list: &[Mapped]) -> HttpResponse {
         (status = 200, description = "Repository URLs; none for a user nobody wrote a list for", body = Vec<String>,
          headers(("ETag" = String, description = "Version of the list, for If-Match"))),
         (status = 400, description = "Not a Slurm user", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid session or bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`not_linked`: the person is linked to no Slurm user; `not_this_user`: to another one", body = Problem, content_type = "application/problem+json"),
     ),
     security(("administratorToken" = []), ("administratorSession" = []), ("userSession" = []))
@@ -58,10 +57,7 @@ pub(crate) async fn list(
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
     let user = user_of(&path)?;
-    let caller = match state.identity(&request).await? {
-        Identity::Token => Caller::Administrator,
-        Identity::Person(person) => state.access.person_for(&person, &user)?,
-    };
+    let caller = state.authorize_without_agents(&request, &user).await?;
     let mut conn = state.connection().await?;
     let (version, mut list) = mappings::list(&mut conn, &user)
         .await
@@ -179,7 +175,7 @@ fn entries(body: &[u8]) -> Result<Vec<Wanted>, ApiError> {
         (status = 200, description = "The new list", body = Vec<String>,
          headers(("ETag" = String, description = "Its version"))),
         (status = 400, description = "Not a Slurm user, or not a JSON array of texts and objects", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid session or bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`administrators_only`, `other_site`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`repository_mapped_elsewhere`: a repository is mapped to another user", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "`mapping_changed`: somebody else changed the list", body = Problem, content_type = "application/problem+json"),

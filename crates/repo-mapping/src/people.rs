@@ -1,4 +1,4 @@
-//! `/api/people`: who has signed in, and which Slurm user an administrator says that they are.
+//! `/api/people`: the people who have signed in, and the Slurm users that administrators link them to.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -43,19 +43,19 @@ fn unknown() -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
         "person_unknown",
-        "Nobody with this id has signed in",
+        "No person with this ID has signed in",
     )
     .detail("They have to sign in with GitHub first.")
 }
 
-/// Everybody who has signed in lately, or is linked.
+/// The people who signed in recently or are linked.
 #[utoipa::path(
     get,
     path = "/api/people",
     operation_id = "listPeople",
     responses(
         (status = 200, description = "By login", body = Vec<Person>),
-        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid session or bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`administrators_only`", body = Problem, content_type = "application/problem+json"),
     ),
     security(("administratorToken" = []), ("administratorSession" = []))
@@ -73,7 +73,7 @@ pub(crate) async fn list(
     Ok(HttpResponse::Ok().json(list))
 }
 
-/// Says which Slurm user somebody is.
+/// Links a person to a Slurm user.
 #[utoipa::path(
     put,
     path = "/api/people/{github_id}/slurm-user",
@@ -83,9 +83,9 @@ pub(crate) async fn list(
     responses(
         (status = 200, description = "They are linked", body = Person),
         (status = 400, description = "Not such a body", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid session or bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`administrators_only`, `other_site`", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "`person_unknown`: nobody with this id has signed in", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`person_unknown`: no person with this ID has signed in", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`cluster_unknown`: no agent of this cluster is known, or several are and none is named", body = Problem, content_type = "application/problem+json"),
     ),
     security(("administratorToken" = []), ("administratorSession" = []))
@@ -128,11 +128,11 @@ pub(crate) async fn link(
         linked_at: state.clock.now(),
     };
     let linked = set(&state, github_id, Some(&link)).await?;
-    tracing::info!(github.id = github_id, slurm.user = %link.slurm_user, by = link.linked_by, "a person is linked");
+    tracing::info!(github.id = github_id, slurm.user = %link.slurm_user, by = link.linked_by, "a person was linked");
     Ok(linked)
 }
 
-/// Says that somebody is no Slurm user any more.
+/// Ends the link of a person to a Slurm user.
 #[utoipa::path(
     delete,
     path = "/api/people/{github_id}/slurm-user",
@@ -140,9 +140,9 @@ pub(crate) async fn link(
     params(("github_id" = i64, Path, description = "GitHub's id of their account")),
     responses(
         (status = 200, description = "They are not linked", body = Person),
-        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid session or bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`administrators_only`, `other_site`", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "`person_unknown`: nobody with this id has signed in", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`person_unknown`: no person with this ID has signed in", body = Problem, content_type = "application/problem+json"),
     ),
     security(("administratorToken" = []), ("administratorSession" = []))
 )]
@@ -154,11 +154,11 @@ pub(crate) async fn unlink(
     let by = linker(&request, &state).await?;
     let github_id: i64 = path.parse().map_err(|_| unknown())?;
     let unlinked = set(&state, github_id, None).await?;
-    tracing::info!(github.id = github_id, by, "a person is not linked any more");
+    tracing::info!(github.id = github_id, by, "a person was unlinked");
     Ok(unlinked)
 }
 
-/// Who links, for the record; administrators alone may.
+/// Requires an administrator. Returns who that is, for the record.
 async fn linker(request: &HttpRequest, state: &State) -> Result<String, ApiError> {
     Ok(match state.authorize(request).await? {
         Identity::Token => "an administrator's token".into(),

@@ -26,7 +26,7 @@ const MAX_REASON: usize = 500;
     responses(
         (status = 204, description = "Its workflow jobs are no longer refused for being public"),
         (status = 400, description = "Not a repository, or no reason", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid session or bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`administrators_only`, `other_site`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "The App cannot see it", body = Problem, content_type = "application/problem+json"),
         (status = 502, description = "`token_broker_failed`: repositories cannot be looked up", body = Problem, content_type = "application/problem+json"),
@@ -65,7 +65,7 @@ pub(crate) async fn allow(
     responses(
         (status = 204, description = "Refused again while it is public"),
         (status = 400, description = "Not a repository", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid session or bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`administrators_only`, `other_site`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "The App cannot see it", body = Problem, content_type = "application/problem+json"),
         (status = 502, description = "`token_broker_failed`: repositories cannot be looked up", body = Problem, content_type = "application/problem+json"),

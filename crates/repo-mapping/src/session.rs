@@ -102,7 +102,7 @@ fn is_own(request: &HttpRequest, own: &str) -> bool {
     operation_id = "me",
     responses(
         (status = 200, description = "Who calls", body = Me),
-        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid session or bearer token", body = Problem, content_type = "application/problem+json"),
     ),
     security(("administratorToken" = []), ("administratorSession" = []), ("userSession" = []), ("personSession" = []))
 )]

@@ -35,7 +35,7 @@ struct Started {
     return_to: String,
 }
 
-/// How a sign-in ended without one, as the page is told: `/?sign_in=…`.
+/// Why a callback begins no session, as the page learns it: `/?sign_in=…`.
 enum NotSignedIn {
     Cancelled,
     Expired,
@@ -94,7 +94,7 @@ fn sign_in(state: &State) -> Result<&SignIn, ApiError> {
         ApiError::new(
             StatusCode::NOT_FOUND,
             "sign_in_off",
-            "Nobody can sign in with GitHub here",
+            "Sign-in with GitHub is not set up here",
         )
         .detail("The settings of repo-mapping have no [sign_in].")
     })
@@ -120,7 +120,7 @@ pub(crate) async fn begin(
 ) -> Result<HttpResponse, ApiError> {
     let sign_in = sign_in(&state)?;
     let BeginQuery { return_to } = query(&request)?;
-    // Another site must not sign somebody in again who has signed out. Their link leads to the page.
+    // Another site must not sign a person in again who has signed out: its link leads to the page.
     let from = request.headers().get("Sec-Fetch-Site");
     if from.is_some_and(|from| from != "same-origin" && from != "none") {
         return Ok(HttpResponse::Found()

@@ -25,14 +25,14 @@ pub(crate) struct State {
     pub(crate) clock: Clock,
     pub(crate) web_url: Arc<str>,
     pub(crate) access: Arc<Access>,
-    /// Look-ups of repositories by people who are no administrators: GitHub's limit of calls is for all users of an installation.
+    /// Repository lookups by people who are not administrators: GitHub's rate limit is shared by all users of an installation.
     pub(crate) lookups: Window<String>,
     /// `None`: people cannot sign in.
     pub(crate) sign_in: Option<Arc<SignIn>>,
 }
 
 impl State {
-    /// Whose credential a call carries: of a bearer token and a session, the token's.
+    /// Whose credential a call carries. A bearer token takes precedence over a session.
     pub(crate) async fn identity(&self, request: &HttpRequest) -> Result<Identity, ApiError> {
         if bearer(request).is_some() {
             return self.access.token(request).map(|()| Identity::Token);
@@ -67,13 +67,22 @@ impl State {
         if bearer(request).is_some() {
             return self.access.bearer_for(request, user);
         }
+        self.authorize_without_agents(request, user).await
+    }
+
+    /// Requires an administrator, or this Slurm user, signed in.
+    pub(crate) async fn authorize_without_agents(
+        &self,
+        request: &HttpRequest,
+        user: &SlurmUser,
+    ) -> Result<Caller, ApiError> {
         match self.identity(request).await? {
             Identity::Token => Ok(Caller::Administrator),
             Identity::Person(person) => self.access.person_for(&person, user),
         }
     }
 
-    /// Requires that a person has not looked up many repositories lately. Agents count what their users do.
+    /// Requires that a person has lookups of repositories left. Agents count those of their users themselves.
     pub(crate) fn may_look_up(
         &self,
         request: &HttpRequest,
@@ -88,15 +97,14 @@ impl State {
         }
     }
 
-    /// Whose builds the caller may see: `None`: everybody's.
+    /// Whose builds the caller may see; `None`: everybody's.
     pub(crate) async fn visible(
         &self,
         request: &HttpRequest,
     ) -> Result<Option<SlurmUser>, ApiError> {
         match self.identity(request).await? {
             Identity::Token => Ok(None),
-            Identity::Person(person) if self.access.is_administrator(&person) => Ok(None),
-            Identity::Person(person) => self.access.builds_of(&person).map(Some),
+            Identity::Person(person) => self.access.builds_of(&person),
         }
     }
 

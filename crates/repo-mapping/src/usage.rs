@@ -36,7 +36,7 @@ pub(crate) struct UsageQuery {
     responses(
         (status = 200, description = "The sums", body = MonthlyUsage),
         (status = 400, description = "The query is wrong", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid session or bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`not_linked`: the person is linked to no Slurm user; `not_this_user`: they ask for another one's", body = Problem, content_type = "application/problem+json"),
     ),
     security(("administratorToken" = []), ("administratorSession" = []), ("userSession" = []))

@@ -129,7 +129,7 @@ fn shown_request(state: &State, request: Request) -> UserRepository {
         (status = 200, description = "Mapped ones in their order, then those that wait; by the word of an agent, those of its cluster",
          body = Vec<UserRepository>, headers(("ETag" = String, description = "Version of the list, for If-Match"))),
         (status = 400, description = "Not a Slurm user", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid session or bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`not_this_user`: the assertion or the person's link is about another user; `not_linked`: they are linked to none; `other_site`", body = Problem, content_type = "application/problem+json"),
     ),
     security(("administratorToken" = []), ("agentAssertion" = []), ("administratorSession" = []), ("userSession" = []))
@@ -183,7 +183,7 @@ async fn of_clusters(
     responses(
         (status = 200, description = "The repository", body = RepositoryIdentity),
         (status = 400, description = "Not a Slurm user", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid session or bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`not_this_user`: the assertion or the person's link is about another user; `not_linked`: they are linked to none; `other_site`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`repositories_invalid`: it cannot be used", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "GitHub is in trouble: try again after Retry-After", body = Problem, content_type = "application/problem+json"),
@@ -232,7 +232,7 @@ fn only_one(found: Vec<Resolved>) -> Result<Resolved, ApiError> {
         (status = 200, description = "It is mapped", body = UserRepository),
         (status = 202, description = "It waits for an administrator", body = UserRepository),
         (status = 400, description = "Not a Slurm user, or not such a body", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid session or bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`not_this_user`: the assertion or the person's link is about another user; `not_linked`: they are linked to none; `other_site`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`repository_mapped_elsewhere`: it is mapped to another user; `repository_not_waiting`: `waiting` was asked for; `repository_differs`: the name belongs to another repository than `id`", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "`request_changed`, `mapping_changed`: it is not what was seen any more", body = Problem, content_type = "application/problem+json"),
@@ -483,7 +483,7 @@ async fn ask(
     responses(
         (status = 204, description = "It is not mapped to the user any more, and does not wait"),
         (status = 400, description = "Not a Slurm user", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid session or bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`not_this_user`: the assertion or the person's link is about another user; `not_linked`: they are linked to none; `other_site`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "The user does not have it", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`repository_not_waiting`: `waiting` was asked for", body = Problem, content_type = "application/problem+json"),
@@ -572,7 +572,7 @@ pub(crate) async fn remove(
     operation_id = "listMappingRequests",
     responses(
         (status = 200, description = "What waits", body = Vec<UserRepository>),
-        (status = 401, description = "Nobody is signed in, and there is no bearer token or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid session or bearer token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`administrators_only`, `other_site`", body = Problem, content_type = "application/problem+json"),
     ),
     security(("administratorToken" = []), ("administratorSession" = []))

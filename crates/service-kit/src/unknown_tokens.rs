@@ -1,4 +1,4 @@
-//! How often one address may send tokens that nobody has: each costs a query, since only the database knows.
+//! Limits how often one address may send unknown tokens: each costs a query, since only the database knows which exist.
 
 use actix_web::HttpRequest;
 use moka::sync::Cache;

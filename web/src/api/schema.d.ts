@@ -82,7 +82,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Everybody who has signed in lately, or is linked. */
+        /** The people who signed in recently or are linked. */
         get: operations["listPeople"];
         put?: never;
         post?: never;
@@ -100,10 +100,10 @@ export interface paths {
             cookie?: never;
         };
         get?: never;
-        /** Says which Slurm user somebody is. */
+        /** Links a person to a Slurm user. */
         put: operations["linkPerson"];
         post?: never;
-        /** Says that somebody is no Slurm user any more. */
+        /** Ends the link of a person to a Slurm user. */
         delete: operations["unlinkPerson"];
         options?: never;
         head?: never;
@@ -414,7 +414,7 @@ export interface components {
         MappingState: "mapped" | "waiting";
         /** @description Answer of `GET /api/me`: whose credential the call carries, and what it opens. */
         Me: {
-            /** @description They may see and change everything. */
+            /** @description Whether they may see and change everything. */
             administrator: boolean;
             /**
              * Format: int64
@@ -440,9 +440,9 @@ export interface components {
             /** @description The Slurm user that the person is. */
             slurmUser: string;
         };
-        /** @description Somebody who has signed in. */
+        /** @description A person who has signed in. */
         Person: {
-            /** @description They may see and change everything. */
+            /** @description Whether they may see and change everything. */
             administrator: boolean;
             /** @description The cluster of that Slurm user. */
             cluster?: string | null;
@@ -699,7 +699,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            /** @description No valid session or bearer token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -740,7 +740,7 @@ export interface operations {
                     "application/json": components["schemas"]["BuildDetail"];
                 };
             };
-            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            /** @description No valid session or bearer token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -787,7 +787,7 @@ export interface operations {
                     "application/json": components["schemas"]["UserRepository"][];
                 };
             };
-            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            /** @description No valid session or bearer token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -825,7 +825,7 @@ export interface operations {
                     "application/json": components["schemas"]["Me"];
                 };
             };
-            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            /** @description No valid session or bearer token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -854,7 +854,7 @@ export interface operations {
                     "application/json": components["schemas"]["Person"][];
                 };
             };
-            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            /** @description No valid session or bearer token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -908,7 +908,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            /** @description No valid session or bearer token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -926,7 +926,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description `person_unknown`: nobody with this id has signed in */
+            /** @description `person_unknown`: no person with this ID has signed in */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -967,7 +967,7 @@ export interface operations {
                     "application/json": components["schemas"]["Person"];
                 };
             };
-            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            /** @description No valid session or bearer token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -985,7 +985,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description `person_unknown`: nobody with this id has signed in */
+            /** @description `person_unknown`: no person with this ID has signed in */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1028,7 +1028,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            /** @description No valid session or bearer token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1112,7 +1112,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            /** @description No valid session or bearer token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1370,7 +1370,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            /** @description No valid session or bearer token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1422,7 +1422,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            /** @description No valid session or bearer token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1491,7 +1491,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            /** @description No valid session or bearer token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1597,7 +1597,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            /** @description No valid session or bearer token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1671,7 +1671,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            /** @description No valid session or bearer token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1759,7 +1759,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            /** @description No valid session or bearer token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1819,7 +1819,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Nobody is signed in, and there is no bearer token or a wrong one */
+            /** @description No valid session or bearer token */
             401: {
                 headers: {
                     [name: string]: unknown;

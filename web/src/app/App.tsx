@@ -54,7 +54,7 @@ function Gate({ router, retries }: InnerProps) {
   if (!me.administrator && me.slurmUser == null) {
     return <NotLinked me={me} />;
   }
-  // Nothing of what one person saw is shown to another, or to the same one with other rights.
+  // Loaded data is not shown to another person, or to the same person with other rights. Unsaved edits are: they are outside.
   const key = token ?? `${me.githubId} ${me.administrator} ${me.slurmUser}`;
   return <SignedIn key={key} token={token} router={router} retries={retries} />;
 }
